@@ -1,0 +1,35 @@
+# Two commands do all set-up: `make demo` and `make test`. Both make the virtual environment they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUNDLE := bundles/demo-int4
+PROMPT := Write a bedtime story called `The Lantern and the Lost Star`.
+export ORT_DISABLE_TELEMETRY ?= 1
+
+.PHONY: demo test check install clean
+
+# torch is pinned to the CPU build, since a looser range brings gigabytes of GPU packages.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[export,dev]'
+	touch $@
+
+install: $(VENV)/installed
+
+demo: install
+	$(BIN)/python -m export --target demo --quant int4 --output $(BUNDLE)
+	$(BIN)/python -m runtime compare $(BUNDLE) "$(PROMPT)"
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) bundles build *.egg-info

@@ -1,0 +1,68 @@
+"""Prompt and response records as one token stream, and the random windows that training draws from it.
+
+The stream is the conversations of a JSON-lines file (optionally ``.xz``), each written with the tokenizer's chat
+template, one after another. Half of the windows begin where a conversation begins, as inference does.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Record:
+    """One exchange: what was asked, what was answered, and its kind (a label of the data set)."""
+
+    prompt: str
+    response: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A token stream. ``tokens`` is uint16 ``[n]``, ``starts`` int64 ``[conversations]``: where each one begins."""
+
+    tokens: npt.NDArray[np.uint16]
+    starts: npt.NDArray[np.int64]
+
+    def windows(self, rng: np.random.Generator, rows: int, length: int) -> npt.NDArray[np.int64]:
+        """``rows`` windows of ``length + 1`` tokens, int64 ``[rows, length + 1]``."""
+        last = len(self.tokens) - length - 1
+        anywhere = rng.integers(0, last, rows)
+        aligned = np.minimum(rng.choice(self.starts, rows), last)
+        begin = np.where(rng.random(rows) < 0.5, anywhere, aligned)
+        return self.tokens[begin[:, None] + np.arange(length + 1)].astype(np.int64)
+
+
+def read_records(path: Path, kinds: Sequence[str] = ()) -> Iterator[Record]:
+    """The records of a JSON-lines file with the fields prompt, response and kind; all kinds when none are named."""
+    opener = lzma.open if path.suffix == ".xz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            fields = json.loads(line)
+            if not kinds or fields["kind"] in kinds:
+                yield Record(fields["prompt"], fields["response"], fields["kind"])
+
+
+def conversation(record: Record) -> list[dict[str, str]]:
+    """The record as chat messages."""
+    return [{"role": "user", "content": record.prompt}, {"role": "assistant", "content": record.response}]
+
+
+def encode(records: Iterable[Record], tokenizer: Any, batch: int = 512) -> Corpus:
+    """The token stream of ``records`` under the chat template of ``tokenizer`` (a transformers fast tokenizer)."""
+    texts = [tokenizer.apply_chat_template(conversation(record), tokenize=False) for record in records]
+    parts: list[npt.NDArray[np.uint16]] = []
+    for first in range(0, len(texts), batch):
+        rows = tokenizer(texts[first : first + batch], add_special_tokens=False)["input_ids"]
+        parts += [np.array(row, np.uint16) for row in rows]
+    starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])[:-1]]).astype(np.int64)
+    return Corpus(np.concatenate(parts), starts)

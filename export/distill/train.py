@@ -1,0 +1,176 @@
+"""The training loop: next-token loss on real text, or a teacher's distributions, on the CPU.
+
+Arithmetic is bf16 where the processor has it, else fp32. Hidden matrices are trained with Muon, embeddings and norms
+with AdamW. The schedule follows
+wall-clock time, so that a run ends when it was told to, whatever else the machine does. A run can be interrupted at
+any moment and continues from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from export.distill.corpus import Corpus
+from export.distill.muon import Muon
+
+CHECKPOINT = "training.pt"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how to train.
+
+    ``minutes`` of wall-clock time; ``tokens_per_step`` in windows of ``length``, and of ``long_length`` during the
+    last ``long_share`` of the time, so that late positions are trained too. ``matrix_rate`` is Muon's learning
+    rate (scaled to AdamW's update size), ``vector_rate`` AdamW's.
+    """
+
+    minutes: float
+    tokens_per_step: int = 4096
+    length: int = 512
+    long_length: int = 2048
+    long_share: float = 0.15
+    matrix_rate: float = 3e-3
+    vector_rate: float = 3e-3
+    warmup: float = 0.02
+    seed: int = 0
+
+    def rate(self, progress: float) -> float:
+        """Share of the peak learning rate at ``progress`` in [0, 1]: linear warm-up, then cosine to 2%."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@dataclass
+class Progress:
+    """Where a run stands: optimizer steps, tokens seen, seconds spent, and a running mean of the loss in nats."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float = float("nan")
+
+
+def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside layers, AdamW for embeddings, head and norms."""
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    inner = [weight for name, weight in named if weight.ndim == 2 and ".layers." in name]
+    outer = [weight for name, weight in named if not (weight.ndim == 2 and ".layers." in name)]
+    muon = Muon(inner, lr=schedule.matrix_rate, decay=0.05)
+    adam = torch.optim.AdamW(outer, lr=schedule.vector_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    return [muon, adam]
+
+
+def text_loss(model: nn.Module, windows: torch.Tensor) -> torch.Tensor:
+    """Mean next-token cross entropy in nats; ``windows`` is int64 ``[rows, length + 1]``."""
+    logits = model(input_ids=windows[:, :-1], use_cache=False).logits
+    return functional.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+
+
+def teacher_loss(teacher: nn.Module, text_share: float = 0.1) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
+    """A loss that pulls the student's distribution to the teacher's (forward KL), with a share of the text loss."""
+
+    def loss(model: nn.Module, windows: torch.Tensor) -> torch.Tensor:
+        inputs, labels = windows[:, :-1], windows[:, 1:].flatten()
+        with torch.no_grad():
+            wanted = functional.softmax(teacher(input_ids=inputs, use_cache=False).logits.float().flatten(0, 1), -1)
+        given = functional.log_softmax(model(input_ids=inputs, use_cache=False).logits.float().flatten(0, 1), -1)
+        distance = functional.kl_div(given, wanted, reduction="batchmean")
+        return (1 - text_share) * distance + text_share * functional.nll_loss(given, labels)
+
+    return loss
+
+
+def train(
+    model: nn.Module,
+    corpus: Corpus,
+    schedule: Schedule,
+    folder: Path,
+    loss_of: Callable[[nn.Module, torch.Tensor], torch.Tensor] = text_loss,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Trains ``model`` in place and saves it to ``folder`` as a HF checkpoint with its ``training.json``."""
+    optimizers = make_optimizers(model, schedule)
+    compiled = torch.compile(model)
+    progress = _resume(model, optimizers, folder)
+    rng = np.random.default_rng([schedule.seed, progress.steps])
+    limit, last_saved = schedule.minutes * 60, time.monotonic()
+    model.train()
+    while progress.seconds < limit:
+        begun = time.monotonic()
+        share = progress.seconds / limit
+        length = schedule.length if share < 1 - schedule.long_share else schedule.long_length
+        windows = torch.from_numpy(corpus.windows(rng, max(1, schedule.tokens_per_step // length), length))
+        loss = _step(compiled, optimizers, windows, schedule, share, loss_of)
+        progress.steps += 1
+        progress.tokens += windows.shape[0] * length
+        progress.loss = loss if math.isnan(progress.loss) else 0.98 * progress.loss + 0.02 * loss
+        progress.seconds += time.monotonic() - begun
+        if progress.steps % 20 == 0:
+            report(progress)
+        if time.monotonic() - last_saved > 120:
+            _save_checkpoint(model, optimizers, progress, folder)
+            last_saved = time.monotonic()
+    _save_model(model, progress, schedule, folder)
+    return progress
+
+
+def _step(
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    windows: torch.Tensor,
+    schedule: Schedule,
+    share: float,
+    loss_of: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+) -> float:
+    for optimizer, peak in zip(optimizers, (schedule.matrix_rate, schedule.vector_rate), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * schedule.rate(share)
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        loss = loss_of(model, windows)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def _save_checkpoint(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress, folder: Path
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Any] = {"model": model.state_dict(), "progress": asdict(progress)}
+    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save(state, folder / (CHECKPOINT + ".part"))
+    os.replace(folder / (CHECKPOINT + ".part"), folder / CHECKPOINT)
+
+
+def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: Path) -> Progress:
+    if not (folder / CHECKPOINT).exists():
+        return Progress()
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return Progress(**state["progress"])
+
+
+def _save_model(model: Any, progress: Progress, schedule: Schedule, folder: Path) -> None:
+    model.eval()
+    model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps({"progress": asdict(progress), "schedule": asdict(schedule)}))
+    (folder / CHECKPOINT).unlink(missing_ok=True)

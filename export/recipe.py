@@ -1,0 +1,85 @@
+"""How the initializers of a lowered graph are made from the tensors of a checkpoint.
+
+The graph is built without weights; it lists one recipe per initializer (or per quantized matrix), and the weights are
+streamed through the recipes afterwards. Both sides meet here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class TensorSource(Protocol):
+    """Named tensors that can be read a few rows at a time: a checkpoint, random weights, a timing vehicle."""
+
+    def names(self) -> Collection[str]:
+        """Every tensor there is."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+        ...
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
+        """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor, as float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainRecipe:
+    """Initializer ``name`` holds ``sources`` stacked by rows, plus ``offset`` (Gemma norms store weight - 1).
+
+    ``dtype`` is "fp32" or "fp16", ``transpose`` swaps the two axes after stacking.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str = "fp32"
+    offset: float = 0.0
+    transpose: bool = False
+
+
+@dataclass(frozen=True)
+class MatrixRecipe:
+    """A block-quantized matrix ``[rows, columns]``: ``sources`` stacked by rows, as MatMulNBits wants them.
+
+    ``codes`` is uint8 ``[rows, blocks, block_size * bits / 8]``, ``scales`` float32 ``[rows, blocks]``, and
+    ``zero_points`` (None: symmetric, the middle code) uint8 ``[rows, ceil(blocks * bits / 8)]``, with
+    ``blocks = ceil(columns / block_size)``; a last short block is padded with zeros.
+    """
+
+    codes: str
+    scales: str
+    sources: tuple[str, ...]
+    rows: int
+    columns: int
+    bits: int
+    block_size: int
+    zero_points: str | None = None
+
+
+@dataclass(frozen=True)
+class ConstantRecipe:
+    """Initializer ``name`` is ``value``, computed at export (rotary tables)."""
+
+    name: str
+    value: npt.NDArray[Any]
+
+
+Recipe = PlainRecipe | MatrixRecipe | ConstantRecipe
+
+
+@dataclass(frozen=True)
+class LoweredGraph:
+    """A graph (onnx_ir.Model) whose large initializers have no values yet, and the recipes for them."""
+
+    model: Any
+    recipes: tuple[Recipe, ...]
