@@ -159,7 +159,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise ManifestError(
             f"{where} has schema {data['schema']}, this version reads up to {SCHEMA}; update pocketspec"
         )
-    manifest = _build(Manifest, data, where, "")
+    manifest: Manifest = _build(Manifest, data, where, "")
     if sum(level.role == "target" for level in manifest.levels) != 1:
         raise ManifestError(f"{where} must describe exactly one target")
     return manifest

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from export.manifest import Level, Manifest, PocketspecError
@@ -51,7 +52,10 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every size the runtime uses. ``context`` bounds prompt and answer together; ``max_draft`` the nodes of a draft."""
+    """Every size the runtime uses.
+
+    ``context`` bounds prompt and answer together, ``max_draft`` the nodes of a draft; ``prefill_chunk`` is in tokens.
+    """
 
     bundle: str
     context: int
@@ -86,14 +90,14 @@ def parse_plan(text: str) -> Plan:
 
 def make_plan(manifest: Manifest, request: Request) -> Plan:
     """The first plan of the ladder that fits; OverBudgetError if not even plain decoding does."""
-    context = _context(manifest, request)
-    smallest = None
-    for plan in _ladder(manifest, request, context):
-        if request.budget_bytes is None or plan.total_bytes <= request.budget_bytes:
+    plans = list(_ladder(manifest, request, _context(manifest, request)))
+    budget = request.budget_bytes
+    if budget is None:
+        return plans[0]
+    for plan in plans:
+        if plan.total_bytes <= budget:
             return plan
-        smallest = plan
-    assert smallest is not None and request.budget_bytes is not None
-    raise OverBudgetError(_refusal(smallest, request.budget_bytes))
+    raise OverBudgetError(_refusal(plans[-1], budget))
 
 
 def _context(manifest: Manifest, request: Request) -> int:
@@ -109,30 +113,20 @@ def _context(manifest: Manifest, request: Request) -> int:
 
 def _ladder(manifest: Manifest, request: Request, context: int) -> Iterator[Plan]:
     """Plans from the most useful to the leanest, each with what it gave up so far."""
-    drafts = [size for size in DRAFT_SIZES if size < request.max_draft]
-    full = [request.max_draft, *drafts]
-    partners = _partners(manifest, request)
+    drafts = [request.max_draft, *(size for size in DRAFT_SIZES if size < request.max_draft)]
+    partners = [level for level in manifest.drafters() if request.drafters is None or level.name in request.drafters]
+    make = partial(_plan, manifest, request, context)
+    yield make(drafts[0], PREFILL_CHUNKS[0], partners, ())
     given_up: tuple[str, ...] = ()
-    plan = _plan(manifest, request, context, full[0], PREFILL_CHUNKS[0], partners, given_up)
-    yield plan
-    for size in full[1:]:
-        given_up = (f"draft size {full[0]} -> {size}",)
-        plan = replace(_plan(manifest, request, context, size, PREFILL_CHUNKS[0], partners, given_up))
-        yield plan
+    for size in drafts[1:]:
+        given_up = (f"draft size {drafts[0]} -> {size}",)
+        yield make(size, PREFILL_CHUNKS[0], partners, given_up)
     for chunk in PREFILL_CHUNKS[1:]:
-        step = f"prefill chunk {PREFILL_CHUNKS[0]} -> {chunk}"
-        yield _plan(manifest, request, context, full[-1], chunk, partners, (*given_up, step))
+        yield make(drafts[-1], chunk, partners, (*given_up, f"prefill chunk {PREFILL_CHUNKS[0]} -> {chunk}"))
     given_up = (*given_up, f"prefill chunk {PREFILL_CHUNKS[0]} -> {PREFILL_CHUNKS[-1]}")
-    while partners:
-        given_up = (*given_up, f"without {partners[-1].role} {partners[-1].name}")
-        partners = partners[:-1]
-        yield _plan(manifest, request, context, full[-1], PREFILL_CHUNKS[-1], partners, given_up)
-
-
-def _partners(manifest: Manifest, request: Request) -> list[Level]:
-    """The levels beside the target that may be loaded, the ones given up first at the end."""
-    wanted = [level for level in manifest.drafters() if request.drafters is None or level.name in request.drafters]
-    return [*wanted]
+    for kept in reversed(range(len(partners))):
+        given_up = (*given_up, f"without {partners[kept].role} {partners[kept].name}")
+        yield make(drafts[-1], PREFILL_CHUNKS[-1], partners[:kept], given_up)
 
 
 def _plan(

@@ -35,11 +35,15 @@ class Corpus:
 
     def windows(self, rng: np.random.Generator, rows: int, length: int) -> npt.NDArray[np.int64]:
         """``rows`` windows of ``length + 1`` tokens, int64 ``[rows, length + 1]``."""
+        return self.tokens[self.window_index(rng, rows, length)].astype(np.int64)
+
+    def window_index(self, rng: np.random.Generator, rows: int, length: int) -> npt.NDArray[np.int64]:
+        """Where the tokens of random windows lie in the stream, int64 ``[rows, length + 1]``."""
         last = len(self.tokens) - length - 1
         anywhere = rng.integers(0, last, rows)
         aligned = np.minimum(rng.choice(self.starts, rows), last)
         begin = np.where(rng.random(rows) < 0.5, anywhere, aligned)
-        return self.tokens[begin[:, None] + np.arange(length + 1)].astype(np.int64)
+        return np.asarray(begin[:, None] + np.arange(length + 1), np.int64)
 
 
 def read_records(path: Path, kinds: Sequence[str] = ()) -> Iterator[Record]:

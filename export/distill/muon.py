@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(weights, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """One update of every weight that has a gradient."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[torch.Tensor]] = defaultdict(list)
@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
             state = self.state[weight]
             mean = state.setdefault("momentum", torch.zeros_like(weight))
             mean.lerp_(weight.grad, 1 - group["momentum"])
-            updates.append(torch.lerp(weight.grad, mean, group["momentum"]))  # type: ignore[arg-type]
+            updates.append(torch.lerp(weight.grad, mean, group["momentum"]))
         rows, columns = weights[0].shape
         scale = 0.2 * max(rows, columns) ** 0.5  # Liu et al. 2025: the RMS of an AdamW update
         for weight, update in zip(weights, orthogonalize(torch.stack(updates)), strict=True):

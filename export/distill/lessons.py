@@ -1,0 +1,150 @@
+"""Lessons: token streams with the teacher's distribution after every token, made once and learned from many times.
+
+Two kinds of text: real text the teacher reads, and answers the teacher writes itself, because a drafter is asked to
+guess the teacher's own words. Only the most probable entries are kept; they carry nearly all of the mass.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.distill.corpus import Corpus
+
+TOP = 16
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """A corpus and, for every token of it, the teacher's most probable next tokens.
+
+    ``ids`` is uint16 ``[n, TOP]``, ``probs`` float16 ``[n, TOP]``, renormalized over those entries.
+    """
+
+    corpus: Corpus
+    ids: npt.NDArray[np.uint16]
+    probs: npt.NDArray[np.float16]
+
+    def windows(
+        self, rng: np.random.Generator, rows: int, length: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Inputs int64 ``[rows, length]``, and what to learn: ids int64 and probs float32 ``[rows, length, TOP]``."""
+        index = self.corpus.window_index(rng, rows, length)[:, :-1]
+        tokens = self.corpus.tokens[index].astype(np.int64)
+        return tokens, self.ids[index].astype(np.int64), self.probs[index].astype(np.float32)
+
+
+def save_lessons(lessons: Lessons, path: Path) -> None:
+    """Writes the lessons as ``.npz``."""
+    np.savez(path, tokens=lessons.corpus.tokens, starts=lessons.corpus.starts, ids=lessons.ids, probs=lessons.probs)
+
+
+def load_lessons(path: Path) -> Lessons:
+    """Reads what ``save_lessons`` wrote."""
+    with np.load(path) as data:
+        return Lessons(Corpus(data["tokens"], data["starts"]), data["ids"], data["probs"])
+
+
+def join(parts: Sequence[Lessons]) -> Lessons:
+    """Several lessons as one."""
+    offsets = np.cumsum([0, *(len(part.corpus.tokens) for part in parts[:-1])])
+    starts = [part.corpus.starts + offset for part, offset in zip(parts, offsets, strict=True)]
+    corpus = Corpus(np.concatenate([part.corpus.tokens for part in parts]), np.concatenate(starts))
+    return Lessons(corpus, np.concatenate([p.ids for p in parts]), np.concatenate([p.probs for p in parts]))
+
+
+@torch.inference_mode()
+def read_text(
+    teacher: Any, corpus: Corpus, tokens: int, length: int = 512, report: Callable[[int], None] = lambda done: None
+) -> Lessons:
+    """The teacher's distributions on about ``tokens`` tokens of real text, conversation by conversation."""
+    parts: list[Lessons] = []
+    done = 0
+    for begin, end in zip(corpus.starts, [*corpus.starts[1:], len(corpus.tokens)], strict=True):
+        row = corpus.tokens[begin : min(end, begin + 2 * length)]
+        logits = teacher(input_ids=torch.from_numpy(row.astype(np.int64))[None], use_cache=False).logits[0]
+        parts.append(Lessons(Corpus(row, np.zeros(1, np.int64)), *_top(logits)))
+        done += len(row)
+        report(done)
+        if done >= tokens:
+            break
+    return join(parts)
+
+
+@torch.inference_mode()
+def write_answers(
+    teacher: Any,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    temperature: float,
+    longest: int = 600,
+    rows: int = 64,
+    report: Callable[[int], None] = lambda done: None,
+) -> Lessons:
+    """About ``tokens`` tokens of answers by the teacher (temperature 0: greedy), with its distributions.
+
+    Prompts of one length are answered together, so that no padding is needed.
+    """
+    parts: list[Lessons] = []
+    done = 0
+    for batch in _batches(prompts, rows):
+        parts += _answer(teacher, batch, temperature, longest)
+        done = sum(len(part.corpus.tokens) for part in parts)
+        report(done)
+        if done >= tokens:
+            break
+    return join(parts)
+
+
+def _batches(prompts: Sequence[Sequence[int]], rows: int) -> Iterator[list[Sequence[int]]]:
+    by_length: dict[int, list[Sequence[int]]] = defaultdict(list)
+    for prompt in prompts:
+        group = by_length[len(prompt)]
+        group.append(prompt)
+        if len(group) == rows:
+            yield by_length.pop(len(prompt))
+
+
+def _answer(teacher: Any, prompts: list[Sequence[int]], temperature: float, longest: int) -> list[Lessons]:
+    fed = torch.tensor([list(prompt) for prompt in prompts])
+    tokens, ids, probs = [fed], [], []
+    finished = torch.zeros(len(prompts), dtype=torch.bool)
+    cache = None
+    for _ in range(longest):
+        out = teacher(input_ids=fed, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        top_ids, top_probs = zip(*(_top(row) for row in out.logits), strict=True)
+        ids.append(np.stack(top_ids))
+        probs.append(np.stack(top_probs))
+        last = out.logits[:, -1]
+        fed = last.argmax(-1)[:, None] if temperature == 0 else torch.multinomial((last / temperature).softmax(-1), 1)
+        tokens.append(fed)
+        finished |= fed[:, 0] == teacher.config.eos_token_id
+        if finished.all():
+            break
+    return _split(torch.cat(tokens, 1).numpy()[:, :-1], np.concatenate(ids, 1), np.concatenate(probs, 1), teacher)
+
+
+def _split(
+    tokens: npt.NDArray[np.int64], ids: npt.NDArray[np.uint16], probs: npt.NDArray[np.float16], teacher: Any
+) -> list[Lessons]:
+    """One lesson a row, cut after the last end token (the prompt holds one of its own)."""
+    parts = []
+    for row, row_ids, row_probs in zip(tokens, ids, probs, strict=True):
+        ends = np.nonzero(row == teacher.config.eos_token_id)[0]
+        end = int(ends[1]) + 1 if len(ends) > 1 else len(row)
+        corpus = Corpus(row[:end].astype(np.uint16), np.zeros(1, np.int64))
+        parts.append(Lessons(corpus, row_ids[:end], row_probs[:end]))
+    return parts
+
+
+def _top(logits: torch.Tensor) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
+    values, indices = logits.float().topk(TOP, -1)
+    return indices.numpy().astype(np.uint16), values.softmax(-1).numpy().astype(np.float16)

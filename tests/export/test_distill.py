@@ -1,0 +1,144 @@
+"""Training: what the optimizer, the windows and the lessons promise, and that an interrupted run continues."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from export.distill.corpus import Corpus, Record, encode
+from export.distill.family import FAMILY
+from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, save_lessons, write_answers
+from export.distill.measure import agreement, answer
+from export.distill.muon import Muon, orthogonalize
+from export.distill.tokenizer import train_tokenizer
+from export.distill.train import CHECKPOINT, Progress, Schedule, Teaching, Text, train
+
+CONFIG = LlamaConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=64,
+    eos_token_id=2,
+    tie_word_embeddings=True,
+)
+# Every token follows from the one before: a model that learns anything learns this.
+CYCLE = Corpus(np.tile(np.arange(3, 19, dtype=np.uint16), 64), np.arange(0, 1024, 16))
+BRIEF = Schedule(minutes=0.04, tokens_per_step=256, length=16, long_length=32, matrix_rate=0.01, vector_rate=0.01)
+
+
+def _model(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    model = _model()
+    train(model, Text(CYCLE), BRIEF, tmp_path_factory.mktemp("teacher"))
+    return model.float().eval()
+
+
+def test_orthogonalized_updates_have_singular_values_near_one() -> None:
+    matrices = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    for candidate in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(orthogonalize(candidate))
+        assert 0.6 < values.min().item() <= values.max().item() < 1.3
+
+
+def test_muon_moves_against_the_gradient_by_the_size_of_an_adamw_step() -> None:
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    weight.grad = torch.eye(8)
+    Muon([weight], lr=0.1).step()
+    assert (weight.diagonal() < 0).all()
+    assert weight.square().mean().sqrt().item() == pytest.approx(0.1 * 0.2, rel=0.3)
+
+
+def test_windows_are_pieces_of_the_stream_and_half_begin_a_conversation() -> None:
+    index = CYCLE.window_index(np.random.default_rng(0), 400, 20)
+    assert index.shape == (400, 21)
+    assert (np.diff(index, axis=1) == 1).all()
+    assert index.min() >= 0
+    assert index.max() < len(CYCLE.tokens)
+    assert 0.45 < np.isin(index[:, 0], CYCLE.starts).mean() < 0.65
+
+
+def test_a_conversation_is_encoded_with_the_chat_template() -> None:
+    tokenizer = train_tokenizer(["hello there, how are you"] * 4, 300, 64)
+    corpus = encode([Record("hello", "there", "k"), Record("how", "are you", "k")], tokenizer)
+    text = tokenizer.decode(corpus.tokens[: corpus.starts[1]])
+    assert text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nthere<|im_end|>\n"
+    assert len(corpus.starts) == 2
+
+
+def test_training_learns_and_leaves_an_ordinary_checkpoint(teacher: Any, tmp_path: Path) -> None:
+    assert answer(teacher, [3, 4, 5], 8) == list(range(6, 14))
+
+
+def test_an_interrupted_run_continues_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        reached.append(replace(progress))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.distill.train.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("export.distill.train.REPORT_STEPS", 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(_model(), Text(CYCLE), BRIEF, tmp_path, report=stop)
+    assert (tmp_path / CHECKPOINT).is_file()
+    final = train(_model(seed=1), Text(CYCLE), BRIEF, tmp_path)
+    assert final.steps > reached[0].steps
+    assert final.seconds >= BRIEF.minutes * 60
+    assert (tmp_path / "model.safetensors").is_file()
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_lessons_hold_the_teachers_distribution_after_each_token(teacher: Any, tmp_path: Path) -> None:
+    read = read_text(teacher, CYCLE, 64)
+    token = int(read.corpus.tokens[5])
+    assert int(read.ids[5, 0]) == (token + 1 if token < 18 else 3)
+    np.testing.assert_allclose(read.probs.astype(np.float32).sum(1), 1, atol=2e-3)
+    save_lessons(read, tmp_path / "l.npz")
+    np.testing.assert_array_equal(load_lessons(tmp_path / "l.npz").ids, read.ids)
+    both = join([read, read])
+    half = len(read.corpus.tokens)
+    np.testing.assert_array_equal(both.corpus.starts, [*read.corpus.starts, *(read.corpus.starts + half)])
+
+
+def test_greedy_answers_are_the_teachers_own_and_cut_at_the_end_token(teacher: Any) -> None:
+    prompts = [[3, 4, 5], [6, 7, 8]]
+    lessons = write_answers(teacher, prompts, tokens=1, temperature=0.0, longest=6, rows=2)
+    starts = [*lessons.corpus.starts, len(lessons.corpus.tokens)]
+    for prompt, begin, end in zip(prompts, starts, starts[1:], strict=False):
+        row = [int(token) for token in lessons.corpus.tokens[begin:end]]
+        assert row == (prompt + answer(teacher, prompt, 6))[: len(row)]
+        assert [int(choice) for choice in lessons.ids[begin + 2 : end - 1, 0]] == row[3:]
+
+
+def test_a_student_learns_to_agree_with_its_teacher(teacher: Any, tmp_path: Path) -> None:
+    lessons: Lessons = read_text(teacher, CYCLE, 1024)
+    assert lessons.ids.shape[1] == TOP
+    prompts = [[3, 4, 5], [7, 8, 9]]
+    answers = [answer(teacher, prompt, 10) for prompt in prompts]
+    student = _model(seed=2)
+    before = agreement(student, prompts, answers)
+    train(student, Teaching(lessons), BRIEF, tmp_path)
+    assert agreement(student.float(), prompts, answers) > max(0.8, before)
+
+
+def test_the_family_is_as_small_as_it_says() -> None:
+    with torch.device("meta"):
+        sizes = {name: AutoModelForCausalLM.from_config(config).num_parameters() for name, config in FAMILY.items()}
+    assert 8e6 <= sizes["target"] <= 11e6
+    assert 2e6 <= sizes["intermediate"] <= 3e6
+    assert sizes["drafter"] <= 0.6e6
+    assert all(config.head_dim % 16 == 0 for config in FAMILY.values())

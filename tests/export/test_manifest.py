@@ -1,0 +1,114 @@
+"""The manifest's format: round trip, and one test per refusal including its text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.manifest import (
+    SCHEMA,
+    Check,
+    FileEntry,
+    Level,
+    Manifest,
+    ManifestError,
+    Quantization,
+    Shape,
+    Source,
+    Vocabulary,
+    dump_manifest,
+    parse_manifest,
+    read_manifest,
+    sha256_of,
+    verify_files,
+    write_manifest,
+)
+
+TARGET = Level(
+    name="tiny",
+    role="target",
+    folder="",
+    architecture="llama",
+    source=Source("made/here", revision="abc", licence="mit"),
+    shape=Shape(2, 64, 128, 4, 2, 16, 300, 128),
+    vocabulary=Vocabulary(300, "0" * 64, (2, 3), 1),
+    quantization=Quantization("int4", 32, "search", 0.01),
+    graphs={"fp32": "model.onnx"},
+    weight_bytes=1000,
+    check=Check("text", 10, 0.1, 0.01, 0.99, 5.0, 5.1),
+)
+MANIFEST = Manifest("tiny", (TARGET,), {"model.onnx": FileEntry(3, "0" * 64)}, {"onnx": "1"})
+
+
+def _parse_changed(**changes: Any) -> Manifest:
+    data = json.loads(dump_manifest(MANIFEST)) | changes
+    return parse_manifest(json.dumps(data), "m.json")
+
+
+def test_what_is_written_is_read_back() -> None:
+    assert parse_manifest(dump_manifest(MANIFEST), "m.json") == MANIFEST
+
+
+def test_order_of_keys_does_not_matter() -> None:
+    data = json.loads(dump_manifest(MANIFEST))
+    assert parse_manifest(json.dumps(dict(reversed(data.items()))), "m.json") == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"schema": SCHEMA + 1},
+            f"m.json has schema {SCHEMA + 1}, this version reads up to {SCHEMA}; update pocketspec",
+        ),
+        ({"schema": None}, "m.json has no schema number; it is not a Pocketspec manifest"),
+        ({"levels": []}, "m.json must describe exactly one target"),
+        ({"name": 3}, "m.json: field name has the value 3, expected <class 'str'>"),
+        ({"colour": "red"}, "m.json: unknown field .colour"),
+        ({"files": {"a": {"bytes": 1}}}, "m.json: files.a lacks one of sha256"),
+        ({"files": {"a": 1}}, "m.json: field files.a must be an object"),
+    ],
+)
+def test_refusals_say_what_and_where(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ManifestError) as error:
+        _parse_changed(**changes)
+    assert str(error.value) == message
+
+
+def test_text_that_is_not_json_is_refused() -> None:
+    with pytest.raises(ManifestError, match=r"^m\.json is not JSON"):
+        parse_manifest("{", "m.json")
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"^no pocketspec\.json in .*; make a bundle with python -m export$"):
+        read_manifest(tmp_path)
+    with pytest.raises(ManifestError, match="no such folder"):
+        read_manifest(tmp_path / "nowhere")
+
+
+def test_unknown_level_lists_the_levels_there_are() -> None:
+    with pytest.raises(ManifestError, match="no level 'big' in bundle 'tiny'; it has: tiny"):
+        MANIFEST.level("big")
+
+
+def test_a_changed_missing_or_cut_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"abc")
+    manifest = replace(MANIFEST, files={"model.onnx": FileEntry(3, sha256_of(path))})
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    verify_files(tmp_path, manifest)
+    path.write_bytes(b"abd")
+    with pytest.raises(ManifestError, match=r"model\.onnx was changed: its sha256"):
+        verify_files(tmp_path, manifest)
+    path.write_bytes(b"ab")
+    with pytest.raises(ManifestError, match="has 2 bytes, its manifest says 3"):
+        verify_files(tmp_path, manifest)
+    path.unlink()
+    with pytest.raises(ManifestError, match="is missing"):
+        verify_files(tmp_path, manifest)
