@@ -1,0 +1,31 @@
+"""Runs exported models: plans memory first, then decodes speculatively, with exactly the target's output."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine, TextChunk
+    from runtime.sampling import SamplingParams
+    from runtime.stats import GenerationStats
+
+# ONNX Runtime sends telemetry unless this is set before it is imported; a user's own value is kept.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+_HOMES = {
+    "Engine": "runtime.engine",
+    "TextChunk": "runtime.engine",
+    "SamplingParams": "runtime.sampling",
+    "GenerationStats": "runtime.stats",
+}
+
+__all__ = ["Engine", "GenerationStats", "SamplingParams", "TextChunk"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used: a wrong option is refused without loading ONNX Runtime."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'runtime' has no attribute {name!r}")

@@ -1,0 +1,160 @@
+"""Text to tokens and back, piece by piece.
+
+Decoding token by token must give what decoding everything at once gives. Two things stand in the way. A character may
+lie in several tokens, so text that ends in half a character waits. And a tokenizer in SentencePiece's manner drops the
+space in front of its first token, so tokens are decoded behind the ones shown last, and the text of those is cut off.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import tokenizers
+
+from export.manifest import PocketspecError
+from runtime.template import ChatTemplate, Message, read_chat_template
+
+# What a decoder puts in place of bytes that are no character, or not one yet.
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_NEWLINE = 10
+
+
+class TokenizerError(PocketspecError, ValueError):
+    """A tokenizer file that is missing or unreadable, or a prompt that cannot be encoded."""
+
+
+class Tokenizer:
+    """The tokenizer of a bundle or checkpoint and, when it has one, its chat template."""
+
+    def __init__(self, inner: tokenizers.Tokenizer, template: ChatTemplate | None = None) -> None:
+        self._inner = inner
+        self.template = template
+        self.byte_tokens = _byte_tokens(inner)
+
+    @classmethod
+    def open(cls, folder: Path) -> Tokenizer:
+        """The tokenizer in ``folder/tokenizer.json`` with the chat template beside it."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokenizerError(f"no tokenizer.json in {folder}; export the bundle again")
+        try:
+            inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"{path} is not a tokenizer ({' '.join(str(error).split())})") from None
+        inner.no_truncation()
+        inner.no_padding()
+        return cls(inner, read_chat_template(folder))
+
+    @property
+    def entries(self) -> int:
+        """The number of tokens, added ones included."""
+        return self._inner.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of ``text``; with ``add_special_tokens``, what the tokenizer puts around a text (a begin token)."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"the prompt is not valid Unicode text: {error.reason}") from None
+        return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of ``messages`` in the chat template, up to where the assistant begins to speak."""
+        if self.template is None:
+            raise TokenizerError("this model has no chat template; pass one text as the prompt, or use --raw")
+        return self.encode(self.template.render(messages), add_special_tokens=False)
+
+    def token(self, token: int) -> str:
+        """One entry of the vocabulary as it is written there; for display."""
+        return self._inner.id_to_token(token) or f"<{token}>"
+
+    def decode(self, tokens: Sequence[int], after: Sequence[int] = ()) -> str:
+        """The text of ``tokens`` behind ``after``, special tokens left out."""
+        stream = TextStream(self, after)
+        return stream.feed(tokens) + stream.flush()
+
+    def decode_window(self, tokens: Sequence[int]) -> str:
+        """The library's own decoding of ``tokens``, special tokens left out, ids without an entry ignored."""
+        return self._inner.decode(list(tokens), skip_special_tokens=True)
+
+
+class TextStream:
+    """Tokens in, text out: what ``feed`` and ``flush`` return, put together, is the text of all tokens fed.
+
+    Nothing ends in half a character. ``after`` are the tokens before the first one fed: their text is not returned,
+    but whether the first piece begins with a space depends on them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        # The tokens shown last, then those that wait; of the window's text, the first `_seen` characters were shown.
+        self._window: list[int] = []
+        self._num_shown = 0
+        self._seen = 0
+        self.feed(after)
+
+    def feed(self, tokens: Iterable[int]) -> str:
+        """The text that ``tokens`` complete."""
+        values = self._tokenizer.byte_tokens
+        if not values:
+            return self._feed_text(list(tokens))
+        pieces = []
+        for is_byte, run in groupby(tokens, key=values.__contains__):
+            part = list(run)
+            pieces.append(self._feed_bytes([values[token] for token in part]) if is_byte else self._feed_text(part))
+        return "".join(pieces)
+
+    def flush(self) -> str:
+        """What still waited, half characters replaced: the end of the text."""
+        return self._release(self._tokenizer.decode_window(self._window)) + self._utf8.decode(b"", final=True)
+
+    def _feed_text(self, tokens: list[int]) -> str:
+        if not tokens:
+            return ""
+        broken = self._utf8.decode(b"", final=True)
+        self._window.extend(tokens)
+        text = self._tokenizer.decode_window(self._window)
+        return broken if text.endswith(_REPLACEMENT) else broken + self._release(text)
+
+    def _feed_bytes(self, values: list[int]) -> str:
+        """Byte tokens make characters here and not in the library, which replaces a whole run for one wrong byte."""
+        waiting = self._release(self._tokenizer.decode_window(self._window))
+        text = self._utf8.decode(bytes(values))
+        newline = next(token for token, value in self._tokenizer.byte_tokens.items() if value == _NEWLINE)
+        self._window, self._num_shown, self._seen = [newline], 1, 1
+        return waiting + text
+
+    def _release(self, text: str) -> str:
+        """Shows all of the window's ``text``; tokens that add nothing visible stay in the window."""
+        piece = text[self._seen :]
+        if piece:
+            self._window = self._window[self._num_shown :]
+            self._num_shown = len(self._window)
+            self._seen = len(self._tokenizer.decode_window(self._window))
+        return piece
+
+
+def _byte_tokens(inner: tokenizers.Tokenizer) -> dict[int, int]:
+    """Ids of the tokens ``<0x00>`` to ``<0xFF>`` to their byte, when the tokenizer falls back to bytes."""
+    if not getattr(inner.model, "byte_fallback", False):
+        return {}
+    ids = {inner.token_to_id(f"<0x{value:02X}>"): value for value in range(256)}
+    ids.pop(None, None)
+    newline = [token for token, value in ids.items() if value == _NEWLINE]
+    return ids if inner.decode(newline) == "\n" else {}
+
+
+def parse_messages(text: str) -> list[Message]:
+    """Messages from JSON ``text``: a list of objects with ``role`` and ``content``."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TokenizerError(f"messages are not JSON: {error}") from None
+    if not isinstance(data, list) or not all(isinstance(item, dict) and "role" in item for item in data):
+        raise TokenizerError("messages must be a JSON list of objects with 'role' and 'content'")
+    return data
