@@ -1,0 +1,83 @@
+"""The weights that an exported graph holds, under the checkpoint's names: quantization undone, recipes read backwards.
+
+The reference model run with these must agree with the graph to fp32 precision, whatever quantization cost. That tells
+a structural mistake (a wrong permutation, scale or epsilon) from an honest loss.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir
+
+from export.recipe import ConstantRecipe, FloatArray, MatrixRecipe, PlainRecipe, Recipe, TensorSource
+
+
+class WrittenWeights:
+    """A TensorSource over the data file of an exported graph. ``source`` is asked for shapes alone."""
+
+    def __init__(self, graph: Path, recipes: Collection[Recipe], source: TensorSource) -> None:
+        initializers = onnx_ir.load(graph).graph.initializers
+        self._arrays = {name: _array(value.const_value, graph.parent) for name, value in initializers.items()}
+        self._source = source
+        self._places: dict[str, tuple[PlainRecipe | MatrixRecipe, int]] = {}
+        for recipe in recipes:
+            first = 0
+            for name in () if isinstance(recipe, ConstantRecipe) else recipe.sources:
+                self._places[name] = (recipe, first)  # type: ignore[assignment]
+                first += source.shape(name)[0]
+
+    def names(self) -> Collection[str]:
+        """Every tensor that went into the graph."""
+        return self._places.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape the tensor has in the checkpoint."""
+        return self._source.shape(name)
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
+        """Rows of a tensor as the graph sees them, float32."""
+        recipe, start = self._places[name]
+        last = self.shape(name)[0] if last is None else last
+        if isinstance(recipe, MatrixRecipe):
+            return self._dequantize(recipe, start + first, start + last)
+        array = self._arrays[recipe.name]
+        rows = array.T[start + first : start + last] if recipe.transpose else array[start + first : start + last]
+        shape = (last - first, *self.shape(name)[1:])
+        return np.ascontiguousarray(rows, np.float32).reshape(shape) - np.float32(recipe.offset)
+
+    def _dequantize(self, recipe: MatrixRecipe, first: int, last: int) -> FloatArray:
+        blocks = -(-recipe.columns // recipe.block_size)
+        codes = self._rows(recipe.codes, recipe.rows, first, last)
+        values = unpack(codes, recipe.bits).reshape(last - first, blocks, recipe.block_size).astype(np.float32)
+        if recipe.zero_points is None:
+            values -= 1 << (recipe.bits - 1)
+        else:
+            packed = self._rows(recipe.zero_points, recipe.rows, first, last)
+            values -= unpack(packed, recipe.bits)[:, :blocks, None]
+        values *= self._rows(recipe.scales, recipe.rows, first, last).reshape(last - first, blocks, 1)
+        return np.ascontiguousarray(values.reshape(last - first, -1)[:, : recipe.columns])
+
+    def _rows(self, name: str, rows: int, first: int, last: int) -> npt.NDArray[Any]:
+        """Rows of an initializer that lists ``rows`` of them, whatever its own shape is."""
+        return self._arrays[name].reshape(rows, -1)[first:last]
+
+
+def unpack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """Codes one by one, uint8 ``[rows, codes]``, from bytes ``[rows, bytes]``: in int4, low half first."""
+    if bits == 8:
+        return codes
+    return np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1)
+
+
+def _array(tensor: Any, folder: Path) -> npt.NDArray[Any]:
+    """An initializer as an array, mapped from the data file where it is stored there."""
+    if not isinstance(tensor, onnx_ir.ExternalTensor):
+        return tensor.numpy()  # type: ignore[no-any-return]
+    path, dtype = os.path.join(folder, tensor.location), tensor.dtype.numpy()
+    return np.memmap(path, dtype, "r", tensor.offset or 0, tuple(tensor.shape.numpy()))
