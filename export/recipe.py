@@ -74,7 +74,19 @@ class ConstantRecipe:
     value: npt.NDArray[Any]
 
 
-Recipe = PlainRecipe | MatrixRecipe | ConstantRecipe
+@dataclass(frozen=True)
+class AliasRecipe:
+    """Initializer ``name`` is the very bytes of initializer ``of`` under another shape: same file, offset and length.
+
+    GatherBlockQuantized wants the codes of a tied head in two axes where MatMulNBits wants three, and a Reshape
+    between them would be folded at load into a private copy (117 MB for Qwen2-1.5B).
+    """
+
+    name: str
+    of: str
+
+
+Recipe = PlainRecipe | MatrixRecipe | ConstantRecipe | AliasRecipe
 
 
 @dataclass(frozen=True)
