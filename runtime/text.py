@@ -143,8 +143,7 @@ def _byte_tokens(inner: tokenizers.Tokenizer) -> dict[int, int]:
     """Ids of the tokens ``<0x00>`` to ``<0xFF>`` to their byte, when the tokenizer falls back to bytes."""
     if not getattr(inner.model, "byte_fallback", False):
         return {}
-    ids = {inner.token_to_id(f"<0x{value:02X}>"): value for value in range(256)}
-    ids.pop(None, None)
+    ids = {token: value for value in range(256) if (token := inner.token_to_id(f"<0x{value:02X}>")) is not None}
     newline = [token for token, value in ids.items() if value == _NEWLINE]
     return ids if inner.decode(newline) == "\n" else {}
 
