@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
-from export.recipe import ConstantRecipe, FloatArray, MatrixRecipe, PlainRecipe, Recipe, TensorSource
+from export.recipe import FloatArray, MatrixRecipe, PlainRecipe, Recipe, TensorSource
 
 
 class WrittenWeights:
@@ -28,7 +28,7 @@ class WrittenWeights:
         self._places: dict[str, tuple[PlainRecipe | MatrixRecipe, int]] = {}
         for recipe in recipes:
             first = 0
-            for name in () if isinstance(recipe, ConstantRecipe) else recipe.sources:
+            for name in recipe.sources if isinstance(recipe, PlainRecipe | MatrixRecipe) else ():
                 self._places[name] = (recipe, first)  # type: ignore[assignment]
                 first += source.shape(name)[0]
 

@@ -1,0 +1,135 @@
+"""``python -m export``: a checkpoint goes in, a bundle of ONNX graphs comes out.
+
+    python -m export --target qwen2-1.5b --quant int4
+
+``train``, ``lessons`` and ``distill`` as first word train the demo family and drafters instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from export.manifest import PocketspecError
+
+if TYPE_CHECKING:
+    from export.request import ExportRequest
+
+_TRAINING = ("train", "lessons", "distill")
+_WEIGHTS = ("int4", "int8", "fp16", "fp32")
+_NONE = "none"
+# Tables need this many columns; what is not a terminal has no width of its own.
+_WIDTH = 130
+
+
+class UsageError(PocketspecError, ValueError):
+    """A command line that cannot be understood."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like every other error of the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see python -m export --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and words[0] in _TRAINING:
+            from export.distill.commands import main as train
+
+            return train(words)
+        return _export(_parse(words))
+    except PocketspecError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written is left, and the same command goes on from what is complete", file=sys.stderr)
+        return 130
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from export.bundle import export_bundle
+    from export.report import ConsoleReporter
+
+    request = _request(arguments)
+    out = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with ConsoleReporter(out, Console(stderr=True)) as reporter:
+            export_bundle(request, reporter)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(prog="python -m export", description="Export a model and its drafters to ONNX.", allow_abbrev=False)
+    add = parser.add_argument
+    add("--target", "-m", "--model", "-i", "--input", required=True, help="known name, Hugging Face id, folder, or demo")
+    add("--quant", "-p", "--precision", choices=_WEIGHTS, default="int4", help="how weights are stored (int4)")
+    add("--drafter", action="append", help="a drafter, may be repeated, or none (those suggested)")
+    add("--intermediate", action="append", help="a model between drafter and target, or none (the one suggested)")
+    add("--drafter-quant", choices=_WEIGHTS, help="weights of drafters (as the target)")
+    add("--block-size", type=int, help="weights that share a scale: 16 to 256 (128 where it divides every width)")
+    add("--quant-method", help="rtn, search or a calibrated one (search; calibrated if there is a text)")
+    add("--calibration-text", type=Path, help="text that calibrated methods measure activations on")
+    add("--random-weights", action="store_true", help="the model's shape without its weights, for timing")
+    add("--enlarge-like", metavar="NAME", help="the target enlarged to the cost of NAME, for timing")
+    add("--positions", type=int, help="longest context (the model's own)")
+    add("--output", "-o", type=Path, help="folder to make (bundles/<target>-<quant>)")
+    add("--cache-dir", "-c", "--cache_dir", type=Path, help="where downloads are kept")
+    add("--revision", help="commit, branch or tag of the target")
+    add("--check-text", type=Path, help="text the export is checked on")
+    add("--execution-provider", "-e", "--execution_provider", "--ep", default="cpu", help="cpu")
+    return parser.parse_args(words)
+
+
+def _request(arguments: argparse.Namespace) -> ExportRequest:
+    from export.request import ExportRequest, default_output
+
+    if arguments.execution_provider.lower() != "cpu":
+        raise UsageError(
+            f"execution provider {arguments.execution_provider!r} is not supported; allowed is cpu, whose graphs other"
+            " providers can load too"
+        )
+    request = ExportRequest(
+        target=arguments.target,
+        output=arguments.output or Path(),
+        weights=arguments.quant,
+        drafters=_partners("--drafter", arguments.drafter),
+        intermediates=_partners("--intermediate", arguments.intermediate),
+        drafter_weights=arguments.drafter_quant,
+        block_size=arguments.block_size,
+        method=arguments.quant_method,
+        calibration_text=arguments.calibration_text,
+        random_weights=arguments.random_weights,
+        enlarge_like=arguments.enlarge_like,
+        positions=arguments.positions,
+        revision=arguments.revision,
+        cache_dir=arguments.cache_dir,
+        check_text=arguments.check_text,
+    )
+    return request if arguments.output else replace(request, output=default_output(request))
+
+
+def _partners(option: str, names: list[str] | None) -> tuple[str, ...] | None:
+    """None: those suggested. The word none alone: no partners."""
+    if names is None:
+        return None
+    if _NONE in names and len(names) > 1:
+        raise UsageError(f"{option} none excludes other values, got {', '.join(names)}; drop one side")
+    return () if names == [_NONE] else tuple(names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

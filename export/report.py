@@ -1,0 +1,208 @@
+"""What an export says while it works: the plan first, progress on standard error, the measured result at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from export.manifest import Check, Level, Manifest
+
+
+@dataclass(frozen=True)
+class PlannedLevel:
+    """One line of the plan. Sizes and times are estimates; a finished level was completed by an earlier run."""
+
+    name: str
+    role: str
+    source: str
+    weights: str
+    parameters: int
+    file_bytes: int
+    seconds: float
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the three parts of a level, and the most resident memory of the process when two of them ended."""
+
+    graph_seconds: float
+    weights_seconds: float
+    check_seconds: float
+    export_peak_bytes: int
+    check_peak_bytes: int
+
+
+class Reporter(Protocol):
+    """Where an export tells what it does."""
+
+    def plan(self, output: Path, levels: Sequence[PlannedLevel], free_bytes: int) -> None:
+        """What is going to be done."""
+
+    def stage(self, level: str, what: str, total_bytes: int | None = None) -> None:
+        """Another part begins; with ``total_bytes`` it will advance."""
+
+    def advance(self, num_bytes: int) -> None:
+        """So many more bytes of the part are done."""
+
+    def timing(self, level: str, timing: Timing) -> None:
+        """A level is complete."""
+
+    def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
+        """The bundle stands; ``done_before`` says that there was nothing to do."""
+
+
+class SilentReporter:
+    """Says nothing."""
+
+    def plan(self, output: Path, levels: Sequence[PlannedLevel], free_bytes: int) -> None:
+        """Nothing."""
+
+    def stage(self, level: str, what: str, total_bytes: int | None = None) -> None:
+        """Nothing."""
+
+    def advance(self, num_bytes: int) -> None:
+        """Nothing."""
+
+    def timing(self, level: str, timing: Timing) -> None:
+        """Nothing."""
+
+    def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
+        """Nothing."""
+
+
+class ConsoleReporter:
+    """Plan and report as tables on ``out``, progress on ``progress``. A context: leaving it stops the progress bars."""
+
+    def __init__(self, out: Console, progress: Console) -> None:
+        self._out = out
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=progress, transient=not progress.is_terminal)
+        self._task: TaskID | None = None
+        self._timings: dict[str, Timing] = {}
+
+    def __enter__(self) -> ConsoleReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def plan(self, output: Path, levels: Sequence[PlannedLevel], free_bytes: int) -> None:
+        """The table of levels, and where they go."""
+        table = Table(title=f"Plan: {output}", title_justify="left")
+        for column in ("level", "role", "from", "weights"):
+            table.add_column(column)
+        for column in ("parameters", "files", "time"):
+            table.add_column(column, justify="right")
+        for level in levels:
+            size, duration = f"~{_megabytes(level.file_bytes)}", f"~{_duration(level.seconds)}"
+            last = ("done", "") if level.finished else (size, duration)
+            count = f"{level.parameters / 1e6:,.1f} M"
+            table.add_row(level.name, level.role, level.source, level.weights, count, *last)
+        self._out.print(table)
+        pending = [level for level in levels if not level.finished]
+        self._out.print(
+            f"about {_megabytes(sum(level.file_bytes for level in pending))} to write,"
+            f" {_duration(sum(level.seconds for level in pending))} and the checks; {_megabytes(free_bytes)} free"
+        )
+
+    def stage(self, level: str, what: str, total_bytes: int | None = None) -> None:
+        """A bar for a part whose bytes are known, a moving one for others."""
+        self._end_stage()
+        self._progress.start()
+        self._task = self._progress.add_task(f"{level}: {what}", total=total_bytes)
+
+    def advance(self, num_bytes: int) -> None:
+        """Moves the bar of the part at hand."""
+        if self._task is not None:
+            self._progress.advance(self._task, num_bytes)
+
+    def timing(self, level: str, timing: Timing) -> None:
+        """Kept for the report."""
+        self._end_stage()
+        self._timings[level] = timing
+
+    def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
+        """Sizes, errors and checks of all levels; times and memory of those exported now."""
+        self._progress.stop()
+        if done_before:
+            self._out.print(f"nothing to do: {output} is complete, and every file is as it was written")
+        self._out.print(_levels_table(output, manifest))
+        self._out.print(_checks_table(manifest))
+        for name, timing in self._timings.items():
+            self._out.print(_timing_line(name, timing))
+
+    def _end_stage(self) -> None:
+        if self._task is not None:
+            task = self._progress.tasks[-1]
+            self._progress.update(self._task, total=max(task.completed, 1), completed=max(task.completed, 1))
+            self._task = None
+
+
+def _levels_table(output: Path, manifest: Manifest) -> Table:
+    total = sum(entry.bytes for entry in manifest.files.values())
+    table = Table(title=f"Bundle: {output}, {_megabytes(total)}", title_justify="left")
+    for column in ("level", "role", "source", "weights", "block", "method"):
+        table.add_column(column)
+    for column in ("size", "weight error"):
+        table.add_column(column, justify="right")
+    for level in manifest.levels:
+        stored = level.quantization
+        error = "" if stored.error is None else f"{stored.error:.2%}"
+        block, method = str(stored.block_size or ""), stored.method or ""
+        size = _megabytes(level.weight_bytes)
+        table.add_row(level.name, level.role, _source(level), stored.weights, block, method, size, error)
+    return table
+
+
+def _checks_table(manifest: Manifest) -> Table:
+    table = Table(title="Check against the reference model in fp32", title_justify="left")
+    table.add_column("level")
+    table.add_column("text", max_width=40)
+    for column in ("tokens", "max diff", "mean diff", "same argmax", "ppl reference", "ppl export"):
+        table.add_column(column, justify="right")
+    for level in manifest.levels:
+        if (check := level.check) is not None:
+            table.add_row(level.name, *_check_cells(check))
+    return table
+
+
+def _check_cells(check: Check) -> tuple[str, ...]:
+    return (
+        check.text,
+        str(check.tokens),
+        f"{check.max_difference:.2g}",
+        f"{check.mean_difference:.2g}",
+        f"{check.argmax_agreement:.1%}",
+        f"{check.reference_perplexity:,.2f}",
+        f"{check.perplexity:,.2f}",
+    )
+
+
+def _timing_line(name: str, timing: Timing) -> str:
+    exported = timing.graph_seconds + timing.weights_seconds
+    return (
+        f"{name}: exported in {exported:.1f} s (graph {timing.graph_seconds:.1f}, weights {timing.weights_seconds:.1f}),"
+        f" peak memory {_megabytes(timing.export_peak_bytes)}; check {timing.check_seconds:.1f} s,"
+        f" peak memory {_megabytes(timing.check_peak_bytes)}"
+    )
+
+
+def _source(level: Level) -> str:
+    """Where a level came from; stand-ins are labelled, so that no number of theirs is taken for a trained model's."""
+    label = level.source.id if level.source.revision is None else f"{level.source.id}@{level.source.revision[:8]}"
+    return label if level.source.kind == "trained" else f"{label} ({level.source.kind})"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

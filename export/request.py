@@ -1,0 +1,124 @@
+"""What a user asks to be exported, and the levels that follow from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from export.manifest import PocketspecError, Role
+from export.targets import Target, resolve
+
+Weights = Literal["int4", "int8", "fp16", "fp32"]
+BITS: dict[Weights, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+
+
+class RequestError(PocketspecError, ValueError):
+    """A request that contradicts itself or cannot be met; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """One bundle. Models are named as ``targets.resolve`` takes them.
+
+    ``drafters`` and ``intermediates`` None means those suggested for the target, () none. ``drafter_weights`` None
+    means as the target. ``block_size`` None means the default for each shape, ``method`` None the default method.
+    ``random_weights`` and ``enlarge_like`` (a known name whose shape the target is given) make timing stand-ins;
+    ``positions`` is the longest context, None meaning the model's own.
+    """
+
+    target: str
+    output: Path
+    weights: Weights = "int4"
+    drafters: tuple[str, ...] | None = None
+    intermediates: tuple[str, ...] | None = None
+    drafter_weights: Weights | None = None
+    block_size: int | None = None
+    method: str | None = None
+    calibration_text: Path | None = None
+    random_weights: bool = False
+    enlarge_like: str | None = None
+    positions: int | None = None
+    revision: str | None = None
+    cache_dir: Path | None = None
+    check_text: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One level to export: ``folder`` is its place in the bundle, ``model`` where it comes from."""
+
+    role: Role
+    name: str
+    folder: str
+    model: Target
+    weights: Weights
+    enlarge_like: str | None = None
+
+
+def make_jobs(request: ExportRequest) -> tuple[Job, ...]:
+    """The levels of a request: target, drafters in the order given, intermediates. Refuses what contradicts itself."""
+    _check(request)
+    target = resolve(request.target)
+    names = {_short(target.name)}
+    jobs = [Job("target", _short(target.name), ".", target, request.weights, request.enlarge_like)]
+    suggested = () if target.intermediate is None else (target.intermediate,)
+    drafters = target.drafters if request.drafters is None else request.drafters
+    intermediates = suggested if request.intermediates is None else request.intermediates
+    for name in drafters:
+        model, level = _partner(name, "drafter", names)
+        weights = request.drafter_weights or request.weights
+        jobs.append(Job("drafter", level, f"drafters/{level}", model, weights))
+    for name in intermediates:
+        model, level = _partner(name, "intermediate", names)
+        jobs.append(Job("intermediate", level, f"intermediate/{level}", model, request.weights))
+    return tuple(jobs)
+
+
+def default_output(request: ExportRequest) -> Path:
+    """``bundles/<target>-<quant>``; stand-ins say so in the name."""
+    name = _short(resolve(request.target).name)
+    kind = "-random" if request.random_weights else f"-like-{request.enlarge_like}" if request.enlarge_like else ""
+    return Path("bundles") / f"{name}{kind}-{request.weights}"
+
+
+def _partner(name: str, role: Role, names: set[str]) -> tuple[Target, str]:
+    """A partner and a name for its level that no other level has."""
+    model = resolve(name)
+    level = _short(model.name)
+    if level in names:
+        level = f"{level}-{role}"
+    if level in names:
+        raise RequestError(f"{role} {name!r} is given twice; name every model once")
+    names.add(level)
+    return model, level
+
+
+def _short(name: str) -> str:
+    """A model's name as a folder name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"
+
+
+def _check(request: ExportRequest) -> None:
+    if request.random_weights and request.enlarge_like:
+        raise RequestError("--random-weights and --enlarge-like exclude each other; drop one of them")
+    if request.random_weights and request.calibration_text:
+        raise RequestError("random weights cannot be calibrated; drop --calibration-text or --random-weights")
+    if request.block_size is not None:
+        _check_block_size(request.block_size, [request.weights, request.drafter_weights])
+    if request.positions is not None and request.positions < 2:
+        raise RequestError(f"--positions {request.positions} is too few; at least 2")
+    for option, path in (("--check-text", request.check_text), ("--calibration-text", request.calibration_text)):
+        if path is not None and not path.is_file():
+            raise RequestError(f"{option} {path}: no such file; give a UTF-8 text file")
+
+
+def _check_block_size(size: int, weights: Iterable[Weights | None]) -> None:
+    if size not in BLOCK_SIZES:
+        allowed = ", ".join(map(str, BLOCK_SIZES))
+        raise RequestError(f"--block-size {size} is not supported; one of {allowed}")
+    if not {"int4", "int8"} & set(weights):
+        raise RequestError(f"--block-size {size} means nothing without int4 or int8 weights; drop it")

@@ -1,0 +1,69 @@
+"""Opens what a level is exported from: a checkpoint of the Hub or a folder, random weights, or a timing vehicle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.checkpoint import Checkpoint
+from export.hub import fetch_checkpoint, resolved_revision
+from export.manifest import Source
+from export.random_weights import RandomWeights
+from export.recipe import TensorSource
+from export.request import ExportRequest, Job
+from export.targets import load_config
+from export.vehicle import Vehicle
+
+
+@dataclass(frozen=True)
+class Model:
+    """A level's model before its weights are read: configuration, where it came from, and the folder of its texts.
+
+    ``folder`` holds the tokenizer and its configuration; None where a known shape is used without a download.
+    """
+
+    config: Any
+    provenance: Source
+    folder: Path | None
+
+
+def describe_model(job: Job, request: ExportRequest) -> Model:
+    """The model of a level, without its weights: small files are downloaded, large ones are not."""
+    target = job.model
+    if request.random_weights and target.config_path is not None:
+        source = Source(target.hub_id or target.name, None, target.licence, "random-weights")
+        return Model(load_config(target.config_path), source, target.folder)
+    folder = _fetch(job, request, weights=False)
+    config = load_config(folder)
+    kind = "random-weights" if request.random_weights else "timing-vehicle" if job.enlarge_like else "trained"
+    revision = resolved_revision(folder)
+    source = Source(target.hub_id or target.name, revision, target.licence or _licence(folder), kind)
+    if job.enlarge_like is None:
+        return Model(config, source, folder)
+    vehicle = Vehicle(Checkpoint(_fetch(job, request, weights=True)), config, job.enlarge_like, request.positions)
+    return Model(vehicle.config, source, folder)
+
+
+def open_weights(job: Job, request: ExportRequest, model: Model) -> TensorSource:
+    """The tensors of a level, downloaded if they must be."""
+    if request.random_weights:
+        return RandomWeights(model.config)
+    folder = _fetch(job, request, weights=True)
+    if job.enlarge_like is not None:
+        return Vehicle(Checkpoint(folder), load_config(folder), job.enlarge_like, request.positions)
+    return Checkpoint(folder)
+
+
+def _fetch(job: Job, request: ExportRequest, weights: bool) -> Path:
+    target = job.model
+    if target.folder is not None:
+        return fetch_checkpoint(target.folder, None, request.cache_dir, weights)
+    assert target.hub_id is not None
+    revision = request.revision if job.role == "target" and request.revision else target.revision
+    return fetch_checkpoint(target.hub_id, revision, request.cache_dir, weights)
+
+
+def _licence(folder: Path) -> str | None:
+    """What the folder itself says of its licence: the name of its licence file, if it has one."""
+    return next((path.name for path in sorted(folder.glob("LICENSE*"))), None)

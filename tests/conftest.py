@@ -1,0 +1,123 @@
+"""Models made on the spot and exported through the real pipeline: no network, no downloaded weights, seconds.
+
+The target is a two-layer Llama with random weights, the drafter its first layer alone under the same embedding, so that
+the two agree on some tokens and differ on others. Both speak bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+POSITIONS = 512
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """Checkpoint folders of the tiny target and its drafter."""
+
+    target: Path
+    drafter: Path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real models and texts beside the repository; skips where there is none."""
+    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """HF checkpoints of a two-layer target and a one-layer drafter, with one tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-models")
+    models = TinyModels(folder / "tiny-target", folder / "tiny-drafter")
+    _save_models(models)
+    for place in (models.target, models.drafter):
+        _save_tokenizer(place)
+    return models
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fp32 bundle of the tiny target with its drafter. Read-only: it is shared by the whole session."""
+    return _export(tiny_models, tmp_path_factory.mktemp("bundles") / "tiny-fp32", "fp32")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_int4(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The int4 bundle of the tiny target with its drafter. Read-only: it is shared by the whole session."""
+    return _export(tiny_models, tmp_path_factory.mktemp("bundles") / "tiny-int4", "int4")
+
+
+def _export(models: TinyModels, output: Path, weights: str) -> Path:
+    from export.bundle import export_bundle
+    from export.request import ExportRequest
+
+    return export_bundle(
+        ExportRequest(
+            target=str(models.target),
+            output=output,
+            weights=weights,  # type: ignore[arg-type]
+            drafters=(str(models.drafter),),
+        )
+    )
+
+
+def _save_models(models: TinyModels) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256 + len(SPECIAL) + 5,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=256 + SPECIAL.index("<|im_end|>"),
+        pad_token_id=256,
+        initializer_range=0.15,
+    )
+    target = LlamaForCausalLM(config)
+    target.save_pretrained(models.target)
+    config.num_hidden_layers = 1
+    drafter = LlamaForCausalLM(config)
+    drafter.load_state_dict({name: value for name, value in target.state_dict().items() if ".layers.1." not in name})
+    drafter.save_pretrained(models.drafter)
+
+
+def _save_tokenizer(folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
