@@ -1,0 +1,157 @@
+"""How rows reach a session: what the graph takes, the buffers it reads and writes, and one binding per row count.
+
+ONNX Runtime looks up and checks names at every call unless they are bound. A ``Binding`` is bound once, for one number
+of rows; afterwards a step fills arrays in place and binds the attention mask, whose length is the only shape that
+changes from step to step (and the tree bias with it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from export.manifest import PocketspecError
+from runtime.cache import KVCache
+from runtime.context import TokenArray
+
+# What hides a row from another. Finite, so that two biases can be added; far below where float32 exp becomes zero.
+HIDDEN = np.float32(-1e30)
+
+_TYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(uint8)": np.dtype(np.uint8),
+}
+_KNOWN_INPUTS = {"input_ids", "attention_mask", "position_ids", "tree_bias", "logits_from"}
+
+
+class UnsupportedModelError(PocketspecError, RuntimeError):
+    """A graph that cannot be opened, or that lacks what the runtime needs of it."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a graph takes and gives. ``takes_trees``: has ``tree_bias``; ``limits_logits``: has ``logits_from``."""
+
+    kv_inputs: tuple[str, ...]
+    kv_outputs: tuple[str, ...]
+    kv_shapes: tuple[tuple[int, int], ...]
+    kv_types: tuple[np.dtype[Any], ...]
+    vocab_size: int
+    logits_type: np.dtype[Any]
+    takes_positions: bool
+    takes_trees: bool
+    limits_logits: bool
+
+
+def read_signature(session: ort.InferenceSession) -> Signature:
+    """The signature of the session's graph; UnsupportedModelError if it is not a decoder with a growing KV cache."""
+    inputs = {value.name: value for value in session.get_inputs()}
+    optional = {value.name for value in session.get_overridable_initializers()}
+    outputs = {value.name: value for value in session.get_outputs()}
+    past = [name for name in inputs if name.startswith("past_key_values.")]
+    present = [name.replace("past_key_values.", "present.") for name in past]
+    missing = ({"input_ids", "attention_mask"} - set(inputs)) | ({"logits", *present} - set(outputs))
+    unknown = set(inputs) - set(past) - _KNOWN_INPUTS
+    if unknown or missing or not past:
+        what = f"needs {min(unknown)}" if unknown else f"lacks {min(missing, default='past_key_values')}"
+        raise UnsupportedModelError(f"this graph is no decoder that the runtime can run: it {what}; export it again")
+    for value in [inputs[name] for name in past] + [outputs["logits"]]:
+        if value.type not in _TYPES:
+            raise UnsupportedModelError(f"{value.name} is {value.type}; allowed: {', '.join(_TYPES)}")
+    for value in (inputs[name] for name in past):
+        if len(value.shape) != 4 or not isinstance(value.shape[1], int) or not isinstance(value.shape[3], int):
+            raise UnsupportedModelError(f"{value.name} has shape {value.shape}; allowed: [1, kv_heads, rows, size]")
+    return Signature(
+        kv_inputs=tuple(past),
+        kv_outputs=tuple(present),
+        kv_shapes=tuple((inputs[name].shape[1], inputs[name].shape[3]) for name in past),
+        kv_types=tuple(_TYPES[inputs[name].type] for name in past),
+        vocab_size=outputs["logits"].shape[-1],
+        logits_type=_TYPES[outputs["logits"].type],
+        takes_positions="position_ids" in inputs,
+        takes_trees="tree_bias" in inputs or "tree_bias" in optional,
+        limits_logits="logits_from" in inputs or "logits_from" in optional,
+    )
+
+
+class Buffers:
+    """The arrays that all bindings of a model share: ids, positions, mask, tree bias and logits."""
+
+    def __init__(self, signature: Signature, cache: KVCache, rows: int, logits_rows: int) -> None:
+        self.ids = np.zeros(rows, np.int64)
+        self.positions = np.zeros(rows, np.int64)
+        self.offsets = np.arange(rows, dtype=np.int64)
+        self.mask = np.ones((1, cache.capacity), np.int64)
+        self.bias = np.zeros(logits_rows * cache.capacity if signature.takes_trees else 0, np.float32)
+        self.logits = np.zeros(logits_rows * signature.vocab_size, signature.logits_type)
+        self.kv = [ort.OrtValue.ortvalue_from_numpy(array) for array in cache.arrays]
+
+
+class Binding:
+    """Everything bound for forwards of ``width`` rows that give logits for the last ``logits_rows`` of them."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        signature: Signature,
+        buffers: Buffers,
+        width: int,
+        logits_rows: int,
+        tree: bool,
+    ) -> None:
+        self.io = session.io_binding()
+        self.logits = buffers.logits[: logits_rows * signature.vocab_size].reshape(logits_rows, -1)
+        self._ids, self._positions = buffers.ids[:width], buffers.positions[:width]
+        self._offsets, self._mask, self._bias = buffers.offsets[:width], buffers.mask, buffers.bias
+        self._width, self._tree = width, tree
+        self._bind("input_ids", self._ids[None])
+        if signature.takes_positions:
+            self._bind("position_ids", self._positions[None])
+        if signature.limits_logits:
+            self._bind("logits_from", np.array([width - logits_rows], np.int64))
+        self.io.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(self.logits[None]))
+        for taken, given, value in zip(signature.kv_inputs, signature.kv_outputs, buffers.kv, strict=True):
+            self.io.bind_ortvalue_input(taken, value)
+            self.io.bind_ortvalue_output(given, value)
+
+    def _bind(self, name: str, array: npt.NDArray[Any]) -> None:
+        # As a value, because binding an array does not find inputs that have a default.
+        self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+    def fill(self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None, past: int) -> None:
+        """Puts ``tokens`` behind ``past`` rows of cache. Missing rows repeat the last one; nothing is kept of them."""
+        rows, width = len(tokens), self._width
+        self._ids[:rows] = tokens
+        self._ids[rows:] = tokens[-1]
+        total = past + width
+        self.io.bind_cpu_input("attention_mask", self._mask[:, :total])
+        if self._tree:
+            assert parents is not None
+            visible = ancestors(parents, width)
+            np.add(visible.sum(1), past - 1, out=self._positions)
+            bias = self._bias[: width * total].reshape(1, 1, width, total)
+            bias[..., :past] = 0
+            bias[..., past:] = np.where(visible, np.float32(0), HIDDEN)
+            self._bind("tree_bias", bias)
+        else:
+            np.add(self._offsets, past, out=self._positions)
+            self._positions[rows:] = past + rows - 1
+
+
+def ancestors(parents: Sequence[int], width: int) -> npt.NDArray[np.bool_]:
+    """Which rows each row sees, ``[width, width]``: itself and its ancestors. A missing row sees itself.
+
+    Parent rows -1, 0, 0, 1 give row 3 the rows 0, 1 and 3. The sum of row i is its depth plus one.
+    """
+    visible = np.eye(width, dtype=np.bool_)
+    for row, parent in enumerate(parents):
+        if parent >= 0:
+            visible[row] |= visible[parent]
+    return visible

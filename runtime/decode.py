@@ -1,0 +1,164 @@
+"""The decoding loop: one step drafts, runs the target, accepts, and commits one token or more.
+
+At the start of every step the cache holds all committed tokens but the last, the anchor:
+``target.cache.length == len(context) - 1``. Plain decoding is the same loop with empty drafts. Nothing is kept of what
+a stop rule cuts, and the cache is rolled back before a step is yielded; so closing the generator is cancellation, and
+an error in the middle of a step leaves everything as it was before that step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+from runtime.cache import ContextFullError
+from runtime.context import Context, shared_prefix
+from runtime.draft import Draft, DraftLimit, row_of
+from runtime.drafters import Drafter
+from runtime.model import Model, fitting_rows
+from runtime.scheduler import Pick, Scheduler
+from runtime.verify import Verdict, Verifier
+
+if TYPE_CHECKING:
+    from runtime.stop import Cut
+
+TARGET = "target"
+
+
+class StopRule(Protocol):
+    """Where an answer ends."""
+
+    def cut(self, generated: Sequence[int], fresh: int) -> Cut:
+        """How many of the last ``fresh`` tokens of ``generated`` stand, and why the answer ends, if it does."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward of the target and the ``tokens`` it committed, with who proposed each (``sources``).
+
+    ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
+    clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on
+    the last step of an answer, else None.
+    """
+
+    tokens: tuple[int, ...]
+    sources: tuple[str, ...]
+    num_drafted: int
+    num_accepted: int
+    draft_seconds: float
+    target_seconds: float
+    seconds: float
+    finish: str | None = None
+
+
+def decode(
+    target: Model,
+    context: Context,
+    drafters: Mapping[str, Drafter],
+    scheduler: Scheduler,
+    verifier: Verifier,
+    stop: StopRule,
+) -> Generator[Step, None, None]:
+    """Continues ``context`` until ``stop`` or the context ends it; commits tokens to ``context`` step by step.
+
+    The prompt is what ``context`` holds at the first step; what the cache already has of it is not computed again.
+    ContextFullError if the context is full or the prompt does not fit the cache.
+    """
+    if len(context) == 0 or len(context) >= context.capacity:
+        raise ContextFullError(
+            f"a prompt of {len(context)} tokens; allowed are 1 to {context.capacity - 1} in a context of"
+            f" {context.capacity}: shorten the text or open the bundle with a larger context"
+        )
+    fill_cache(target, context)
+    loop = _Loop(target, context, drafters, verifier, stop)
+    step: Step | None = None
+    while step is None or step.finish is None:
+        step = loop.step(scheduler.pick(step))
+        yield step
+
+
+def fill_cache(target: Model, context: Context) -> None:
+    """Makes the cache hold every committed token but the last, keeping the prefix it holds already."""
+    wanted = context.tokens[:-1]
+    kept = shared_prefix(target.cache.tokens, wanted)
+    target.cache.rollback(kept)
+    target.cache.require(len(wanted) - kept + target.padded(1))
+    target.prefill(wanted[kept:])
+
+
+class _Loop:
+    """What stays the same from step to step of one answer."""
+
+    def __init__(
+        self,
+        target: Model,
+        context: Context,
+        drafters: Mapping[str, Drafter],
+        verifier: Verifier,
+        stop: StopRule,
+    ) -> None:
+        self._target, self._context, self._drafters = target, context, drafters
+        self._verifier, self._stop = verifier, stop
+        self._generated: list[int] = []
+
+    def step(self, pick: Pick) -> Step:
+        """One step; after an error in it, cache and context are as they were."""
+        target, context = self._target, self._context
+        held, committed = target.cache.length, len(context)
+        assert held == committed - 1, (held, committed)
+        try:
+            start = perf_counter()
+            draft = self._draft(pick)
+            drafted = perf_counter()
+            tokens, parents = draft.rows(int(context.tokens[-1]))
+            logits = target.forward(tokens, parents).logits
+            verified = perf_counter()
+            verdict = self._verifier.accept(draft, logits, context)
+            fresh, finish = self._commit(draft, verdict, held)
+        except BaseException:
+            target.cache.rollback(held)
+            context.truncate(committed)
+            raise
+        path = (draft.source or pick.drafter or TARGET,) * len(verdict.path)
+        return Step(
+            tokens=fresh,
+            sources=(*path, TARGET)[: len(fresh)],
+            num_drafted=len(draft),
+            num_accepted=len(path),
+            draft_seconds=drafted - start,
+            target_seconds=verified - drafted,
+            seconds=perf_counter() - start,
+            finish=finish,
+        )
+
+    def _draft(self, pick: Pick) -> Draft:
+        """A draft within the pick and within what context and cache have room for; the last token is not drafted."""
+        if pick.drafter is None:
+            return Draft()
+        target, context = self._target, self._context
+        nodes = fitting_rows(target, 1 + pick.limit.nodes) - 1
+        depth = min(pick.limit.depth, nodes, context.capacity - len(context) - 1)
+        if depth <= 0:
+            return Draft()
+        draft = self._drafters[pick.drafter].propose(context, DraftLimit(nodes, depth))
+        assert len(draft) <= nodes, (pick, draft)
+        assert target.takes_trees or draft.is_chain, (pick, draft)
+        return draft
+
+    def _commit(self, draft: Draft, verdict: Verdict, held: int) -> tuple[tuple[int, ...], str | None]:
+        """Commits what the stop rule leaves of the verdict: the tokens, and why the answer ends if it does."""
+        context, cache = self._context, self._target.cache
+        fresh = [*(draft.tokens[node] for node in verdict.path), verdict.token]
+        fresh = fresh[: context.capacity - len(context)]
+        self._generated += fresh
+        cut = self._stop.cut(self._generated, len(fresh))
+        del self._generated[len(self._generated) - len(fresh) + cut.keep :]
+        context.append(fresh[: cut.keep])
+        # The anchor's row stays, and the row of every kept token but the last, which is the next anchor.
+        kept = [-1, *verdict.path][: cut.keep]
+        cache.rollback(held, [held + row_of(node) for node in kept])
+        full = len(context) >= context.capacity or cache.length + self._target.padded(1) > cache.capacity
+        return tuple(fresh[: cut.keep]), cut.reason or ("context" if full else None)

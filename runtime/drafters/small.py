@@ -1,0 +1,177 @@
+"""A small model of the same vocabulary as drafter: a chain, or a tree of several branches.
+
+Greedy drafts take the most probable token. Under sampling a chain is drawn with the very random numbers that
+sample-and-match will use for the same positions: where both distributions put the number on the same token the draft
+is accepted, so agreement can be far above the probability of the drafted token, and any draft leaves that rule exact.
+Rules that need to know the draft's distribution get drafts drawn with numbers of the drafter's own.
+
+The tree of the most probable branches is grown level by level, one forward each. Scores are the drafter's cumulated
+probabilities and never rise along a path, so a node outside the best ``limit.nodes`` of a level stays outside; what
+is left in the end is the best tree of that size, as in EAGLE-2 (Li et al. 2024) but without a fixed beam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from runtime.context import Context, TokenArray, shared_prefix
+from runtime.draft import Draft, DraftLimit, FloatArray, Kind, make_chain
+from runtime.drafters.tree import ROOT, GrowingTree
+from runtime.model import Model
+from runtime.sampling import SamplingParams, Stream, draw, greedy_token, probabilities, uniform
+
+Shape = Literal["chain", "tree"]
+
+# A node that the drafter itself gives less than this is not worth a row of the target. A heuristic.
+_MIN_SCORE = 0.01
+
+
+class SmallDrafter:
+    """Drafts with ``model``, for a target with ``vocab_size`` logits; ids the target lacks are never proposed.
+
+    ``shape`` "tree" needs a graph that takes trees. ``kind`` ONE_HOT is for greedy decoding and sample-and-match;
+    INDEPENDENT (chains) and WITHOUT_REPLACEMENT (trees of ``branches`` drawn chains) carry their distributions for the
+    rules that use them. At temperature 0 every draft is ONE_HOT.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        vocab_size: int,
+        name: str = "small",
+        shape: Shape = "chain",
+        kind: Kind = Kind.ONE_HOT,
+        branches: int = 2,
+    ) -> None:
+        assert shape == "chain" or model.takes_trees
+        assert kind is not (Kind.WITHOUT_REPLACEMENT if shape == "chain" else Kind.INDEPENDENT), (shape, kind)
+        self.name = name
+        self._model, self._shape, self._kind, self._branches = model, shape, kind, branches
+        self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
+        # The cache has room for a step's rows beyond the tokens that the model has positions for.
+        self._max_tokens = model.cache.capacity - model.max_rows
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        """See ``Drafter``. Empty where the conversation is longer than the drafter's own context."""
+        depth = min(limit.depth, limit.nodes, self._max_tokens - len(context) + 1)
+        if depth <= 0:
+            return Draft()
+        limit = DraftLimit(limit.nodes, depth)
+        if context.sampling.temperature > 0 and self._kind is not Kind.ONE_HOT:
+            return self._drawn(context, limit)
+        return self._chain(context, depth) if self._shape == "chain" else self._best_tree(context, limit)
+
+    def _catch_up(self, context: Context) -> FloatArray:
+        """Brings the cache to all committed tokens; the logits that follow the last one, ``[vocab]``."""
+        cache, tokens = self._model.cache, context.tokens
+        if self._vocab_size > self._model.vocab_size:  # padding ids, which the drafter lacks
+            tokens = np.minimum(tokens, self._model.vocab_size - 1)
+        kept = min(shared_prefix(cache.tokens, tokens), len(tokens) - 1)
+        cache.rollback(kept)
+        if self._model.padded(len(tokens) - kept) > self._model.max_rows:
+            self._model.prefill(tokens[kept:-1])
+            kept = len(tokens) - 1
+        last: FloatArray = self._shared(self._model.forward(tokens[kept:], None, len(tokens) - kept - 1).logits)[0]
+        return last
+
+    def _shared(self, logits: FloatArray) -> FloatArray:
+        """Logits of the tokens that drafter and target both have."""
+        shared: FloatArray = logits[:, : self._shared_vocab]
+        return shared
+
+    def _chain(self, context: Context, depth: int) -> Draft:
+        """The most probable tokens, or those that sample-and-match would draw from the drafter's distribution."""
+        params = context.sampling
+        tokens: list[int] = []
+        logits = self._catch_up(context)
+        while True:
+            before = _with_drafted(context, tokens)
+            if params.temperature == 0:
+                tokens.append(greedy_token(logits, before, params))
+            else:
+                number = uniform(params.seed, len(context) + len(tokens))
+                tokens.append(draw(probabilities(logits, before, params), number))
+            if len(tokens) == depth:
+                return make_chain(tokens, source=self.name)
+            logits = self._shared(self._model.forward(tokens[-1:]).logits)[0]
+
+    def _best_tree(self, context: Context, limit: DraftLimit) -> Draft:
+        """The most probable ``limit.nodes`` nodes."""
+        params = _scoring(context.sampling)
+        rows = self._catch_up(context)[None]
+        tree = GrowingTree(self._model)
+        best: list[int] = []
+        level = [ROOT]
+        for depth in range(limit.depth):
+            for node, logits in zip(level, rows, strict=True):
+                score = tree.nodes[node].score if node != ROOT else 1.0
+                floor = max(_MIN_SCORE, tree.nodes[best[-1]].score if len(best) == limit.nodes else 0.0)
+                probs = probabilities(logits, _with_drafted(context, tree.path(node)), params)
+                for token in _likeliest(probs, floor / score, limit.nodes):
+                    tree.add(token, node, score * float(probs[token]))
+            best = sorted(range(len(tree.nodes)), key=lambda node: -tree.nodes[node].score)[: limit.nodes]
+            level = [node for node in best if tree.nodes[node].depth == depth][: tree.room()]
+            if not level or depth == limit.depth - 1:
+                break
+            rows = self._shared(tree.feed(level))
+        return tree.draft(best, self.name, expected=sum(tree.nodes[node].score for node in best))
+
+    def _drawn(self, context: Context, limit: DraftLimit) -> Draft:
+        """Chains drawn with the drafter's own numbers, one or ``branches`` of them, and their distributions.
+
+        The numbers belong to this step alone: they hang on where it begins, and are counted. Nothing but sizes decides
+        how many nodes are drawn, as exactness demands.
+        """
+        branches = min(self._branches, limit.nodes) if self._kind is Kind.WITHOUT_REPLACEMENT else 1
+        rows = self._catch_up(context)[None]
+        tree = GrowingTree(self._model)
+        probs: dict[int, FloatArray] = {}
+        level = [ROOT]
+        for depth in range(min(limit.depth, limit.nodes // branches)):
+            if depth and tree.room() < len(level):
+                break
+            rows = self._shared(tree.feed(level)) if depth else rows
+            parents, level = level, []
+            for node, logits in zip(parents, rows, strict=True):
+                probs[node] = probabilities(logits, _with_drafted(context, tree.path(node)), context.sampling)
+                level += self._draw_children(context, tree, node, probs[node], 1 if depth else branches)
+        return tree.draft(range(len(tree.nodes)), self.name, self._kind, probs)
+
+    def _draw_children(
+        self, context: Context, tree: GrowingTree, node: int, probs: FloatArray, count: int
+    ) -> list[int]:
+        """``count`` different children of ``node``, fewer if the distribution has fewer tokens."""
+        left, children = probs.copy() if count > 1 else probs, []
+        for _ in range(count):
+            number = uniform(context.sampling.seed, len(context), Stream.DRAFTER, len(tree.nodes))
+            token = draw(left, number)
+            children.append(tree.add(token, node))
+            if count > 1:
+                left[token] = 0
+                if not left.any():
+                    break
+        return children
+
+
+def _with_drafted(context: Context, tokens: Sequence[int]) -> Sequence[int] | TokenArray:
+    """Committed and drafted tokens, for the repetition penalty; none where there is no penalty to read them."""
+    if context.sampling.repetition_penalty == 1.0:
+        return ()
+    return np.concatenate([context.tokens, np.array(tokens, np.int32)])
+
+
+def _scoring(params: SamplingParams) -> SamplingParams:
+    """The settings that score a tree: those in force, or the model's own distribution when decoding is greedy."""
+    if params.temperature > 0:
+        return params
+    return replace(params, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+
+
+def _likeliest(probs: FloatArray, floor: float, most: int) -> list[int]:
+    """At most ``most`` tokens of probability ``floor`` and above, the most probable first."""
+    found = np.flatnonzero(probs >= floor)
+    return [int(token) for token in found[np.argsort(-probs[found], kind="stable")][:most]]

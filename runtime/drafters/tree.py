@@ -1,0 +1,103 @@
+"""A tree of tokens that a model grows level by level, one forward for each level.
+
+A graph masks rows of one forward against each other, not against rows already in the cache. So the rows of branches
+are fed again with every level and forgotten; while there is a single branch, the trunk, its rows stay in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from runtime.draft import Draft, FloatArray, Kind
+from runtime.model import Model, fitting_rows
+
+ROOT = -1
+
+
+@dataclass(frozen=True)
+class Node:
+    """A guessed token behind node ``parent`` (``ROOT``: behind the committed tokens).
+
+    ``score`` is the drafter's probability of the path down to it, where that is why it was chosen.
+    """
+
+    token: int
+    parent: int
+    depth: int
+    score: float
+
+
+class GrowingTree:
+    """Nodes in order of growth, parents first. The model's cache holds the committed tokens, all of them."""
+
+    def __init__(self, model: Model) -> None:
+        self.nodes: list[Node] = []
+        self._model = model
+        self._trunk = ROOT
+        self._branches: list[int] = []
+
+    def add(self, token: int, parent: int, score: float = 0.0) -> int:
+        """A new node; its number."""
+        depth = 0 if parent == ROOT else self.nodes[parent].depth + 1
+        self.nodes.append(Node(token, parent, depth, score))
+        return len(self.nodes) - 1
+
+    def path(self, node: int) -> list[int]:
+        """The tokens from the first guess down to ``node``."""
+        tokens: list[int] = []
+        while node != ROOT:
+            tokens.append(self.nodes[node].token)
+            node = self.nodes[node].parent
+        return tokens[::-1]
+
+    def room(self) -> int:
+        """How many nodes the next level may feed."""
+        return fitting_rows(self._model, self._model.max_rows) - len(self._branches)
+
+    def feed(self, level: Sequence[int]) -> FloatArray:
+        """Logits that follow the nodes of ``level``, ``[len(level), vocab]``: all of one depth, parents fed before."""
+        if len(level) == 1 and not self._branches:
+            self._trunk = level[0]
+            return self._model.forward((self.nodes[self._trunk].token,)).logits
+        first = len(self._branches)
+        self._branches += level
+        row_of = {node: row for row, node in enumerate(self._branches)} | {self._trunk: -1}
+        tokens = [self.nodes[node].token for node in self._branches]
+        parents = [row_of[self.nodes[node].parent] for node in self._branches]
+        trunk_rows = self._model.cache.length
+        logits = self._model.forward(tokens, parents, first).logits
+        self._model.cache.rollback(trunk_rows)
+        return logits
+
+    def draft(
+        self,
+        chosen: Sequence[int],
+        source: str,
+        kind: Kind = Kind.ONE_HOT,
+        probs: Mapping[int, FloatArray] = MappingProxyType({}),
+        expected: float | None = None,
+    ) -> Draft:
+        """``chosen`` nodes, closed under parents, as a draft; ``probs`` is by node here as well as there.
+
+        Depth first, in sibling order: accepted rows that follow one another are kept without a copy.
+        """
+        children: dict[int, list[int]] = {}
+        for node in sorted(chosen):
+            children.setdefault(self.nodes[node].parent, []).append(node)
+        place = {ROOT: ROOT}
+        pending = children.get(ROOT, [])[::-1]
+        while pending:
+            node = pending.pop()
+            place[node] = len(place) - 1
+            pending += children.get(node, [])[::-1]
+        order = [node for node in place if node != ROOT]
+        return Draft(
+            tokens=tuple(self.nodes[node].token for node in order),
+            parents=tuple(place[self.nodes[node].parent] for node in order),
+            kind=kind,
+            probs={place[node]: row for node, row in probs.items() if node in place},
+            expected=expected,
+            source=source,
+        )

@@ -1,0 +1,169 @@
+"""One model on ONNX Runtime: a session, its KV cache, and one way to run rows through it.
+
+Every buffer is allocated when the model is opened, and nothing larger than a step's few integers afterwards. Past and
+present are the same memory, so the graph copies nothing and rollback moves a length.
+
+Graphs as ``export`` writes them take ``tree_bias`` and ``logits_from``. Graphs without them, as other builders write
+them, work as well: drafts are chains then, and every row has its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+from export.manifest import Level
+from memory.plan import LevelPlan
+from runtime.binding import Binding, Buffers, UnsupportedModelError, read_signature
+from runtime.cache import KVCache
+from runtime.context import TokenArray
+from runtime.devices import SafeWidths, even_widths
+from runtime.draft import FloatArray
+
+_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class Output:
+    """``logits``: float32 ``[rows, vocab]``, a view that is valid until the model's next forward."""
+
+    logits: FloatArray
+
+
+class Model(Protocol):
+    """What drafters and the decoding loop need of a model. ``max_rows`` bounds a forward, padding included."""
+
+    cache: KVCache
+    vocab_size: int
+    max_rows: int
+    takes_trees: bool
+
+    def padded(self, rows: int) -> int:
+        """Rows that a forward of ``rows`` rows really runs, and that the cache must have room for."""
+        ...
+
+    def forward(
+        self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
+    ) -> Output:
+        """Runs ``tokens`` behind the cache and appends their rows to it; gives logits from row ``logits_from`` on.
+
+        ``parents[i] < i`` is the row that row i follows, -1 the cache itself, as ``Draft.rows`` gives them; None: each
+        row follows the one before.
+        """
+        ...
+
+    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
+        """Appends the rows of any number of ``tokens`` to the cache, without logits."""
+        ...
+
+
+def fitting_rows(model: Model, wanted: int) -> int:
+    """How many of the ``wanted`` rows one forward can run now, padding included."""
+    room = min(model.max_rows, model.cache.capacity - model.cache.length)
+    while wanted > 0 and model.padded(wanted) > room:
+        wanted -= 1
+    return wanted
+
+
+class OrtModel:
+    """A session with its cache and buffers. ``open`` is the usual way to make one."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        capacity: int,
+        max_rows: int,
+        prefill_chunk: int,
+        widths: SafeWidths | None = None,
+    ) -> None:
+        self._session = session
+        self._signature = read_signature(session)
+        self.widths = even_widths(max_rows) if widths is None else widths
+        self.max_rows = max_rows
+        self.vocab_size = self._signature.vocab_size
+        self.takes_trees = self._signature.takes_trees
+        self.cache = KVCache(self._signature.kv_shapes, self._signature.kv_types, capacity)
+        # Without logits_from every row of a chunk has logits, and the plan has max_rows of them.
+        self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, max_rows)
+        self._buffers = Buffers(self._signature, self.cache, max(self._chunk, max_rows), max_rows)
+        self._bindings: dict[tuple[int, int, bool], Binding] = {}
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path,
+        level: Level,
+        plan: LevelPlan,
+        threads: int | None,
+        prefill_chunk: int,
+        widths: SafeWidths | None = None,
+    ) -> OrtModel:
+        """Opens the graph of ``level`` that has the planned KV type; UnsupportedModelError says why it cannot.
+
+        ``threads`` work on one operator, None leaves the number to ONNX Runtime. ``widths`` None means even ones.
+        """
+        if plan.kv_type not in level.graphs:
+            known = ", ".join(level.graphs)
+            raise UnsupportedModelError(f"{level.name} has no graph for a {plan.kv_type} KV cache; it has: {known}")
+        session = open_session(bundle / level.folder / level.graphs[plan.kv_type], threads)
+        return cls(session, plan.capacity, plan.max_rows, prefill_chunk, widths)
+
+    def padded(self, rows: int) -> int:
+        """See ``Model``."""
+        return self.widths.pad(rows)
+
+    def forward(
+        self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
+    ) -> Output:
+        """See ``Model``. ContextFullError where the cache has no room for the rows, padding included."""
+        rows, width = len(tokens), self.widths.pad(len(tokens))
+        assert 0 <= logits_from < rows <= width <= self.max_rows, (logits_from, rows, width, self.max_rows)
+        assert parents is None or self.takes_trees
+        self.cache.require(width)
+        first = logits_from if self._signature.limits_logits else 0
+        binding = self._binding(width, width - first, parents is not None)
+        binding.fill(tokens, parents, self.cache.length)
+        self._session.run_with_iobinding(binding.io)
+        self.cache.append(tokens)
+        return Output(binding.logits[logits_from - first : rows - first].astype(np.float32, copy=False))
+
+    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
+        """See ``Model``. In chunks as planned, with as few rows of logits as the graph allows."""
+        self.cache.require(len(tokens))
+        for start in range(0, len(tokens), self._chunk):
+            chunk = tokens[start : start + self._chunk]
+            binding = self._binding(len(chunk), 1 if self._signature.limits_logits else len(chunk), tree=False)
+            binding.fill(chunk, None, self.cache.length)
+            self._session.run_with_iobinding(binding.io)
+            self.cache.append(chunk)
+
+    def _binding(self, width: int, logits_rows: int, tree: bool) -> Binding:
+        key = (width, logits_rows, tree)
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = Binding(self._session, self._signature, self._buffers, width, logits_rows, tree)
+            # The last chunks of prompts have all kinds of sizes: those bindings are not kept.
+            if width <= self.max_rows or width == self._chunk:
+                self._bindings[key] = binding
+        return binding
+
+
+def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
+    """A session on the CPU that writes nothing to standard error. ``threads`` None: ONNX Runtime's choice."""
+    if not path.is_file():
+        raise UnsupportedModelError(f"{path} is missing; export the bundle again")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = _ERRORS_ONLY
+    # The mask has another length at every step, and a memory pattern would be kept for each of them.
+    options.enable_mem_pattern = False
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=False)
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(f"ONNX Runtime {ort.__version__} cannot open {path}: {reason}") from None
