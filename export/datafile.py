@@ -1,0 +1,49 @@
+"""The data file beside a graph: aligned room for tensors, written in any order, in place only when it is complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+_PAGE = 4096  # what is at least a page begins at one, so that it can be mapped and used where it lies
+_LINE = 64  # smaller tensors begin at a cache line
+
+
+class DataFile:
+    """``path``, written as ``<path>.part`` until ``finish``. ``report`` is told the bytes of every write."""
+
+    def __init__(self, path: Path, report: Callable[[int], None]) -> None:
+        self.path, self.size, self._report = path, 0, report
+        self._finished = False
+        self._part = path.with_name(path.name + ".part")
+        self._file = self._part.open("wb", buffering=0)
+
+    def reserve(self, count: int) -> int:
+        """Room for ``count`` bytes; returns the position of the first."""
+        align = _PAGE if count >= _PAGE else _LINE
+        position = -(-self.size // align) * align
+        self.size = position + count
+        return position
+
+    def write(self, position: int, array: npt.NDArray[Any]) -> None:
+        """Writes a contiguous array at ``position``."""
+        view = memoryview(array.data).cast("B")
+        self._file.seek(position)
+        while view:  # one call writes at most 2 GiB
+            view = view[self._file.write(view) :]
+        self._report(array.nbytes)
+
+    def finish(self) -> None:
+        """Puts the file in place."""
+        self._file.close()
+        os.replace(self._part, self.path)
+        self._finished = True
+
+    def discard(self) -> None:
+        """Removes what was written, also after ``finish``."""
+        self._file.close()
+        (self.path if self._finished else self._part).unlink(missing_ok=True)
