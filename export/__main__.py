@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; nothing half-written is left, and the same command goes on from what is complete", file=sys.stderr)
+        print(
+            "stopped; nothing half-written is left, and the same command goes on from what is complete", file=sys.stderr
+        )
         return 130
 
 
@@ -73,9 +75,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m export", description="Export a model and its drafters to ONNX.", allow_abbrev=False)
+    parser = _Parser(
+        prog="python -m export", description="Export a model and its drafters to ONNX.", allow_abbrev=False
+    )
     add = parser.add_argument
-    add("--target", "-m", "--model", "-i", "--input", required=True, help="known name, Hugging Face id, folder, or demo")
+    add(
+        "--target", "-m", "--model", "-i", "--input", required=True, help="known name, Hugging Face id, folder, or demo"
+    )
     add("--quant", "-p", "--precision", choices=_WEIGHTS, default="int4", help="how weights are stored (int4)")
     add("--drafter", action="append", help="a drafter, may be repeated, or none (those suggested)")
     add("--intermediate", action="append", help="a model between drafter and target, or none (the one suggested)")

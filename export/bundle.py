@@ -147,7 +147,7 @@ def _finish_level(task: LevelTask, request: ExportRequest, workspace: Workspace,
         workspace.discard(task.job.folder)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise BundleError(
-                f"the disk of {request.output.parent} is full while writing {task.job.name}; free space and run this again"
+                f"the disk of {request.output.parent} is full, writing {task.job.name}; free space and run this again"
             ) from error
         raise
     return level
@@ -232,7 +232,9 @@ def _is_done(output: Path, key: str) -> bool:
 def _planned(task: LevelTask, workspace: Workspace) -> PlannedLevel:
     job, estimate = task.job, estimate_job(task.job, task.shape, task.block_size)
     finished = workspace.finished(job.folder) is not None
-    return PlannedLevel(job.name, job.role, task.model.provenance.id, job.weights, **asdict(estimate), finished=finished)
+    return PlannedLevel(
+        job.name, job.role, task.model.provenance.id, job.weights, **asdict(estimate), finished=finished
+    )
 
 
 def _check_disk(output: Path, planned: Sequence[PlannedLevel], free: int) -> None:

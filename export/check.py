@@ -10,6 +10,7 @@ export did.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from export.pieces import Inputs, PiecedGraph
 from export.recipe import FloatArray, LoweredGraph, MatrixRecipe, TensorSource
 from export.streamed import reference_logits
 
-# Bounds of a check: tokens, float32 logits of one model, and multiply-adds of one forward (some ten seconds on 2 cores).
+# Bounds of a check: tokens, float32 logits of one model, and multiply-adds of one forward (about 10 s on 2 cores).
 MAX_TOKENS = 256
 MAX_LOGITS_BYTES = 128 << 20
 MAX_MULTIPLICATIONS = 500e9
@@ -109,7 +110,7 @@ def make_steps(graph: PiecedGraph, tokens: Sequence[int]) -> tuple[list[Inputs],
     """
     bounds = [0, len(tokens) * 2 // 3, len(tokens) - 1, len(tokens)]
     steps: list[Inputs] = []
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in itertools.pairwise(bounds):
         step = {
             "input_ids": np.array([tokens[first:last]], np.int64),
             "attention_mask": np.ones((1, last), np.int64),

@@ -78,6 +78,6 @@ def unpack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
 def _array(tensor: Any, folder: Path) -> npt.NDArray[Any]:
     """An initializer as an array, mapped from the data file where it is stored there."""
     if not isinstance(tensor, onnx_ir.ExternalTensor):
-        return tensor.numpy()  # type: ignore[no-any-return]
+        return tensor.numpy()
     path, dtype = os.path.join(folder, tensor.location), tensor.dtype.numpy()
     return np.memmap(path, dtype, "r", tensor.offset or 0, tuple(tensor.shape.numpy()))

@@ -7,6 +7,7 @@ values between them are handed on. A graph below that size is one piece: the gra
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class PiecedGraph:
                 size, seen = 0, set()
             size, seen = size + added, seen | fresh
         bounds.append(len(nodes))
-        return tuple(self._piece(first, last) for first, last in zip(bounds, bounds[1:], strict=False))
+        return tuple(self._piece(first, last) for first, last in itertools.pairwise(bounds))
 
     def _piece(self, first: int, last: int) -> Piece:
         nodes = self._proto.graph.node
@@ -146,6 +147,12 @@ _ELEMENT_TYPES = {
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    item = 4 if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT32) else 2
-    item = {onnx.TensorProto.UINT8: 1, onnx.TensorProto.INT8: 1, onnx.TensorProto.INT64: 8}.get(tensor.data_type, item)
-    return int(np.prod(tensor.dims, dtype=np.int64)) * item
+    return int(np.prod(tensor.dims, dtype=np.int64)) * _ITEM_BYTES.get(tensor.data_type, 4)
+
+
+_ITEM_BYTES: dict[int, int] = {
+    onnx.TensorProto.UINT8: 1,
+    onnx.TensorProto.INT8: 1,
+    onnx.TensorProto.FLOAT16: 2,
+    onnx.TensorProto.INT64: 8,
+}

@@ -82,7 +82,13 @@ class ConsoleReporter:
 
     def __init__(self, out: Console, progress: Console) -> None:
         self._out = out
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeElapsedColumn(),
+        )
         self._progress = Progress(*columns, console=progress, transient=not progress.is_terminal)
         self._task: TaskID | None = None
         self._timings: dict[str, Timing] = {}
@@ -188,9 +194,9 @@ def _check_cells(check: Check) -> tuple[str, ...]:
 def _timing_line(name: str, timing: Timing) -> str:
     exported = timing.graph_seconds + timing.weights_seconds
     return (
-        f"{name}: exported in {exported:.1f} s (graph {timing.graph_seconds:.1f}, weights {timing.weights_seconds:.1f}),"
-        f" peak memory {_megabytes(timing.export_peak_bytes)}; check {timing.check_seconds:.1f} s,"
-        f" peak memory {_megabytes(timing.check_peak_bytes)}"
+        f"{name}: exported in {exported:.1f} s (graph {timing.graph_seconds:.1f} s, weights"
+        f" {timing.weights_seconds:.1f} s), peak memory {_megabytes(timing.export_peak_bytes)};"
+        f" check {timing.check_seconds:.1f} s, peak memory {_megabytes(timing.check_peak_bytes)}"
     )
 
 

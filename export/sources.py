@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,13 @@ def describe_model(job: Job, request: ExportRequest) -> Model:
         return Model(load_config(target.config_path), source, target.folder)
     folder = _fetch(job, request, weights=False)
     config = load_config(folder)
-    kind = "random-weights" if request.random_weights else "timing-vehicle" if job.enlarge_like else "trained"
-    revision = resolved_revision(folder)
-    source = Source(target.hub_id or target.name, revision, target.licence or _licence(folder), kind)
+    source = Source(target.hub_id or target.name, resolved_revision(folder), target.licence or _licence(folder))
+    if request.random_weights:
+        return Model(config, replace(source, kind="random-weights"), folder)
     if job.enlarge_like is None:
         return Model(config, source, folder)
     vehicle = Vehicle(Checkpoint(_fetch(job, request, weights=True)), config, job.enlarge_like, request.positions)
-    return Model(vehicle.config, source, folder)
+    return Model(vehicle.config, replace(source, kind="timing-vehicle"), folder)
 
 
 def open_weights(job: Job, request: ExportRequest, model: Model) -> TensorSource:

@@ -48,7 +48,7 @@ def make_streamed(config: PretrainedConfig, source: TensorSource) -> nn.Module:
             module.register_forward_pre_hook(_gather_rows(source, own["weight"]))
         elif own:
             _borrow_parameters(module, source, own)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 @contextmanager
@@ -61,11 +61,11 @@ def _no_parameters() -> Iterator[None]:
             parameter = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_without_storage  # type: ignore[method-assign]
+    nn.Module.register_parameter = register_without_storage
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        nn.Module.register_parameter = register
 
 
 def _aliases(model: Any, source: TensorSource) -> dict[str, str]:
