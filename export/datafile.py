@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import onnx_ir as ir
 
 _PAGE = 4096  # what is at least a page begins at one, so that it can be mapped and used where it lies
 _LINE = 64  # smaller tensors begin at a cache line
@@ -22,11 +24,23 @@ class DataFile:
         self._part = path.with_name(path.name + ".part")
         self._file = self._part.open("wb", buffering=0)
 
-    def reserve(self, count: int) -> int:
-        """Room for ``count`` bytes; returns the position of the first."""
-        align = _PAGE if count >= _PAGE else _LINE
-        position = -(-self.size // align) * align
-        self.size = position + count
+    def place(self, initializer: ir.Value, position: int | None = None) -> int:
+        """Makes the initializer one that lies at ``position``, by default in new room; returns its position."""
+        count = size_of(initializer)
+        if position is None:
+            align = _PAGE if count >= _PAGE else _LINE
+            position = -(-self.size // align) * align
+            self.size = position + count
+        assert initializer.dtype is not None
+        initializer.const_value = ir.ExternalTensor(
+            self.path.name,
+            position,
+            count,
+            initializer.dtype,
+            shape=ir.Shape(dims_of(initializer)),
+            name=str(initializer.name),
+            base_dir=self.path.parent,
+        )
         return position
 
     def write(self, position: int, array: npt.NDArray[Any]) -> None:
@@ -47,3 +61,15 @@ class DataFile:
         """Removes what was written, also after ``finish``."""
         self._file.close()
         (self.path if self._finished else self._part).unlink(missing_ok=True)
+
+
+def dims_of(initializer: ir.Value) -> tuple[int, ...]:
+    """The shape of an initializer, which has one even before it has values."""
+    assert initializer.shape is not None
+    return tuple(int(size) for size in initializer.shape.numpy())
+
+
+def size_of(initializer: ir.Value) -> int:
+    """Bytes of an initializer."""
+    assert initializer.dtype is not None
+    return math.prod(dims_of(initializer)) * int(initializer.dtype.itemsize)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from export.blocks import Quantized, QuantizeError
-from export.datafile import DataFile
+from export.datafile import DataFile, dims_of, size_of
 from export.manifest import PocketspecError
 from export.quantize import Quantizer
 from export.recipe import (
@@ -117,8 +117,11 @@ class _Writer:
         filled = {name for recipe in recipes for name in _targets(recipe)}
         for name, value in list(self._initializers.items()):
             if name not in filled:
-                assert value.const_value is not None, f"no recipe fills initializer {name}"
-                self._constant(name, value.const_value.numpy())
+                tensor = value.const_value
+                assert tensor is not None, f"no recipe fills initializer {name}"
+                if tensor.nbytes >= _INLINE_BYTES:
+                    value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+                    self._constant(name, tensor.numpy())
         with ThreadPoolExecutor(self._threads) as pool:
             try:
                 for recipe in recipes:
@@ -144,7 +147,7 @@ class _Writer:
 
     def _matrix(self, recipe: MatrixRecipe, pool: ThreadPoolExecutor) -> None:
         """Submits the tiles of a matrix and finishes those of earlier ones."""
-        targets = [self._reserve(name) for name in _targets(recipe)]
+        targets = [self._data.place(self._initializers[name]) for name in _targets(recipe)]
         start = 0
         for name in recipe.sources:
             importance = self._importance.get(name)
@@ -175,7 +178,7 @@ class _Writer:
             array = np.concatenate(parts)
             self._place(recipe.name, array.T if recipe.transpose else array)
             return
-        position, start = self._reserve(recipe.name), 0
+        position, start = self._data.place(self._initializers[recipe.name]), 0
         for name in recipe.sources:
             for first, rows in _tiles(self._source, name):
                 array = _converted(recipe, name, rows)
@@ -194,35 +197,21 @@ class _Writer:
         if array.nbytes < _INLINE_BYTES:
             self._place(name, array)
         else:
-            self._data.write(self._reserve(name), np.ascontiguousarray(array))
+            self._data.write(self._data.place(self._initializers[name]), np.ascontiguousarray(array))
 
     def _alias(self, recipe: AliasRecipe) -> None:
         value, same = self._initializers[recipe.name], self._initializers[recipe.of].const_value
         assert same is not None
         if isinstance(same, ir.ExternalTensor):
-            value.const_value = self._external(recipe.name, same.offset or 0)
+            self._data.place(value, same.offset)
         else:
-            self._place(recipe.name, same.numpy().reshape(_dims(value)))
+            self._place(recipe.name, same.numpy().reshape(dims_of(value)))
 
     def _place(self, name: str, array: npt.NDArray[Any]) -> None:
         """Keeps the array in the graph file."""
         value = self._initializers[name]
-        assert array.shape == _dims(value), name
+        assert array.shape == dims_of(value), name
         value.const_value = ir.tensor(np.ascontiguousarray(array), value.dtype, name=name)
-
-    def _reserve(self, name: str) -> int:
-        """Room in the data file for an initializer, which now lies there; returns its position."""
-        value = self._initializers[name]
-        position = self._data.reserve(_size(value))
-        value.const_value = self._external(name, position)
-        return position
-
-    def _external(self, name: str, position: int) -> ir.ExternalTensor:
-        value, place = self._initializers[name], self._data.path
-        assert value.dtype is not None
-        shape = ir.Shape(_dims(value))
-        location, folder = place.name, place.parent
-        return ir.ExternalTensor(location, position, _size(value), value.dtype, shape=shape, name=name, base_dir=folder)
 
 
 def _quantize(
@@ -289,16 +278,6 @@ def _unused(recipes: Collection[Recipe], source: TensorSource) -> tuple[str, ...
 
 
 def _disk_full(folder: Path, graph: LoweredGraph) -> str:
-    needed = sum(map(_size, graph.model.graph.initializers.values()))
+    values = graph.model.graph.initializers.values()
+    needed = sum(size_of(value) if value.const_value is None else value.const_value.nbytes for value in values)
     return f"the disk is full: the weights in {folder} need {needed:,} bytes; free space or give another --output"
-
-
-def _dims(value: ir.Value) -> tuple[int, ...]:
-    assert value.shape is not None
-    return tuple(int(size) for size in value.shape.numpy())
-
-
-def _size(value: ir.Value) -> int:
-    """Bytes of an initializer."""
-    assert value.dtype is not None
-    return math.prod(_dims(value)) * int(value.dtype.itemsize)
