@@ -8,7 +8,6 @@ space in front of its first token, so tokens are decoded behind the ones shown l
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -146,14 +145,3 @@ def _byte_tokens(inner: tokenizers.Tokenizer) -> dict[int, int]:
     ids = {token: value for value in range(256) if (token := inner.token_to_id(f"<0x{value:02X}>")) is not None}
     newline = [token for token, value in ids.items() if value == _NEWLINE]
     return ids if inner.decode(newline) == "\n" else {}
-
-
-def parse_messages(text: str) -> list[Message]:
-    """Messages from JSON ``text``: a list of objects with ``role`` and ``content``."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise TokenizerError(f"messages are not JSON: {error}") from None
-    if not isinstance(data, list) or not all(isinstance(item, dict) and "role" in item for item in data):
-        raise TokenizerError("messages must be a JSON list of objects with 'role' and 'content'")
-    return data

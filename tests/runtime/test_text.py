@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
 from runtime.template import ChatTemplate, ChatTemplateError, read_chat_template, read_special_tokens
-from runtime.text import TextStream, Tokenizer, TokenizerError, parse_messages
+from runtime.text import TextStream, Tokenizer, TokenizerError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 HARD_TEXT = "naïve café 👩‍👩‍👧 日本語のテキスト नमस्ते é́ \n\n  two  spaces\ttab � 🇩🇪 end"
@@ -219,12 +219,8 @@ def test_missing_and_broken_tokenizers_are_refused(tmp_path: Path) -> None:
         Tokenizer.open(tmp_path)
 
 
-def test_chat_without_a_template_and_bad_messages_are_refused() -> None:
+def test_chat_without_a_template_and_broken_text_are_refused() -> None:
     with pytest.raises(TokenizerError, match="no chat template"):
         MADE["byte-level"].encode_chat([{"role": "user", "content": "hi"}])
     with pytest.raises(TokenizerError, match="not valid Unicode"):
         MADE["byte-level"].encode("\udce4")
-    with pytest.raises(TokenizerError, match="must be a JSON list"):
-        parse_messages('{"role": "user"}')
-    with pytest.raises(TokenizerError, match="not JSON"):
-        parse_messages("hello")

@@ -1,0 +1,198 @@
+"""Measures decoding: contenders take turns on the same prompts in one process, so that a slow minute hits them all.
+
+A contender is plain decoding of one row a step (``plain``), plain decoding at the width that agrees bit for bit with
+wider steps (``plain-safe``), or a drafter with a shape and a size (``suffix-chain7``, ``NAME-tree8``). Prompts are in
+the KV cache before the clock of a step starts: these are speeds of decoding, not of reading prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from export.manifest import PocketspecError
+from runtime.decode import Step
+from runtime.devices import any_width
+from runtime.engine import Engine
+from runtime.model import OrtModel
+from runtime.speculation import PLAIN, Shape, Speculation
+from runtime.stop import StopRule
+
+SEPARATOR = "<|endoftext|>"
+# Rows of KV cache behind which the cost of rows is measured: a conversation, not an empty cache.
+_PAST_ROWS = 128
+_FORWARDS = 15
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to decode. ``single_rows``: run one row a step where the engine would pad it."""
+
+    name: str
+    speculation: Speculation
+    single_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One contender over all prompts once. Times in seconds; ``session_seconds`` were spent inside ONNX Runtime."""
+
+    tokens: int
+    steps: int
+    drafted: int
+    accepted: int
+    draft_seconds: float
+    target_seconds: float
+    step_seconds: float
+    session_seconds: float
+    answers: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of the steps."""
+        return self.tokens / self.step_seconds
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Seconds per step outside ONNX Runtime."""
+        return (self.step_seconds - self.session_seconds) / self.steps
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and range over the repeats."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The spread of ``values``."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def parse_contender(text: str) -> Contender:
+    """A contender from its name; PocketspecError says how names are made."""
+    if text == "plain":
+        return Contender(text, PLAIN, single_rows=True)
+    if text == "plain-safe":
+        return Contender(text, PLAIN)
+    match = re.fullmatch(r"(.+)-(chain|tree)(\d+)", text)
+    if not match:
+        raise PocketspecError(
+            f"no contender {text!r}; write plain, plain-safe, or a drafter with shape and size such as suffix-chain7"
+        )
+    shape: Shape = "tree" if match[2] == "tree" else "chain"
+    return Contender(text, Speculation(match[1], int(match[3]), shape))
+
+
+def read_prompts(path: Path, count: int | None) -> list[str]:
+    """Prompts from a file: JSON lines with ``prompt`` or ``turns``, texts between ``<|endoftext|>``, or plain lines."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PocketspecError(f"cannot read prompts from {path}: {error}") from None
+    if path.suffix == ".jsonl":
+        prompts = [_json_prompt(line, path, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    else:
+        prompts = [part.strip() for part in (text.split(SEPARATOR) if SEPARATOR in text else text.splitlines())]
+    prompts = [prompt for prompt in prompts if prompt][:count]
+    if not prompts:
+        raise PocketspecError(f"{path} has no prompts")
+    return prompts
+
+
+def _json_prompt(line: str, path: Path, number: int) -> str:
+    try:
+        record = json.loads(line)
+        prompt = record["prompt"] if "prompt" in record else record["turns"][0]
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise PocketspecError(f"{path}, line {number}: not a JSON object with 'prompt' or 'turns'") from None
+    return str(prompt)
+
+
+class Bench:
+    """Runs contenders on an engine; every answer has at most ``max_new_tokens``, fewer where an end token comes."""
+
+    def __init__(self, engine: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        self._engine, self._prompts, self._max_new_tokens = engine, prompts, max_new_tokens
+        self._safe = engine.target.widths
+
+    def measure(
+        self, contenders: Sequence[Contender], repeats: int, report: Callable[[str], None] = lambda line: None
+    ) -> dict[str, list[Run]]:
+        """Every contender ``repeats`` times, taking turns, each time another one first. A first answer warms up."""
+        for contender in contenders:
+            self._run(contender, self._prompts[:1])
+        runs: dict[str, list[Run]] = {contender.name: [] for contender in contenders}
+        for repeat in range(repeats):
+            first = repeat % len(contenders)
+            for contender in [*contenders[first:], *contenders[:first]]:
+                run = self._run(contender, self._prompts)
+                runs[contender.name].append(run)
+                report(f"repeat {repeat + 1}: {contender.name} {run.tokens_per_second:.1f} tokens/s")
+        return runs
+
+    def _run(self, contender: Contender, prompts: Sequence[Sequence[int]]) -> Run:
+        target = self._engine.target
+        target.widths = any_width(target.max_rows) if contender.single_rows else self._safe
+        steps: list[Step] = []
+        answers, inside = [], 0.0
+        try:
+            for prompt in prompts:
+                answer, seconds = self._answer(prompt, contender.speculation)
+                steps += answer
+                inside += seconds
+                answers.append(tuple(token for step in answer for token in step.tokens))
+        finally:
+            target.widths = self._safe
+        return Run(
+            tokens=sum(len(step.tokens) for step in steps),
+            steps=len(steps),
+            drafted=sum(step.num_drafted for step in steps),
+            accepted=sum(step.num_accepted for step in steps),
+            draft_seconds=sum(step.draft_seconds for step in steps),
+            target_seconds=sum(step.target_seconds for step in steps),
+            step_seconds=sum(step.seconds for step in steps),
+            session_seconds=inside,
+            answers=tuple(answers),
+        )
+
+    def _answer(self, prompt: Sequence[int], speculation: Speculation) -> tuple[list[Step], float]:
+        """The steps of one answer, and their seconds inside ONNX Runtime. A step thrown away reads the prompt."""
+        eos = self._engine.manifest.target.vocabulary.eos_token_ids
+        next(self._engine.steps(prompt, stop=StopRule(), speculation=speculation))
+        before = self._session_seconds()
+        rule = StopRule(eos=eos, max_new_tokens=self._max_new_tokens)
+        steps = list(self._engine.steps(prompt, stop=rule, speculation=speculation))
+        return steps, self._session_seconds() - before
+
+    def _session_seconds(self) -> float:
+        return sum(model.session_seconds for model in (self._engine.target, *self._engine.drafters.values()))
+
+
+def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:
+    """Seconds of a forward of so many rows behind 128 rows of cache, not padded. The cache is left empty."""
+    widths, model.widths = model.widths, any_width(model.max_rows)
+    past = min(_PAST_ROWS, model.cache.capacity - model.max_rows)
+    times: dict[int, list[float]] = {count: [] for count in rows if count <= model.max_rows}
+    try:
+        model.cache.rollback(0)
+        model.prefill([0] * past)
+        for turn in range(_FORWARDS + 1):
+            for count, seconds in times.items():
+                start = perf_counter()
+                model.forward([0] * count)
+                if turn:  # the first of each warms up
+                    seconds.append(perf_counter() - start)
+                model.cache.rollback(past)
+    finally:
+        model.cache.rollback(0)
+        model.widths = widths
+    return {count: spread(seconds) for count, seconds in times.items()}

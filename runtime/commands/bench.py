@@ -1,0 +1,138 @@
+"""``python -m runtime bench``: plain and speculative decoding side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.manifest import PocketspecError
+from runtime.commands import options as shared
+
+if TYPE_CHECKING:
+    from runtime.bench import Contender
+    from runtime.bench_report import Report
+    from runtime.engine import Engine
+
+_PROMPTS = (
+    "Write a bedtime story about a lantern that was afraid of the dark.",
+    "Explain in a few sentences why the sky is blue.",
+    "Once upon a time, there was a little girl named Lily. She loved to play outside.",
+    "List five things to pack for a day at the sea, and say why each is useful.",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    shared.add_bundle(parser)
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines (prompt or turns), texts between <|endoftext|>, or lines",
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="the first N prompts only")
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="the first N tokens of every prompt only")
+    parser.add_argument("--raw", action="store_true", help="continue prompts as they are, without the chat template")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="most tokens of an answer (default: 64)")
+    parser.add_argument(
+        "--compare",
+        metavar="NAMES",
+        help="contenders, with commas: plain (one row a step), plain-safe, DRAFTER-chainN, DRAFTER-treeN",
+    )
+    parser.add_argument("--baseline", metavar="NAME", help="what ratios refer to (default: the first contender)")
+    parser.add_argument("--repeat", type=int, default=3, metavar="R", help="repeats, contenders in turns (default: 3)")
+    parser.add_argument("--rows", metavar="COUNTS", help="also time forwards of so many rows, as in 1,2,4,8,16")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the report to FILE.md or FILE.json")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, then prints the table."""
+    from runtime.bench import Bench, measure_rows
+    from runtime.bench_report import Report
+    from runtime.stats import read_memory
+
+    _check(options)
+    contenders = _contenders(options)
+    rows = _rows(options.rows)
+    drafters = tuple(dict.fromkeys(contender.speculation.drafter for contender in contenders))
+    sizes = [contender.speculation.draft_size or 1 for contender in contenders]
+    with shared.open_engine(options, drafters, max([*sizes, *(count - 1 for count in rows)])) as engine:
+        prompts = _prompts(engine, options)
+        runs = Bench(engine, prompts, options.tokens).measure(contenders, options.repeat, shared.say)
+        names = [contender.name for contender in contenders]
+        levels = {engine.manifest.target.name: engine.target, **engine.drafters} if rows else {}
+        report = Report(
+            command=f"python -m runtime {shlex.join(sys.argv[1:])}",
+            manifest=engine.manifest,
+            plan=engine.plan,
+            prompts=f"{len(prompts)} prompts from {options.prompts or 'this package'}",
+            max_new_tokens=options.tokens,
+            baseline=options.baseline or names[0],
+            reference="plain-safe" if "plain-safe" in names else names[0],
+            runs=runs,
+            rows={name: measure_rows(model, rows) for name, model in levels.items()},
+            memory=read_memory(),
+        )
+    text = "\n".join(report.lines())
+    print(text)
+    if options.output is not None:
+        _write(options.output, text, report)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("count", "prompt_tokens", "tokens", "repeat"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise PocketspecError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+    if options.output is not None and options.output.suffix not in (".md", ".json"):
+        raise PocketspecError(f"--output {options.output}: the name must end in .md or .json")
+
+
+def _contenders(options: argparse.Namespace) -> list[Contender]:
+    from runtime.bench import parse_contender
+    from runtime.foreign import read_bundle
+
+    levels = [level.name for level in read_bundle(options.bundle).drafters()]
+    names = (options.compare or ",".join(["plain", "plain-safe", *(f"{name}-chain3" for name in levels[:1])])).split(
+        ","
+    )
+    contenders = [parse_contender(name.strip()) for name in names]
+    for contender in contenders:
+        if contender.speculation.drafter not in (*levels, "suffix", "none"):
+            known = ", ".join([*levels, "suffix"])
+            raise PocketspecError(f"no drafter {contender.speculation.drafter!r} in the bundle; there are: {known}")
+    if options.baseline is not None and options.baseline not in names:
+        raise PocketspecError(f"--baseline {options.baseline} is not among the contenders: {', '.join(names)}")
+    return contenders
+
+
+def _rows(text: str | None) -> list[int]:
+    if text is None:
+        return []
+    try:
+        rows = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise PocketspecError(f"--rows {text}: write counts with commas, as in 1,2,4,8,16") from None
+    if min(rows) < 1:
+        raise PocketspecError(f"--rows {text}: a forward has at least 1 row")
+    return rows
+
+
+def _prompts(engine: Engine, options: argparse.Namespace) -> list[list[int]]:
+    from runtime.bench import read_prompts
+
+    texts = read_prompts(options.prompts, options.count) if options.prompts else list(_PROMPTS[: options.count])
+    return [engine.encode(text, raw=options.raw)[: options.prompt_tokens] for text in texts]
+
+
+def _write(path: Path, text: str, report: Report) -> None:
+    content = text if path.suffix == ".md" else json.dumps(report.to_json(), indent=2)
+    try:
+        path.write_text(content + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PocketspecError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,63 @@
+"""``python -m runtime chat``: a conversation, a line at a time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Generator
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+from export.manifest import PocketspecError
+from runtime.commands import options as shared
+
+if TYPE_CHECKING:
+    from runtime.engine import TextChunk
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    shared.add_bundle(parser)
+    parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
+    shared.add_speculation(parser)
+    shared.add_sampling(parser)
+    parser.add_argument("--stats", action="store_true", help="a line of statistics after every answer")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answers every line of standard input until it ends. Ctrl-C ends an answer, a second one the conversation."""
+    from runtime.conversation import Conversation
+
+    sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    with shared.open_for(options, speculation) as engine:
+        if engine.tokenizer.template is None:
+            raise PocketspecError("this model has no chat template and cannot chat; use generate --raw")
+        conversation = Conversation(
+            engine,
+            options.system,
+            sampling=sampling,
+            max_new_tokens=options.max_new_tokens,
+            stop=options.stop,
+            speculation=speculation,
+        )
+        while (line := _read_line()) is not None:
+            if line.strip():
+                _answer(conversation.say(line), options.stats)
+    return 0
+
+
+def _read_line() -> str | None:
+    """The next line, None at the end of input. The mark in front of it goes to standard error, with the notes."""
+    print("> ", end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    return line.removesuffix("\n") if line else None
+
+
+def _answer(answer: Generator[TextChunk, None, None], stats: bool) -> None:
+    chunk = None
+    with closing(answer), suppress(KeyboardInterrupt):
+        for chunk in answer:
+            print(chunk.text, end="", flush=True)
+    print()
+    if stats and chunk is not None:
+        print(chunk.stats.line(), file=sys.stderr)

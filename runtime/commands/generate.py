@@ -1,0 +1,140 @@
+"""``python -m runtime generate``: one answer, streamed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.manifest import PocketspecError
+from runtime.commands import options as shared
+
+if TYPE_CHECKING:
+    from runtime.decode import Step
+    from runtime.engine import Engine, Prompt, TextChunk
+
+_INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    shared.add_bundle(parser)
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - or none: read standard input")
+    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from FILE")
+    parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
+    parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
+    shared.add_speculation(parser)
+    shared.add_sampling(parser)
+    parser.add_argument("--stats", action="store_true", help="one line of statistics on standard error")
+    parser.add_argument("--json", action="store_true", help="one JSON object with text, tokens and statistics")
+    parser.add_argument("--verbose", action="store_true", help="the plan, and a line for every step")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Generates; an interrupted answer is kept and ends with exit code 130."""
+    sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    text = read_prompt(options.prompt, options.prompt_file)
+    with shared.open_for(options, speculation) as engine:
+        prompt = make_prompt(engine, text, options.system, options.raw)
+        if options.verbose:
+            _show_plan(engine)
+        answer = engine.generate(
+            prompt,
+            sampling=sampling,
+            max_new_tokens=options.max_new_tokens,
+            stop=options.stop,
+            raw=options.raw,
+            speculation=speculation,
+        )
+        chunks: list[TextChunk] = []
+        code = 0
+        with closing(answer):
+            try:
+                for chunk in answer:
+                    chunks.append(chunk)
+                    _show(chunk, len(chunks), options)
+            except KeyboardInterrupt:
+                code = _INTERRUPTED
+        _finish(engine, chunks, options, sampling.seed)
+    return code
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt from the command line, a file or standard input; one line break at the end of the latter two goes."""
+    if prompt not in (None, "-") and file is not None:
+        raise PocketspecError("a prompt and --prompt-file contradict each other; drop one")
+    if file is not None:
+        try:
+            data, where = file.read_bytes(), str(file)
+        except OSError as error:
+            raise PocketspecError(f"cannot read the prompt from {file}: {error.strerror}") from None
+    elif prompt is None or prompt == "-":
+        if prompt is None and sys.stdin.isatty():
+            raise PocketspecError("no prompt; pass one as the last argument, with --prompt-file, or on standard input")
+        data, where = sys.stdin.buffer.read(), "standard input"
+    else:
+        return prompt
+    try:
+        return data.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise PocketspecError(f"the prompt from {where} is not UTF-8 text at byte {error.start}") from None
+
+
+def make_prompt(engine: Engine, text: str, system: str | None, raw: bool) -> Prompt:
+    """What the engine is asked: messages for a model that chats, the text itself for one that continues."""
+    if raw or engine.tokenizer.template is None:
+        if system is not None:
+            reason = "--raw sends the prompt as it is" if raw else "this model has no chat template"
+            raise PocketspecError(f"{reason}, so there is no place for --system; put it into the prompt")
+        if not raw:
+            shared.say("this model has no chat template: the prompt is continued as it is, as with --raw")
+        return text
+    messages = [{"role": "user", "content": text}]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def _show(chunk: TextChunk, number: int, options: argparse.Namespace) -> None:
+    if not options.json:
+        print(chunk.text, end="", flush=True)
+    if options.verbose:
+        print(_step_line(number, chunk.step), file=sys.stderr)
+
+
+def _finish(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace, seed: int) -> None:
+    """What follows the text: a line break on a terminal, statistics, or the JSON object."""
+    if options.json:
+        print(json.dumps(_report(engine, chunks, options, seed), ensure_ascii=False))
+    elif sys.stdout.isatty():
+        print()
+    if options.stats and chunks:
+        seeded = f"; seed {seed}" if options.temperature > 0 else ""
+        print(f"{chunks[-1].stats.line()}{seeded}", file=sys.stderr)
+
+
+def _report(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    return {
+        "bundle": engine.manifest.name,
+        "text": "".join(chunk.text for chunk in chunks),
+        "finish": (chunks[-1].step.finish or "interrupted") if chunks else "interrupted",
+        "tokens": [token for chunk in chunks for token in chunk.step.tokens],
+        "sources": [source for chunk in chunks for source in chunk.step.sources],
+        "seed": seed if options.temperature > 0 else None,
+        "stats": chunks[-1].stats.to_json() if chunks else None,
+    }
+
+
+def _show_plan(engine: Engine) -> None:
+    from runtime.inspect import plan_lines
+
+    for line in plan_lines(engine.plan):
+        print(line, file=sys.stderr)
+
+
+def _step_line(number: int, step: Step) -> str:
+    times = f"draft {step.draft_seconds * 1e3:.1f} ms, target {step.target_seconds * 1e3:.1f} ms"
+    who = " ".join(step.sources)
+    end = f", end: {step.finish}" if step.finish else ""
+    return f"step {number}: accepted {step.num_accepted} of {step.num_drafted}, tokens from {who}; {times}{end}"

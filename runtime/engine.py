@@ -1,0 +1,218 @@
+"""The engine: plans, opens what is planned, decodes, and turns tokens into text. The one place where parts meet.
+
+>>> with Engine.open(Path("bundles/demo-int4")) as engine:
+...     for chunk in engine.generate("Write a bedtime story.", max_new_tokens=100):
+...         print(chunk.text, end="")
+
+An answer is a generator: closing it cancels, and the engine can be used on. Of every prompt, the part that the KV cache
+still holds from the last answer is not computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+from export.manifest import Level, Manifest, verify_files
+from memory.plan import Plan, Request, make_plan
+from runtime.cache import ContextFullError
+from runtime.context import Context, shared_prefix
+from runtime.decode import Step, StopRule, decode
+from runtime.devices import SafeWidths, any_width, find_safe_widths
+from runtime.foreign import is_foreign, read_bundle
+from runtime.model import OrtModel
+from runtime.record import check_files, device_key, recall
+from runtime.sampling import SamplingParams
+from runtime.speculation import Speculation, Speculator
+from runtime.stats import GenerationStats, read_memory
+from runtime.stop import StopRule as TextStopRule
+from runtime.stop import StopText
+from runtime.template import Message
+from runtime.text import TextStream, Tokenizer
+
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class TextChunk:
+    """What one step brought: ``text`` that may be shown now (possibly none), the step, and the statistics so far."""
+
+    text: str
+    step: Step
+    stats: GenerationStats
+
+
+class Engine:
+    """An open bundle. ``Engine.open`` makes one; everything in ``plan`` is open, and nothing else."""
+
+    def __init__(
+        self, manifest: Manifest, plan: Plan, tokenizer: Tokenizer, target: OrtModel, drafters: Mapping[str, OrtModel]
+    ) -> None:
+        self.manifest, self.plan, self.tokenizer = manifest, plan, tokenizer
+        self.target, self.drafters = target, dict(drafters)
+        self._speculator = Speculator(target, drafters, plan.max_draft)
+        self._context = Context(plan.context, SamplingParams())
+        self._answer: Generator[Step, None, None] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path | str,
+        request: Request | None = None,
+        *,
+        plan: Plan | None = None,
+        verify: bool = False,
+        notify: Callable[[str], None] = lambda line: None,
+    ) -> Engine:
+        """Opens ``bundle`` within ``request``, or as an own ``plan`` says.
+
+        ``verify`` hashes all files even if they seem unchanged since the last open. ``notify`` is told, one line each,
+        what a user should know: what the plan gave up, and whether output is exact. Errors are PocketspecError.
+        """
+        bundle = Path(bundle)
+        manifest = read_bundle(bundle)
+        if verify:
+            verify_files(bundle, manifest)
+        elif not is_foreign(bundle):
+            check_files(bundle, manifest)
+        request = request or Request()
+        plan = plan or make_plan(manifest, request)
+        for line in plan.given_up:
+            notify(f"to fit {plan.budget_bytes} bytes: {line}")
+        tokenizer = Tokenizer.open(bundle)
+        target = _open_target(bundle, manifest, plan, notify)
+        return cls(manifest, plan, tokenizer, target, _open_drafters(bundle, manifest, plan))
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends a running answer. Memory goes with the last reference to the engine."""
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
+
+    def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
+        """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids."""
+        if isinstance(prompt, str):
+            if raw or self.tokenizer.template is None:
+                return self.tokenizer.encode(prompt)
+            return self.tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        ids = [item for item in prompt if isinstance(item, int)]
+        if len(ids) == len(prompt):
+            return ids
+        return self.tokenizer.encode_chat([item for item in prompt if not isinstance(item, int)])
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        sampling: SamplingParams | None = None,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        raw: bool = False,
+        ignore_eos: bool = False,
+        speculation: Speculation | None = None,
+    ) -> Generator[TextChunk, None, None]:
+        """Answers ``prompt`` chunk by chunk; the chunks' texts put together are the answer.
+
+        Without ``max_new_tokens`` an answer may fill the context. A text that is not answered but continued (``raw``,
+        or no chat template) keeps its spacing at the seam. A running answer ends when another begins.
+        """
+        tokens = self.encode(prompt, raw=raw)
+        chat = not raw and self.tokenizer.template is not None
+        before = () if chat else tokens
+        eos = () if ignore_eos else self.manifest.target.vocabulary.eos_token_ids
+        rule = TextStopRule(
+            eos=eos,
+            strings=stop,
+            max_new_tokens=max_new_tokens,
+            stream=TextStream(self.tokenizer, before) if stop else None,
+        )
+        steps = self.steps(tokens, stop=rule, sampling=sampling, speculation=speculation)
+        stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
+        return self._chunks(steps, stats, TextStream(self.tokenizer, before), StopText(stop))
+
+    def steps(
+        self,
+        tokens: Sequence[int],
+        *,
+        stop: StopRule,
+        sampling: SamplingParams | None = None,
+        speculation: Speculation | None = None,
+    ) -> Generator[Step, None, None]:
+        """Continues ``tokens`` step by step: the loop without text. A running answer ends when another begins."""
+        self.close()
+        sampling = sampling or SamplingParams()
+        strategy = self._speculator.strategy(speculation or Speculation(), sampling)
+        _refuse_long(len(tokens), self._context.capacity)
+        self._context.truncate(0)
+        self._context.append(tokens)
+        self._context.sampling = sampling
+        self._answer = decode(
+            self.target, self._context, strategy.drafters, strategy.scheduler, strategy.verifier, stop
+        )
+        return self._answer
+
+    @staticmethod
+    def _chunks(
+        steps: Generator[Step, None, None], stats: GenerationStats, stream: TextStream, shown: StopText
+    ) -> Generator[TextChunk, None, None]:
+        start = perf_counter()
+        with closing(steps):
+            for step in steps:
+                stats = stats.after(step, perf_counter() - start)
+                text = shown.feed(stream.feed(step.tokens[:-1] if step.finish == "eos" else step.tokens))
+                if step.finish is not None:
+                    text += shown.feed(stream.flush()) + shown.flush()
+                    stats = replace(stats, memory=read_memory())
+                yield TextChunk(text, step, stats)
+
+
+def _open_target(bundle: Path, manifest: Manifest, plan: Plan, notify: Callable[[str], None]) -> OrtModel:
+    """The target, at the widths that agree bit for bit on this device; those are found out once."""
+    level = manifest.target
+    model = _open_level(bundle, level, plan)
+
+    def find() -> dict[str, Any]:
+        notify("testing which row counts agree bit for bit (once for this model on this device)")
+        return asdict(find_safe_widths(model))
+
+    hashes = {name: entry.sha256 for name, entry in manifest.files.items() if ".onnx" in name}
+    key = [device_key(), hashes, plan.threads, model.max_rows]
+    name = f"widths-{plan.threads or 'all'}-{model.max_rows}"
+    found = find() if is_foreign(bundle) else recall(bundle, name, key, find)
+    model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
+    if not model.widths.exact:
+        notify("no two row counts agree bit for bit here: speculation is exact up to near ties")
+    return model
+
+
+def _open_drafters(bundle: Path, manifest: Manifest, plan: Plan) -> dict[str, OrtModel]:
+    planned = (manifest.level(level.name) for level in plan.levels)
+    return {level.name: _open_level(bundle, level, plan) for level in planned if level.role == "drafter"}
+
+
+def _open_level(bundle: Path, level: Level, plan: Plan) -> OrtModel:
+    planned = plan.level(level.name)
+    assert planned is not None, level.name
+    return OrtModel.open(bundle, level, planned, plan.threads, plan.prefill_chunk, any_width(planned.max_rows))
+
+
+def _refuse_long(num_tokens: int, capacity: int) -> None:
+    """Before anything is computed, and not at the first step."""
+    if not 1 <= num_tokens < capacity:
+        raise ContextFullError(
+            f"a prompt of {num_tokens} tokens; allowed are 1 to {capacity - 1} in a context of {capacity}:"
+            " shorten the text or open the bundle with a larger context"
+        )

@@ -1,0 +1,97 @@
+"""What was found out about a bundle on this device, kept so that it is found out once.
+
+Records are small JSON files in ``.device`` inside the bundle, or in the user's cache where the bundle cannot be
+written. They are no part of the bundle's hashes, and losing them costs time only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from export.manifest import Manifest, dump_manifest, verify_files
+
+
+def device_folder(bundle: Path) -> Path:
+    """Where records of ``bundle`` are kept on this device; it may not exist yet."""
+    if os.access(bundle, os.W_OK):
+        return bundle / ".device"
+    name = hashlib.sha256(str(bundle.resolve()).encode()).hexdigest()[:16]
+    return _user_cache() / "pocketspec" / name
+
+
+def recall(bundle: Path, name: str, key: Any, find: Callable[[], Any]) -> Any:
+    """The value recorded as ``name`` for ``key`` (both JSON data), or else what ``find`` returns, which is recorded."""
+    path = device_folder(bundle) / f"{name}.json"
+    key = json.loads(json.dumps(key))
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if entry["key"] == key:
+            return entry["value"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no record yet, or a damaged one: found out again
+    value = find()
+    _write(path, json.dumps({"key": key, "value": value}))
+    return value
+
+
+def check_files(bundle: Path, manifest: Manifest) -> None:
+    """ManifestError if a file of the bundle is not the one exported. Full hashes are taken at the first open, and again
+    when a file's size, time of change or inode is another than then."""
+    files = {name: _identity(bundle / name) for name in manifest.files}
+
+    def find() -> bool:
+        verify_files(bundle, manifest)
+        return True
+
+    recall(bundle, "files", [hashlib.sha256(dump_manifest(manifest).encode()).hexdigest(), files], find)
+
+
+def device_key() -> list[str]:
+    """What the numerics of kernels depend on besides the model: processor, its features, and ONNX Runtime."""
+    import onnxruntime  # here, so that reading records stays light
+
+    return [platform.machine(), _cpu_name(), onnxruntime.__version__]
+
+
+def _identity(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _cpu_name() -> str:
+    """Model name and feature flags of the first processor, hashed where they are long."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16]
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home()))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a record; a folder that cannot be written, or a full disk, costs the record only."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""Who guesses and how guesses are judged: names a user knows, turned into drafter, scheduler and verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from export.manifest import PocketspecError
+from runtime.draft import DraftLimit, Kind
+from runtime.drafters import Drafter
+from runtime.drafters.small import SmallDrafter
+from runtime.drafters.suffix import SuffixDrafter
+from runtime.model import Model, OrtModel
+from runtime.sampling import SamplingParams
+from runtime.scheduler import FixedScheduler
+from runtime.verify import Verifier
+from runtime.verify.block import BlockVerifier
+from runtime.verify.greedy import GreedyVerifier
+from runtime.verify.match import MatchVerifier
+from runtime.verify.recursive import RecursiveVerifier
+
+AUTO, NONE, SUFFIX = "auto", "none", "suffix"
+
+Shape = Literal["chain", "tree"]
+
+# Nodes of a draft when the user does not say. One row less than an even number of rows, so that no dummy row is needed;
+# a chain of 3 did best on the CPU with ONNX Runtime's own int4 kernels (1.91 x, a chain of 7: 1.64 x).
+DEFAULT_NODES: Mapping[Shape, int] = {"chain": 3, "tree": 7}
+# A suffix match is right for long stretches or not at all, and it says how far it trusts itself.
+_SUFFIX_NODES = 7
+
+VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
+    "greedy": GreedyVerifier,
+    "match": MatchVerifier,
+    "block": BlockVerifier,
+    "recursive": RecursiveVerifier,
+}
+# The rules that use how a draft was drawn, for each shape; other rules get the most probable tokens.
+_DRAWN: Mapping[Shape, Kind] = {"chain": Kind.INDEPENDENT, "tree": Kind.WITHOUT_REPLACEMENT}
+_NEED_DRAWN = ("block", "recursive")
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """How to speculate.
+
+    ``drafter`` is "auto" (the bundle's first drafter, or else "suffix"), "none" (plain decoding), "suffix" (repetition
+    in prompt and answer), or the name of a drafter in the bundle. ``draft_size`` is the most nodes of a draft, None: a
+    default for its shape. ``acceptance`` None means greedy at temperature 0 and "match" above.
+    """
+
+    drafter: str = AUTO
+    draft_size: int | None = None
+    shape: Shape = "chain"
+    acceptance: str | None = None
+
+
+PLAIN = Speculation(drafter=NONE)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What the decoding loop is given."""
+
+    drafters: Mapping[str, Drafter]
+    scheduler: FixedScheduler
+    verifier: Verifier
+
+
+class Speculator:
+    """Makes strategies for one target. Drafters are made once, so that what they have learnt or cached is kept.
+
+    ``levels`` are the drafter models that are open, ``max_draft`` the most nodes that were planned.
+    """
+
+    def __init__(self, target: Model, levels: Mapping[str, OrtModel], max_draft: int) -> None:
+        self._target, self._levels, self._max_draft = target, dict(levels), max_draft
+        self._drafters: dict[tuple[str, Shape, Kind], Drafter] = {}
+
+    def strategy(self, speculation: Speculation, sampling: SamplingParams) -> Strategy:
+        """The strategy for one answer; PocketspecError for what cannot be."""
+        acceptance = _acceptance(speculation, sampling)
+        verifier = VERIFIERS[acceptance]()
+        name = self.drafter_name(speculation.drafter)
+        if name is None:
+            return Strategy({}, FixedScheduler(), verifier)
+        limit = self._limit(speculation, name)
+        kind = _DRAWN[speculation.shape] if acceptance in _NEED_DRAWN else Kind.ONE_HOT
+        return Strategy({name: self._drafter(name, speculation.shape, kind)}, FixedScheduler(name, limit), verifier)
+
+    def drafter_name(self, name: str) -> str | None:
+        """The drafter that ``name`` stands for, None for plain decoding; an unknown name lists those there are."""
+        if name == AUTO:
+            return next(iter(self._levels), SUFFIX)
+        if name == NONE:
+            return None
+        if name == SUFFIX or name in self._levels:
+            return name
+        raise PocketspecError(f"no drafter {name!r} is open; there are: {', '.join(known_drafters(self._levels))}")
+
+    def _drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
+        key = (name, shape, kind)
+        if key not in self._drafters:
+            vocabulary = self._target.vocab_size
+            self._drafters[key] = (
+                SuffixDrafter()
+                if name == SUFFIX
+                else SmallDrafter(self._levels[name], vocabulary, name, shape=shape, kind=kind)
+            )
+        return self._drafters[key]
+
+    def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
+        shape, size = speculation.shape, speculation.draft_size
+        if shape not in DEFAULT_NODES:
+            raise PocketspecError(f"no draft shape {shape!r}; there are: {', '.join(DEFAULT_NODES)}")
+        if shape == "tree" and not self._target.takes_trees:
+            raise PocketspecError("this bundle's target cannot verify trees; ask for shape chain, or export it again")
+        if speculation.acceptance == "block" and shape == "tree":
+            raise PocketspecError("acceptance 'block' judges chains; ask for shape chain, or for acceptance recursive")
+        if size is not None and not 1 <= size <= self._max_draft:
+            raise PocketspecError(
+                f"a draft size of {size}; the plan allows 1 to {self._max_draft} (drafter none is plain decoding)"
+            )
+        nodes = min(draft_nodes(speculation, name), self._max_draft)
+        return DraftLimit(nodes, nodes)
+
+
+def known_drafters(levels: Iterable[str]) -> tuple[str, ...]:
+    """Every name a drafter can be asked for by, given those of the bundle's own."""
+    return (*levels, SUFFIX, NONE, AUTO)
+
+
+def draft_nodes(speculation: Speculation, name: str) -> int:
+    """The most nodes of a draft by the drafter called ``name``."""
+    if speculation.draft_size is not None:
+        return speculation.draft_size
+    return _SUFFIX_NODES if name == SUFFIX else DEFAULT_NODES[speculation.shape]
+
+
+def _acceptance(speculation: Speculation, sampling: SamplingParams) -> str:
+    name = speculation.acceptance
+    if name is None:
+        return "match" if sampling.temperature > 0 else "greedy"
+    if name not in VERIFIERS:
+        raise PocketspecError(f"no acceptance rule {name!r}; there are: {', '.join(VERIFIERS)}")
+    if name == "greedy" and sampling.temperature > 0:
+        raise PocketspecError(f"acceptance 'greedy' needs temperature 0, not {sampling.temperature}; ask for match")
+    if name in _NEED_DRAWN and sampling.temperature == 0:
+        raise PocketspecError(f"acceptance {name!r} needs a temperature above 0; at 0 it is greedy")
+    return name
