@@ -1,0 +1,181 @@
+"""Rotary embeddings as one ``com.microsoft::RotaryEmbedding`` for queries and one for keys, outside of attention.
+
+Inside the attention operator the positions of a tree are ignored on prompts and on some devices. The tables of sines
+and cosines come from the model's own rotary module, run for the real positions, so every kind of scaling is its
+authors'. The model's own ``apply_rotary_pos_emb`` is compared with the operator's formula on random numbers; where
+they differ (or the model does something else with cosines), the model's own code is exported instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.onnx.ops import symbolic
+
+APPLY = "apply_rotary_pos_emb"
+_CHUNK = 4096
+
+
+class RotaryMismatchError(Exception):
+    """This model's rotary embedding is not what the operator computes; its own code must be exported."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cosines and sines, float32 ``[positions, rotary_size / 2]``, and how HF lays out the two halves of a pair."""
+
+    cos: npt.NDArray[np.float32]
+    sin: npt.NDArray[np.float32]
+    interleaved: bool
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Stands for the cosines (and again for the sines) that a rotary module returns for the positions of a step."""
+
+    owner: LoweredRotary
+    key: Any
+    position_ids: torch.Tensor
+    role: str
+
+
+class LoweredRotary(nn.Module):
+    """Takes the place of a rotary module. Its first, fake run makes the tables; later runs use them as buffers."""
+
+    def __init__(self, original: nn.Module, positions: int) -> None:
+        super().__init__()
+        self.original = [original]  # in a list: not a submodule, so that its buffers stay out of the graph
+        self.positions = positions
+        self.tables: dict[Any, Table] = {}
+        self.layouts: dict[Any, bool] = {}
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[Angles, Angles]:
+        """Two markers, as if cosines and sines, for ``position_ids`` ``[1, S]``."""
+        key = (args, tuple(sorted(kwargs.items())))
+        if key not in self.tables:
+            with unset_fake_temporarily():
+                self.tables[key] = make_table(self.original[0], self.positions, args, kwargs)
+            for part in ("cos", "sin"):
+                buffer = torch.empty(getattr(self.tables[key], part).shape, dtype=torch.float32)
+                self.register_buffer(self.buffer_name(key, part), buffer, persistent=False)
+        return Angles(self, key, position_ids, "cos"), Angles(self, key, position_ids, "sin")
+
+    def buffer_name(self, key: Any, part: str) -> str:
+        """The buffer (hence initializer) of a table: ``cos`` or, where a model has several tables, ``cos_1``."""
+        index = list(self.tables).index(key)
+        return f"{part}_{index}" if index else part
+
+    def layout(self, key: Any, apply: Callable[..., Any], head_size: int) -> bool:
+        """Whether pairs are neighbours (interleaved) in ``apply``'s heads; RotaryMismatchError if neither fits."""
+        case = (key, apply, head_size)
+        if case not in self.layouts:
+            with unset_fake_temporarily():
+                self.layouts[case] = find_layout(self.tables[key], apply, head_size)
+        return self.layouts[case]
+
+
+def make_table(module: nn.Module, positions: int, args: Any, kwargs: Any) -> Table:
+    """The table of ``module`` for positions 0 to ``positions`` - 1, computed a few thousand at a time."""
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    x = torch.zeros(1, 1, 1)
+    with torch.no_grad():
+        for first in range(0, positions, _CHUNK):
+            ids = torch.arange(first, min(first + _CHUNK, positions))[None]
+            cos, sin = module(x, ids, *args, **kwargs)
+            if not first:
+                interleaved = _is_interleaved(cos, sin)
+            pick = slice(0, None, 2) if interleaved else slice(0, cos.shape[-1] // 2)
+            parts.append((cos[0, :, pick].clone(), sin[0, :, pick].clone()))
+    cos_rows, sin_rows = (torch.cat(rows).numpy() for rows in zip(*parts, strict=True))
+    return Table(cos_rows, sin_rows, interleaved)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """The operator's formula: x ``[..., rows, head_size]``, cos and sin ``[rows, rotary_size / 2]``."""
+    size = 2 * cos.shape[-1]
+    turned, rest = x[..., :size], x[..., size:]
+    pair = (turned[..., 0::2], turned[..., 1::2]) if interleaved else turned.chunk(2, -1)
+    first, second = pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin
+    joined = torch.stack((first, second), -1).flatten(-2) if interleaved else torch.cat((first, second), -1)
+    return torch.cat((joined, rest), -1)
+
+
+def find_layout(table: Table, apply: Callable[..., Any], head_size: int) -> bool:
+    """Whether the operator's ``interleaved`` must be set to compute what ``apply`` does with this table."""
+    rows = torch.from_numpy(np.linspace(0, len(table.cos) - 1, 5).astype(np.int64))
+    cos, sin = torch.from_numpy(table.cos)[rows], torch.from_numpy(table.sin)[rows]
+    repeat = (lambda t: t.repeat_interleave(2, -1)) if table.interleaved else (lambda t: torch.cat((t, t), -1))
+    query, key = torch.randn(1, 3, len(rows), head_size), torch.randn(1, 2, len(rows), head_size)
+    results = apply(query, key, repeat(cos)[None], repeat(sin)[None])
+    for interleaved in (False, True):
+        expected = [rotate(x, cos, sin, interleaved) for x in (query, key)]
+        if all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(results, expected, strict=True)):
+            return interleaved
+    raise RotaryMismatchError(f"{APPLY} computes something else")
+
+
+@contextmanager
+def rotary_lowered(namespaces: Sequence[Any]) -> Iterator[None]:
+    """``apply_rotary_pos_emb`` of the modules ``namespaces`` emits the operator for as long as the context lasts."""
+    with ExitStack() as stack:
+        for namespace in namespaces:
+            if (original := getattr(namespace, APPLY, None)) is not None:
+                stack.enter_context(mock.patch.object(namespace, APPLY, _apply_with(original)))
+        yield
+
+
+def find_rotary(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of ``model`` that make cosines and sines: those that keep inverse frequencies."""
+    frequencies = (name.rpartition(".") for name, _ in model.named_buffers() if name.endswith("inv_freq"))
+    return {owner: model.get_submodule(owner) for owner in dict.fromkeys(name for name, _, _ in frequencies)}
+
+
+def _apply_with(original: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(q: torch.Tensor, k: torch.Tensor, cos: object, sin: object, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(cos, Angles):
+            return original(q, k, cos, sin, *args, **kwargs)
+        pair = isinstance(sin, Angles) and (cos.role, sin.role) == ("cos", "sin") and cos.key == sin.key
+        if not pair or args or kwargs or q.ndim != 4:
+            raise RotaryMismatchError(f"{APPLY} is called in a way of this model's own")
+        return _rotary(q, cos, original), _rotary(k, cos, original)
+
+    return apply
+
+
+def _rotary(x: torch.Tensor, angles: Angles, apply: Callable[..., Any]) -> torch.Tensor:
+    """The operator on heads ``[1, heads, S, head_size]``, in three axes."""
+    _, heads, rows, size = x.shape
+    owner, key = angles.owner, angles.key
+    cos, sin = (owner.get_buffer(owner.buffer_name(key, part)) for part in ("cos", "sin"))
+    interleaved = owner.layout(key, apply, size)
+    rotary_size = 2 * cos.shape[-1]
+    attributes = {"interleaved": int(interleaved), "num_heads": heads}
+    attributes["rotary_embedding_dim"] = rotary_size if rotary_size < size else 0
+    flat = x.transpose(1, 2).reshape(1, rows, heads * size)
+    turned = symbolic(
+        "com.microsoft::RotaryEmbedding",
+        [flat, angles.position_ids, cos, sin],
+        attributes,
+        dtype=x.dtype,
+        shape=flat.shape,
+        version=1,
+    )
+    return turned.reshape(1, rows, heads, size).transpose(1, 2)
+
+
+def _is_interleaved(cos: torch.Tensor, sin: torch.Tensor) -> bool:
+    """HF repeats every angle: as two equal halves, or each beside itself."""
+    if all(torch.equal(*table.chunk(2, -1)) for table in (cos, sin)):
+        return False
+    if all(torch.equal(table[..., 0::2], table[..., 1::2]) for table in (cos, sin)):
+        return True
+    raise RotaryMismatchError("cosines are not repeated in halves or in pairs")

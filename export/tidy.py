@@ -1,0 +1,161 @@
+"""Passes over shapes: Reshapes and Transposes that torch leaves behind and the operators do not need.
+
+Also the few functions with which a pass reads and rewires onnx_ir graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+LAST_AXIS_NORM = "SimplifiedLayerNormalization"
+
+
+class ConstantShapes(InPlacePass):
+    """Gives every Reshape with at most one symbolic dimension a constant shape, so that no step computes it."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Replaces the second input."""
+        modified = False
+        for node in find_nodes(model, "Reshape"):
+            dims = known_dims(node.outputs[0])
+            if dims is not None and sum(not isinstance(dim, int) for dim in dims) <= 1:
+                numbers = [dim if isinstance(dim, int) else -1 for dim in dims]
+                node.replace_input_with(1, integers(model, numbers))
+                node.attributes.pop("allowzero", None)
+                modified = True
+        return PassResult(model, modified)
+
+
+class CancelLayouts(InPlacePass):
+    """Removes Reshapes and Transposes that undo each other, or follow one another.
+
+    ``[1, S, 128] -> [1, S, 4, 32] -> [1, 4, S, 32] -> [1, S, 4, 32] -> [1, S, 128]`` becomes nothing at all.
+    """
+
+    def call(self, model: ir.Model) -> PassResult:
+        """One sweep in topological order is enough: what is cancelled is looked at again through its users."""
+        modified = False
+        for node in list(model.graph):
+            if node.op_type == "Transpose" and node.domain == "":
+                modified |= _merge_transpose(node)
+            elif node.op_type == "Reshape" and node.domain == "":
+                modified |= _merge_reshape(node)
+        return PassResult(model, modified)
+
+
+class SinkTransposes(InPlacePass):
+    """Moves a Transpose that keeps the last axis behind a norm over that axis, where a later one can cancel it."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Norm(Transpose(x)) becomes Transpose(Norm(x)), if nothing else reads the transposed value."""
+        modified = False
+        for norm in find_nodes(model, LAST_AXIS_NORM):
+            value = norm.inputs[0]
+            transpose = value.producer() if value is not None else None
+            if transpose is None or transpose.op_type != "Transpose" or len(list(transpose.outputs[0].uses())) != 1:
+                continue
+            order, source = _order(transpose), transpose.inputs[0]
+            if order[-1] != len(order) - 1 or source is None:
+                continue
+            output = norm.outputs[0]
+            norm.replace_input_with(0, source)
+            again = ir.node("Transpose", [output], {"perm": order})
+            again.outputs[0].shape, again.outputs[0].type = output.shape, output.type
+            users = list(output.uses())
+            output.shape = source.shape
+            model.graph.insert_after(norm, again)
+            redirect(output, again.outputs[0], users)
+            modified = True
+        return PassResult(model, modified)
+
+
+def find_nodes(model: ir.Model, op_type: str, domain: str = "") -> Iterator[ir.Node]:
+    """The nodes of one operator; the graph may change meanwhile."""
+    return (node for node in list(model.graph) if (node.op_type, node.domain) == (op_type, domain))
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value:
+    """An input that must be there."""
+    value = node.inputs[index]
+    assert value is not None, f"{node.name} lacks input {index}"
+    return value
+
+
+def dims_of(value: ir.Value) -> list[int | str]:
+    """A shape as numbers and names."""
+    assert value.shape is not None, f"{value.name} has no shape"
+    return [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
+
+
+def known_dims(value: ir.Value) -> list[int | str] | None:
+    """A shape, or None where the exporter left it open."""
+    return None if value.shape is None else dims_of(value)
+
+
+def integers(model: ir.Model, numbers: Sequence[int]) -> ir.Value:
+    """A small int64 initializer, one for all who want the same numbers."""
+    name = "integers." + "_".join(map(str, numbers))
+    if name not in model.graph.initializers:
+        tensor = ir.tensor(np.array(numbers, np.int64), name=name)
+        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        model.graph.register_initializer(value)
+    return model.graph.initializers[name]
+
+
+def redirect(old: ir.Value, new: ir.Value, uses: Iterable[Any] | None = None) -> None:
+    """Lets the users of ``old`` (all, or ``uses``) read ``new``; a graph output keeps its name."""
+    for node, index in list(old.uses() if uses is None else uses):
+        node.replace_input_with(index, new)
+    if old.is_graph_output():
+        assert old.graph is not None
+        outputs, name = old.graph.outputs, old.name
+        outputs[list(outputs).index(old)] = new
+        old.name, new.name = f"{name}.before", name
+
+
+def substitute(node: ir.Node, *nodes: ir.Node) -> None:
+    """Puts ``nodes`` in the place of ``node``; the last one's output takes over its users, shape and type."""
+    old, new = node.outputs[0], nodes[-1].outputs[0]
+    new.shape, new.type = old.shape, old.type
+    assert node.graph is not None
+    node.graph.insert_before(node, nodes)
+    redirect(old, new)
+    node.graph.remove(node, safe=True)
+
+
+def _order(transpose: ir.Node) -> list[int]:
+    return list(transpose.attributes["perm"].as_ints())
+
+
+def _merge_transpose(node: ir.Node) -> bool:
+    """Transpose of a Transpose: one of the combined order, or none if that is the identity."""
+    source = input_of(node, 0)
+    first = source.producer()
+    if first is None or (first.op_type, first.domain) != ("Transpose", ""):
+        return False
+    order = [_order(first)[axis] for axis in _order(node)]
+    if order == sorted(order) and not node.outputs[0].is_graph_output():
+        redirect(node.outputs[0], input_of(first, 0))
+    else:
+        node.replace_input_with(0, input_of(first, 0))
+        node.attributes["perm"] = ir.AttrInt64s("perm", order)
+    return True
+
+
+def _merge_reshape(node: ir.Node) -> bool:
+    """Reshape of a Reshape: the second alone, or none if it makes the shape that was there before."""
+    source, modified = input_of(node, 0), False
+    first = source.producer()
+    if first is not None and (first.op_type, first.domain) == ("Reshape", ""):
+        node.replace_input_with(0, source := input_of(first, 0))
+        modified = True
+    same = known_dims(source) is not None and known_dims(source) == known_dims(node.outputs[0])
+    if same and not node.outputs[0].is_graph_output():
+        redirect(node.outputs[0], source)
+        modified = True
+    return modified
