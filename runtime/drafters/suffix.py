@@ -1,0 +1,218 @@
+"""Repetition as a drafter: what followed the last tokens earlier in the conversation may follow them again.
+
+After SuffixDecoding (arXiv 2411.04975): the draft is the continuation with the most expected accepted tokens, and that
+expectation decides how long it is, and whether there is one. Instead of a suffix tree with counts the index holds hash
+chains, as in LZ77: for two lengths of context, the positions after its occurrences, the latest first. It takes
+``BYTES_PER_TOKEN``, adds a token or takes one back in constant time, and a draft looks at a bounded number of
+occurrences. Nothing is kept beyond the context: a draft depends on the committed tokens and the limit alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import defaultdict
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.context import Context, TokenArray, shared_prefix
+from runtime.draft import Draft, DraftLimit
+
+Shape = Literal["chain", "tree"]
+
+# Of the index, per token of the context's capacity: the token and its running hash (4 + 8 bytes), and for each of the
+# two lengths a link (4) and at most two table entries (8).
+BYTES_PER_TOKEN = 4 + 8 + 2 * (4 + 8)
+
+# Lengths of context that are indexed: the short one finds whatever matches, the long one what many short ones hide.
+_SHORT, _LONG = 2, 6
+# Occurrences looked at for each length, the latest ones.
+_MAX_OCCURRENCES = 24
+# A longer match counts as this long.
+_MAX_MATCH = 16
+# The weight of a token not seen here before, and what every continuation seen only once adds to it, where an occurrence
+# that matches m tokens weighs m. Fitted to 350 answers of instruction data (log loss, calibrated within 0.05 above
+# 0.2): one occurrence of a pair is right 0.41 of the time, one of 12 tokens 0.85, two that agree on a pair 0.81.
+_NOVELTY, _NOVELTY_PER_SINGLE = 1.0, 2.0
+
+_BASE = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+class Occurrence(NamedTuple):
+    """An earlier place that reads like the end of the context: how many tokens match, and what follows it."""
+
+    match: int
+    continuation: tuple[int, ...]
+
+
+class SuffixDrafter:
+    """Drafts from prompt, answer and earlier turns; no model, no training.
+
+    A node is proposed if it and all above it are accepted with a chance of at least ``min_chance``, as far as the
+    occurrences tell, and if it lies at most ``reach`` times as deep as the match is long. Empty drafts are usual.
+    ``Draft.expected`` is the sum of those chances.
+    """
+
+    def __init__(
+        self, name: str = "suffix", shape: Shape = "chain", min_chance: float = 0.25, reach: float = 2.0
+    ) -> None:
+        self.name = name
+        self._shape = shape
+        self._min_chance = min_chance
+        self._reach = reach
+        self._index = SuffixIndex(0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the index holds."""
+        return self._index.nbytes
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        """See ``Drafter``."""
+        if context.capacity > self._index.capacity:
+            self._index = SuffixIndex(context.capacity)
+        self._index.update(context.tokens)
+        depth = min(limit.depth, limit.nodes)
+        occurrences = self._index.occurrences(depth) if depth > 0 else []
+        if not occurrences:
+            return Draft(source=self.name)
+        return self._grow(occurrences, DraftLimit(limit.nodes, depth))
+
+    def _grow(self, occurrences: list[Occurrence], limit: DraftLimit) -> Draft:
+        """The nodes with the best chances. Chances fall along a path, so the best open node is always the next."""
+        tokens: list[int] = []
+        parents: list[int] = []
+        expected, serial = 0.0, 0
+        nodes_open: list[tuple[float, int, int, int, int, list[Occurrence]]] = []
+        parent, depth, chance, here = -1, 0, 1.0, occurrences
+        while True:
+            if depth < min(limit.depth, self._reach * here[0].match):
+                children = _children(here, depth)
+                for share, token, below in children[:1] if self._shape == "chain" else children:
+                    if chance * share >= self._min_chance:
+                        serial += 1  # at equal chances the older node comes first
+                        heapq.heappush(nodes_open, (-chance * share, serial, parent, depth + 1, token, below))
+            if not nodes_open or len(tokens) == limit.nodes:
+                return Draft(tuple(tokens), tuple(parents), expected=expected, source=self.name)
+            negative, _, above, depth, token, here = heapq.heappop(nodes_open)
+            parent, chance = len(tokens), -negative
+            tokens.append(token)
+            parents.append(above)
+            expected += chance
+
+
+def _children(occurrences: list[Occurrence], depth: int) -> list[tuple[float, int, list[Occurrence]]]:
+    """What comes next after ``depth`` tokens that all ``occurrences`` agree on: share, token and whose it is.
+
+    The most probable first, the lower token at a tie. Every accepted token makes a match one longer.
+    """
+    groups: defaultdict[int, list[Occurrence]] = defaultdict(list)
+    weight = _NOVELTY
+    for occurrence in occurrences:
+        if depth < len(occurrence.continuation):
+            groups[occurrence.continuation[depth]].append(occurrence)
+            weight += occurrence.match + depth
+    weight += _NOVELTY_PER_SINGLE * sum(len(group) == 1 for group in groups.values())
+    shares = [
+        (sum(occurrence.match + depth for occurrence in group) / weight, token, group)
+        for token, group in groups.items()
+    ]
+    return sorted(shares, key=lambda share: (-share[0], share[1]))
+
+
+class SuffixIndex:
+    """Where each pair and each sixfold of tokens occurred, for at most ``capacity`` tokens.
+
+    ``_links[n][i]`` is the next older position after the same n tokens (or others of equal hash) as position i, 0 if
+    there is none; ``_heads[n]`` has the latest, by hash. Taking tokens back undoes additions in reverse order.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._length = 0
+        # In front of the tokens lies what no token equals, so that a match ends there.
+        self._padded = np.full(_MAX_MATCH + capacity, -1, np.int32)
+        self._tokens = self._padded[_MAX_MATCH:]
+        self._hashes = array("Q", bytes(8 * (capacity + 1)))  # of the first i tokens
+        self._bits = max(1, (capacity - 1).bit_length())
+        self._heads = {n: array("i", bytes(4 << self._bits)) for n in (_LONG, _SHORT)}
+        self._links = {n: array("i", bytes(4 * capacity)) for n in (_LONG, _SHORT)}
+        self._powers = {n: pow(_BASE, n, 1 << 64) for n in (_LONG, _SHORT)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = [self._hashes, *self._heads.values(), *self._links.values()]
+        return self._padded.nbytes + sum(len(held) * held.itemsize for held in arrays)
+
+    def update(self, tokens: TokenArray) -> None:
+        """Makes ``tokens`` the indexed ones; costs as many steps as differ from those indexed before."""
+        shared = shared_prefix(self._tokens[: self._length], tokens)
+        for position in range(self._length - 1, shared - 1, -1):
+            self._take_back(position)
+        self._tokens[shared : len(tokens)] = tokens[shared:]
+        for position, token in enumerate(tokens[shared:].tolist(), shared):
+            self._hashes[position + 1] = (self._hashes[position] * _BASE + token + 1) & _MASK
+            self._add(position)
+        self._length = len(tokens)
+
+    def occurrences(self, depth: int) -> list[Occurrence]:
+        """Earlier places whose last tokens are the context's, longest match first, latest first among equals.
+
+        With up to ``depth`` tokens of what follows each. Matches shorter than a pair are none.
+        """
+        found = self._positions()
+        if not found:
+            return []
+        positions = np.array(found, np.int32)
+        matches = self._match_lengths(positions)
+        order = np.lexsort((-positions, -matches))
+        tokens, end = self._tokens, self._length
+        return [
+            Occurrence(match, tuple(tokens[position : min(position + depth, end)].tolist()))
+            for match, position in zip(matches[order].tolist(), positions[order].tolist(), strict=True)
+            if match >= _SHORT
+        ]
+
+    def _positions(self) -> list[int]:
+        """The latest candidates of either length; some are there by an accident of hashing."""
+        found: dict[int, None] = {}
+        for n in (_LONG, _SHORT):
+            if self._length < n:
+                continue
+            position, links = self._heads[n][self._slot(n, self._length)], self._links[n]
+            for _ in range(_MAX_OCCURRENCES):
+                if not position:
+                    break
+                found[position] = None
+                position = links[position]
+        return list(found)
+
+    def _match_lengths(self, positions: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+        """How many tokens before each position equal the context's last ones, at most ``_MAX_MATCH``."""
+        windows = self._padded[positions[:, None] + np.arange(_MAX_MATCH - 1, -1, -1)]
+        suffix = self._padded[self._length : self._length + _MAX_MATCH][::-1]
+        equal = np.zeros((len(positions), _MAX_MATCH + 1), np.bool_)
+        np.equal(windows, suffix, out=equal[:, :-1])
+        lengths: npt.NDArray[np.intp] = equal.argmin(axis=1)
+        return lengths
+
+    def _add(self, position: int) -> None:
+        for n in (_LONG, _SHORT):
+            if position >= n:
+                slot = self._slot(n, position)
+                self._links[n][position] = self._heads[n][slot]
+                self._heads[n][slot] = position
+
+    def _take_back(self, position: int) -> None:
+        for n in (_LONG, _SHORT):
+            if position >= n:
+                self._heads[n][self._slot(n, position)] = self._links[n][position]
+
+    def _slot(self, n: int, position: int) -> int:
+        """The table entry of the n tokens before ``position``: the top bits of their hash."""
+        hashed = self._hashes[position] - self._hashes[position - n] * self._powers[n]
+        return ((hashed * _BASE) & _MASK) >> (64 - self._bits)
