@@ -10,8 +10,8 @@ labelled "timing vehicle": it is not a trained large model. How each part grows:
 - Query heads stay with their key heads; there are at least as many key heads as before, with groups at least as large.
 - Added layers read the stream with random weights and write zeros back.
 - Tokens beyond the old vocabulary would have logit 0, which can win. One spare entry of the stream carries a constant
-  too small to move any norm; the last norm lifts it, and embeddings of added tokens hold a large negative number there.
-  So an added token is never sampled, and all old logits shift by one tiny common amount.
+  too small to move any norm; the last norm lifts it, and the embeddings of added tokens are -1 there. So an added token
+  has a logit of some -100 and is never sampled, and all old logits shift by one common amount of about 1e-5.
 
 Covered: LlamaForCausalLM and BitNetForCausalLM with a tied head. BitNet's inner norms run over all heads, so its groups
 keep their size; its weights are ternary, which int4 stores exactly.
@@ -33,8 +33,11 @@ from export.recipe import FloatArray, TensorSource
 from export.targets import load_config, resolve
 
 Indices = npt.NDArray[np.int64]
-# The constant in the stream, how the last norm lifts it, what added tokens hold there; float16 can hold all three.
-_CONSTANT, _LIFT, _NEVER = 1e-5, 6e4, -2e3
+# The constant in the stream (float16 can just hold it), and what an added token's logit would be if the stream ended as
+# small as it began. It grows in between: 2 to 8 times in the models tried, so logits end between -400 and -100.
+_CONSTANT, _LOWEST = 6e-8, -1000.0
+# Blocks of int4 weights and int8 activations share a scale: the spare entry must not stand in a block of the old ones.
+_SPARE = 256
 
 
 class VehicleError(PocketspecError, ValueError):
@@ -89,7 +92,6 @@ class Vehicle:
         self.config = _enlarged(small_config, self._old, self._new, positions)
         self._filler = RandomWeights(self.config)
         self._maps = _axis_maps(self._old, self._new)
-        self._constant = min(_CONSTANT, 0.1 * math.sqrt(self._old.hidden * small_config.rms_norm_eps))
 
     def names(self) -> Collection[str]:
         """Every tensor of the enlarged model."""
@@ -112,7 +114,7 @@ class Vehicle:
         rows = self._scattered(name, first, last)
         if name == "model.embed_tokens.weight" and self._adds_tokens:
             split = max(0, min(last, self._old.vocabulary) - first)
-            rows[:split, -1], rows[split:, -1] = self._constant, _NEVER
+            rows[:split, -1], rows[split:, -1] = _CONSTANT, -1
         return rows
 
     @property
@@ -129,8 +131,13 @@ class Vehicle:
         gains = np.zeros(self.shape(name), np.float32)
         gains[entries] = self._small.read(name) * math.sqrt(len(entries) / len(gains))
         if name == "model.norm.weight" and self._adds_tokens:
-            gains[-1] = _LIFT
+            gains[-1] = -_LOWEST / _CONSTANT * self._embedding_scale() * math.sqrt(len(entries) / len(gains))
         return gains
+
+    def _embedding_scale(self) -> float:
+        """Root mean square of the small model's embedding: what the stream starts with."""
+        values = self._small.read("model.embed_tokens.weight")
+        return float(np.sqrt(np.mean(np.square(values))))
 
     def _scattered(self, name: str, first: int, last: int) -> FloatArray:
         """Rows of a matrix: zeros with the old entries at their new places."""
@@ -221,8 +228,10 @@ def _fit(old: Sizes, wanted: Sizes, keep_groups: bool) -> Sizes:
             )
     if wanted.head_size % old.head_size:
         raise VehicleError(f"head_size {wanted.head_size} is not a multiple of {old.head_size}; choose one that is")
-    if wanted.vocabulary > old.vocabulary and wanted.hidden == old.hidden:
-        raise VehicleError(f"a larger vocabulary needs a spare entry: hidden must be more than {old.hidden}")
+    if wanted.vocabulary > old.vocabulary and wanted.hidden < old.hidden + _SPARE:
+        raise VehicleError(
+            f"a larger vocabulary needs room: hidden {wanted.hidden} must be {old.hidden + _SPARE} or more"
+        )
     if keep_groups and wanted.heads * wanted.head_size != wanted.hidden:
         raise VehicleError(f"heads * head_size must be hidden for BitNet: {wanted.heads} * {wanted.head_size}")
     return Sizes(**{**vars(wanted), "kv_heads": _kv_heads(old, wanted, keep_groups)})

@@ -46,7 +46,7 @@ def check_same(small: Any, large: Any, tokens: torch.Tensor) -> None:
     torch.testing.assert_close(actual[..., :old], expected, atol=1e-4, rtol=0)
     assert torch.equal(actual.argmax(-1), expected.argmax(-1))
     if actual.shape[-1] > old:
-        assert float(actual[..., old:].max()) < float(expected.min()) - 40
+        assert float(actual[..., old:].max()) < float(expected.min()) - 10
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_random_models_say_the_same_when_enlarged(kind: type, kv_heads: int) -> 
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = kind(**sizes, num_key_value_heads=kv_heads, vocab_size=50, tie_word_embeddings=True, initializer_range=0.1)
     source = RandomWeights(config)
-    like = {"hidden": 192, "mlp": 128, "layers": 3, "heads": 12, "head_size": 16, "vocabulary": 90}
+    like = {"hidden": 384, "mlp": 128, "layers": 3, "heads": 12, "head_size": 32, "vocabulary": 90}
     if kind is LlamaConfig:
-        like["head_size"] = 32  # wider than the stream, as in Qwen3
+        like["head_size"] = 48  # wider than the stream, as in Qwen3
     vehicle = Vehicle(source, config, like)
     tokens = torch.randint(0, 50, (1, 40), generator=torch.Generator().manual_seed(0))
     check_same(load(config, source), load(vehicle.config, vehicle), tokens)
@@ -89,7 +89,7 @@ def test_random_models_say_the_same_when_enlarged(kind: type, kv_heads: int) -> 
 
 def test_rows_do_not_depend_on_what_else_is_read() -> None:
     config = LlamaConfig(**SMALL)
-    vehicle = Vehicle(RandomWeights(config), config, {"hidden": 128, "heads": 8, "layers": 3, "vocabulary": 90})
+    vehicle = Vehicle(RandomWeights(config), config, {"hidden": 320, "heads": 8, "layers": 3, "vocabulary": 90})
     for name in vehicle.names():
         whole = vehicle.read(name)
         assert whole.shape == vehicle.shape(name)
@@ -134,7 +134,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 2.0, "original_ma
         (LlamaConfig(**SMALL), {"hidden": 32}, "hidden can only grow: 32 is less than the small model's 64"),
         (LlamaConfig(**SMALL), {"head_size": 24}, "head_size 24 is not a multiple of 16"),
         (LlamaConfig(**SMALL), {"heads": 5}, "5 heads cannot hold 4 heads in 2 groups"),
-        (LlamaConfig(**SMALL), {"vocabulary": 90}, "hidden must be more than 64"),
+        (LlamaConfig(**SMALL), {"vocabulary": 90}, "a larger vocabulary needs room: hidden 64 must be 320 or more"),
         (LlamaConfig(**SMALL), {"width": 90}, "no size 'width'; the sizes are: hidden, mlp, layers, heads"),
         (LlamaConfig(**SMALL), "owner/model", "the sizes of 'owner/model' are not at hand"),
         (BitNetConfig(**SMALL), {"hidden": 96}, "heads \\* head_size must be hidden for BitNet: 4 \\* 16"),
