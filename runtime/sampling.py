@@ -145,7 +145,7 @@ def uniform(seed: int, position: int, stream: Stream = Stream.TARGET, index: int
     """A number in [0, 1) with 53 random bits, a hash of its arguments (SplitMix64, whole numbers only)."""
     state = _mix(seed)
     for word in (position, int(stream), index):
-        state = _mix(state ^ _mix(word))
+        state = _mix(state ^ word)
     return (state >> 11) * 2.0**-53
 
 
