@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -40,7 +40,8 @@ class Contender:
 
 @dataclass(frozen=True)
 class Run:
-    """One contender over all prompts once. Times in seconds; ``session_seconds`` were spent inside ONNX Runtime."""
+    """One contender over all prompts once. Times in seconds, summed over the steps; ``overhead_seconds`` is the median
+    of what one step takes outside ONNX Runtime."""
 
     tokens: int
     steps: int
@@ -49,18 +50,13 @@ class Run:
     draft_seconds: float
     target_seconds: float
     step_seconds: float
-    session_seconds: float
+    overhead_seconds: float
     answers: tuple[tuple[int, ...], ...]
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens per second of the steps."""
         return self.tokens / self.step_seconds
-
-    @property
-    def overhead_seconds(self) -> float:
-        """Seconds per step outside ONNX Runtime."""
-        return (self.step_seconds - self.session_seconds) / self.steps
 
 
 @dataclass(frozen=True)
@@ -143,13 +139,14 @@ class Bench:
         target = self._engine.target
         target.widths = any_width(target.max_rows) if contender.single_rows else self._safe
         steps: list[Step] = []
-        answers, inside = [], 0.0
+        answers: list[tuple[int, ...]] = []
+        overheads: list[float] = []
         try:
             for prompt in prompts:
-                answer, seconds = self._answer(prompt, contender.speculation)
-                steps += answer
-                inside += seconds
-                answers.append(tuple(token for step in answer for token in step.tokens))
+                answer = list(self._answer(prompt, contender.speculation))
+                steps += [step for step, _ in answer]
+                overheads += [overhead for _, overhead in answer]
+                answers.append(tuple(token for step, _ in answer for token in step.tokens))
         finally:
             target.widths = self._safe
         return Run(
@@ -160,18 +157,20 @@ class Bench:
             draft_seconds=sum(step.draft_seconds for step in steps),
             target_seconds=sum(step.target_seconds for step in steps),
             step_seconds=sum(step.seconds for step in steps),
-            session_seconds=inside,
+            overhead_seconds=statistics.median(overheads),
             answers=tuple(answers),
         )
 
-    def _answer(self, prompt: Sequence[int], speculation: Speculation) -> tuple[list[Step], float]:
-        """The steps of one answer, and their seconds inside ONNX Runtime. A step thrown away reads the prompt."""
-        eos = self._engine.manifest.target.vocabulary.eos_token_ids
+    def _answer(self, prompt: Sequence[int], speculation: Speculation) -> Iterator[tuple[Step, float]]:
+        """The steps of one answer, each with its seconds outside ONNX Runtime. A step thrown away reads the prompt."""
         next(self._engine.steps(prompt, stop=StopRule(), speculation=speculation))
-        before = self._session_seconds()
+        eos = self._engine.manifest.target.vocabulary.eos_token_ids
         rule = StopRule(eos=eos, max_new_tokens=self._max_new_tokens)
-        steps = list(self._engine.steps(prompt, stop=rule, speculation=speculation))
-        return steps, self._session_seconds() - before
+        before = self._session_seconds()
+        for step in self._engine.steps(prompt, stop=rule, speculation=speculation):
+            now = self._session_seconds()
+            yield step, step.seconds - (now - before)
+            before = now
 
     def _session_seconds(self) -> float:
         return sum(model.session_seconds for model in (self._engine.target, *self._engine.drafters.values()))

@@ -1,0 +1,79 @@
+"""Records: a finding is made once per key, a changed file is noticed, and a read-only bundle is no obstacle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from export.manifest import ManifestError, read_manifest
+from runtime.record import check_files, device_folder, device_key, recall
+
+
+def counted() -> tuple[list[int], Callable[[], int]]:
+    calls: list[int] = []
+
+    def find() -> int:
+        calls.append(1)
+        return len(calls)
+
+    return calls, find
+
+
+def test_a_finding_is_made_once_for_each_key(tmp_path: Path) -> None:
+    calls, find = counted()
+    assert [recall(tmp_path, "x", key, find) for key in (("a", 1), ("a", 1), ("b", 1), ("b", 1))] == [1, 1, 2, 2]
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"key": ["a"]}'])
+def test_a_damaged_record_is_made_again(tmp_path: Path, damage: str) -> None:
+    calls, find = counted()
+    recall(tmp_path, "x", ["a"], find)
+    (device_folder(tmp_path) / "x.json").write_text(damage)
+    assert recall(tmp_path, "x", ["a"], find) == 2
+    assert len(calls) == 2
+
+
+def test_records_of_a_read_only_bundle_go_to_the_user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr("runtime.record._user_cache", lambda: tmp_path / "cache")
+    folder = device_folder(tmp_path / "bundle")
+    assert folder.parent == tmp_path / "cache" / "pocketspec"
+    assert folder != device_folder(tmp_path / "other")
+
+
+def test_a_record_that_cannot_be_written_costs_only_itself(tmp_path: Path) -> None:
+    (tmp_path / ".device").write_text("a file where the folder should be")
+    calls, find = counted()
+    assert [recall(tmp_path, "x", 1, find), recall(tmp_path, "x", 1, find)] == [1, 2]
+    assert len(calls) == 2
+
+
+def test_a_changed_byte_is_noticed_after_a_good_first_open(random_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(random_bundle, tmp_path / "copy")
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    graph = bundle / "drafters/near/model.onnx"
+    data = bytearray(graph.read_bytes())
+    data[-1] ^= 1
+    graph.write_bytes(data)
+    with pytest.raises(ManifestError, match=r"near/model\.onnx was changed: its sha256 is not the manifest's"):
+        check_files(bundle, manifest)
+    graph.unlink()
+    with pytest.raises(ManifestError, match=r"near/model\.onnx is missing"):
+        check_files(bundle, manifest)
+
+
+def test_unchanged_files_are_not_hashed_again(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(random_bundle)
+    check_files(random_bundle, manifest)
+    monkeypatch.setattr("runtime.record.verify_files", lambda bundle, manifest: pytest.fail("hashed again"))
+    check_files(random_bundle, manifest)
+
+
+def test_the_device_key_is_stable() -> None:
+    assert device_key() == device_key()
