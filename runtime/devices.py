@@ -9,6 +9,7 @@ padded to the next one that does.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Long enough that keys span several vector registers and more than one block of a blocked softmax.
 _PREFIX_ROWS = 40
 _NO_WIDTH = 1 << 31
+# A tree that can tell: the anchor, two children, and a path behind the second.
+_TREE_ROWS = 6
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class SafeWidths:
 
     def pad(self, rows: int) -> int:
         """The smallest width of at least ``rows``; more than any model has where there is none."""
-        return next((width for width in self.widths if width >= rows), _NO_WIDTH)
+        place = bisect_left(self.widths, rows)
+        return self.widths[place] if place < len(self.widths) else _NO_WIDTH
 
 
 def any_width(max_rows: int) -> SafeWidths:
@@ -53,48 +57,45 @@ def even_widths(max_rows: int) -> SafeWidths:
 def find_safe_widths(model: OrtModel, seed: int = 0) -> SafeWidths:
     """Runs the same tokens at every width up to ``model.max_rows`` and compares logits and cache rows bit for bit.
 
-    ``model`` must not pad (``any_width``). Its cache is used and left empty. The largest set of agreeing widths is
-    taken, the one with the smallest width if there are several.
+    ``model`` must not pad (``any_width``). Its cache is used and left empty; one of few rows bounds the widths that
+    are tried. The largest set of agreeing widths is taken, the one with the smallest width if there are several.
     """
-    rows = model.max_rows
+    rows = min(model.max_rows, model.cache.capacity // 2)
     prefix = min(_PREFIX_ROWS, model.cache.capacity - 2 * rows)
     tokens = np.random.default_rng(seed).integers(0, model.vocab_size, prefix + 2 * rows).tolist()
-    agreeing: dict[str, list[int]] = {}
-    for width in range(1, rows + 1):
-        agreeing.setdefault(_fingerprint(model, tokens, prefix, width), []).append(width)
-    best = max(agreeing.values(), key=lambda widths: (len(widths), -widths[0]))
-    if len(best) < 2 or best[-1] < rows - 1:
-        model.cache.rollback(0)
-        return any_width(rows)
-    tree = model.takes_trees and _tree_agrees(model, tokens, prefix, SafeWidths(tuple(best), True, False))
-    model.cache.rollback(0)
-    return SafeWidths(tuple(best), exact=True, tree=tree)
-
-
-def _restart(model: OrtModel, tokens: Sequence[int], prefix: int) -> None:
-    """The cache holding ``tokens[:prefix]``, always computed in the same way."""
     model.cache.rollback(0)
     model.prefill(tokens[:prefix])
+    agreeing: dict[str, list[int]] = {}
+    for width in range(1, rows + 1):
+        agreeing.setdefault(_fingerprint(model, tokens[prefix:], prefix, width), []).append(width)
+    best = max(agreeing.values(), key=lambda widths: (len(widths), -widths[0]))
+    exact = len(best) > 1 and best[-1] >= rows - 1
+    wide = next((width for width in best if width >= _TREE_ROWS), None)
+    tree = exact and model.takes_trees and wide is not None and _tree_agrees(model, tokens[prefix:], prefix, wide)
+    model.cache.rollback(0)
+    return SafeWidths(tuple(best), True, tree) if exact else any_width(model.max_rows)
 
 
 def _fingerprint(model: OrtModel, tokens: Sequence[int], prefix: int, width: int) -> str:
-    """A hash over the logits and cache rows of ``max_rows`` tokens behind the prefix, ``width`` rows a forward."""
-    _restart(model, tokens, prefix)
-    digest, rows = hashlib.sha256(), model.max_rows
+    """A hash over logits and cache rows of half of ``tokens``, ``width`` rows a forward behind the prefix."""
+    model.cache.rollback(prefix)
+    digest, rows = hashlib.sha256(), len(tokens) // 2
     for start in range(0, rows, width):
-        logits = model.forward(tokens[prefix + start : prefix + start + width]).logits
+        logits = model.forward(tokens[start : start + width]).logits
         digest.update(np.ascontiguousarray(logits[: rows - start]).tobytes())
     for array in model.cache.arrays:
         digest.update(np.ascontiguousarray(array[:, :, prefix : prefix + rows]).tobytes())
     return digest.hexdigest()
 
 
-def _tree_agrees(model: OrtModel, tokens: Sequence[int], prefix: int, widths: SafeWidths) -> bool:
-    """Whether the second branch of a tree, whose rows do not follow one another, equals the same path as a chain."""
-    anchor, first, second, third = tokens[prefix : prefix + 4]
-    width = widths.pad(4)
-    _restart(model, tokens, prefix)
-    chain = model.forward([anchor, second, third, *tokens[: width - 3]]).logits[:3].copy()
+def _tree_agrees(model: OrtModel, tokens: Sequence[int], prefix: int, width: int) -> bool:
+    """Whether a path whose rows do not follow one another agrees with the same path run as a chain.
+
+    The tree has a wrong sibling behind the anchor; the path goes on from the second child.
+    """
+    anchor, sibling, *path = tokens[:width]
     model.cache.rollback(prefix)
-    tree = model.forward([anchor, first, second, third, *tokens[: width - 4]], [-1, 0, 0, 2, *range(3, width - 1)])
-    return bool(np.array_equal(chain, tree.logits[[0, 2, 3]]))
+    chain = model.forward([anchor, *path, sibling]).logits[: width - 1].copy()
+    model.cache.rollback(prefix)
+    tree = model.forward([anchor, sibling, *path], [-1, 0, 0, *range(2, width - 1)]).logits
+    return bool(np.array_equal(chain, tree[[0, *range(2, width)]]))

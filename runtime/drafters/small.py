@@ -54,13 +54,15 @@ class SmallDrafter:
         self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
         # The cache has room for a step's rows beyond the tokens that the model has positions for.
         self._max_tokens = model.cache.capacity - model.max_rows
+        self._max_nodes = max(rows for rows in range(model.max_rows + 1) if model.padded(rows) <= model.max_rows)
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``. Empty where the conversation is longer than the drafter's own context."""
-        depth = min(limit.depth, limit.nodes, self._max_tokens - len(context) + 1)
+        nodes = min(limit.nodes, self._max_nodes)
+        depth = min(limit.depth, nodes, self._max_tokens - len(context) + 1)
         if depth <= 0:
             return Draft()
-        limit = DraftLimit(limit.nodes, depth)
+        limit = DraftLimit(nodes, depth)
         if context.sampling.temperature > 0 and self._kind is not Kind.ONE_HOT:
             return self._drawn(context, limit)
         return self._chain(context, depth) if self._shape == "chain" else self._best_tree(context, limit)
@@ -114,7 +116,7 @@ class SmallDrafter:
                 for token in _likeliest(probs, floor / score, limit.nodes):
                     tree.add(token, node, score * float(probs[token]))
             best = sorted(range(len(tree.nodes)), key=lambda node: -tree.nodes[node].score)[: limit.nodes]
-            level = [node for node in best if tree.nodes[node].depth == depth][: tree.room()]
+            level = sorted(node for node in best if tree.nodes[node].depth == depth)
             if not level or depth == limit.depth - 1:
                 break
             rows = self._shared(tree.feed(level))
@@ -132,8 +134,6 @@ class SmallDrafter:
         probs: dict[int, FloatArray] = {}
         level = [ROOT]
         for depth in range(min(limit.depth, limit.nodes // branches)):
-            if depth and tree.room() < len(level):
-                break
             rows = self._shared(tree.feed(level)) if depth else rows
             parents, level = level, []
             for node, logits in zip(parents, rows, strict=True):

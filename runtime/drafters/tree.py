@@ -1,7 +1,7 @@
 """A tree of tokens that a model grows level by level, one forward for each level.
 
 A graph masks rows of one forward against each other, not against rows already in the cache. So the rows of branches
-are fed again with every level and forgotten; while there is a single branch, the trunk, its rows stay in the cache.
+are fed again with every level and forgotten; where a single branch is left, its rows stay in the cache as the trunk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from runtime.draft import Draft, FloatArray, Kind
-from runtime.model import Model, fitting_rows
+from runtime.model import Model
 
 ROOT = -1
 
@@ -36,7 +36,6 @@ class GrowingTree:
         self.nodes: list[Node] = []
         self._model = model
         self._trunk = ROOT
-        self._branches: list[int] = []
 
     def add(self, token: int, parent: int, score: float = 0.0) -> int:
         """A new node; its number."""
@@ -52,24 +51,29 @@ class GrowingTree:
             node = self.nodes[node].parent
         return tokens[::-1]
 
-    def room(self) -> int:
-        """How many nodes the next level may feed."""
-        return fitting_rows(self._model, self._model.max_rows) - len(self._branches)
-
     def feed(self, level: Sequence[int]) -> FloatArray:
-        """Logits that follow the nodes of ``level``, ``[len(level), vocab]``: all of one depth, parents fed before."""
-        if len(level) == 1 and not self._branches:
+        """Logits that follow the nodes of ``level``, ``[len(level), vocab]``: all of one depth, parents fed before.
+
+        Later levels must descend from this one.
+        """
+        rows = sorted(set().union(*map(self._behind_trunk, level)))
+        tokens, held = [self.nodes[node].token for node in rows], self._model.cache.length
+        if len(level) == 1:
             self._trunk = level[0]
-            return self._model.forward((self.nodes[self._trunk].token,)).logits
-        first = len(self._branches)
-        self._branches += level
-        row_of = {node: row for row, node in enumerate(self._branches)} | {self._trunk: -1}
-        tokens = [self.nodes[node].token for node in self._branches]
-        parents = [row_of[self.nodes[node].parent] for node in self._branches]
-        trunk_rows = self._model.cache.length
-        logits = self._model.forward(tokens, parents, first).logits
-        self._model.cache.rollback(trunk_rows)
+            return self._model.forward(tokens, None, len(rows) - 1).logits
+        place = {node: row for row, node in enumerate(rows)} | {self._trunk: -1}
+        parents = [place[self.nodes[node].parent] for node in rows]
+        logits = self._model.forward(tokens, parents, len(rows) - len(level)).logits
+        self._model.cache.rollback(held)
         return logits
+
+    def _behind_trunk(self, node: int) -> list[int]:
+        """``node`` and its ancestors up to the trunk."""
+        nodes: list[int] = []
+        while node != self._trunk:
+            nodes.append(node)
+            node = self.nodes[node].parent
+        return nodes
 
     def draft(
         self,

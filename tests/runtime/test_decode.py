@@ -1,4 +1,4 @@
-"""The laws of decoding: whatever is drafted, the output is plain decoding's, and the cache is as if nothing had been."""
+"""The laws of decoding: whatever is drafted, the output is plain decoding's, and the cache as if nothing had been."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.runtime.guesses import Raising, Random, Scripted, adversarial, bushy,
 from tests.runtime.table_model import TableModel, fresh_rows
 
 GREEDY = SamplingParams()
+WIDE = DraftLimit(8, 8)
 SAMPLED = SamplingParams(temperature=0.8, top_k=6, top_p=0.95, repetition_penalty=1.2, seed=7)
 PROMPT = [3, 1, 4, 1, 5]
 EVEN = lambda rows: rows + rows % 2  # noqa: E731
@@ -76,7 +77,7 @@ class Chat:
     target: TableModel = field(default_factory=lambda: TableModel(pad=EVEN))
     sampling: SamplingParams = GREEDY
     capacity: int = 80
-    limit: DraftLimit = DraftLimit(8, 8)
+    limit: DraftLimit = WIDE
 
     def __post_init__(self) -> None:
         self.context = Context(self.capacity, self.sampling)

@@ -30,8 +30,8 @@ _LAYER = """
   h{j} = Add(m{i}, down{i})
 """
 
-_ROTARY = """qr{i} = com.microsoft.RotaryEmbedding <num_heads={heads}, rotary_embedding_dim=0> (q{i}, position_ids, cos, sin)
-  kr{i} = com.microsoft.RotaryEmbedding <num_heads={kv}, rotary_embedding_dim=0> (k{i}, position_ids, cos, sin)
+_ROTARY = """qr{i} = com.microsoft.RotaryEmbedding <num_heads={heads}> (q{i}, position_ids, cos, sin)
+  kr{i} = com.microsoft.RotaryEmbedding <num_heads={kv}> (k{i}, position_ids, cos, sin)
   c{i}, present_{i}_key, present_{i}_value = com.microsoft.GroupQueryAttention <num_heads={heads}, kv_num_heads={kv}>
     (qr{i}, kr{i}, v{i}, past_{i}_key, past_{i}_value, seqlens, total, , , , bias)"""
 
@@ -58,7 +58,9 @@ _BIAS = """
 """
 
 
-def write_tiny_graph(path: Path, *, bits: int = 32, foreign: bool = False, seed: int = 0, layers: int = 2) -> Path:
+def write_tiny_graph(
+    path: Path, *, bits: int = 32, foreign: bool = False, kv: str = "float", seed: int = 0, layers: int = 2
+) -> Path:
     """Writes the graph with random weights to ``path``; the same seed gives the same model in every flavour."""
     rng = np.random.default_rng(seed)
     weights: dict[str, np.ndarray] = {}
@@ -82,7 +84,7 @@ def write_tiny_graph(path: Path, *, bits: int = 32, foreign: bool = False, seed:
     body = body.replace("logits0", "logits")
     weights["embedding"] = rng.standard_normal((VOCAB, HIDDEN)).astype(np.float32)
     weights.update(_constants())
-    _save(path, body, weights, layers, foreign)
+    _save(path, body, weights, [f"past_{i}_{part}" for i in range(layers) for part in ("key", "value")], kv, foreign)
     return path
 
 
@@ -115,9 +117,8 @@ def _constants() -> dict[str, np.ndarray]:
     }
 
 
-def _save(path: Path, body: str, weights: dict[str, np.ndarray], layers: int, foreign: bool) -> None:
-    caches = [f"past_{i}_{part}" for i in range(layers) for part in ("key", "value")]
-    kind = f"float[1,{KV_HEADS},capacity,{SIZE}]"
+def _save(path: Path, body: str, weights: dict[str, np.ndarray], caches: list[str], kv: str, foreign: bool) -> None:
+    kind = f"{kv}[1,{KV_HEADS},capacity,{SIZE}]"
     inputs = ["int64[1,S] input_ids", "int64[1,T] attention_mask"]
     inputs += [] if foreign else ["int64[1,S] position_ids", "float[1,1,A,B] tree_bias", "int64[1] logits_from"]
     inputs += [f"{kind} {name}" for name in caches]

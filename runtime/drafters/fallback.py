@@ -1,0 +1,34 @@
+"""Several drafters in order: the first that has something worthwhile to say is taken.
+
+A drafter that costs nothing and knows when it is right, such as the suffix drafter, goes before one that costs a
+forward per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runtime.context import Context
+from runtime.draft import Draft, DraftLimit
+from runtime.drafters import Drafter
+
+
+class FallbackDrafter:
+    """Asks ``drafters`` in turn, the last one without condition.
+
+    A draft stands if its own estimate is at least ``min_expected`` accepted tokens, or if it makes no estimate and is
+    not empty. What came of it can be told by ``Draft.source``.
+    """
+
+    def __init__(self, drafters: Sequence[Drafter], name: str = "fallback", min_expected: float = 1.0) -> None:
+        assert drafters
+        self.name = name
+        self._drafters, self._min_expected = tuple(drafters), min_expected
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        """See ``Drafter``."""
+        for drafter in self._drafters[:-1]:
+            draft = drafter.propose(context, limit)
+            if len(draft) and (draft.expected is None or draft.expected >= self._min_expected):
+                return draft
+        return self._drafters[-1].propose(context, limit)

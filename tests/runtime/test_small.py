@@ -1,0 +1,223 @@
+"""The small drafter: what it proposes, that its cache follows the committed tokens, and that its draws are exact."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from runtime.context import Context
+from runtime.decode import decode
+from runtime.draft import Draft, DraftLimit, Kind
+from runtime.drafters.small import SmallDrafter
+from runtime.sampling import SamplingParams, draw, greedy_token, probabilities, uniform
+from runtime.scheduler import FixedScheduler
+from runtime.verify import Verifier
+from runtime.verify.block import BlockVerifier
+from runtime.verify.match import MatchVerifier
+from runtime.verify.recursive import RecursiveVerifier
+from tests.runtime.table_model import TableModel, fresh_rows
+from tests.runtime.test_decode import Ends
+
+GREEDY = SamplingParams()
+SAMPLED = SamplingParams(temperature=0.9, seed=3)
+TOKENS = [3, 1, 4, 1, 5, 9, 2]
+
+
+def _context(tokens: list[int], sampling: SamplingParams = GREEDY) -> Context:
+    context = Context(64, sampling)
+    context.append(tokens)
+    return context
+
+
+def _probs(model: TableModel, tokens: list[int], sampling: SamplingParams) -> np.ndarray:
+    fresh = TableModel(model.vocab_size, len(tokens) + 1, seed=model.seed)
+    fresh.prefill(tokens[:-1])
+    return probabilities(fresh.forward(tokens[-1:]).logits[0], tokens, sampling)
+
+
+def _paths(draft: Draft) -> list[tuple[int, ...]]:
+    paths: list[tuple[int, ...]] = []
+    for node, token in enumerate(draft.tokens):
+        parent = draft.parents[node]
+        paths.append((*(paths[parent] if parent >= 0 else ()), token))
+    return paths
+
+
+def test_a_greedy_chain_is_what_the_model_would_say() -> None:
+    model = TableModel()
+    draft = SmallDrafter(model, 11, name="tiny").propose(_context(TOKENS), DraftLimit(4, 4))
+    tokens = list(TOKENS)
+    for token in draft.tokens:
+        assert token == int(_probs(model, tokens, SAMPLED).argmax())
+        tokens.append(token)
+    assert (len(draft), draft.is_chain, draft.kind, draft.source) == (4, True, Kind.ONE_HOT, "tiny")
+
+
+def test_the_repetition_penalty_counts_drafted_tokens_too() -> None:
+    params = SamplingParams(repetition_penalty=3.0)
+    model = TableModel()
+    draft = SmallDrafter(model, 11).propose(_context(TOKENS, params), DraftLimit(6, 6))
+    tokens = list(TOKENS)
+    for token in draft.tokens:
+        fresh = TableModel()
+        fresh.prefill(tokens[:-1])
+        assert token == greedy_token(fresh.forward(tokens[-1:]).logits[0], tokens, params)
+        tokens.append(token)
+
+
+def test_a_sampled_chain_draws_with_the_numbers_of_the_positions() -> None:
+    model = TableModel()
+    draft = SmallDrafter(model, 11).propose(_context(TOKENS, SAMPLED), DraftLimit(5, 5))
+    tokens = list(TOKENS)
+    for token in draft.tokens:
+        assert token == draw(_probs(model, tokens, SAMPLED), uniform(SAMPLED.seed, len(tokens)))
+        tokens.append(token)
+    assert draft.kind is Kind.ONE_HOT
+
+
+def test_equal_models_agree_even_when_sampling() -> None:
+    context, target = _context(TOKENS, SAMPLED), TableModel()
+    steps = decode(
+        target,
+        context,
+        {"small": SmallDrafter(TableModel(), 11)},
+        FixedScheduler("small", DraftLimit(3, 3)),
+        MatchVerifier(),
+        Ends(12),
+    )
+    assert all(step.num_accepted == 3 for step in steps)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 5))
+def test_the_tree_holds_the_most_probable_paths(nodes: int, depth: int, seed: int) -> None:
+    model = TableModel(vocab_size=4, seed=seed)
+    tokens = [token % 4 for token in TOKENS]
+    draft = SmallDrafter(model, 4, shape="tree").propose(_context(tokens), DraftLimit(nodes, depth))
+    scores: dict[tuple[int, ...], float] = {(): 1.0}
+    for length in range(1, depth + 1):
+        for path in product(range(4), repeat=length):
+            parent = scores.get(path[:-1], 0.0)
+            if parent >= 0.01:
+                scores[path] = parent * float(_probs(model, [*tokens, *path[:-1]], SamplingParams(1.0))[path[-1]])
+    del scores[()]
+    best = sorted((score for score in scores.values() if score >= 0.01), reverse=True)[:nodes]
+    chosen = sorted((scores[path] for path in _paths(draft)), reverse=True)
+    assert chosen == pytest.approx(best, rel=1e-4)
+    assert draft.expected == pytest.approx(sum(best), rel=1e-4)
+    assert len(set(_paths(draft))) == len(draft)
+    assert all(parent < node for node, parent in enumerate(draft.parents))
+
+
+def test_the_first_path_of_a_tree_lies_in_adjacent_rows() -> None:
+    draft = SmallDrafter(TableModel(), 11, shape="tree").propose(_context(TOKENS), DraftLimit(8, 4))
+    best = [-1]
+    while children := draft.children(best[-1]):
+        best.append(children[0])
+    assert best == list(range(-1, len(best) - 1))
+
+
+history = st.lists(
+    st.tuples(st.integers(0, 9), st.lists(st.integers(0, 10), min_size=1, max_size=6)), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(history, st.sampled_from(["chain", "tree"]))
+def test_its_cache_follows_any_change_of_the_committed_tokens(turns: list[tuple[int, list[int]]], shape: str) -> None:
+    model = TableModel()
+    drafter = SmallDrafter(model, 11, shape=shape)
+    context = _context([1])
+    for forgotten, tokens in turns:
+        context.truncate(max(1, len(context) - forgotten))
+        context.append(tokens)
+        draft = drafter.propose(context, DraftLimit(4, 3))
+        expected = SmallDrafter(TableModel(), 11, shape=shape).propose(context, DraftLimit(4, 3))
+        assert draft == expected
+        held = model.cache.tokens.tolist()
+        assert held[: len(context)] == context.tokens.tolist()
+        assert np.array_equal(model.cache.arrays[0][:, :, : len(held)], fresh_rows(model, held))
+
+
+def test_catching_up_and_the_first_token_take_one_forward() -> None:
+    model = TableModel()
+    drafter, context = SmallDrafter(model, 11), _context(TOKENS)
+    draft = drafter.propose(context, DraftLimit(3, 3))
+    context.append([*draft.tokens, 7])  # all accepted: the last token was never fed, nor was the bonus
+    rows: list[int] = []
+    forward = model.forward
+    model.forward = lambda tokens, *rest: (rows.append(len(tokens)), forward(tokens, *rest))[1]
+    drafter.propose(context, DraftLimit(3, 3))
+    assert rows == [2, 1, 1]
+
+
+def test_tokens_the_target_lacks_are_never_proposed() -> None:
+    for shape, kind in (("chain", Kind.ONE_HOT), ("tree", Kind.ONE_HOT), ("chain", Kind.INDEPENDENT)):
+        drafter = SmallDrafter(TableModel(vocab_size=11), 5, shape=shape, kind=kind)
+        for start in range(5):
+            draft = drafter.propose(_context([start, 1, 2], SAMPLED), DraftLimit(8, 4))
+            assert draft.tokens
+            assert max(draft.tokens) < 5
+
+
+def test_tokens_the_drafter_lacks_do_no_harm() -> None:
+    context, target = _context([1, 10, 10, 2]), TableModel(vocab_size=11)
+    drafter = SmallDrafter(TableModel(vocab_size=7), 11)
+    tokens = [t for step in _decoded(target, context, drafter, MatchVerifier(), 12) for t in step.tokens]
+    plain = [
+        t for step in _decoded(TableModel(), _context([1, 10, 10, 2]), None, MatchVerifier(), 12) for t in step.tokens
+    ]
+    assert tokens == plain
+    assert max(tokens) > 6
+
+
+def test_it_falls_silent_at_the_end_of_its_own_context() -> None:
+    model = TableModel(capacity=20, max_rows=4)  # 16 positions
+    drafter = SmallDrafter(model, 11)
+    sizes = [len(drafter.propose(_context([1] * length), DraftLimit(3, 3))) for length in range(13, 19)]
+    assert sizes == [3, 3, 2, 1, 0, 0]
+
+
+def _decoded(target: TableModel, context: Context, drafter: SmallDrafter | None, verifier: Verifier, length: int):
+    name = drafter.name if drafter else None
+    scheduler = FixedScheduler(name, DraftLimit(4, 2))
+    return decode(target, context, {name: drafter} if drafter else {}, scheduler, verifier, Ends(length))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "verifier"),
+    [
+        ("chain", Kind.INDEPENDENT, BlockVerifier()),
+        ("chain", Kind.ONE_HOT, BlockVerifier()),
+        ("tree", Kind.WITHOUT_REPLACEMENT, RecursiveVerifier()),
+        ("tree", Kind.ONE_HOT, RecursiveVerifier()),
+        ("chain", Kind.INDEPENDENT, MatchVerifier()),
+    ],
+    ids=["block", "block on one-hot", "recursive", "recursive on one-hot", "match"],
+)
+def test_the_first_three_tokens_have_the_law_of_the_target(shape: str, kind: Kind, verifier: Verifier) -> None:
+    vocab, prompt, runs = 3, [1, 0, 2], 800
+    target = TableModel(vocab, seed=2)
+    expected = {}
+    for path in product(range(vocab), repeat=3):
+        law = 1.0
+        for place, token in enumerate(path):
+            law *= float(_probs(target, [*prompt, *path[:place]], SamplingParams(1.5))[token])
+        expected[path] = law * runs
+    seen = dict.fromkeys(expected, 0)
+    drafter = SmallDrafter(TableModel(vocab, seed=4), vocab, shape=shape, kind=kind)
+    for seed in range(runs):
+        context = _context(prompt, SamplingParams(1.5, seed=seed))
+        tokens = [token for step in _decoded(target, context, drafter, verifier, 3) for token in step.tokens]
+        seen[tuple(tokens)] += 1
+    few = [path for path in expected if expected[path] < 5]
+    counts = [seen[path] for path in expected if path not in few] + ([sum(seen[path] for path in few)] if few else [])
+    means = [expected[path] for path in expected if path not in few] + (
+        [sum(expected[path] for path in few)] if few else []
+    )
+    assert chisquare(counts, np.array(means) * sum(counts) / sum(means)).pvalue > 1e-3
