@@ -11,7 +11,8 @@ from runtime.context import Context
 from runtime.draft import Draft, FloatArray, Kind
 from runtime.verify import Verdict
 from runtime.verify.coins import Coins, StepCoins
-from runtime.verify.recursive import Array, Target, match_widths, recursive_walk, residual
+from runtime.verify.law import Law
+from runtime.verify.recursive import Target, recursive_walk
 from runtime.verify.rows import TargetRows
 
 
@@ -35,31 +36,30 @@ def block_walk(draft: Draft, target: Target, coins: Coins) -> Verdict:
     """
     if not _is_drawn_chain(draft):
         return recursive_walk(draft, target, coins)
-    pairs: list[tuple[Array, Array]] = []  # of the target and the drafter, for the token after i accepted ones
+    laws: list[tuple[Law, Law]] = []  # of the target and of the drafter, for the token after i accepted ones
     weights = [1.0]
     for node, token in enumerate(draft.tokens):
-        pairs.append(match_widths(target(node - 1), draft.probs[node - 1]))
-        target_probs, draft_probs = pairs[-1]
-        chance = float(draft_probs[token]) if token < len(draft_probs) else 0.0
-        weights.append(min(1.0, weights[-1] * float(target_probs[token]) / chance) if chance > 0 else 0.0)
+        laws.append((Law(target(node - 1)), Law(draft.probs[node - 1])))
+        wanted, drawn = (law.chance(token) for law in laws[-1])
+        weights.append(min(1.0, weights[-1] * wanted / drawn) if drawn > 0 else 0.0)
         if weights[-1] == 0.0:
             break
-    last = len(weights) - 1
-    if weights[last] > 0 and coins.accept(weights[last]):
-        return Verdict(tuple(range(last)), coins.draw(target(last - 1)))
-    for length in range(last - 1, 0, -1):
-        if coins.accept(_chance(weights[length], *pairs[length])):
+    length = len(laws)
+    if coins.accept(weights[length]):
+        return Verdict(tuple(range(length)), coins.draw(target(length - 1)))
+    while True:
+        length -= 1
+        left = laws[length][0].excess(laws[length][1], weights[length])
+        if length == 0 or coins.accept(_chance(weights[length], left.total)):
             break
-    else:
-        length = 0
-    target_probs, draft_probs = pairs[length]
-    return Verdict(tuple(range(length)), coins.draw(residual(weights[length] * target_probs, draft_probs)))
+    if left.total == 0:  # both laws are equal, and the rejection is a matter of rounding
+        left = laws[length][0]
+    return Verdict(tuple(range(length)), coins.draw(left.weights))
 
 
-def _chance(weight: float, target_probs: Array, draft_probs: Array) -> float:
+def _chance(weight: float, excess: float) -> float:
     """The probability that a prefix of ``weight`` stands once every longer one has fallen."""
-    left = float((weight * target_probs - draft_probs).clip(min=0).sum())
-    return left / (left + 1 - weight) if left + 1 - weight > 0 else 1.0
+    return excess / (excess + 1 - weight) if excess + 1 - weight > 0 else 1.0
 
 
 def _is_drawn_chain(draft: Draft) -> bool:

@@ -6,14 +6,10 @@ so compute the exact law of what the very code that runs in production emits.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Protocol
 
 from runtime.sampling import Stream, draw, uniform
-
-Probs = npt.NDArray[np.floating[Any]]
+from runtime.verify.law import Probs
 
 
 class Coins(Protocol):
