@@ -34,7 +34,7 @@ from export.lowering.attention import (
     attention_registered,
     check_layers,
 )
-from export.lowering.linear import LoweredLinear, Storage
+from export.lowering.linear import PLACEHOLDER, LoweredLinear, Storage
 from export.lowering.norm import lower_norms
 from export.lowering.rotary import LoweredRotary, RotaryMismatchError, find_rotary, rotary_lowered
 from export.manifest import Shape
@@ -109,9 +109,9 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
         with _quiet(), attention_registered(attention):
             model, mode = _build(config)
             traced, program = _trace(model, mode, attention, shape)
+        return _finish(program.model, traced, options.storage)
     except UnsupportedGraphError as error:
         raise UnsupportedGraphError(f"{config.model_type}: {error}") from error.__cause__
-    return _finish(program, traced, shape, options.storage)
 
 
 class _Traced(nn.Module):
@@ -291,9 +291,8 @@ def _export(traced: _Traced, arguments: Any, shape: Shape) -> Any:
         raise UnsupportedGraphError(f"torch cannot export it ({_first_line(error)})") from error
 
 
-def _finish(program: Any, traced: _Traced, shape: Shape, storage: Storage) -> LoweredGraph:
+def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
     """Names, recipes, passes, and the inputs that have a default."""
-    model: ir.Model = program.model
     weights = Weights(storage)
     sources = _sources(traced.model)
     tables = {
@@ -308,15 +307,30 @@ def _finish(program: Any, traced: _Traced, shape: Shape, storage: Storage) -> Lo
         if not isinstance(getattr(value.const_value, "raw", None), FakeTensor):
             continue
         if name not in tables and name not in sources:
-            raise UnsupportedGraphError(f"{shape}: the graph needs {name}, which no checkpoint holds")
+            raise UnsupportedGraphError(f"the graph needs {name}, which no checkpoint holds")
         value.name = sources.get(name, name)
         weights.recipes[str(value.name)] = _recipe(value, tables.get(name), traced.offsets.get(name, 0.0))
         value.const_value = None
+    _check_matrices(model, weights)
     run_passes(model, weights)
     _name_rows(model)
     _set_defaults(model)
     kept = {name: recipe for name, recipe in weights.recipes.items() if name in model.graph.initializers}
     return LoweredGraph(model, tuple(kept.values()))
+
+
+def _check_matrices(model: ir.Model, weights: Weights) -> None:
+    """Every matrix must be the weight of a linear layer or of the token embedding; nothing else has a lowering."""
+    for name, recipe in weights.recipes.items():
+        if not isinstance(recipe, PlainRecipe) or len(recipe.shape) < 2:
+            continue
+        for node, index in model.graph.initializers[name].uses():
+            if (node.op_type, index) not in ((PLACEHOLDER, 1), ("Gather", 0)) or len(recipe.shape) > 2:
+                raise UnsupportedGraphError(
+                    f"weight {name} {list(recipe.shape)} feeds {node.op_type}, not a linear layer"
+                )
+            if node.op_type == "Gather" and getattr(node.inputs[1], "name", None) != "input_ids":
+                raise UnsupportedGraphError(f"weight {name} {list(recipe.shape)} is looked up by more than token ids")
 
 
 def _recipe(value: ir.Value, table: Any, offset: float) -> Recipe:

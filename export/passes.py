@@ -19,6 +19,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
 )
+from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
 from export.lowering.embedding import lower_embedding
 from export.lowering.linear import DOMAIN, PLACEHOLDER, Product, Storage, lower_product, make_initializer, name_of
@@ -37,6 +38,7 @@ from export.tidy import (
 )
 
 CONTRIB = "com.microsoft"
+_SMALL = 1024  # elements: shapes and scalars are computed at export, never weights
 
 
 @dataclass
@@ -55,7 +57,8 @@ class Weights:
 
 def run_passes(model: ir.Model, weights: Weights) -> None:
     """All passes in order, in place."""
-    tidy = [RemoveUnusedNodesPass(), IdentityEliminationPass()]
+    fold = FoldConstantsPass(shape_inference=False, input_size_limit=_SMALL, output_size_limit=_SMALL)
+    tidy = [fold, RemoveUnusedNodesPass(), IdentityEliminationPass()]
     layout = [ConstantShapes(), CancelLayouts(), SinkTransposes(), CancelLayouts(), *tidy]
     fuse = [PackProducts(weights), FuseSilu(), FuseSkipNorm(), LowerProducts(weights), LowerEmbeddings(weights)]
     last = [CommonSubexpressionEliminationPass(), ClearMetadataAndDocStringPass(), RemoveUnusedNodesPass()]

@@ -62,11 +62,10 @@ class SinkTransposes(InPlacePass):
             order, source = _order(transpose), transpose.inputs[0]
             if order[-1] != len(order) - 1 or source is None:
                 continue
-            output = norm.outputs[0]
+            output, users = norm.outputs[0], list(norm.outputs[0].uses())
             norm.replace_input_with(0, source)
             again = ir.node("Transpose", [output], {"perm": order})
             again.outputs[0].shape, again.outputs[0].type = output.shape, output.type
-            users = list(output.uses())
             output.shape = source.shape
             model.graph.insert_after(norm, again)
             redirect(output, again.outputs[0], users)

@@ -41,7 +41,8 @@ class CausalMask:
 class StepCache:
     """What layers see as their cache: it notes keys and values, and refuses everything it was not made for.
 
-    Any other attribute that a model reads (convolution states, cross attention) is state this graph does not carry.
+    Any other attribute that a model reads (convolution states, cross attention) is state this graph does not carry. The
+    length is refused as well: a model that counts positions by itself is wrong in a tree.
     """
 
     is_compileable = False
@@ -58,12 +59,8 @@ class StepCache:
         self.updated[layer_idx] = (key, value)
         return key, value
 
-    def get_seq_length(self, *_: object) -> int:
-        """Zero: positions are given explicitly."""
-        return 0
-
     def __getattr__(self, name: str) -> Any:
-        raise UnsupportedGraphError(f"the model uses {name!r} of its cache: state other than keys and values")
+        raise UnsupportedGraphError(f"the model uses {name!r} of its cache, which has new keys and values only")
 
 
 @dataclass
@@ -129,10 +126,10 @@ class Step:
         rows, total = self.rows, self.total
         past = torch.squeeze(self.length() - _length_of(self.input_ids), 0)
         zero, one = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.int64)
-        before = _op("Range", [zero, past, one], None, torch.int64, (total - rows,))
-        keys = _op("Concat", [before, self.position_ids[0]], {"axis": 0}, torch.int64, (total,))
-        too_far = self.position_ids[0][:, None] - keys[None, :] >= window
-        outside = torch.where(too_far, MASKED, 0.0)[None, None]
+        before = _op("Range", [zero, past, one], None, torch.int64, (total - rows,)).unsqueeze(0)
+        keys = _op("Concat", [before, self.position_ids], {"axis": 1}, torch.int64, (1, total))
+        distance = self.position_ids.unsqueeze(2) - keys.unsqueeze(1)
+        outside = torch.where(distance >= window, MASKED, 0.0).unsqueeze(1)
         return self.bias(None) + outside
 
 
@@ -237,8 +234,13 @@ def _check_call(step: Step, layer: int, key: torch.Tensor, value: torch.Tensor, 
     updated = step.cache.updated[layer]
     if updated is None or updated[0] is not key or updated[1] is not value:
         raise UnsupportedGraphError(f"layer {layer} attends to other keys than it puts in its cache")
-    if key.shape != value.shape:
-        raise UnsupportedGraphError(f"layer {layer} has key heads {tuple(key.shape[1:])} unlike its value heads")
+    past = step.past[layer][0]
+    for what, heads in (("key", key), ("value", value)):
+        if (heads.shape[0], heads.shape[1], heads.shape[3]) != (past.shape[0], past.shape[1], past.shape[3]):
+            raise UnsupportedGraphError(
+                f"layer {layer} has {what}s of {heads.shape[1]} heads of {heads.shape[3]},"
+                f" its config says {past.shape[1]} of {past.shape[3]}"
+            )
 
 
 def _flat(heads: torch.Tensor) -> torch.Tensor:
