@@ -42,6 +42,18 @@ class Fit:
     scale: FloatArray
     zero: FloatArray | None
 
+    def codes(self, x: FloatArray, bits: int, out: FloatArray) -> FloatArray:
+        """The signed codes of ``x`` ``[..., blocks]``, as floats in ``out``."""
+        half = 2 ** (bits - 1)
+        np.multiply(x, self.inverse, out=out)
+        np.rint(out, out=out)
+        if self.zero is None:
+            return np.clip(out, -half, half - 1, out=out)
+        # clipping between arrays is not vectorised: shift, clip between numbers, shift back
+        np.add(out, self.zero, out=out)
+        np.clip(out, 0, 2 * half - 1, out=out)
+        return np.subtract(out, self.zero, out=out)
+
     def rounded_again(self) -> Fit:
         """The same grid with codes rounded for its own scale."""
         with np.errstate(divide="ignore"):
@@ -86,14 +98,7 @@ class Tile:
 
     def codes(self, fit: Fit) -> FloatArray:
         """The signed codes ``[block_size, blocks]`` as floats, in a buffer that the next call overwrites."""
-        codes = np.multiply(self.x, fit.inverse, out=self._codes)
-        np.rint(codes, out=codes)
-        if fit.zero is None:
-            return np.clip(codes, -self._half, self._half - 1, out=codes)
-        # clipping between arrays is not vectorised: shift, clip between numbers, shift back
-        np.add(codes, fit.zero, out=codes)
-        np.clip(codes, 0, 2 * self._half - 1, out=codes)
-        return np.subtract(codes, fit.zero, out=codes)
+        return fit.codes(self.x, self.bits, self._codes)
 
     def least_squares(self, fit: Fit) -> tuple[FloatArray, FloatArray]:
         """``sum(w x q)`` and ``sum(w q q)`` per block: their quotient is the best scale for the codes q of a fit."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from export.blocks import Quantized, QuantizeError, check_block_size, pack_pairs
 from export.fitting import Fit, Tile, round_blocks, search_blocks, transposed
+from export.gptq import quantize_compensated
 from export.recipe import FloatArray
 
 _TILE = 1 << 17  # weights per tile: Python's share is small, and three float32 buffers (1.5 MB) stay in the cache
@@ -63,7 +64,22 @@ class Search:
         return _quantize(rows, bits, block_size, symmetric, importance, search_blocks)
 
 
-QUANTIZERS: Mapping[str, Quantizer] = {method.name: method for method in (Rounding(), Search())}
+@dataclass(frozen=True)
+class Compensation:
+    """GPTQ where a calibration gave factors for a tensor, otherwise (a tied head) the search."""
+
+    name: str = "gptq"
+
+    def quantize(
+        self, rows: FloatArray, bits: int, block_size: int, symmetric: bool, importance: FloatArray | None = None
+    ) -> Quantized:
+        """See ``Quantizer``; ``importance`` is the factors ``[columns, window]`` of ``quantize_compensated``."""
+        if importance is None:
+            return Search().quantize(rows, bits, block_size, symmetric)
+        return quantize_compensated(rows, bits, block_size, symmetric, importance)
+
+
+QUANTIZERS: Mapping[str, Quantizer] = {method.name: method for method in (Rounding(), Search(), Compensation())}
 
 
 def _quantize(

@@ -17,7 +17,7 @@ from export.manifest import PocketspecError
 from export.quantize import QUANTIZERS, Quantizer
 from export.recipe import FloatArray
 
-METHODS = [pytest.param(method, id=name) for name, method in QUANTIZERS.items()]
+METHODS = [pytest.param(QUANTIZERS[name], id=name) for name in ("rtn", "search")]
 LAYOUTS = [(bits, symmetric) for bits in (4, 8) for symmetric in (True, False)]
 weights = st.floats(-4, 4, width=32)
 
@@ -87,7 +87,7 @@ def test_ternary_blocks_are_exact(method: Quantizer, bits: int, symmetric: bool,
 
 @pytest.mark.parametrize(("bits", "symmetric"), LAYOUTS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_search_has_every_block_of_four_bit_codes_exactly(bits: int, symmetric: bool, data: st.DataObject) -> None:
     codes = data.draw(hnp.arrays(np.int8, (3, 32), elements=st.integers(-8, 7)))
     if not symmetric:
@@ -103,7 +103,7 @@ def test_search_has_every_block_of_four_bit_codes_exactly(bits: int, symmetric: 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("bits", "symmetric"), LAYOUTS)
 @given(rows=hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 70)), elements=weights))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_reported_error_is_that_of_the_stored_codes(
     method: Quantizer, bits: int, symmetric: bool, rows: FloatArray
 ) -> None:
@@ -117,14 +117,14 @@ def test_the_reported_error_is_that_of_the_stored_codes(
 
 @pytest.mark.parametrize(("bits", "symmetric"), LAYOUTS)
 @given(rows=hnp.arrays(np.float32, (2, 64), elements=weights), seed=st.integers(0, 9), weighted=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_search_is_never_worse_than_rounding(
     bits: int, symmetric: bool, rows: FloatArray, seed: int, weighted: bool
 ) -> None:
     importance = np.random.default_rng(seed).random(64, np.float32) if weighted else None
     counts = np.ones(64) if importance is None else importance / importance.mean(dtype=np.float64) + 0.01
     loss = {}
-    for name, method in QUANTIZERS.items():
+    for name, method in ((name, QUANTIZERS[name]) for name in ("rtn", "search")):
         found = dequantize(method.quantize(rows, bits, 16, symmetric, importance), bits, 64)
         loss[name] = (np.square(found.astype(np.float64) - rows) * counts).reshape(2, 4, 16).sum(axis=2)
     assert (loss["search"] <= loss["rtn"] * (1 + 1e-5) + 1e-12).all()
