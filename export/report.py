@@ -89,7 +89,8 @@ class ConsoleReporter:
             DownloadColumn(),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, console=progress, transient=not progress.is_terminal)
+        # Bars are for terminals; elsewhere even an empty display would leave a blank line before an error.
+        self._progress = Progress(*columns, console=progress, disable=not progress.is_terminal)
         self._task: TaskID | None = None
         self._timings: dict[str, Timing] = {}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from export.manifest import PocketspecError, Role
-from export.targets import Target, resolve
+from export.targets import Target, check_family, resolve
 
 Weights = Literal["int4", "int8", "fp16", "fp32"]
 BITS: dict[Weights, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
@@ -75,6 +75,8 @@ def make_jobs(request: ExportRequest) -> tuple[Job, ...]:
     for name in intermediates:
         model, level = _partner(name, "intermediate", names)
         jobs.append(Job("intermediate", level, f"intermediate/{level}", model, request.weights))
+    for job in jobs:
+        check_family(target, job.model)
     return tuple(jobs)
 
 

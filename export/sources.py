@@ -57,10 +57,11 @@ def open_weights(job: Job, request: ExportRequest, model: Model) -> TensorSource
 
 def _fetch(job: Job, request: ExportRequest, weights: bool) -> Path:
     target = job.model
+    asked = request.revision if job.role == "target" else None
     if target.folder is not None:
-        return fetch_checkpoint(target.folder, None, request.cache_dir, weights)
+        return fetch_checkpoint(target.folder, asked, request.cache_dir, weights)
     assert target.hub_id is not None
-    revision = request.revision if job.role == "target" and request.revision else target.revision
+    revision = asked or target.revision
     return fetch_checkpoint(target.hub_id, revision, request.cache_dir, weights)
 
 

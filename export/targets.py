@@ -29,6 +29,14 @@ class UnknownTargetError(PocketspecError, ValueError):
     """A name that is neither known, nor a Hugging Face id, nor a folder."""
 
 
+class FamilyError(PocketspecError, ValueError):
+    """A partner known to speak another tokenizer than its target."""
+
+
+class ConfigError(PocketspecError, ValueError):
+    """A configuration that transformers does not understand."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A model to export and its suggested partners (names). It comes from ``folder`` or, if None, from ``hub_id``.
@@ -202,8 +210,24 @@ def _unknown(name: str) -> str:
     return f"unknown target {name!r}; {hint}; or give a Hugging Face id (owner/model) or a checkpoint folder"
 
 
+def check_family(target: Target, partner: Target) -> None:
+    """FamilyError if both are known by name and speak different tokenizers; needs no files."""
+    if target.family is None or partner.family is None or target.family == partner.family:
+        return
+    family = [name for name, other in TARGETS.items() if other.family == target.family and other is not target]
+    choice = f"choose one of {', '.join(family)}" if family else "no other known model does"
+    raise FamilyError(
+        f"{partner.name} is of the family {partner.family} and does not share the tokenizer of {target.name}"
+        f" ({target.family}); {choice}, or none"
+    )
+
+
 def load_config(path: Path) -> Any:
     """The transformers configuration in ``path`` (a ``config.json`` or its folder), without running code from it."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever a class of configuration makes of a value it did not expect
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"transformers cannot read the configuration in {path}: {reason[:300]}") from error

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from export.random_weights import RandomWeights
-from export.targets import INTERMEDIATE_RATIO, TARGETS, UnknownTargetError, load_config, resolve
+from export.targets import (
+    INTERMEDIATE_RATIO,
+    TARGETS,
+    ConfigError,
+    FamilyError,
+    UnknownTargetError,
+    check_family,
+    load_config,
+    resolve,
+)
 
 # As published: the safetensors metadata or the model card of each id (tied heads counted once).
 PUBLISHED = {
@@ -113,3 +122,23 @@ def test_unknown_names_list_near_ones() -> None:
         resolve("./absent")
     with pytest.raises(UnknownTargetError, match="no folder '/absent/model'"):
         resolve("/absent/model")
+
+
+def test_a_partner_of_another_family_is_refused_by_name() -> None:
+    target = TARGETS["qwen2-7b"]
+    for partner in (TARGETS["qwen2-0.5b"], resolve("owner/model")):
+        check_family(target, partner)
+    with pytest.raises(
+        FamilyError, match=r"^qwen2\.5-0\.5b .* tokenizer of qwen2-7b \(qwen2\); choose one of qwen2-0\.5b"
+    ):
+        check_family(target, TARGETS["qwen2.5-0.5b"])
+    with pytest.raises(FamilyError, match="no other known model does, or none"):
+        check_family(TARGETS["smollm3-3b"], TARGETS["smollm2-135m"])
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "mystery"}', "{}", '{"model_type": "llama", "hidden_size": "wide"}'])
+def test_a_configuration_nobody_understands_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match="transformers cannot read the configuration in") as caught:
+        load_config(tmp_path)
+    assert "\n" not in str(caught.value)
