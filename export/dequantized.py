@@ -6,7 +6,6 @@ a structural mistake (a wrong permutation, scale or epsilon) from an honest loss
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ class WrittenWeights:
 
     def __init__(self, graph: Path, recipes: Collection[Recipe], source: TensorSource) -> None:
         initializers = onnx_ir.load(graph).graph.initializers
-        self._arrays = {name: _array(value.const_value, graph.parent) for name, value in initializers.items()}
+        self._tensors: dict[str, Any] = {name: value.const_value for name, value in initializers.items()}
+        self._folder = graph.parent
         self._source = source
         self._places: dict[str, tuple[PlainRecipe | MatrixRecipe, int]] = {}
         for recipe in recipes:
@@ -46,8 +46,10 @@ class WrittenWeights:
         last = self.shape(name)[0] if last is None else last
         if isinstance(recipe, MatrixRecipe):
             return self._dequantize(recipe, start + first, start + last)
-        array = self._arrays[recipe.name]
-        rows = array.T[start + first : start + last] if recipe.transpose else array[start + first : start + last]
+        if recipe.transpose:
+            rows = self._rows(recipe.name, recipe.shape[0], 0, recipe.shape[0]).T[start + first : start + last]
+        else:
+            rows = self._rows(recipe.name, recipe.shape[0], start + first, start + last)
         shape = (last - first, *self.shape(name)[1:])
         return np.ascontiguousarray(rows, np.float32).reshape(shape) - np.float32(recipe.offset)
 
@@ -64,8 +66,17 @@ class WrittenWeights:
         return np.ascontiguousarray(values.reshape(last - first, -1)[:, : recipe.columns])
 
     def _rows(self, name: str, rows: int, first: int, last: int) -> npt.NDArray[Any]:
-        """Rows of an initializer that lists ``rows`` of them, whatever its own shape is."""
-        return self._arrays[name].reshape(rows, -1)[first:last]
+        """Rows of an initializer that lists ``rows`` of them, whatever its own shape is.
+
+        They are read, not mapped: pages of a mapped file stay resident and would count as memory of the check.
+        """
+        tensor = self._tensors[name]
+        if not isinstance(tensor, onnx_ir.ExternalTensor):
+            return np.asarray(tensor.numpy()).reshape(rows, -1)[first:last]
+        dtype, width = tensor.dtype.numpy(), tensor.size // rows
+        offset = (tensor.offset or 0) + first * width * dtype.itemsize
+        count = (last - first) * width
+        return np.fromfile(self._folder / tensor.location, dtype, count, offset=offset).reshape(last - first, width)
 
 
 def unpack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
@@ -74,10 +85,3 @@ def unpack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
         return codes
     return np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1)
 
-
-def _array(tensor: Any, folder: Path) -> npt.NDArray[Any]:
-    """An initializer as an array, mapped from the data file where it is stored there."""
-    if not isinstance(tensor, onnx_ir.ExternalTensor):
-        return tensor.numpy()
-    path, dtype = os.path.join(folder, tensor.location), tensor.dtype.numpy()
-    return np.memmap(path, dtype, "r", tensor.offset or 0, tuple(tensor.shape.numpy()))

@@ -89,6 +89,7 @@ class PiecedGraph:
                         values[name] = live[index - 1][carried[name]]
                 results = session.run(piece.gives, {name: values[name] for name in piece.needs})
                 values.update(zip(piece.gives, results, strict=True))
+            del session  # before the next one opens, so that only one piece is in memory
             later = {output}.union(*(other.needs for other in self.pieces[number + 1 :]))
             live = [{name: value for name, value in values.items() if name in later} for values in live]
         return [values[output] for values in live]

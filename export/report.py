@@ -35,8 +35,8 @@ class Timing:
     graph_seconds: float
     weights_seconds: float
     check_seconds: float
-    export_peak_bytes: int
-    check_peak_bytes: int
+    export_peak_bytes: int | None
+    check_peak_bytes: int | None
 
 
 class Reporter(Protocol):
@@ -50,6 +50,9 @@ class Reporter(Protocol):
 
     def advance(self, num_bytes: int) -> None:
         """So many more bytes of the part are done."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know, no error."""
 
     def timing(self, level: str, timing: Timing) -> None:
         """A level is complete."""
@@ -68,6 +71,9 @@ class SilentReporter:
         """Nothing."""
 
     def advance(self, num_bytes: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
     def timing(self, level: str, timing: Timing) -> None:
@@ -129,6 +135,10 @@ class ConsoleReporter:
         """Moves the bar of the part at hand."""
         if self._task is not None:
             self._progress.advance(self._task, num_bytes)
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._out.print(f"note: {text}")
 
     def timing(self, level: str, timing: Timing) -> None:
         """Kept for the report."""
@@ -207,7 +217,9 @@ def _source(level: Level) -> str:
     return label if level.source.kind == "trained" else f"{label} ({level.source.kind})"
 
 
-def _megabytes(count: int) -> str:
+def _megabytes(count: int | None) -> str:
+    if count is None:
+        return "unknown"
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

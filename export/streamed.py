@@ -100,6 +100,7 @@ def _gather_rows(source: TensorSource, weight: str) -> Callable[[nn.Module, tupl
         ids, positions = torch.unique(inputs[0], return_inverse=True)
         rows = [source.read(weight, token, token + 1) for token in ids.tolist()]
         module.weight = nn.Parameter(torch.from_numpy(np.concatenate(rows)), requires_grad=False)
+        module.padding_idx = None  # it matters to gradients alone, and is no number of these rows
         return (positions, *inputs[1:])
 
     return hook

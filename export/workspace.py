@@ -71,6 +71,10 @@ class Workspace:
         shutil.rmtree(self.folder / _MARKERS, ignore_errors=True)
         os.replace(self.folder, self._output)
 
+    def leftovers(self) -> list[Path]:
+        """Folders that unfinished exports to the same output with other requests left."""
+        return [path for path in sorted(self._output.parent.glob(f"{self._output.name}.*.part")) if path != self.folder]
+
     def files(self) -> dict[str, FileEntry]:
         """Every file of the bundle, by its path in it."""
         entries = {}

@@ -7,8 +7,10 @@ the two agree on some tokens and differ on others. Both speak bytes.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,13 +54,34 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lowered_once() -> Iterator[None]:
+    """From here on, exports in this process build each graph once: torch takes seconds for every one."""
+    from export import bundle
+    from export.graph import GraphOptions
+    from export.recipe import LoweredGraph
+
+    lower = bundle.lower
+    known: dict[tuple[str, GraphOptions], LoweredGraph] = {}
+
+    def cached(config: Any, options: GraphOptions) -> LoweredGraph:
+        key = (config.to_json_string(), options)
+        if key not in known:
+            known[key] = lower(config, options)
+        return replace(known[key], model=known[key].model.clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "lower", cached)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(lowered_once: None, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fp32 bundle of the tiny target with its drafter. Read-only: it is shared by the whole session."""
     return _export(tiny_models, tmp_path_factory.mktemp("bundles") / "tiny-fp32", "fp32")
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle_int4(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle_int4(lowered_once: None, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The int4 bundle of the tiny target with its drafter. Read-only: it is shared by the whole session."""
     return _export(tiny_models, tmp_path_factory.mktemp("bundles") / "tiny-int4", "int4")
 

@@ -1,0 +1,123 @@
+"""The levels of a request, with all that is known of them before weights are read, and a key to tell requests apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from export.graph import GraphOptions, shape_of
+from export.manifest import Shape, Vocabulary
+from export.quantize import QUANTIZERS
+from export.request import BITS, ExportRequest, Job, RequestError
+from export.sources import Model, describe_model
+from export.vocabulary import check_pair, read_vocabulary
+
+DEFAULT_METHOD, CALIBRATED_METHOD = "search", "gptq"
+# Methods by what they do with a calibration text: need one, can use one, or have no use for it.
+_NEEDS_TEXT, _TAKES_TEXT = {"gptq"}, {"gptq", "search"}
+_PACKAGES = ("pocketspec", "torch", "transformers", "onnxruntime", "onnx-ir")
+
+
+@dataclass(frozen=True)
+class LevelTask:
+    """One level to export. ``block_size`` and ``method`` are None for float weights."""
+
+    job: Job
+    model: Model
+    shape: Shape
+    vocabulary: Vocabulary
+    block_size: int | None
+    method: str | None
+
+    @property
+    def graph_options(self) -> GraphOptions:
+        """What the lowering must know."""
+        if self.block_size is None:
+            return GraphOptions(self.job.weights, positions=self.shape.positions)
+        return GraphOptions(self.job.weights, self.block_size, positions=self.shape.positions)
+
+
+def make_tasks(request: ExportRequest, jobs: Sequence[Job]) -> list[LevelTask]:
+    """The tasks of ``jobs``, target first. Refuses partners whose vocabulary is not the target's."""
+    tasks: list[LevelTask] = []
+    for job in jobs:
+        model = describe_model(job, request)
+        target = tasks[0] if tasks else None
+        if target is not None and target.model.folder is not None and model.folder is not None:
+            check_pair(target.model.folder, model.folder)
+        shape = _shape(model, request, target)
+        vocabulary = _vocabulary(model, target)
+        blocks = BITS[job.weights] <= 8
+        size = (request.block_size or default_block_size(shape)) if blocks else None
+        tasks.append(LevelTask(job, model, shape, vocabulary, size, _method(request) if blocks else None))
+    return tasks
+
+
+def request_key(request: ExportRequest, tasks: Sequence[LevelTask]) -> str:
+    """A hash of everything that decides what the bundle will hold: settings, texts, checkpoints, versions."""
+    asked: dict[str, Any] = {**asdict(request), "output": None, "cache_dir": None, "versions": installed_versions()}
+    for name in ("check_text", "calibration_text"):
+        path = getattr(request, name)
+        asked[name] = path and hashlib.sha256(path.read_bytes()).hexdigest()
+    asked["levels"] = [(task.job, task.model.provenance, _fingerprint(task.model.folder)) for task in tasks]
+    return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def default_block_size(shape: Shape) -> int:
+    """The largest block, up to 128, that divides every width: large blocks make the fastest rows on CPUs."""
+    widths = (shape.hidden_size, shape.mlp_size, shape.heads * shape.head_size)
+    return next((size for size in (128, 64) if not any(width % size for width in widths)), 32)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that decide what an export contains."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # pocketspec itself, run from its folder
+            found[name] = "not installed"
+    return found
+
+
+def _shape(model: Model, request: ExportRequest, target: LevelTask | None) -> Shape:
+    """The shape of a level. A partner made for shorter texts than asked keeps its own length."""
+    if target is None or request.positions is None:
+        return shape_of(model.config, request.positions)
+    return shape_of(model.config, min(request.positions, shape_of(model.config).positions))
+
+
+def _method(request: ExportRequest) -> str:
+    calibrated = request.calibration_text is not None
+    method = request.method or (CALIBRATED_METHOD if calibrated else DEFAULT_METHOD)
+    if method not in QUANTIZERS:
+        raise RequestError(f"--quant-method {method!r} is unknown; one of {', '.join(QUANTIZERS)}")
+    if method in _NEEDS_TEXT and not calibrated:
+        raise RequestError(f"--quant-method {method} needs --calibration-text FILE; give one or take search")
+    if calibrated and method not in _TAKES_TEXT:
+        raise RequestError(f"--quant-method {method} has no use for --calibration-text; drop one of them")
+    return method
+
+
+def _vocabulary(model: Model, target: LevelTask | None) -> Vocabulary:
+    """The model's own vocabulary; a shape without a tokenizer speaks its target's, or has only its size."""
+    if model.folder is not None and (model.folder / "tokenizer.json").is_file():
+        return read_vocabulary(model.folder)
+    if target is not None:
+        return target.vocabulary
+    eos = model.config.eos_token_id
+    ends = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+    return Vocabulary(model.config.vocab_size, "", ends, model.config.bos_token_id)
+
+
+def _fingerprint(folder: Path | None) -> list[tuple[str, int, int]]:
+    """Name, size and time of the files of a checkpoint, so that changed weights are another request."""
+    if folder is None:
+        return []
+    paths = sorted(path for pattern in ("*.json", "*.safetensors") for path in folder.glob(pattern))
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
