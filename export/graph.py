@@ -171,8 +171,8 @@ def _build(config: transformers.PretrainedConfig) -> tuple[nn.Module, FakeTensor
             model = transformers.AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation=IMPLEMENTATION, trust_remote_code=False
             )
-    except ValueError as error:
-        raise UnsupportedGraphError(f"transformers cannot build it ({_first_line(error)})") from None
+    except Exception as error:
+        raise UnsupportedGraphError(f"transformers cannot build it for our attention ({_first_line(error)})") from error
     _fill_buffers(model)
     return model.eval(), mode
 
@@ -307,7 +307,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
         if not isinstance(getattr(value.const_value, "raw", None), FakeTensor):
             continue
         if name not in tables and name not in sources:
-            raise UnsupportedGraphError(f"the graph needs {name}, which no checkpoint holds")
+            raise UnsupportedGraphError(f"the graph needs {name}, which is none of its parameters")
         value.name = sources.get(name, name)
         weights.recipes[str(value.name)] = _recipe(value, tables.get(name), traced.offsets.get(name, 0.0))
         value.const_value = None
@@ -355,8 +355,8 @@ def _name_rows(model: ir.Model) -> None:
     while pending:
         for node, _ in pending.pop().uses():
             output = node.outputs[0]
-            assert output.shape is not None
-            output.shape = ir.Shape([1, "wanted_rows", *list(output.shape)[2:]])
+            if output.shape is not None:
+                output.shape = ir.Shape([1, "wanted_rows", *list(output.shape)[2:]])
             pending.append(output)
 
 

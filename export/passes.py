@@ -29,6 +29,7 @@ from export.tidy import (
     CancelLayouts,
     ConstantShapes,
     SinkTransposes,
+    SplitSlices,
     dims_of,
     find_nodes,
     input_of,
@@ -59,7 +60,7 @@ def run_passes(model: ir.Model, weights: Weights) -> None:
     """All passes in order, in place."""
     fold = FoldConstantsPass(shape_inference=False, input_size_limit=_SMALL, output_size_limit=_SMALL)
     tidy = [fold, RemoveUnusedNodesPass(), IdentityEliminationPass()]
-    layout = [ConstantShapes(), CancelLayouts(), SinkTransposes(), CancelLayouts(), *tidy]
+    layout = [SplitSlices(), ConstantShapes(), CancelLayouts(), SinkTransposes(), CancelLayouts(), *tidy]
     fuse = [PackProducts(weights), FuseSilu(), FuseSkipNorm(), LowerProducts(weights), LowerEmbeddings(weights)]
     last = [CommonSubexpressionEliminationPass(), ClearMetadataAndDocStringPass(), RemoveUnusedNodesPass()]
     PassManager([*tidy, *layout, *fuse, *last, RemoveUnusedOpsetsPass()])(model)

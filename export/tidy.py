@@ -5,6 +5,7 @@ Also the few functions with which a pass reads and rewires onnx_ir graphs.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -73,6 +74,38 @@ class SinkTransposes(InPlacePass):
         return PassResult(model, modified)
 
 
+class SplitSlices(InPlacePass):
+    """Slices that cut one value along its last axis into all its parts become one Split (q, k, v made by one matrix)."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Replaces the slices of a value if together, in order, they are the whole of it."""
+        groups: dict[int, list[ir.Node]] = defaultdict(list)
+        for node in find_nodes(model, "Slice"):
+            groups[id(node.inputs[0])].append(node)
+        modified = False
+        for nodes in groups.values():
+            source = input_of(nodes[0], 0)
+            width = (known_dims(source) or [None])[-1]
+            bounds = [_last_axis_bounds(node) for node in nodes]
+            if len(nodes) == 1 or not isinstance(width, int) or None in bounds:
+                continue
+            order = sorted(range(len(nodes)), key=lambda index: bounds[index] or (0, 0))
+            cuts = [bounds[index] or (0, 0) for index in order]
+            ends = [min(end, width) for _, end in cuts]
+            if [first for first, _ in cuts] != [0, *ends[:-1]] or ends[-1] != width:
+                continue
+            sizes = integers(model, [end - first for (first, _), end in zip(cuts, ends, strict=True)])
+            split = ir.node("Split", [source, sizes], {"axis": -1}, num_outputs=len(nodes))
+            model.graph.insert_before(min(nodes, key=list(model.graph).index), split)
+            for index, part in zip(order, split.outputs, strict=True):
+                old = nodes[index].outputs[0]
+                part.shape, part.type = old.shape, old.type
+                redirect(old, part)
+            model.graph.remove(nodes, safe=True)
+            modified = True
+        return PassResult(model, modified)
+
+
 def find_nodes(model: ir.Model, op_type: str, domain: str = "") -> Iterator[ir.Node]:
     """The nodes of one operator; the graph may change meanwhile."""
     return (node for node in list(model.graph) if (node.op_type, node.domain) == (op_type, domain))
@@ -125,6 +158,17 @@ def substitute(node: ir.Node, *nodes: ir.Node) -> None:
     node.graph.insert_before(node, nodes)
     redirect(old, new)
     node.graph.remove(node, safe=True)
+
+
+def _last_axis_bounds(node: ir.Node) -> tuple[int, int] | None:
+    """First and last (exclusive) of a Slice with constant bounds along the last axis alone."""
+    constants = [None if value is None else value.const_value for value in node.inputs[1:]]
+    numbers = [None if tensor is None else tensor.numpy().tolist() for tensor in constants]
+    dims = known_dims(input_of(node, 0))
+    if len(numbers) != 4 or dims is None or numbers[3] != [1] or numbers[2] not in ([-1], [len(dims) - 1]):
+        return None
+    first, last = numbers[0], numbers[1]
+    return (first[0], last[0]) if first and last and 0 <= first[0] <= last[0] else None
 
 
 def _order(transpose: ir.Node) -> list[int]:

@@ -47,6 +47,9 @@ class Angles:
     position_ids: torch.Tensor
     role: str
 
+    def __getattr__(self, name: str) -> Any:
+        raise RotaryMismatchError(f"the model uses {name!r} of its cosines or sines")
+
 
 class LoweredRotary(nn.Module):
     """Takes the place of a rotary module. Its first, fake run makes the tables; later runs use them as buffers."""
