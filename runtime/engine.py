@@ -28,7 +28,7 @@ from runtime.foreign import is_foreign, read_bundle
 from runtime.model import OrtModel
 from runtime.record import check_files, device_key, recall
 from runtime.sampling import SamplingParams
-from runtime.speculation import Speculation, Speculator
+from runtime.speculation import NONE, Speculation, Speculator
 from runtime.stats import GenerationStats, read_memory
 from runtime.stop import StopRule as TextStopRule
 from runtime.stop import StopText
@@ -101,6 +101,11 @@ class Engine:
         if self._answer is not None:
             self._answer.close()
             self._answer = None
+
+    def is_exact(self, speculation: Speculation) -> bool:
+        """Whether answers equal those of plain decoding bit for bit on this device, and not only up to near ties."""
+        widths = self.target.widths
+        return widths.exact and (widths.tree or speculation.shape == "chain" or speculation.drafter == NONE)
 
     def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
         """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids."""

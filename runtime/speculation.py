@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from export.manifest import PocketspecError
 from runtime.draft import DraftLimit, Kind
 from runtime.drafters import Drafter
+from runtime.drafters.fallback import FallbackDrafter
 from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.model import Model, OrtModel
@@ -21,6 +22,7 @@ from runtime.verify.match import MatchVerifier
 from runtime.verify.recursive import RecursiveVerifier
 
 AUTO, NONE, SUFFIX = "auto", "none", "suffix"
+JOIN = "+"
 
 Shape = Literal["chain", "tree"]
 
@@ -46,8 +48,9 @@ class Speculation:
     """How to speculate.
 
     ``drafter`` is "auto" (the bundle's first drafter, or else "suffix"), "none" (plain decoding), "suffix" (repetition
-    in prompt and answer), or the name of a drafter in the bundle. ``draft_size`` is the most nodes of a draft, None: a
-    default for its shape. ``acceptance`` None means greedy at temperature 0 and "match" above.
+    in prompt and answer), the name of a drafter in the bundle, or several with plus signs ("suffix+NAME": the first
+    that has something to say). ``draft_size`` is the most nodes of a draft, None: a default for its shape.
+    ``acceptance`` None means greedy at temperature 0 and "match" above.
     """
 
     drafter: str = AUTO
@@ -95,20 +98,21 @@ class Speculator:
             return next(iter(self._levels), SUFFIX)
         if name == NONE:
             return None
-        if name == SUFFIX or name in self._levels:
-            return name
-        raise PocketspecError(f"no drafter {name!r} is open; there are: {', '.join(known_drafters(self._levels))}")
+        check_drafter(name, self._levels, "is open")
+        return name
 
     def _drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
         key = (name, shape, kind)
         if key not in self._drafters:
-            vocabulary = self._target.vocab_size
-            self._drafters[key] = (
-                SuffixDrafter()
-                if name == SUFFIX
-                else SmallDrafter(self._levels[name], vocabulary, name, shape=shape, kind=kind)
-            )
+            self._drafters[key] = self._make_drafter(name, shape, kind)
         return self._drafters[key]
+
+    def _make_drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
+        if JOIN in name:
+            return FallbackDrafter([self._drafter(part, shape, kind) for part in name.split(JOIN)], name)
+        if name == SUFFIX:
+            return SuffixDrafter(shape=shape)
+        return SmallDrafter(self._levels[name], self._target.vocab_size, name, shape=shape, kind=kind)
 
     def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
         shape, size = speculation.shape, speculation.draft_size
@@ -126,9 +130,23 @@ class Speculator:
         return DraftLimit(nodes, nodes)
 
 
+def check_drafter(name: str, levels: Collection[str], where: str) -> None:
+    """PocketspecError unless every part of ``name`` is "suffix" or one of ``levels``; it lists what there is."""
+    unknown = [part for part in name.split(JOIN) if part not in (*levels, SUFFIX)]
+    if unknown:
+        raise PocketspecError(f"no drafter {unknown[0]!r} {where}; there are: {', '.join(known_drafters(levels))}")
+
+
 def known_drafters(levels: Iterable[str]) -> tuple[str, ...]:
-    """Every name a drafter can be asked for by, given those of the bundle's own."""
+    """Every name a drafter can be asked for by, given those of the bundle's own; they can be joined with plus signs."""
     return (*levels, SUFFIX, NONE, AUTO)
+
+
+def needed_levels(name: str, levels: Sequence[str]) -> tuple[str, ...]:
+    """Which of the bundle's drafters ``levels`` must be open for the drafter called ``name``."""
+    if name == AUTO:
+        return tuple(levels[:1])
+    return tuple(level for level in levels if level in name.split(JOIN))
 
 
 def draft_nodes(speculation: Speculation, name: str) -> int:

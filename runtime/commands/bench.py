@@ -53,14 +53,15 @@ def run(options: argparse.Namespace) -> int:
     """Measures, then prints the table."""
     from runtime.bench import Bench, measure_rows
     from runtime.bench_report import Report
+    from runtime.speculation import JOIN
     from runtime.stats import read_memory
 
     _check(options)
     contenders = _contenders(options)
     rows = _rows(options.rows)
-    drafters = tuple(dict.fromkeys(contender.speculation.drafter for contender in contenders))
+    drafters = {part: None for contender in contenders for part in contender.speculation.drafter.split(JOIN)}
     sizes = [contender.speculation.draft_size or 1 for contender in contenders]
-    with shared.open_engine(options, drafters, max([*sizes, *(count - 1 for count in rows)])) as engine:
+    with shared.open_engine(options, tuple(drafters), max([*sizes, *(count - 1 for count in rows)])) as engine:
         prompts = _prompts(engine, options)
         runs = Bench(engine, prompts, options.tokens).measure(contenders, options.repeat, shared.say)
         names = [contender.name for contender in contenders]
@@ -96,6 +97,7 @@ def _check(options: argparse.Namespace) -> None:
 def _contenders(options: argparse.Namespace) -> list[Contender]:
     from runtime.bench import parse_contender
     from runtime.foreign import read_bundle
+    from runtime.speculation import PLAIN, check_drafter
 
     levels = [level.name for level in read_bundle(options.bundle).drafters()]
     names = (options.compare or ",".join(["plain", "plain-safe", *(f"{name}-chain3" for name in levels[:1])])).split(
@@ -103,9 +105,8 @@ def _contenders(options: argparse.Namespace) -> list[Contender]:
     )
     contenders = [parse_contender(name.strip()) for name in names]
     for contender in contenders:
-        if contender.speculation.drafter not in (*levels, "suffix", "none"):
-            known = ", ".join([*levels, "suffix"])
-            raise PocketspecError(f"no drafter {contender.speculation.drafter!r} in the bundle; there are: {known}")
+        if contender.speculation != PLAIN:
+            check_drafter(contender.speculation.drafter, levels, f"in {options.bundle}")
     if options.baseline is not None and options.baseline not in names:
         raise PocketspecError(f"--baseline {options.baseline} is not among the contenders: {', '.join(names)}")
     return contenders

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         prompt = make_prompt(engine, options.prompt, options.system, options.raw)
         plain = _answer("without speculation", engine.generate(prompt, speculation=PLAIN, **settings))
         fast = _answer("with speculation", engine.generate(prompt, speculation=speculation, **settings))
-        exact = engine.target.widths.exact
+        exact = engine.is_exact(speculation)
     same = _tokens(plain) == _tokens(fast)
     gain = fast[-1].stats.decode_tokens_per_second / plain[-1].stats.decode_tokens_per_second
     print(f"== {'identical' if same else 'DIFFERENT'} text, {gain:.2f} x the tokens/s of plain decoding")

@@ -49,7 +49,11 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
 def add_speculation(parser: argparse.ArgumentParser) -> None:
     """Who guesses, and how guesses are judged."""
     parser.add_argument("--no-speculation", action="store_true", help="plain decoding; the same text")
-    parser.add_argument("--drafter", metavar="NAME", help="a drafter of the bundle, suffix, none, or auto (default)")
+    parser.add_argument(
+        "--drafter",
+        metavar="NAME",
+        help="a drafter of the bundle, suffix, both as suffix+NAME, none, or auto (default)",
+    )
     parser.add_argument(
         "--draft-size", type=int, metavar="N", help="most tokens of a draft (default: 3, tree and suffix 7)"
     )
@@ -115,14 +119,16 @@ def open_engine(options: argparse.Namespace, drafters: tuple[str, ...] | None, m
 def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
     """The engine with no more open than ``speculation`` needs."""
     from runtime.foreign import read_bundle
-    from runtime.speculation import AUTO, draft_nodes, known_drafters
+    from runtime.speculation import AUTO, NONE, SUFFIX, check_drafter, draft_nodes, needed_levels
 
     levels = [level.name for level in read_bundle(options.bundle).drafters()]
-    if speculation.drafter not in known_drafters(levels):
-        known = ", ".join(known_drafters(levels))
-        raise PocketspecError(f"no drafter {speculation.drafter!r} in {options.bundle}; there are: {known}")
-    wanted = levels[:1] if speculation.drafter == AUTO else [name for name in levels if name == speculation.drafter]
-    size = draft_nodes(speculation, wanted[0] if wanted else "suffix")
+    if speculation.drafter not in (AUTO, NONE):
+        check_drafter(speculation.drafter, levels, f"in {options.bundle}")
+    wanted = needed_levels(speculation.drafter, levels)
+    size = draft_nodes(speculation, wanted[0] if wanted else SUFFIX)
     if size < 1:
         raise PocketspecError(f"--draft-size {size}: it must be at least 1 (plain decoding is --no-speculation)")
-    return open_engine(options, tuple(wanted), size)
+    engine = open_engine(options, wanted, size)
+    if engine.target.widths.exact and not engine.is_exact(speculation):
+        say("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")
+    return engine

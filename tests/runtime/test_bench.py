@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,23 @@ def test_every_contender_gives_the_same_answers(engine: Engine) -> None:
             assert 0 < run.overhead_seconds * run.steps < 10 * run.step_seconds
     assert runs["plain"][0].steps == 24
     assert runs["near-chain3"][0].steps < 24
+
+
+def test_only_plain_runs_single_rows(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, widths = engine.steps, []
+
+    def spy(*arguments: Any, **settings: Any) -> Any:
+        widths.append(engine.target.padded(1))
+        return steps(*arguments, **settings)
+
+    monkeypatch.setattr(engine, "steps", spy)
+    bench = Bench(engine, [engine.encode("one")], 3)
+    for contender in CONTENDERS[:3]:
+        bench.measure([contender], 1)
+    single, safe = widths[0], engine.target.padded(1)
+    assert single == 1
+    assert widths == [single] * 4 + [safe] * 8
+    assert safe == 2
 
 
 def test_rows_are_timed_and_the_cache_left_empty(engine: Engine) -> None:

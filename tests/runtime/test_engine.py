@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Inner
+from tokenizers import decoders, models
 
 from export.manifest import ManifestError, PocketspecError
-from memory.plan import Request
+from memory.plan import Request, make_plan
 from runtime.cache import ContextFullError
 from runtime.conversation import Conversation
+from runtime.devices import SafeWidths
 from runtime.engine import Engine, TextChunk
+from runtime.foreign import read_bundle
 from runtime.sampling import SamplingParams
 from runtime.speculation import PLAIN, Speculation
 from runtime.stop import StopRule
-from tests.runtime.tiny_bundle import END
+from runtime.text import Tokenizer
+from tests.runtime.tiny_bundle import END, VOCAB
 
 SPECULATIONS = [
     Speculation(),
@@ -25,6 +31,8 @@ SPECULATIONS = [
     Speculation("near", 7, "tree"),
     Speculation("far", 3),
     Speculation("suffix", 5),
+    Speculation("suffix", 8, "tree"),
+    Speculation("suffix+near", 4),
 ]
 SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=7)
 
@@ -89,6 +97,25 @@ def test_a_stop_string_ends_the_text_before_it(engine: Engine, speculation: Spec
     assert chunks[-1].step.finish == "stop"
 
 
+def test_text_held_back_for_a_stop_string_is_shown_at_the_end(engine: Engine) -> None:
+    whole = text_of(answer(engine, speculation=PLAIN))
+    chunks = answer(engine, stop=[whole[-3:] + "never"], speculation=PLAIN)
+    assert text_of(chunks) == whole
+    assert text_of(chunks[:-1]) == whole[:-3]
+
+
+def test_an_answer_to_a_chat_begins_without_the_space_that_a_continuation_has(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = engine.tokenizer.template
+    inner = Inner(models.BPE({f"▁{chr(0x4E00 + token)}": token for token in range(VOCAB)}, []))
+    inner.decoder = decoders.Metaspace()
+    monkeypatch.setattr(engine, "tokenizer", Tokenizer(inner, template))
+    monkeypatch.setattr(engine, "encode", lambda prompt, raw=False: [1, 2, 3])
+    continued, answered = (text_of(answer(engine, "x", raw=raw)) for raw in (True, False))
+    assert continued == " " + answered
+
+
 @pytest.mark.parametrize("speculation", SPECULATIONS, ids=str)
 def test_an_end_token_is_kept_and_not_shown(engine: Engine, speculation: Speculation) -> None:
     plain = answer(engine, speculation=PLAIN)
@@ -97,6 +124,18 @@ def test_an_end_token_is_kept_and_not_shown(engine: Engine, speculation: Specula
     steps = list(engine.steps(engine.encode("Hello there"), stop=StopRule(eos=[end]), speculation=speculation))
     assert [token for step in steps for token in step.tokens] == tokens_of(plain)[: first + 1]
     assert steps[-1].finish == "eos"
+
+
+def test_an_end_token_that_is_written_as_text_is_not_shown_either(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = answer(engine, speculation=PLAIN)
+    end = tokens_of(plain)[11]
+    target = engine.manifest.target
+    vocabulary = replace(target.vocabulary, eos_token_ids=(end,))
+    manifest = replace(engine.manifest, levels=(replace(target, vocabulary=vocabulary),))
+    monkeypatch.setattr(engine, "manifest", manifest)
+    assert text_of(answer(engine)) == text_of(plain)[: tokens_of(plain).index(end)]
 
 
 def test_the_bundles_end_token_ends_an_answer(engine: Engine) -> None:
@@ -180,11 +219,22 @@ def test_only_planned_levels_are_open(random_bundle: Path) -> None:
             engine.generate("hi", speculation=Speculation("far", 4))
 
 
+def test_exactness_is_said_for_each_shape(engine: Engine) -> None:
+    widths = engine.target.widths
+    try:
+        for exact, tree, expected in ((True, True, [1, 1, 1]), (True, False, [1, 1, 0]), (False, False, [0, 0, 0])):
+            engine.target.widths = SafeWidths(widths.widths, exact, tree)
+            asked = (PLAIN, Speculation("near"), Speculation("near", shape="tree"))
+            assert [engine.is_exact(speculation) for speculation in asked] == expected
+    finally:
+        engine.target.widths = widths
+
+
 def test_what_a_tight_budget_gives_up_is_said(random_bundle: Path) -> None:
-    with Engine.open(random_bundle) as engine:
-        everything = engine.plan.total_bytes
+    everything = make_plan(read_bundle(random_bundle), Request()).total_bytes
     notes: list[str] = []
-    with Engine.open(random_bundle, Request(budget_bytes=everything - 1), notify=notes.append) as engine:
+    request = Request(budget_bytes=everything - 1, threads=1)
+    with Engine.open(random_bundle, request, notify=notes.append) as engine:
         assert engine.plan.total_bytes < everything
     assert any(note.startswith(f"to fit {everything - 1} bytes: ") for note in notes)
 

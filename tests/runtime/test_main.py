@@ -89,6 +89,7 @@ def test_a_drawn_seed_is_told_and_repeats_the_text(capsys: pytest.CaptureFixture
     first = json.loads(run(capsys, *arguments)[1])
     again = json.loads(run(capsys, *arguments, "--seed", str(first["seed"]), "--no-speculation")[1])
     assert again["tokens"] == first["tokens"]
+    assert json.loads(run(capsys, *arguments)[1])["seed"] != first["seed"]
 
 
 def test_stop_strings_and_system_messages(capsys: pytest.CaptureFixture[str], bundle: str, engine: Engine) -> None:
@@ -128,6 +129,7 @@ REFUSALS = [
     (["generate", "BUNDLE", "hi", "--max-memory", "1KB"], "1,000 bytes are "),
     (["generate", "nowhere", "hi"], "no bundle at nowhere: no such folder; make one with python -m export"),
     (["generate", "BUNDLE", "hi", "--drafter", "nobody"], "no drafter 'nobody' in "),
+    (["generate", "BUNDLE", "hi", "--drafter", "suffix+nobody"], "no drafter 'nobody' in "),
     (["generate", "BUNDLE", "hi", "--drafter", "nobody"], "there are: near, far, suffix, none, auto"),
     (["generate", "BUNDLE", "hi", "--drafter", "near", "--no-speculation"], "contradict each other"),
     (["generate", "BUNDLE", "hi", "--draft-size", "2", "--no-speculation"], "--draft-size means nothing without"),
@@ -143,7 +145,7 @@ REFUSALS = [
     (["generate", "BUNDLE", "--prompt-file", "nowhere"], "cannot read the prompt from nowhere: No such file"),
     (["inspect", "nowhere"], "no bundle at nowhere"),
     (["bench", "BUNDLE", "--compare", "fast"], "no contender 'fast'; write plain, plain-safe, or a drafter"),
-    (["bench", "BUNDLE", "--compare", "nobody-chain3"], "no drafter 'nobody' in the bundle; there are: near, far"),
+    (["bench", "BUNDLE", "--compare", "nobody-chain3"], "there are: near, far, suffix, none, auto"),
     (["bench", "BUNDLE", "--baseline", "other"], "--baseline other is not among the contenders: plain, plain-safe"),
     (["bench", "BUNDLE", "--repeat", "0"], "--repeat 0: it must be at least 1"),
     (["bench", "BUNDLE", "--rows", "1;2"], "--rows 1;2: write counts with commas"),
@@ -170,6 +172,14 @@ def main_without_arguments() -> int:
         main([])
     assert isinstance(stopped.value.code, int)
     return stopped.value.code
+
+
+def test_one_line_break_at_the_end_of_a_prompt_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("a\nb\n\n")
+    assert generate.read_prompt(None, tmp_path / "prompt.txt") == "a\nb\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("日\n".encode())))
+    assert generate.read_prompt("-", None) == "日"
+    assert generate.read_prompt("as it is\n", None) == "as it is\n"
 
 
 def test_bad_bytes_on_standard_input_are_refused(

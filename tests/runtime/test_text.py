@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
@@ -32,7 +32,15 @@ def byte_level() -> Tokenizer:
 
 def byte_fallback() -> Tokenizer:
     """SentencePiece's manner: a space mark in front of words, and byte tokens for what is not in the vocabulary."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256)), "▁", *"abcdefghijklmnopqrst", "▁a"]
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{value:02X}>" for value in range(256)),
+        "▁",
+        *"abcdefghijklmnopqrst�",
+        "▁a",
+    ]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     inner = Inner(models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>", byte_fallback=True))
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
@@ -67,6 +75,7 @@ def pieces_of(tokenizer: Tokenizer, tokens: list[int], sizes: list[int], after: 
 
 
 @pytest.mark.parametrize("name", MADE)
+@settings(deadline=None)  # a busy machine is no failure
 @given(text=st.text(max_size=40), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_pieces_put_together_are_the_whole(name: str, text: str, sizes: list[int]) -> None:
     tokenizer = MADE[name]
@@ -76,12 +85,14 @@ def test_pieces_put_together_are_the_whole(name: str, text: str, sizes: list[int
     assert not any(piece.endswith("�") for piece in pieces[:-1] if "�" not in text)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(tokens=st.lists(st.integers(0, 260), max_size=30), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_any_bytes_decode_in_pieces_as_at_once(tokens: list[int], sizes: list[int]) -> None:
     tokenizer = MADE["byte-level"]
     assert "".join(pieces_of(tokenizer, tokens, sizes, [])) == tokenizer.decode_window(tokens)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(tokens=st.lists(st.integers(0, 290), max_size=30), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_fallback_text_does_not_depend_on_the_steps(tokens: list[int], sizes: list[int]) -> None:
     tokenizer = MADE["byte-fallback"]
@@ -125,6 +136,11 @@ def test_one_wrong_byte_spoils_no_neighbour() -> None:
     first_byte = 3
     tokens = [first_byte + value for value in [*"日".encode(), 0xFF]]
     assert tokenizer.decode(tokens) == "日�"
+
+
+def test_a_replacement_mark_that_is_text_stays_in_its_place() -> None:
+    tokenizer = MADE["byte-fallback"]
+    assert tokenizer.decode(tokenizer.encode("a�日�a")) == "a�日�a"
 
 
 def test_special_tokens_and_unknown_ids_are_not_shown() -> None:
