@@ -96,6 +96,14 @@ def test_large_vocabulary(scale: float, change: dict[str, Any]) -> None:
     assert probs.sum() == pytest.approx(1, abs=1e-4)
 
 
+def test_top_k_where_the_sample_misleads() -> None:
+    logits = logits_of(1, 50_000, 0.1)
+    logits[::37] += 10
+    for k in (50, 1000, 3000):
+        kept = np.flatnonzero(probabilities(logits, (), SamplingParams(1.0, top_k=k)))
+        assert set(kept.tolist()) == set(np.argsort(-logits)[:k].tolist())
+
+
 def test_ties_at_the_edge_stay_together() -> None:
     logits = np.array([2, 1, 1, 1, 0], np.float32)
     assert (probabilities(logits, (), SamplingParams(1.0, top_k=2)) > 0).tolist() == [True] * 4 + [False]
@@ -204,6 +212,14 @@ def test_draw_never_returns_an_impossible_token(vocab: int) -> None:
         for u in (0.0, 1e-300, 0.5, 1 - 2.0**-53, *rng.random(50)):
             assert probs[draw(probs, u)] > 0
         assert draw(probs, 0.0) == np.flatnonzero(probs)[0]
+        assert draw(probs, 1 - 2.0**-53) == np.flatnonzero(probs)[-1]
+
+
+def test_draw_survives_rounding_at_the_end() -> None:
+    """Sums in blocks and running sums differ in the last bits, which can put the largest number past the end."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        probs = rng.random(1500) * (rng.random(1500) < 0.5)
         assert draw(probs, 1 - 2.0**-53) == np.flatnonzero(probs)[-1]
 
 

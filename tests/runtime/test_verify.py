@@ -111,12 +111,13 @@ def test_greedy_walks_the_tree() -> None:
 
 
 def test_penalty_counts_the_path() -> None:
-    """Drafting 2, 2, 2 into a target that always prefers 2: the penalty stops it as in plain decoding."""
+    """The target prefers 2, then 1, then 3; the penalty makes it leave each after one use, as in plain decoding."""
     params = SamplingParams(repetition_penalty=2.0)
     logits = np.tile(np.array([0, 1.1, 1.5, 0.9, 0, 0, 0], np.float32), (4, 1))
     context = context_of([5], params)
     assert GreedyVerifier().accept(make_chain([2, 2, 2]), logits, context) == Verdict((0,), 1)
-    assert greedy_token(logits[0], [5, 2], params) == 1
+    assert GreedyVerifier().accept(make_chain([2, 1, 3]), logits, context) == Verdict((0, 1, 2), 2)
+    assert greedy_token(logits[0], [5, 2, 1], params) == 3
 
 
 def test_greedy_refuses_to_be_inexact() -> None:
