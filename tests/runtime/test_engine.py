@@ -81,6 +81,12 @@ def test_a_good_drafter_saves_steps(engine: Engine) -> None:
     assert stats.memory is None or stats.memory.anonymous_bytes > 0
 
 
+def test_the_first_drafter_is_the_default(engine: Engine, plain_bundle: Path) -> None:
+    assert answer(engine)[-1].stats.sources["near"] > 0
+    with Engine.open(plain_bundle, Request(threads=1)) as alone:
+        assert set(answer(alone, "abcabcabcabcabc")[-1].stats.sources) <= {"suffix", "target"}
+
+
 def test_statistics_so_far_belong_to_their_chunk(engine: Engine) -> None:
     chunks = answer(engine)
     counts = [chunk.stats.tokens for chunk in chunks]

@@ -69,6 +69,7 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str], bundle: str, eng
     assert engine.tokenizer.decode(data["tokens"]) == data["text"]
     assert len(data["sources"]) == len(data["tokens"]) == data["stats"]["tokens"] == 20
     assert (data["finish"], data["seed"]) == ("length", None)
+    assert set(data["sources"]) == {"near", "target"}, "the first drafter is the default"
 
 
 def test_the_prompt_comes_from_a_file_or_standard_input(
@@ -222,6 +223,15 @@ def test_compare_shows_the_same_text_twice(capsys: pytest.CaptureFixture[str], b
     assert code == 0
     assert out.count(expected_text(engine)) == 2
     assert "== identical text, " in out.splitlines()[-1]
+
+
+def test_compare_fails_when_texts_differ(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bundle: str
+) -> None:
+    monkeypatch.setattr("runtime.commands.compare._tokens", lambda chunks: [object()])
+    code, out, _ = run(capsys, "compare", bundle, "Hello", "--max-new-tokens", "5")
+    assert code == 1
+    assert "== DIFFERENT text, " in out
 
 
 def test_chat_answers_line_by_line(
