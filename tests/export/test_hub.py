@@ -153,3 +153,18 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text("[]")
     with pytest.raises(HubError, match="holds a list, expected an object"):
         check_folder(folder)
+
+
+def test_the_real_library_finds_its_cache_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--owner--model"
+    make_folder(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for revision in (None, "main", COMMIT):
+        folder = fetch_checkpoint("owner/model", revision=revision, cache_dir=tmp_path)
+        assert resolved_revision(folder) == COMMIT
+    with pytest.raises(HubError, match=r"^no connection to the Hugging Face Hub and owner/other is not in the cache"):
+        fetch_checkpoint("owner/other", cache_dir=tmp_path)
+    with pytest.raises(HubError, match=r"^'own er/model' is not a Hugging Face id"):
+        fetch_checkpoint("own er/model", cache_dir=tmp_path)
