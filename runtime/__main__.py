@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
-        options = _make_parser().parse_args(arguments)
+        options = parse(arguments)
         return int(import_module(f"runtime.commands.{options.command}").run(options))
     except PocketspecError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,6 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is still buffered must not fail once more while Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; a prompt may stand behind options as well as before them."""
+    parser = _make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes an optional positional for absent as soon as the one before it is followed by an option.
+    if len(rest) == 1 and not rest[0].startswith("-") and getattr(options, "prompt", "") is None:
+        options.prompt = rest.pop()
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def _make_parser() -> argparse.ArgumentParser:
