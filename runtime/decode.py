@@ -152,10 +152,9 @@ class _Loop:
         """Commits what the stop rule leaves of the verdict: the tokens, and why the answer ends if it does."""
         context, cache = self._context, self._target.cache
         fresh = [*(draft.tokens[node] for node in verdict.path), verdict.token]
-        fresh = fresh[: context.capacity - len(context)]
         self._generated += fresh
         cut = self._stop.cut(self._generated, len(fresh))
-        del self._generated[len(self._generated) - len(fresh) + cut.keep :]
+        assert cut.keep == len(fresh) or cut.reason is not None, cut
         context.append(fresh[: cut.keep])
         # The anchor's row stays, and the row of every kept token but the last, which is the next anchor.
         kept = [-1, *verdict.path][: cut.keep]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.manifest import Level, read_manifest
+from memory.plan import Request, make_plan
 from runtime.context import Context
 from runtime.decode import decode
 from runtime.devices import SafeWidths, any_width, find_safe_widths
@@ -97,6 +99,25 @@ def test_in_int4_speculation_changes_not_a_token_at_safe_widths(
     assert tokens == plain
     if name == "chain":
         assert accepted > 10
+
+
+@sampled_or_not
+@pytest.mark.parametrize("shape", ["chain", "tree"])
+def test_an_exported_pair_decodes_as_its_target_alone(tiny_bundle: Path, shape: str, sampling: SamplingParams) -> None:
+    manifest = read_manifest(tiny_bundle)
+    plan = make_plan(manifest, Request(context=CAPACITY - ROWS, max_draft=ROWS - 2))
+
+    def opened(level: Level) -> OrtModel:
+        planned = plan.level(level.name)
+        assert planned is not None
+        return OrtModel.open(tiny_bundle, level, planned, 1, plan.prefill_chunk)
+
+    drafter = SmallDrafter(opened(manifest.drafters()[0]), manifest.target.shape.vocab_size, shape=shape)
+    turns = [PROMPT, [5, 6, 5]]
+    plain, _ = _answer(opened(manifest.target), None, sampling, turns)
+    tokens, accepted = _answer(opened(manifest.target), drafter, sampling, turns)
+    assert tokens == plain
+    assert accepted > 5
 
 
 def test_in_int4_free_widths_and_trees_differ_at_near_ties_alone(folder: Path) -> None:

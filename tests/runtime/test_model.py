@@ -15,7 +15,7 @@ from runtime.binding import ancestors
 from runtime.cache import ContextFullError
 from runtime.devices import any_width, even_widths
 from runtime.model import OrtModel, UnsupportedModelError, fitting_rows, open_session
-from tests.runtime.tiny_graph import VOCAB, write_tiny_graph
+from tests.runtime.tiny_graph import POSITIONS, VOCAB, write_tiny_graph
 
 TOKENS = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26]
 ROWS = 12
@@ -71,6 +71,12 @@ def test_a_padded_width_changes_neither_logits_nor_length(graph: Path, model: Or
         logits = padded.forward(TOKENS[:rows]).logits
         assert padded.cache.length == rows
         assert np.allclose(logits, _logits(model, TOKENS[:rows]), **CLOSE)
+
+
+def test_a_dummy_row_needs_no_position_of_its_own(graph: Path) -> None:
+    padded = _open(graph, capacity=POSITIONS + 2, chunk=64, padded=True)
+    padded.prefill([1] * (POSITIONS - 1))
+    assert np.isfinite(padded.forward([2]).logits).all()
 
 
 def test_a_rolled_back_cache_equals_a_fresh_one(model: OrtModel) -> None:

@@ -144,6 +144,19 @@ def test_its_cache_follows_any_change_of_the_committed_tokens(turns: list[tuple[
         assert np.array_equal(model.cache.arrays[0][:, :, : len(held)], fresh_rows(model, held))
 
 
+def test_drawn_siblings_differ_and_carry_the_law_they_were_drawn_from() -> None:
+    drafter = SmallDrafter(TableModel(), 11, shape="tree", kind=Kind.WITHOUT_REPLACEMENT, branches=3)
+    for seed in range(20):
+        params = SamplingParams(temperature=1.0, seed=seed)
+        draft = drafter.propose(_context(TOKENS, params), DraftLimit(6, 4))
+        first = [draft.tokens[child] for child in draft.children(-1)]
+        assert (len(set(first)), len(draft), draft.kind) == (3, 6, Kind.WITHOUT_REPLACEMENT)
+        paths = {-1: TOKENS} | {node: [*TOKENS, *path] for node, path in enumerate(_paths(draft))}
+        assert set(draft.probs) == set(draft.parents)
+        for parent, probs in draft.probs.items():
+            assert np.allclose(probs, _probs(TableModel(), paths[parent], params), atol=1e-6)
+
+
 def test_catching_up_and_the_first_token_take_one_forward() -> None:
     model = TableModel()
     drafter, context = SmallDrafter(model, 11), _context(TOKENS)
