@@ -159,6 +159,16 @@ def test_compensation_lowers_the_error_of_outputs(bits: int, symmetric: bool, co
     assert error["gptq"] > error["search"]
 
 
+def test_scales_follow_the_columns_that_matter_even_where_nothing_can_be_compensated() -> None:
+    rows = np.random.default_rng(5).standard_normal((64, 128)).astype(np.float32)
+    squares = np.exp(np.random.default_rng(6).uniform(-4, 4, 128)).astype(np.float32)  # uncorrelated inputs
+    outputs = {}
+    for name, importance in (("search", None), ("gptq", compensation(np.diag(squares)))):
+        quantized = QUANTIZERS[name].quantize(rows, 4, 32, True, importance)
+        outputs[name] = float((np.square(dequantize(quantized, 4, 128) - rows) * squares).sum())
+    assert outputs["gptq"] < 0.8 * outputs["search"]
+
+
 def test_compensation_keeps_ternary_weights_exactly() -> None:
     rng = np.random.default_rng(3)
     rows = (rng.integers(-1, 2, (16, 128)) * np.repeat(rng.random((16, 4)) + 0.1, 32, axis=1)).astype(np.float32)

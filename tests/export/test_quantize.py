@@ -144,6 +144,7 @@ def test_importance_moves_the_error_to_columns_that_do_not_matter() -> None:
     for weighted in (False, True):
         quantized = QUANTIZERS["search"].quantize(rows, 4, 32, True, importance if weighted else None)
         error[weighted] = np.square(dequantize(quantized, 4, 128) - rows).sum(axis=0)
+        assert quantized.error[0] == pytest.approx(float(error[weighted].sum()), rel=1e-4)  # not weighted
     assert (error[True] * importance).sum() < 0.8 * (error[False] * importance).sum()
     assert error[True].sum() > error[False].sum()
 
