@@ -37,6 +37,7 @@ _MAX_MATCH = 16
 # 0.2): one occurrence of a pair is right 0.41 of the time, one of 12 tokens 0.85, two that agree on a pair 0.81.
 _NOVELTY, _NOVELTY_PER_SINGLE = 1.0, 2.0
 
+_BACKWARDS = np.arange(_MAX_MATCH - 1, -1, -1, dtype=np.int32)
 _BASE = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -45,7 +46,7 @@ class Occurrence(NamedTuple):
     """An earlier place that reads like the end of the context: how many tokens match, and what follows it."""
 
     match: int
-    continuation: tuple[int, ...]
+    continuation: list[int]
 
 
 class SuffixDrafter:
@@ -167,15 +168,12 @@ class SuffixIndex:
         found = self._positions()
         if not found:
             return []
-        positions = np.array(found, np.int32)
-        matches = self._match_lengths(positions)
-        order = np.lexsort((-positions, -matches))
+        matches = self._match_lengths(np.array(found, np.int32)).tolist()
+        ranked = sorted(
+            ((match, place) for match, place in zip(matches, found, strict=True) if match >= _SHORT), reverse=True
+        )
         tokens, end = self._tokens, self._length
-        return [
-            Occurrence(match, tuple(tokens[position : min(position + depth, end)].tolist()))
-            for match, position in zip(matches[order].tolist(), positions[order].tolist(), strict=True)
-            if match >= _SHORT
-        ]
+        return [Occurrence(match, tokens[place : min(place + depth, end)].tolist()) for match, place in ranked]
 
     def _positions(self) -> list[int]:
         """The latest candidates of either length; some are there by an accident of hashing."""
@@ -193,7 +191,7 @@ class SuffixIndex:
 
     def _match_lengths(self, positions: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
         """How many tokens before each position equal the context's last ones, at most ``_MAX_MATCH``."""
-        windows = self._padded[positions[:, None] + np.arange(_MAX_MATCH - 1, -1, -1)]
+        windows = self._padded[positions[:, None] + _BACKWARDS]
         suffix = self._padded[self._length : self._length + _MAX_MATCH][::-1]
         equal = np.zeros((len(positions), _MAX_MATCH + 1), np.bool_)
         np.equal(windows, suffix, out=equal[:, :-1])
