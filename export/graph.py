@@ -26,7 +26,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from export.lowering import UnsupportedGraphError
 from export.lowering.attention import (
-    IMPLEMENTATION,
     Attention,
     Step,
     StepCache,
@@ -40,10 +39,11 @@ from export.lowering.rotary import LoweredRotary, RotaryMismatchError, find_rota
 from export.manifest import Shape
 from export.passes import Weights, run_passes
 from export.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
+from export.structure import build_model, first_line, refuse, shape_of
+
+__all__ = ["GraphOptions", "UnsupportedGraphError", "lower", "shape_of"]
 
 _Weights = Literal["int4", "int8", "fp16", "fp32"]
-_FORBIDDEN = {"num_experts": "experts", "num_local_experts": "experts", "n_routed_experts": "experts"}
-_LIMITED_ROPE = ("longrope", "dynamic")
 
 
 @dataclass(frozen=True)
@@ -57,43 +57,13 @@ class GraphOptions:
 
     def __post_init__(self) -> None:
         size = self.block_size
-        if size < 16 or size & (size - 1):
-            raise UnsupportedGraphError(
-                f"block size {size} is not allowed; use a power of two from 16, such as 32 or 128"
-            )
+        if not 16 <= size <= 256 or size & (size - 1):
+            raise UnsupportedGraphError(f"block size {size} is not allowed; use 16, 32, 64, 128 or 256")
 
     @property
     def storage(self) -> Storage:
         """The part that concerns matrices."""
         return Storage(self.weights, self.block_size, self.symmetric)
-
-
-def shape_of(config: transformers.PretrainedConfig, positions: int | None = None) -> Shape:
-    """Sizes of the graph that ``lower`` makes from ``config``.
-
-    Positions are those the model was made for, at most ``positions``; a rotary embedding that changes with the length
-    of the text (longrope, dynamic) is limited to the length where it does not.
-    """
-    name = config.model_type
-    try:
-        heads, hidden = int(config.num_attention_heads), int(config.hidden_size)
-        longest = _longest(config)
-        layers, vocab = int(config.num_hidden_layers), int(config.vocab_size)
-    except (AttributeError, TypeError) as error:
-        raise UnsupportedGraphError(f"{name}: its config is not a text decoder's ({error})") from None
-    if positions is not None and not 0 < positions <= longest:
-        raise UnsupportedGraphError(f"{name}: {positions} positions asked, allowed are 1 to {longest}")
-    mlp = getattr(config, "intermediate_size", None)
-    return Shape(
-        layers=layers,
-        hidden_size=hidden,
-        mlp_size=int(mlp or 4 * hidden),
-        heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-        head_size=int(getattr(config, "head_dim", None) or hidden // heads),
-        vocab_size=vocab,
-        positions=positions or longest,
-    )
 
 
 def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> LoweredGraph:
@@ -103,11 +73,11 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
     """
     config = copy.deepcopy(config)
     shape = shape_of(config, options.positions)
-    _refuse(config, shape)
+    refuse(config, shape)
     attention = Attention()
     try:
         with _quiet(), attention_registered(attention):
-            model, mode = _build(config)
+            model, mode = build_model(config)
             traced, program = _trace(model, mode, attention, shape)
         return _finish(program.model, traced, options.storage)
     except UnsupportedGraphError as error:
@@ -136,66 +106,6 @@ class _Traced(nn.Module):
         return output.logits, *[tensor for pair in step.present for tensor in pair or ()]
 
 
-def _refuse(config: transformers.PretrainedConfig, shape: Shape) -> None:
-    name = config.model_type
-    if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
-        raise UnsupportedGraphError(f"{name}: not a decoder of text alone; export its text model")
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedGraphError(f"{name}: the checkpoint is quantized already; start from the unquantized one")
-    for attribute, what in _FORBIDDEN.items():
-        if (getattr(config, attribute, None) or 0) > 1:
-            raise UnsupportedGraphError(f"{name}: mixtures of {what} are not supported")
-    if shape.head_size % 8:
-        raise UnsupportedGraphError(f"{name}: head size {shape.head_size} is not a multiple of 8")
-    if shape.heads % shape.kv_heads:
-        raise UnsupportedGraphError(f"{name}: {shape.heads} heads cannot share {shape.kv_heads} key-value heads")
-
-
-def _longest(config: transformers.PretrainedConfig) -> int:
-    longest = int(config.max_position_embeddings)
-    rope = getattr(config, "rope_parameters", None) or {}
-    for parameters in rope.values() if all(isinstance(part, dict) for part in rope.values()) else [rope]:
-        if parameters and parameters.get("rope_type") in _LIMITED_ROPE:
-            original = parameters.get("original_max_position_embeddings")
-            longest = min(
-                longest, int(original or getattr(config, "original_max_position_embeddings", None) or longest)
-            )
-    return longest
-
-
-def _build(config: transformers.PretrainedConfig) -> tuple[nn.Module, FakeTensorMode]:
-    """The model without memory for its parameters; buffers that no checkpoint holds have their values."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        with mode:
-            model = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation=IMPLEMENTATION, trust_remote_code=False
-            )
-    except Exception as error:
-        raise UnsupportedGraphError(f"transformers cannot build it for our attention ({_first_line(error)})") from error
-    _fill_buffers(model)
-    return model.eval(), mode
-
-
-def _fill_buffers(model: Any) -> None:
-    """Gives buffers outside of checkpoints (rotary frequencies, embedding scales) the values HF's own code gives them."""
-    persistent = set(model.state_dict())
-    for path, module in model.named_modules():
-        missing = [
-            name for name, _ in module.named_buffers(recurse=False) if f"{path}.{name}".lstrip(".") not in persistent
-        ]
-        for name in missing:
-            fake = getattr(module, name)
-            fill = float("nan") if fake.dtype.is_floating_point else -1
-            setattr(module, name, torch.full(fake.shape, fill, dtype=fake.dtype))
-        if missing:
-            model._init_weights(module)
-        for name in missing:
-            value = getattr(module, name)
-            if bool((value != value).any() if value.dtype.is_floating_point else (value == -1).any()):
-                raise UnsupportedGraphError(f"buffer {name} of {path} has no value that could be exported")
-
-
 def _trace(model: Any, mode: FakeTensorMode, attention: Attention, shape: Shape) -> tuple[_Traced, Any]:
     """The traced program, with rotary embeddings lowered if the model's are of the operator's kind."""
     namespaces = [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
@@ -203,7 +113,13 @@ def _trace(model: Any, mode: FakeTensorMode, attention: Attention, shape: Shape)
     traced.offsets = lower_norms(model)
     _lower_linears(model, attention)
     rotary = find_rotary(model)
-    with attention_lowered(namespaces), rotary_lowered(namespaces), _all_rows(namespaces), mode, torch.no_grad():
+    with (
+        attention_lowered(namespaces, shape.positions),
+        rotary_lowered(namespaces),
+        _all_rows(namespaces),
+        mode,
+        torch.no_grad(),
+    ):
         arguments = _arguments(shape)
         for name, module in rotary.items():
             model.set_submodule(name, LoweredRotary(module, shape.positions))
@@ -233,7 +149,7 @@ def _run(traced: _Traced, arguments: Any) -> None:
     except (UnsupportedGraphError, RotaryMismatchError):
         raise
     except Exception as error:
-        raise UnsupportedGraphError(f"its forward does not fit our graph ({_first_line(error)})") from error
+        raise UnsupportedGraphError(f"its forward does not fit our graph ({first_line(error)})") from error
 
 
 def _lower_linears(model: Any, attention: Attention) -> None:
@@ -246,8 +162,10 @@ def _lower_linears(model: Any, attention: Attention) -> None:
             if module is head:
                 lowered.register_forward_pre_hook(lambda _, inputs: (attention.current.wanted_rows(inputs[0]),))
             model.set_submodule(name, lowered)
-        elif isinstance(module, nn.Linear):
-            raise UnsupportedGraphError(f"{name} is {type(module).__name__}, a linear layer of its own kind")
+    known = {module.weight for module in model.modules() if isinstance(module, LoweredLinear)}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and parameter not in known and parameter is not model.get_input_embeddings().weight:
+            raise UnsupportedGraphError(f"weight {name} {list(parameter.shape)} belongs to no linear layer")
 
 
 # Sizes of the traced example: rows, total and capacity are dynamic and differ, so that none is taken for another.
@@ -288,7 +206,7 @@ def _export(traced: _Traced, arguments: Any, shape: Shape) -> Any:
             output_names=["logits", *(f"present.{pair}" for pair in pairs)],
         )
     except Exception as error:
-        raise UnsupportedGraphError(f"torch cannot export it ({_first_line(error)})") from error
+        raise UnsupportedGraphError(f"torch cannot export it ({first_line(error)})") from error
 
 
 def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
@@ -311,7 +229,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
         value.name = sources.get(name, name)
         weights.recipes[str(value.name)] = _recipe(value, tables.get(name), traced.offsets.get(name, 0.0))
         value.const_value = None
-    _check_matrices(model, weights)
+    _check_embedding(model, weights)
     run_passes(model, weights)
     _name_rows(model)
     _set_defaults(model)
@@ -319,18 +237,14 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
     return LoweredGraph(model, tuple(kept.values()))
 
 
-def _check_matrices(model: ir.Model, weights: Weights) -> None:
-    """Every matrix must be the weight of a linear layer or of the token embedding; nothing else has a lowering."""
+def _check_embedding(model: ir.Model, weights: Weights) -> None:
+    """The token embedding must be looked up by token ids, and feed linear layers, and nothing else."""
     for name, recipe in weights.recipes.items():
-        if not isinstance(recipe, PlainRecipe) or len(recipe.shape) < 2:
-            continue
-        for node, index in model.graph.initializers[name].uses():
-            if (node.op_type, index) not in ((PLACEHOLDER, 1), ("Gather", 0)) or len(recipe.shape) > 2:
-                raise UnsupportedGraphError(
-                    f"weight {name} {list(recipe.shape)} feeds {node.op_type}, not a linear layer"
-                )
-            if node.op_type == "Gather" and getattr(node.inputs[1], "name", None) != "input_ids":
-                raise UnsupportedGraphError(f"weight {name} {list(recipe.shape)} is looked up by more than token ids")
+        if isinstance(recipe, PlainRecipe) and len(recipe.shape) == 2:
+            for node, index in model.graph.initializers[name].uses():
+                gathers = (node.op_type, index) == ("Gather", 0) and getattr(node.inputs[1], "name", "") == "input_ids"
+                if not gathers and (node.op_type, index) != (PLACEHOLDER, 1):
+                    raise UnsupportedGraphError(f"weight {name} {list(recipe.shape)} feeds {node.op_type}")
 
 
 def _recipe(value: ir.Value, table: Any, offset: float) -> Recipe:
@@ -362,15 +276,14 @@ def _name_rows(model: ir.Model) -> None:
 
 def _set_defaults(model: ir.Model) -> None:
     """Optional inputs: an initializer of the same name is the value of an input that is not given."""
-    defaults = {"tree_bias": np.zeros((1, 1, 1, 1), np.float32), "logits_from": np.zeros(1, np.int64)}
+    defaults = {
+        "tree_bias": ir.tensor(np.zeros((1, 1, 1, 1), np.float32), name="tree_bias"),
+        "logits_from": ir.tensor(np.zeros(1, np.int64), name="logits_from"),
+    }
     for value in model.graph.inputs:
         if (default := defaults.get(str(value.name))) is not None:
-            value.const_value = ir.tensor(default, name=str(value.name))
+            value.const_value = default
             model.graph.register_initializer(value)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 @contextmanager

@@ -66,8 +66,8 @@ class SinkTransposes(InPlacePass):
             output, users = norm.outputs[0], list(norm.outputs[0].uses())
             norm.replace_input_with(0, source)
             again = ir.node("Transpose", [output], {"perm": order})
-            again.outputs[0].shape, again.outputs[0].type = output.shape, output.type
-            output.shape = source.shape
+            again.outputs[0].shape, again.outputs[0].type = ir.Shape(dims_of(output)), output.type
+            output.shape = ir.Shape(dims_of(source))
             model.graph.insert_after(norm, again)
             redirect(output, again.outputs[0], users)
             modified = True
@@ -75,7 +75,7 @@ class SinkTransposes(InPlacePass):
 
 
 class SplitSlices(InPlacePass):
-    """Slices that cut one value along its last axis into all its parts become one Split (q, k, v made by one matrix)."""
+    """Slices that cut one value along its last axis into all its parts become one Split (q, k, v of one matrix)."""
 
     def call(self, model: ir.Model) -> PassResult:
         """Replaces the slices of a value if together, in order, they are the whole of it."""
@@ -85,7 +85,7 @@ class SplitSlices(InPlacePass):
         modified = False
         for nodes in groups.values():
             source = input_of(nodes[0], 0)
-            width = (known_dims(source) or [None])[-1]
+            width = (known_dims(source) or ["unknown"])[-1]
             bounds = [_last_axis_bounds(node) for node in nodes]
             if len(nodes) == 1 or not isinstance(width, int) or None in bounds:
                 continue

@@ -157,7 +157,7 @@ class Attention:
         softcap: float | None = None,
         **others: object,
     ) -> tuple[torch.Tensor, None]:
-        """Query ``[1, heads, S, head_size]``, key and value with kv_heads; the result is ``[1, S, heads, head_size]``."""
+        """Query ``[1, heads, S, head_size]``, key and value with kv_heads; result ``[1, S, heads, head_size]``."""
         step, layer = self.current, module.layer_idx
         _check_call(step, layer, key, value, attention_mask, others)
         assert isinstance(attention_mask, CausalMask)
@@ -181,13 +181,16 @@ class Attention:
 
 
 @contextmanager
-def attention_lowered(namespaces: Sequence[Any]) -> Iterator[None]:
-    """Masks of the modules ``namespaces`` become markers for as long as the context lasts."""
+def attention_lowered(namespaces: Sequence[Any], positions: int) -> Iterator[None]:
+    """Masks of the modules ``namespaces`` become markers for as long as the context lasts.
+
+    A window that no text of ``positions`` tokens can leave is no window.
+    """
     with ExitStack() as stack:
         for namespace in namespaces:
             for name in [name for name in vars(masking_utils) if name.startswith("create_")]:
                 if hasattr(namespace, name):
-                    stack.enter_context(mock.patch.object(namespace, name, _mask_maker(name)))
+                    stack.enter_context(mock.patch.object(namespace, name, _mask_maker(name, positions)))
         yield
 
 
@@ -208,7 +211,7 @@ def check_layers(step: Step) -> None:
         raise UnsupportedGraphError(f"layers {silent} do not attend through transformers' attention interface")
 
 
-def _mask_maker(name: str) -> Any:
+def _mask_maker(name: str, positions: int) -> Any:
     def make(*_: object, config: Any = None, **arguments: Any) -> CausalMask:
         if name not in _KNOWN_MASKS:
             raise UnsupportedGraphError(f"the model asks for {name}; only causal and sliding masks are supported")
@@ -218,7 +221,8 @@ def _mask_maker(name: str) -> Any:
         if not getattr(config, "is_causal", True):
             raise UnsupportedGraphError("the model attends in both directions (is_causal is false)")
         attribute = _KNOWN_MASKS[name]
-        return CausalMask(None if attribute is None else getattr(config, attribute))
+        window = None if attribute is None else int(getattr(config, attribute))
+        return CausalMask(None if window is None or window >= positions else window)
 
     return make
 

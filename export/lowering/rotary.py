@@ -116,9 +116,8 @@ def find_layout(table: Table, apply: Callable[..., Any], head_size: int) -> bool
     """Whether the operator's ``interleaved`` must be set to compute what ``apply`` does with this table."""
     rows = torch.from_numpy(np.linspace(0, len(table.cos) - 1, 5).astype(np.int64))
     cos, sin = torch.from_numpy(table.cos)[rows], torch.from_numpy(table.sin)[rows]
-    repeat = (lambda t: t.repeat_interleave(2, -1)) if table.interleaved else (lambda t: torch.cat((t, t), -1))
     query, key = torch.randn(1, 3, len(rows), head_size), torch.randn(1, 2, len(rows), head_size)
-    results = apply(query, key, repeat(cos)[None], repeat(sin)[None])
+    results = apply(query, key, _repeat(cos, table.interleaved), _repeat(sin, table.interleaved))
     for interleaved in (False, True):
         expected = [rotate(x, cos, sin, interleaved) for x in (query, key)]
         if all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(results, expected, strict=True)):
@@ -173,6 +172,11 @@ def _rotary(x: torch.Tensor, angles: Angles, apply: Callable[..., Any]) -> torch
         version=1,
     )
     return turned.reshape(1, rows, heads, size).transpose(1, 2)
+
+
+def _repeat(rows: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """A table's rows as the model's rotary module returns them, ``[1, rows, rotary_size]``."""
+    return (rows.repeat_interleave(2, -1) if interleaved else torch.cat((rows, rows), -1))[None]
 
 
 def _is_interleaved(cos: torch.Tensor, sin: torch.Tensor) -> bool:

@@ -35,7 +35,7 @@ def make_model(config: transformers.PretrainedConfig, seed: int = 0) -> Any:
 
 
 def fill(graph: LoweredGraph, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Gives every initializer its value; returns ``state`` with quantized tensors as they come back from their codes."""
+    """Gives every initializer its value; returns ``state`` with stored tensors as they come back from storage."""
     values: dict[str, np.ndarray] = {}
     stored = dict(state)
     for recipe in graph.recipes:
@@ -149,8 +149,13 @@ class Case:
 
     @classmethod
     def make(cls, config: transformers.PretrainedConfig, options: GraphOptions) -> Case:
-        """Lowers ``config``, fills the graph from a random model, and puts stored weights back into that model."""
-        model = make_model(config)
+        """A random model of ``config`` and its graph."""
+        return cls.of(make_model(config), options)
+
+    @classmethod
+    def of(cls, model: Any, options: GraphOptions) -> Case:
+        """Lowers the config of ``model``, fills the graph, and puts the weights as stored back into the model."""
+        config = model.config
         graph = lower(config, options)
         for node in graph.model.graph:
             if node.op_type == "MatMulNBits":  # activations as they are, so that only weights are rounded

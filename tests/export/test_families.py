@@ -1,14 +1,17 @@
 """Every family we claim: its graph equals its own code, for prompts, single tokens, several tokens and trees.
 
-Each has a small random config with the family's peculiarities on. Windows are shorter than the texts.
+Each has a small random config with the family's peculiarities on, and two layers where layers differ. Windows are
+shorter than the texts.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 from export.graph import GraphOptions
@@ -18,7 +21,7 @@ SMALL = {
     "vocab_size": 300,
     "hidden_size": 64,
     "intermediate_size": 96,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
@@ -47,14 +50,15 @@ TWO_ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
 }
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "llama": ("llama", {"num_hidden_layers": 2, "rope_parameters": LLAMA3_ROPE}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 24}),
     "mistral": ("mistral", {"sliding_window": 6}),
-    "smollm3": ("smollm3", {"no_rope_layers": [1, 0]}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 2, "no_rope_layers": [1, 0]}),
     "gemma2": (
         "gemma2",
         {
+            "num_hidden_layers": 2,
             "head_dim": 24,
             "query_pre_attn_scalar": 20,
             "sliding_window": 6,
@@ -65,6 +69,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": (
         "gemma3_text",
         {
+            "num_hidden_layers": 2,
             "head_dim": 24,
             "query_pre_attn_scalar": 20,
             "sliding_window": 6,
@@ -140,3 +145,15 @@ def test_a_tree_path_equals_that_path_alone(case: Case) -> None:
 
 def test_only_wanted_rows_come_back(case: Case) -> None:
     assert relative(case.runner.step(TEXT, logits_from=15), case.reference(TEXT)[15:]) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stories260k", "bitllama-1m", "bitllama-3m"])
+def test_trained_models_equal_their_own_code(name: str, shared_data: Path) -> None:
+    folder = shared_data / "models" / name
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    case = Case.of(model.eval(), GraphOptions("fp32"))
+    text = [1, 403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 409]
+    wanted = case.reference(text)
+    assert relative(case.runner.step(text[:9]), wanted[:9]) < TOLERANCE
+    assert relative(case.runner.step(text[9:]), wanted[9:]) < TOLERANCE
