@@ -48,7 +48,7 @@ def naive_chances(tokens: list[int], depth: int, reach: float) -> dict[tuple[int
         once = sum(following.count(token) == 1 for token in set(following))
         for token in set(following):
             own = sum(weight for weight, other in zip(weights, following, strict=True) if other == token)
-            chances[(*path, token)] = chance * own / (sum(weights) + 1.0 + 2.0 * once)
+            chances[(*path, token)] = chance * (own / (sum(weights) + 1.0 + 2.0 * once))
             below = [p for p, other in zip(going_on, following, strict=True) if other == token]
             visit((*path, token), chances[(*path, token)], below)
 
@@ -128,6 +128,24 @@ def test_silent_where_nothing_repeats() -> None:
     rng = np.random.default_rng(0)
     context = context_of(rng.integers(0, 1000, 3000).tolist())
     assert sum(len(drafter.propose(context_of(context.tokens[:n].tolist()), WIDE)) for n in range(2500, 2600)) < 5
+
+
+def test_accidents_of_hashing_are_no_matches() -> None:
+    """In a full table different pairs share entries; pairs that differ in their first token would match by one."""
+    context, drafter = Context(1024, SamplingParams()), SuffixDrafter(min_chance=0.01)
+    firsts = np.random.default_rng(0).permutation(100_000)[:512].tolist()
+    for token in (token for first in firsts for token in (first + 16, first % 16)):
+        context.append([token])
+        assert len(drafter.propose(context, WIDE)) == 0
+
+
+def test_the_latest_occurrences_count() -> None:
+    """Of 30 occurrences of a pair the 24 latest speak: 10 for token 5, which came last, 14 for token 4."""
+    fours, fives = [[1, 2, 4, 100 + i] for i in range(20)], [[1, 2, 5, 200 + i] for i in range(10)]
+    tokens = [token for group in (*fours, *fives) for token in group]
+    draft = SuffixDrafter(shape="tree", min_chance=0.01).propose(context_of([*tokens, 1, 2]), DraftLimit(2, 1))
+    assert draft.tokens == (4, 5)
+    assert draft.expected == pytest.approx((14 * 2 + 10 * 2) / (24 * 2 + 1))
 
 
 def test_long_repetition_fills_the_limit_and_no_more() -> None:
