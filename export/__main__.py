@@ -2,7 +2,7 @@
 
     python -m export --target qwen2-1.5b --quant int4
 
-``train``, ``lessons`` and ``distill`` as first word train the demo family and drafters instead.
+``train``, ``lessons``, ``distill`` and ``measure`` as first word train the demo family and drafters instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from export.manifest import PocketspecError
 if TYPE_CHECKING:
     from export.request import ExportRequest
 
-_TRAINING = ("train", "lessons", "distill")
+_TRAINING = ("train", "lessons", "distill", "measure")
 _WEIGHTS = ("int4", "int8", "fp16", "fp32")
 _NONE = "none"
 # Tables need this many columns; what is not a terminal has no width of its own.

@@ -1,4 +1,4 @@
-"""``python -m export train``, ``lessons`` and ``distill``: from text to a target, its lessons, and its drafters."""
+"""``python -m export train``, ``lessons``, ``distill`` and ``measure``: a target from text, its drafters from it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.distill.corpus import Record, encode, read_records
 from export.distill.family import FAMILY, POSITIONS, VOCABULARY
 from export.distill.lessons import TOP, join, load_lessons, read_text, save_lessons, write_answers
+from export.distill.measure import agreement, answer, perplexity
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import Progress, Schedule, Teaching, Text, train
 from export.manifest import PocketspecError
 
 CONSOLE = Console(stderr=True)
+COMMANDS = ("train", "lessons", "distill", "measure")
 
 
 def main(argv: list[str]) -> int:
     """Runs one of the training commands; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    if not arguments.text.is_file():
-        raise PocketspecError(f"no text at {arguments.text}; give a JSON-lines file with prompt, response and kind")
+    for name, what in (("text", "JSON lines with prompt, response and kind"), ("lessons", "python -m export lessons")):
+        path = getattr(arguments, name, None)
+        if path is not None and not path.is_file():
+            raise PocketspecError(f"no {name} at {path}; give a file made of, or by: {what}")
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
@@ -37,24 +42,26 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for name, run in (("train", _train), ("lessons", _lessons), ("distill", _distill)):
-        command = commands.add_parser(name)
+    train_it, lessons, distill, measure = (commands.add_parser(name) for name in COMMANDS)
+    for command, run in ((train_it, _train), (lessons, _lessons), (distill, _distill), (measure, _measure)):
         command.set_defaults(run=run)
-        command.add_argument("--text", type=Path, required=True, help="JSON lines (or .xz): prompt, response, kind")
-        command.add_argument("--kinds", nargs="*", default=[], help="only records of these kinds")
-        command.add_argument("--output", type=Path, required=True)
-        if name == "train":
-            command.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; made from the text otherwise")
-        else:
+        if command is not measure:
+            command.add_argument("--output", type=Path, required=True)
+        if command is not distill:
+            command.add_argument("--text", type=Path, required=True, help="JSON lines (or .xz): prompt, response, kind")
+            command.add_argument("--kinds", nargs="*", default=[], help="only records of these kinds")
+        if command is not train_it:
             command.add_argument("--teacher", type=Path, required=True, help="folder of the target's checkpoint")
-        if name == "lessons":
-            command.add_argument("--read-tokens", type=int, default=1_000_000, help="real text the teacher reads")
-            command.add_argument("--answer-tokens", type=int, default=500_000, help="answers it writes, half greedy")
-        else:
-            command.add_argument("--size", choices=FAMILY, default="target" if name == "train" else "drafter")
+        if command in (train_it, distill):
+            command.add_argument("--size", choices=FAMILY, default="target" if command is train_it else "drafter")
             command.add_argument("--minutes", type=float, default=60)
-        if name == "distill":
-            command.add_argument("--lessons", type=Path, required=True, help="file that the lessons command wrote")
+    train_it.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; made from the text otherwise")
+    lessons.add_argument("--read-tokens", type=int, default=1_000_000, help="real text the teacher reads")
+    lessons.add_argument("--answer-tokens", type=int, default=500_000, help="answers it writes, half of them greedy")
+    distill.add_argument("--lessons", type=Path, required=True, help="file that the lessons command wrote")
+    measure.add_argument("--students", type=Path, nargs="*", default=[], help="folders of its drafters")
+    measure.add_argument("--count", type=int, default=10, help="prompts to answer")
+    measure.add_argument("--tokens", type=int, default=200, help="most tokens of an answer")
     return parser
 
 
@@ -63,6 +70,7 @@ def _train(arguments: argparse.Namespace) -> None:
     tokenizer = _tokenizer(arguments, records)
     save_tokenizer(tokenizer, arguments.output)
     CONSOLE.print(f"{len(records)} conversations")
+    torch.manual_seed(Schedule.seed)
     model = AutoModelForCausalLM.from_config(FAMILY[arguments.size])
     task = Text(encode(records, tokenizer))
     train(model, task, Schedule(arguments.minutes), arguments.output, report=_report)
@@ -79,7 +87,7 @@ def _tokenizer(arguments: argparse.Namespace, records: list[Record]) -> Any:
 
 def _lessons(arguments: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
-    teacher = AutoModelForCausalLM.from_pretrained(arguments.teacher, dtype="float32").eval()
+    teacher = _open_model(arguments.teacher)
     records = list(read_records(arguments.text, arguments.kinds))
     prompts = [_prompt(tokenizer, record) for record in records]
     half = arguments.answer_tokens // 2
@@ -99,10 +107,30 @@ def _prompt(tokenizer: Any, record: Record) -> list[int]:
 
 def _distill(arguments: argparse.Namespace) -> None:
     save_tokenizer(AutoTokenizer.from_pretrained(arguments.teacher), arguments.output)
+    torch.manual_seed(Schedule.seed)
     model = AutoModelForCausalLM.from_config(FAMILY[arguments.size])
     lessons = load_lessons(arguments.lessons)
     CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
     train(model, Teaching(lessons), Schedule(arguments.minutes), arguments.output, report=_report)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    """Prints the teacher's answers, then perplexity of all and agreement of the students with those answers."""
+    tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
+    records = list(read_records(arguments.text, arguments.kinds))
+    corpus = encode(records, tokenizer)
+    models = {folder: _open_model(folder) for folder in (arguments.teacher, *arguments.students)}
+    prompts = [_prompt(tokenizer, record) for record in records[: arguments.count]]
+    answers = [answer(models[arguments.teacher], prompt, arguments.tokens) for prompt in prompts]
+    for record, reply in zip(records, answers, strict=False):
+        print(f"### {record.prompt}\n\n{tokenizer.decode(reply, skip_special_tokens=True)}\n")
+    for folder, model in models.items():
+        print(f"{folder.name}: perplexity {perplexity(model, corpus):.2f}", end="")
+        print("" if folder == arguments.teacher else f", agreement {agreement(model, prompts, answers):.3f}")
+
+
+def _open_model(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
 
 
 def _report(progress: Progress) -> None:
