@@ -134,7 +134,9 @@ def integers(model: ir.Model, numbers: Sequence[int]) -> ir.Value:
     name = "integers." + "_".join(map(str, numbers))
     if name not in model.graph.initializers:
         tensor = ir.tensor(np.array(numbers, np.int64), name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         model.graph.register_initializer(value)
     return model.graph.initializers[name]
 
