@@ -50,8 +50,11 @@ class Signature:
     limits_logits: bool
 
 
-def read_signature(session: ort.InferenceSession) -> Signature:
-    """The signature of the session's graph; UnsupportedModelError if it is not a decoder with a growing KV cache."""
+def read_signature(session: ort.InferenceSession, kv_shape: tuple[int, int] | None = None) -> Signature:
+    """The signature of the session's graph; UnsupportedModelError if it is not a decoder with a growing KV cache.
+
+    ``kv_shape`` (kv_heads, head_size) stands in where the graph leaves those sizes open, as genai's builder does.
+    """
     inputs = {value.name: value for value in session.get_inputs()}
     optional = {value.name for value in session.get_overridable_initializers()}
     outputs = {value.name: value for value in session.get_outputs()}
@@ -65,13 +68,10 @@ def read_signature(session: ort.InferenceSession) -> Signature:
     for value in [inputs[name] for name in past] + [outputs["logits"]]:
         if value.type not in _TYPES:
             raise UnsupportedModelError(f"{value.name} is {value.type}; allowed: {', '.join(_TYPES)}")
-    for value in (inputs[name] for name in past):
-        if len(value.shape) != 4 or not isinstance(value.shape[1], int) or not isinstance(value.shape[3], int):
-            raise UnsupportedModelError(f"{value.name} has shape {value.shape}; allowed: [1, kv_heads, rows, size]")
     return Signature(
         kv_inputs=tuple(past),
         kv_outputs=tuple(present),
-        kv_shapes=tuple((inputs[name].shape[1], inputs[name].shape[3]) for name in past),
+        kv_shapes=tuple(_kv_shape(inputs[name], kv_shape) for name in past),
         kv_types=tuple(_TYPES[inputs[name].type] for name in past),
         vocab_size=outputs["logits"].shape[-1],
         logits_type=_TYPES[outputs["logits"].type],
@@ -79,6 +79,16 @@ def read_signature(session: ort.InferenceSession) -> Signature:
         takes_trees="tree_bias" in inputs or "tree_bias" in optional,
         limits_logits="logits_from" in inputs or "logits_from" in optional,
     )
+
+
+def _kv_shape(value: Any, stand_in: tuple[int, int] | None) -> tuple[int, int]:
+    shape = value.shape
+    sizes = [shape[axis] for axis in (1, 3)] if len(shape) == 4 else []
+    if stand_in is not None:
+        sizes = [given if isinstance(given, int) else known for given, known in zip(sizes, stand_in, strict=False)]
+    if len(sizes) != 2 or not all(isinstance(size, int) for size in sizes):
+        raise UnsupportedModelError(f"{value.name} has shape {shape}; allowed: [1, kv_heads, rows, size]")
+    return sizes[0], sizes[1]
 
 
 class Buffers:

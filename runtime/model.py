@@ -81,9 +81,10 @@ class OrtModel:
         max_rows: int,
         prefill_chunk: int,
         widths: SafeWidths | None = None,
+        kv_shape: tuple[int, int] | None = None,
     ) -> None:
         self._session = session
-        self._signature = read_signature(session)
+        self._signature = read_signature(session, kv_shape)
         self.widths = even_widths(max_rows) if widths is None else widths
         self.max_rows = max_rows
         self.vocab_size = self._signature.vocab_size
@@ -114,7 +115,8 @@ class OrtModel:
             known = ", ".join(level.graphs)
             raise UnsupportedModelError(f"{level.name} has no graph for a {plan.kv_type} KV cache; it has: {known}")
         session = open_session(bundle / level.folder / level.graphs[plan.kv_type], threads)
-        return cls(session, plan.capacity, plan.max_rows, prefill_chunk, widths)
+        kv_shape = (level.shape.kv_heads, level.shape.head_size)
+        return cls(session, plan.capacity, plan.max_rows, prefill_chunk, widths, kv_shape)
 
     def padded(self, rows: int) -> int:
         """See ``Model``."""
