@@ -14,7 +14,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -24,7 +23,7 @@ from export.dequantized import WrittenWeights
 from export.manifest import Check, PocketspecError, Shape
 from export.passage import PASSAGE, PASSAGE_NAME
 from export.pieces import Inputs, PiecedGraph
-from export.recipe import FloatArray, LoweredGraph, MatrixRecipe, TensorSource
+from export.recipe import FloatArray, LoweredGraph, MatrixRecipe, PlainRecipe, TensorSource
 from export.streamed import reference_logits
 
 # Bounds of a check: tokens, float32 logits of one model, and multiply-adds of one forward (about 10 s on 2 cores).
@@ -39,8 +38,8 @@ PIECE_BYTES = 192 << 20
 # Largest logit difference, as a share of the largest logit. Sound exports stay below 1e-4; an epsilon of 1e-5 for 1e-6
 # or a swapped pair of heads lies above 1e-2.
 TOLERANCE = 1e-3
-# Relative error of written matrices. Plain int4 rounding makes 0.1 to 0.15 on real weights.
-MATRIX_TOLERANCE = {"int4": 0.4, "int8": 0.05, "fp16": 1e-2, "fp32": 1e-6}
+# Relative error of written tensors. Plain int4 rounding makes 0.1 to 0.15 on real weights.
+TENSOR_TOLERANCE = {"int4": 0.4, "int8": 0.05, "fp16": 1e-2, "fp32": 1e-6}
 SAMPLED_ROWS = 32
 
 
@@ -164,24 +163,21 @@ def _check_structure(graph: Path, config: PretrainedConfig, written: TensorSourc
 
 
 def _check_weights(graph: Path, lowered: LoweredGraph, source: TensorSource, written: TensorSource) -> None:
-    """The written matrices, sampled, against the checkpoint's: a wrong scale or a shifted row is no rounding."""
+    """The written tensors, sampled, against the checkpoint's: a wrong scale or a shifted row is no rounding."""
     rng = np.random.default_rng(0)
     for recipe in lowered.recipes:
-        if not isinstance(recipe, MatrixRecipe):
+        if not isinstance(recipe, MatrixRecipe | PlainRecipe):
             continue
-        tolerance = MATRIX_TOLERANCE[_weights_name(recipe.bits)]
+        kind, offset = (f"int{recipe.bits}", 0.0) if isinstance(recipe, MatrixRecipe) else (recipe.dtype, recipe.offset)
         for name in recipe.sources:
             first = int(rng.integers(0, max(1, source.shape(name)[0] - SAMPLED_ROWS)))
             last = min(first + SAMPLED_ROWS, source.shape(name)[0])
             right = source.read(name, first, last)
-            error = np.linalg.norm(written.read(name, first, last) - right)
-            if not error <= tolerance * np.linalg.norm(right):
+            error = float(np.linalg.norm(written.read(name, first, last) - right))
+            # What is stored with an offset is rounded at the size of the offset.
+            size = float(np.linalg.norm(right)) + abs(offset) * right.size**0.5
+            if not error <= TENSOR_TOLERANCE[kind] * size:
                 raise CheckError(
-                    f"{name} was written to {graph.name} with a relative error of"
-                    f" {error / max(float(np.linalg.norm(right)), 1e-30):.2g}, at most {tolerance} is rounding; this is"
-                    " a defect of the export, nothing was kept"
+                    f"{name} was written to {graph.name} with a relative error of {error / max(size, 1e-30):.2g},"
+                    f" at most {TENSOR_TOLERANCE[kind]} is rounding; this is a defect of the export, nothing was kept"
                 )
-
-
-def _weights_name(bits: int) -> Literal["int4", "int8"]:
-    return "int4" if bits == 4 else "int8"

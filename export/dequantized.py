@@ -84,4 +84,3 @@ def unpack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
     if bits == 8:
         return codes
     return np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1)
-
