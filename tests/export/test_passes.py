@@ -73,6 +73,15 @@ def test_layouts_that_undo_each_other_vanish() -> None:
     np.testing.assert_array_equal(run(model, **feeds)[0], before[0])
 
 
+def test_transposes_that_do_not_undo_each_other_become_one() -> None:
+    text = """agraph (float[1,S,4,6] x) => (float[4,1,6,S] y) <float[1,4,S,6] a, float[4,1,6,S] b> {
+        a = Transpose<perm = [0, 2, 1, 3]>(x)
+        b = Transpose<perm = [1, 0, 3, 2]>(a)
+        y = Neg(b)
+    }"""
+    assert ops(same_after(text, CancelLayouts(), UNUSED, x=random(1, 5, 4, 6))) == ["Transpose", "Neg"]
+
+
 def test_a_reshape_to_another_shape_stays() -> None:
     text = HEADS.replace("float[1,S,24] d", "float[S,24] d").replace("float[1,S,24] y", "float[S,24] y")
     feeds = {"x": random(1, 5, 24), "split": np.array([1, 5, 4, 6]), "join": np.array([5, 24])}
@@ -199,6 +208,7 @@ def test_products_of_one_input_are_packed_in_order() -> None:
     assert recipe == PlainRecipe("layer.q_k.weight", ("layer.q.weight", "layer.k.weight"), (5, 16))
     assert model.graph[1].inputs[1].const_value.numpy().tolist() == [3, 2]
     assert [value.name for value in model.graph.outputs] == ["y", "z"]
+    assert list(model.graph.outputs) == list(model.graph[1].outputs)
 
 
 def test_products_with_and_without_bias_are_not_packed() -> None:
