@@ -68,15 +68,16 @@ def _known(name: str, hub_id: str, revision: str, family: str, licence: str = "a
     return Target(name, hub_id, None, revision, licence, family=family, **more)
 
 
-def _demo(name: str, part: str, **more: Any) -> Target:
-    return Target(name, folder=_DEMO / part, licence="llama3.1", family="demo", **more)
+def _demo(name: str, size: str, **more: Any) -> Target:
+    """Text by Llama 3.1 trained them, so their names begin as they do."""
+    return Target(name, folder=_DEMO / f"Llama-Pocketspec-{size}", licence="llama3.1", family="demo", **more)
 
 
 # Qwen2 and Qwen2.5 share words but not every special token, so they are two families; so are SmolLM 2 and 3.
 _TARGETS = (
-    _demo("demo", "target", drafters=("demo-drafter",)),
-    _demo("demo-intermediate", "intermediate", drafters=("demo-drafter",)),
-    _demo("demo-drafter", "drafter"),
+    _demo("demo", "9M", drafters=("demo-drafter",)),
+    _demo("demo-intermediate", "2M", drafters=("demo-drafter",)),
+    _demo("demo-drafter", "0.6M"),
     _known("qwen2-0.5b", "Qwen/Qwen2-0.5B-Instruct", "c540970f9e29518b1d8f06ab8b24cba66ad77b6d", "qwen2"),
     _known(
         "qwen2-1.5b",
