@@ -42,8 +42,9 @@ LONGROPE = {
     "rope_theta": 1e4,
     "factor": 2.0,
     "original_max_position_embeddings": 32,
-    "short_factor": [1 + i / 8 for i in range(8)],
-    "long_factor": [9.0] * 8,
+    "partial_rotary_factor": 0.5,
+    "short_factor": [1 + i / 8 for i in range(4)],
+    "long_factor": [9.0] * 4,
 }
 TWO_ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -77,8 +78,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": TWO_ROPES,
         },
     ),
-    "phi3": ("phi3", {"sliding_window": 6, "partial_rotary_factor": 0.5}),
-    "phi3-longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32}),
+    "phi3": (
+        "phi3",
+        {
+            "sliding_window": 6,
+            "partial_rotary_factor": 0.5,
+            "rope_parameters": LONGROPE,
+            "original_max_position_embeddings": 32,
+        },
+    ),
     "granite": (
         "granite",
         {

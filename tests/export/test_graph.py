@@ -155,7 +155,7 @@ def test_shape_of_a_config() -> None:
 
 
 def test_positions_end_where_a_rotary_embedding_would_change() -> None:
-    kind, fields = FAMILIES["phi3-longrope"]
+    kind, fields = FAMILIES["phi3"]
     config = transformers.CONFIG_MAPPING[kind](**{**SMALL, **fields})
     assert shape_of(config).positions == 32
     with pytest.raises(UnsupportedGraphError, match="phi3: 33 positions asked, allowed are 1 to 32"):
