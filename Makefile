@@ -20,7 +20,7 @@ install: $(VENV)/installed
 
 demo: install
 	$(BIN)/python -m export --target demo --quant int4 --output $(BUNDLE)
-	$(BIN)/python -m runtime compare $(BUNDLE) "$(PROMPT)"
+	$(BIN)/python -m runtime compare $(BUNDLE) --max-new-tokens 200 "$(PROMPT)"
 
 test: install
 	$(BIN)/python -m pytest
