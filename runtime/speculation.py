@@ -58,6 +58,11 @@ class Speculation:
     shape: Shape = "chain"
     acceptance: str | None = None
 
+    @property
+    def keeps_draws(self) -> bool:
+        """Whether sampled answers equal plain ones with the same seed; the other rules keep the law alone."""
+        return self.acceptance not in _NEED_DRAWN
+
 
 PLAIN = Speculation(drafter=NONE)
 

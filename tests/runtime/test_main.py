@@ -234,6 +234,16 @@ def test_compare_fails_when_texts_differ(
     assert "== DIFFERENT text, " in out
 
 
+def test_compare_expects_no_equal_draws_of_rules_that_keep_the_law_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bundle: str
+) -> None:
+    monkeypatch.setattr("runtime.commands.compare._tokens", lambda chunks: [object()])
+    sampled = ("--max-new-tokens", "5", "--temperature", "1", "--seed", "1", "--drafter", "near")
+    code, out, _ = run(capsys, "compare", bundle, "Hello", *sampled, "--acceptance", "block")
+    assert code == 0
+    assert "== another draw of one law, " in out
+
+
 def test_chat_answers_line_by_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
