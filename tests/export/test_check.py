@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from export import check
+from export import bundle, check
 from export.check import CheckError, Passage, check_level, compare, count_tokens, perplexity, read_passage
 from export.checkpoint import Checkpoint
-from export.graph import GraphOptions, lower, shape_of
+from export.graph import GraphOptions, shape_of
 from export.manifest import Shape
 from export.pieces import PiecedGraph
 from export.quantize import QUANTIZERS
@@ -31,10 +31,11 @@ TOKENS = tuple(np.random.default_rng(5).integers(0, 256, 40).tolist())
 class Written:
     """The tiny drafter as a graph on disk, with what a check needs to know of it."""
 
-    def __init__(self, checkpoint: Path, folder: Path, weights: Any) -> None:
+    def __init__(self, checkpoint: Path, folder: Path, weights: Any, block_size: int = 32) -> None:
         self.config, self.source = load_config(checkpoint), Checkpoint(checkpoint)
         self.shape = shape_of(self.config)
-        self.lowered: LoweredGraph = lower(self.config, GraphOptions(weights, 32))
+        # The graph of the bundle of this model and precision, which ``lowered_once`` keeps.
+        self.lowered: LoweredGraph = bundle.lower(self.config, GraphOptions(weights, block_size, positions=512))
         self.graph = folder / "model.onnx"
         write_weights(self.lowered, self.source, folder, QUANTIZERS["rtn"])
 
@@ -51,13 +52,13 @@ class Written:
 
 
 @pytest.fixture(scope="module")
-def exact(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Written:
+def exact(lowered_once: None, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Written:
     return Written(tiny_models.drafter, tmp_path_factory.mktemp("fp32"), "fp32")
 
 
 @pytest.fixture(scope="module")
-def rounded(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    return Written(tiny_models.drafter, tmp_path_factory.mktemp("int4"), "int4")
+def rounded(lowered_once: None, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return Written(tiny_models.drafter, tmp_path_factory.mktemp("int4"), "int4", 64)
 
 
 def test_an_exact_export_equals_the_model(exact: Written, tiny_models: TinyModels) -> None:
