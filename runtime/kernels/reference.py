@@ -1,0 +1,160 @@
+"""The arithmetic of the native operators in NumPy, slow and plain: what their self-test and their tests compare with.
+
+Steps and their numbers are those of the package's docstring. Float32 with round-to-nearest-even everywhere; ``fma``
+rounds once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+COLUMNS = 16
+_SMALLEST = np.float32(1e-30)
+_POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A quantized weight: ``codes`` [N, K], ``scales`` [N, blocks], ``zeros`` [N, blocks] or None for the middle one."""
+
+    codes: Bytes
+    scales: npt.NDArray[Any]
+    zeros: Bytes | None
+    bits: int
+    block: int
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric matrix: 8 or 128."""
+        return 1 << (self.bits - 1)
+
+    def packed(self) -> dict[str, npt.NDArray[Any]]:
+        """The matrix as the operators read it: ``codes``, ``scales`` and, where it has its own, ``zero_points``."""
+        blocks = self.scales.shape[1]
+        panels = -(-self.codes.shape[0] // COLUMNS)
+        rows = panels * COLUMNS
+        zeros = np.full((rows, blocks), self.middle, np.uint8)
+        if self.zeros is not None:
+            zeros[: len(self.zeros)] = self.zeros
+        codes = np.repeat(zeros, self.block, axis=1)
+        codes[: self.codes.shape[0], : self.codes.shape[1]] = self.codes
+        scales = np.zeros((rows, blocks), self.scales.dtype)
+        scales[: len(self.scales)] = self.scales
+        # [panel, column, line, half, j] -> [panel, line, column, j, half]; a line of bytes has one half.
+        halves = 8 // self.bits
+        lines = codes.reshape(panels, COLUMNS, -1, halves, 4).transpose(0, 2, 1, 4, 3)
+        packed = {
+            "codes": _nibbles(lines).reshape(panels, blocks, 2 * self.block * self.bits),
+            "scales": np.ascontiguousarray(scales.reshape(panels, COLUMNS, blocks).transpose(0, 2, 1)),
+        }
+        if self.zeros is not None:
+            by_block = zeros.reshape(panels, halves, COLUMNS // halves, blocks).transpose(0, 3, 2, 1)
+            packed["zero_points"] = _nibbles(by_block)
+        return packed
+
+    def products(self, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """The exact sums of step 3: codes of activations [rows, K] give [rows, blocks, N]."""
+        rows, k = codes.shape
+        blocks = self.scales.shape[1]
+        zeros = np.full(self.scales.shape, self.middle) if self.zeros is None else self.zeros
+        weights = self.codes.astype(np.int64) - np.repeat(zeros.astype(np.int64), self.block, axis=1)[:, :k]
+        padding = ((0, 0), (0, blocks * self.block - k))
+        cut = (-1, blocks, self.block)
+        left, right = np.pad(codes.astype(np.int64), padding).reshape(cut), np.pad(weights, padding).reshape(cut)
+        return np.einsum("rbk,nbk->rbn", left, right)
+
+    def row(self, index: int, factor: float) -> Floats:
+        """Weights [K] of one output, as GatherPanel gives them."""
+        zeros = np.full(self.scales.shape, self.middle) if self.zeros is None else self.zeros
+        zero = np.repeat(zeros[index].astype(np.float32), self.block)[: self.codes.shape[1]]
+        scale = np.repeat(self.scales[index].astype(np.float32), self.block)[: self.codes.shape[1]]
+        return (self.codes[index].astype(np.float32) - zero) * scale * np.float32(factor)
+
+
+def fma(a: Any, b: Any, c: Any) -> Floats:
+    """``a * b + c`` in float32, rounded once.
+
+    The product is exact in float64. The sum is rounded to odd there: of the two neighbours of the exact sum the one
+    with an odd last bit, so that rounding it to float32 gives what rounding the exact sum would have given.
+    """
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    with np.errstate(invalid="ignore"):
+        total = product + np.asarray(c, np.float64)
+        part = total - product
+        error = (product - (total - part)) + (np.asarray(c, np.float64) - part)
+    inexact = np.isfinite(error) & (error != 0) & (total.view(np.int64) & 1 == 0)
+    total = np.where(inexact, np.nextafter(total, np.copysign(np.inf, error)), total)
+    return total.astype(np.float32)
+
+
+def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:
+    """Step 1 for rows [rows, K]."""
+    rows, k = x.shape
+    padded = np.pad(x, ((0, 0), (0, -k % 32))).reshape(rows, -1, 32)
+    lanes = np.zeros((rows, 32), np.float32)
+    for part in range(padded.shape[1]):
+        lanes = fma(padded[:, part], padded[:, part], lanes)
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    inverse = np.float32(1) / np.sqrt(lanes / np.float32(k) + np.float32(epsilon))
+    return x * inverse * gain
+
+
+def quantize(x: Floats, block: int) -> tuple[npt.NDArray[np.int32], Floats]:
+    """Step 2: codes [rows, K] and scales [rows, blocks]."""
+    rows, k = x.shape
+    blocks = np.pad(x, ((0, 0), (0, -k % block))).reshape(rows, -1, block)
+    top = np.abs(blocks).max(-1)
+    finite = np.isfinite(top)
+    counts = finite & (top >= _SMALLEST)
+    safe = np.where(counts, top, np.float32(1))
+    factor = np.where(counts, np.float32(127) / safe, np.float32(0))
+    scaled = np.where(counts[..., None], blocks, np.float32(0)) * factor[..., None]
+    scales = np.where(finite, np.where(counts, safe / np.float32(127), np.float32(0)), np.float32(np.nan))
+    return np.rint(scaled).astype(np.int32).reshape(rows, -1)[:, :k], scales
+
+
+def multiply(x: Floats, matrix: Matrix) -> Floats:
+    """Steps 2 and 3: rows [rows, K] give [rows, N]."""
+    codes, scales = quantize(x, matrix.block)
+    products = matrix.products(codes)
+    total = np.zeros((len(x), len(matrix.codes)), np.float32)
+    for block in range(products.shape[1]):
+        factor = matrix.scales[:, block].astype(np.float32) * scales[:, block, None]
+        total = fma(products[:, block].astype(np.float32), factor, total)
+    return total
+
+
+def activate(v: Floats, activation: str) -> Floats:
+    """The activation of step 4: "silu" or "gelu_tanh"."""
+    exponent = -v
+    if activation == "gelu_tanh":
+        exponent = fma(np.float32(0.044715) * v * v, v, v) * np.float32(0.7978845608) * np.float32(-2)
+    return v / (np.float32(1) + exponential(exponent))
+
+
+def exponential(v: Floats) -> Floats:
+    """``exp`` as the page specifies it."""
+    v = np.clip(v, np.float32(-87), np.float32(88))
+    n = np.rint(v * np.float32(1.44269504))
+    f = fma(n, np.float32(2.12194440e-4), fma(n, np.float32(-0.693359375), v))
+    p = np.full_like(f, np.float32(1.9875691500e-4))
+    for coefficient in _POLYNOMIAL:
+        p = fma(p, f, np.float32(coefficient))
+    p = fma(p * f, f, f + np.float32(1))
+    return p * np.exp2(n)
+
+
+def _nibbles(pairs: npt.NDArray[np.uint8]) -> Bytes:
+    """Bytes from codes [..., 2], the first one low, or from [..., 1], which are bytes already."""
+    if pairs.shape[-1] == 1:
+        return np.ascontiguousarray(pairs[..., 0])
+    return np.ascontiguousarray(pairs[..., 0] | pairs[..., 1] << 4)
