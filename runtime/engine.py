@@ -26,7 +26,7 @@ from runtime.decode import Step, StopRule, decode
 from runtime.devices import SafeWidths, any_width, find_safe_widths
 from runtime.foreign import is_foreign, read_bundle
 from runtime.model import OrtModel
-from runtime.record import check_files, device_key, recall
+from runtime.record import check_files, device_folder, device_key, recall
 from runtime.sampling import SamplingParams
 from runtime.speculation import NONE, Speculation, Speculator
 from runtime.stats import GenerationStats, read_memory
@@ -196,7 +196,7 @@ def _open_target(bundle: Path, manifest: Manifest, plan: Plan, notify: Callable[
     hashes = {name: entry.sha256 for name, entry in manifest.files.items() if ".onnx" in name}
     key = [device_key(), hashes, plan.threads, model.max_rows]
     name = f"widths-{plan.threads or 'all'}-{model.max_rows}"
-    found = find() if is_foreign(bundle) else recall(bundle, name, key, find)
+    found = find() if is_foreign(bundle) else recall(device_folder(bundle), name, key, find)
     model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
     if not model.widths.exact:
         notify("no two row counts agree bit for bit here: speculation is exact up to near ties")

@@ -1,7 +1,8 @@
 """What was found out about a bundle on this device, kept so that it is found out once.
 
 Records are small JSON files in ``.device`` inside the bundle, or in the user's cache where the bundle cannot be
-written. They are no part of the bundle's hashes, and losing them costs time only.
+written; what concerns no bundle is there as well. ``POCKETSPEC_CACHE`` names another folder for that cache. Records are
+no part of the bundle's hashes, and losing them costs time only.
 """
 
 from __future__ import annotations
@@ -24,12 +25,23 @@ def device_folder(bundle: Path) -> Path:
     if os.access(bundle, os.W_OK):
         return bundle / ".device"
     name = hashlib.sha256(str(bundle.resolve()).encode()).hexdigest()[:16]
-    return _user_cache() / "pocketspec" / name
+    return user_folder() / name
 
 
-def recall(bundle: Path, name: str, key: Any, find: Callable[[], Any]) -> Any:
-    """The value recorded as ``name`` for ``key`` (both JSON data), or else what ``find`` returns, which is recorded."""
-    path = device_folder(bundle) / f"{name}.json"
+def user_folder() -> Path:
+    """Where this user's records on this device are kept; it may not exist yet."""
+    if named := os.environ.get("POCKETSPEC_CACHE"):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "pocketspec"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "pocketspec"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pocketspec"
+
+
+def recall(folder: Path, name: str, key: Any, find: Callable[[], Any]) -> Any:
+    """The value recorded in ``folder`` as ``name`` for ``key`` (both JSON data), or else what ``find`` gives it."""
+    path = folder / f"{name}.json"
     key = json.loads(json.dumps(key))
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
@@ -51,7 +63,7 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
         verify_files(bundle, manifest)
         return True
 
-    recall(bundle, "files", [hashlib.sha256(dump_manifest(manifest).encode()).hexdigest(), files], find)
+    recall(device_folder(bundle), "files", [hashlib.sha256(dump_manifest(manifest).encode()).hexdigest(), files], find)
 
 
 def device_key() -> list[str]:
@@ -77,14 +89,6 @@ def _cpu_name() -> str:
         return platform.processor()
     wanted = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
     return hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16]
-
-
-def _user_cache() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 
 
 def _write(path: Path, text: str) -> None:

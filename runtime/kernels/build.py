@@ -1,7 +1,7 @@
 """Compiles the native kernels into one shared library, with whatever C++ compiler there is.
 
-Every source directly in ``native`` becomes part of it. One named ``isa_NAME.cpp`` is written for one instruction set: it
-is compiled for its own architecture only, with its own flags, and left out where the compiler does not know them; the
+Every source directly in ``native`` becomes part of it. One called ``isa_NAME.cpp`` is for one instruction set: it is
+compiled for its own architecture only, with its own flags, and left out where the compiler does not know them; the
 other sources learn from ``POCKETSPEC_HAS_NAME`` which ones are there. Which of them runs is decided when the library is
 loaded, so one library serves every processor of its architecture.
 
@@ -82,7 +82,7 @@ class Compiler:
 
 
 def find_compiler(command: str | None = None) -> Compiler:
-    """The compiler called ``command``, or in ``CXX``, or the first of c++, g++, clang++; BuildError if there is none."""
+    """The compiler ``command``, or the one in ``CXX``, or the first of c++, g++ and clang++; else BuildError."""
     asked = command or os.environ.get("CXX")
     words = shlex.split(asked) if asked else [next(filter(shutil.which, ("c++", "g++", "clang++")), "")]
     if not words or not shutil.which(words[0]):
@@ -90,7 +90,9 @@ def find_compiler(command: str | None = None) -> Compiler:
         raise BuildError(f"{what} on this machine; install g++ or clang++, or set CXX to one")
     told = _run([*words, "-dumpmachine"])
     if told.returncode != 0:
-        raise BuildError(f"{shlex.join(words)} is no compiler like g++ or clang++: it does not know -dumpmachine; set CXX")
+        raise BuildError(
+            f"{shlex.join(words)} is no compiler like g++ or clang++: it does not know -dumpmachine; set CXX"
+        )
     machine = told.stdout.strip().split("-")[0].lower()
     return Compiler(tuple(words), _MACHINES.get(machine, machine))
 
@@ -116,7 +118,9 @@ def build(
     known = {isa.name: isa for isa in wanted if (sources / f"isa_{isa.name}.cpp") in files and tool.knows(isa.flags)}
     common = [*_FLAGS, *flags, *(f"-DPOCKETSPEC_HAS_{name.upper()}" for name in known)]
     jobs: list[tuple[Path, Sequence[str]]] = [
-        (file, known[name].flags if (name := _isa_of(file)) else ()) for file in files if _isa_of(file) in (None, *known)
+        (file, known[name].flags if (name := _isa_of(file)) else ())
+        for file in files
+        if _isa_of(file) in (None, *known)
     ]
     jobs += [(file, ()) for file in program]
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 _IR_VERSION = 10
@@ -33,20 +32,28 @@ class Node:
     domain: str = "pocketspec"
 
 
+@dataclass(frozen=True)
+class ValueType:
+    """``kind`` is NumPy's name of an element type; ``shape`` has sizes, or names for those that are open."""
+
+    kind: str
+    shape: tuple[int | str, ...]
+
+
 def encode_model(
     nodes: Iterable[Node],
-    inputs: Mapping[str, tuple[str, Sequence[int | str]]],
-    outputs: Mapping[str, tuple[str, Sequence[int | str]]],
+    inputs: Mapping[str, ValueType],
+    outputs: Mapping[str, ValueType],
     constants: Mapping[str, npt.NDArray[Any]],
 ) -> bytes:
-    """A model as ONNX Runtime reads it. ``inputs`` and ``outputs``: NumPy's name of the type, and sizes or their names."""
+    """A model as ONNX Runtime reads it."""
     graph = b"".join(
         [
             *(_message(1, _node(node)) for node in nodes),
             _text(2, "graph"),
             *(_message(5, _tensor(name, array)) for name, array in constants.items()),
-            *(_message(11, _value(name, *kind)) for name, kind in inputs.items()),
-            *(_message(12, _value(name, *kind)) for name, kind in outputs.items()),
+            *(_message(11, _value(name, value)) for name, value in inputs.items()),
+            *(_message(12, _value(name, value)) for name, value in outputs.items()),
         ]
     )
     opsets = b"".join(_message(8, _text(1, domain) + _int(2, version)) for domain, version in _OPSETS.items())
@@ -72,9 +79,9 @@ def _tensor(name: str, array: npt.NDArray[Any]) -> bytes:
     return dimensions + _int(2, _TYPES[array.dtype.name]) + _text(8, name) + _message(9, array.tobytes())
 
 
-def _value(name: str, kind: str, shape: Sequence[int | str]) -> bytes:
-    sizes = b"".join(_message(1, _int(1, size) if isinstance(size, int) else _text(2, size)) for size in shape)
-    return _text(1, name) + _message(2, _message(1, _int(1, _TYPES[kind]) + _message(2, sizes)))
+def _value(name: str, value: ValueType) -> bytes:
+    sizes = b"".join(_message(1, _int(1, size) if isinstance(size, int) else _text(2, size)) for size in value.shape)
+    return _text(1, name) + _message(2, _message(1, _int(1, _TYPES[value.kind]) + _message(2, sizes)))
 
 
 def _key(number: int, kind: int) -> bytes:

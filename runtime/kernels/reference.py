@@ -6,6 +6,7 @@ rounds once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-
 
 @dataclass(frozen=True)
 class Matrix:
-    """A quantized weight: ``codes`` [N, K], ``scales`` [N, blocks], ``zeros`` [N, blocks] or None for the middle one."""
+    """A quantized weight: ``codes`` [N, K], ``scales`` [N, blocks], ``zeros`` [N, blocks] or None: the middle code."""
 
     codes: Bytes
     scales: npt.NDArray[Any]
@@ -61,21 +62,23 @@ class Matrix:
 
     def products(self, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """The exact sums of step 3: codes of activations [rows, K] give [rows, blocks, N]."""
-        rows, k = codes.shape
+        k = codes.shape[1]
         blocks = self.scales.shape[1]
         zeros = np.full(self.scales.shape, self.middle) if self.zeros is None else self.zeros
         weights = self.codes.astype(np.int64) - np.repeat(zeros.astype(np.int64), self.block, axis=1)[:, :k]
         padding = ((0, 0), (0, blocks * self.block - k))
         cut = (-1, blocks, self.block)
         left, right = np.pad(codes.astype(np.int64), padding).reshape(cut), np.pad(weights, padding).reshape(cut)
-        return np.einsum("rbk,nbk->rbn", left, right)
+        products: npt.NDArray[np.int64] = np.einsum("rbk,nbk->rbn", left, right)
+        return products
 
     def row(self, index: int, factor: float) -> Floats:
         """Weights [K] of one output, as GatherPanel gives them."""
         zeros = np.full(self.scales.shape, self.middle) if self.zeros is None else self.zeros
         zero = np.repeat(zeros[index].astype(np.float32), self.block)[: self.codes.shape[1]]
         scale = np.repeat(self.scales[index].astype(np.float32), self.block)[: self.codes.shape[1]]
-        return (self.codes[index].astype(np.float32) - zero) * scale * np.float32(factor)
+        weights: Floats = (self.codes[index].astype(np.float32) - zero) * scale * np.float32(factor)
+        return weights
 
 
 def fma(a: Any, b: Any, c: Any) -> Floats:
@@ -105,7 +108,8 @@ def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
     inverse = np.float32(1) / np.sqrt(lanes / np.float32(k) + np.float32(epsilon))
-    return x * inverse * gain
+    normed: Floats = x * inverse * gain
+    return normed
 
 
 def quantize(x: Floats, block: int) -> tuple[npt.NDArray[np.int32], Floats]:
@@ -133,6 +137,25 @@ def multiply(x: Floats, matrix: Matrix) -> Floats:
     return total
 
 
+def matmul_panel(
+    x: Floats,
+    matrices: Sequence[Matrix],
+    *,
+    bias: Floats | None = None,
+    gain: Floats | None = None,
+    residual: Floats | None = None,
+    activation: str | None = None,
+    epsilon: float = 0.0,
+) -> Floats:
+    """All of MatMulPanel for rows [rows, K]: one matrix, or gate and up with an ``activation`` between them."""
+    x = x if gain is None else norm(x, gain, epsilon)
+    sums = [multiply(x, matrix) for matrix in matrices]
+    if bias is not None:
+        sums = [part + own for part, own in zip(sums, np.split(bias, len(matrices)), strict=True)]
+    y = sums[0] if activation is None else activate(sums[0], activation) * sums[1]
+    return y if residual is None else y + residual
+
+
 def activate(v: Floats, activation: str) -> Floats:
     """The activation of step 4: "silu" or "gelu_tanh"."""
     exponent = -v
@@ -150,7 +173,8 @@ def exponential(v: Floats) -> Floats:
     for coefficient in _POLYNOMIAL:
         p = fma(p, f, np.float32(coefficient))
     p = fma(p * f, f, f + np.float32(1))
-    return p * np.exp2(n)
+    result: Floats = p * np.exp2(n)
+    return result
 
 
 def _nibbles(pairs: npt.NDArray[np.uint8]) -> Bytes:

@@ -33,23 +33,24 @@ def test_a_finding_is_made_once_for_each_key(tmp_path: Path) -> None:
 def test_a_damaged_record_is_made_again(tmp_path: Path, damage: str) -> None:
     calls, find = counted()
     recall(tmp_path, "x", ["a"], find)
-    (device_folder(tmp_path) / "x.json").write_text(damage)
+    (tmp_path / "x.json").write_text(damage)
     assert recall(tmp_path, "x", ["a"], find) == 2
     assert len(calls) == 2
 
 
 def test_records_of_a_read_only_bundle_go_to_the_user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setattr("runtime.record._user_cache", lambda: tmp_path / "cache")
+    monkeypatch.setenv("POCKETSPEC_CACHE", str(tmp_path / "cache"))
     folder = device_folder(tmp_path / "bundle")
-    assert folder.parent == tmp_path / "cache" / "pocketspec"
+    assert folder.parent == tmp_path / "cache"
     assert folder != device_folder(tmp_path / "other")
 
 
 def test_a_record_that_cannot_be_written_costs_only_itself(tmp_path: Path) -> None:
-    (tmp_path / ".device").write_text("a file where the folder should be")
+    folder = tmp_path / ".device"
+    folder.write_text("a file where the folder should be")
     calls, find = counted()
-    assert [recall(tmp_path, "x", 1, find), recall(tmp_path, "x", 1, find)] == [1, 2]
+    assert [recall(folder, "x", 1, find), recall(folder, "x", 1, find)] == [1, 2]
     assert len(calls) == 2
 
 

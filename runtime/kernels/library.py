@@ -1,0 +1,145 @@
+"""Finds the native kernels' library and decides whether it may be used.
+
+A library that another compiler, processor or ONNX Runtime disagrees with must never give a wrong number. So before it
+is used with one of them for the first time, a process of its own runs the self-test; a crash ends that process alone.
+The verdict is recorded for this library, this processor and this ONNX Runtime, and only a good one loads the library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.manifest import PocketspecError, sha256_of
+from runtime.kernels.build import LIBRARY, LIBRARY_NAME, SOURCES
+from runtime.kernels.layout import LAYOUT_VERSION
+from runtime.record import device_key, recall, user_folder
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+BUILD_COMMAND = "python -m runtime kernels --build"
+# The test takes a second; on a busy phone it may take many, and a test that hangs must not hang the user.
+_PATIENCE_SECONDS = 120
+# Forces one instruction set, for tests: verdicts hold for that one then.
+_ISA_VARIABLE = "POCKETSPEC_ISA"
+_TEST = Path(__file__).with_name("selftest.py")
+
+
+class KernelsError(PocketspecError, RuntimeError):
+    """The native kernels cannot be used here; the message says why, and what would help."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the self-test found: the library's own description, and the first thing wrong with it, None if all is well.
+
+    ``isa`` is the instruction set in use, best first come those ``compiled`` and, of them, those ``usable`` here.
+    """
+
+    version: str = "unknown"
+    layout: int = 0
+    isa: str = "unknown"
+    compiled: tuple[str, ...] = ()
+    usable: tuple[str, ...] = ()
+    fault: str | None = None
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any], fault: str | None) -> Verdict:
+        """From JSON data; what is missing is unknown."""
+        return cls(
+            version=str(data.get("version", cls.version)),
+            layout=int(data.get("layout", cls.layout)),
+            isa=str(data.get("isa", cls.isa)),
+            compiled=tuple(data.get("compiled", ())),
+            usable=tuple(data.get("usable", ())),
+            fault=fault,
+        )
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that passed its self-test."""
+
+    path: Path
+    digest: str
+    verdict: Verdict
+
+    def register(self, options: ort.SessionOptions, threads: int) -> None:
+        """Makes the operators known to sessions with ``options``, whose operators run on ``threads`` threads."""
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("pocketspec.threads", str(threads))
+        options.register_custom_ops_library(str(self.path))
+
+
+def library_path() -> Path:
+    """Where the library is, or would be built: in the package, or in the user's cache if that cannot be written.
+
+    ``POCKETSPEC_LIBRARY`` names another one.
+    """
+    if named := os.environ.get("POCKETSPEC_LIBRARY"):
+        return Path(named)
+    if LIBRARY.is_file() or os.access(LIBRARY.parent, os.W_OK):
+        return LIBRARY
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(SOURCES.glob("*.*")))).hexdigest()[:16]
+    return user_folder() / f"{digest}-{LIBRARY_NAME}"
+
+
+def open_library() -> Library:
+    """The library, trusted; KernelsError if there is none or its self-test fails."""
+    path = library_path()
+    if not path.is_file():
+        raise KernelsError(f"the native kernels are not built; {BUILD_COMMAND} builds them")
+    digest = sha256_of(path)
+    key = [digest, sha256_of(_TEST), device_key(), os.environ.get(_ISA_VARIABLE)]
+    found = recall(user_folder(), f"kernels-{digest[:16]}", key, lambda: asdict(judge(path)))
+    verdict = Verdict.read(found, found["fault"])
+    if verdict.fault is not None:
+        raise KernelsError(f"{path} failed its self-test: {verdict.fault}; {BUILD_COMMAND} builds it for this machine")
+    return Library(path, digest, verdict)
+
+
+def judge(path: Path) -> Verdict:
+    """Runs the self-test of the library at ``path`` in a process of its own, now."""
+    command = [sys.executable, "-m", "runtime.kernels.selftest", str(path.resolve())]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)]),
+    }
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=_PATIENCE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return Verdict(fault=f"it did not end within {_PATIENCE_SECONDS} s")
+    except OSError as error:
+        return Verdict(fault=f"it could not be started: {error}")
+    if done.returncode != 0:
+        return Verdict(fault=_crash(done))
+    return _read_verdict(done.stdout)
+
+
+def _crash(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"it crashed with signal {-done.returncode}"
+    lines = done.stderr.strip().splitlines()
+    return f"it ended with code {done.returncode}: {lines[-1] if lines else 'no message'}"
+
+
+def _read_verdict(text: str) -> Verdict:
+    try:
+        told = json.loads(text.splitlines()[-1])
+        verdict = Verdict.read(json.loads(told["description"] or "{}"), told["fault"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return Verdict(fault="what it says of itself cannot be read")
+    if verdict.fault is None and verdict.layout != LAYOUT_VERSION:
+        fault = f"it reads weights of layout {verdict.layout}, this version packs layout {LAYOUT_VERSION}"
+        return replace(verdict, fault=fault)
+    return verdict
