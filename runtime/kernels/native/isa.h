@@ -1,0 +1,35 @@
+// One instruction set: the functions that depend on it, in a table. Choosing one is choosing a table.
+#pragma once
+
+#include "panel.h"
+
+namespace pocketspec {
+
+struct Isa {
+  const char* name;
+  // 1 / sqrt(mean of squares + epsilon) of x[k] (panel.h, step 1).
+  float (*inverse_rms)(const float* x, int64_t k, float epsilon);
+  // Step 2 for the blocks first .. last-1 of one row.
+  void (*quantize)(const RowSource& source, const RowTarget& target, int first, int last);
+  // Step 3 for one panel and one tile: sums [rows][16].
+  void (*multiply)(const Panel& panel, const Tile& tile, float* sums);
+  // Step 4; gate is null unless the matrix is gated.
+  void (*finish)(const float* sums, const float* gate, int rows, const Finish& finish);
+  // Weights [k] of one column of a panel, each (code - zero point) * scale * factor.
+  void (*unpack)(const Panel& panel, int column, int64_t k, float factor, float* weights);
+};
+
+// The best one that this CPU can run, or the one called `forced`; null: there is none of that name here.
+const Isa* choose_isa(const char* forced);
+
+// What `python -m runtime kernels` shows: a JSON object with the version, the layout and the instruction sets.
+const char* describe_kernels();
+
+extern const Isa kPortable;
+extern const Isa kAvx2;
+extern const Isa kAvxVnni;
+extern const Isa kAvx512Vnni;
+extern const Isa kNeonDot;
+extern const Isa kNeonI8mm;
+
+}  // namespace pocketspec

@@ -1,0 +1,205 @@
+// pocketspec::MatMulPanel: activations by a packed matrix, with what stands before and behind it in a layer.
+#include <cstring>
+
+#include "operators.h"
+#include "ranges.h"
+
+namespace pocketspec {
+namespace {
+
+// Pieces of work that one thread takes at a time, in bytes of codes.
+constexpr int64_t kPieceBytes = 48 * 1024;
+// Below these, waking another thread costs more than it brings.
+constexpr int64_t kParallelActivations = 16 * 1024;
+constexpr int64_t kParallelProducts = 256 * 1024;
+
+// All rows of one call, cut into tiles.
+struct Rows {
+  int64_t count;
+  int64_t tile_rows;  // of every tile but the last
+
+  explicit Rows(int64_t rows) : count(rows) {
+    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    // In fours, since that is what the narrower instruction sets take at once.
+    tile_rows = ((rows + tiles - 1) / tiles + 3) / 4 * 4;
+  }
+  int rows_from(int64_t first) const { return static_cast<int>(count - first < tile_rows ? count - first : tile_rows); }
+};
+
+struct Call {
+  const Isa* isa;
+  PackedMatrix matrix;
+  Rows rows;
+  bool gated;
+  int64_t n;
+  const float *x, *gain, *bias, *residual;
+  float* y;
+  float epsilon;
+  Activation activation;
+  int8_t* values;
+  float* scales;
+  int32_t* sums;
+
+  int blocks() const { return matrix.first.blocks; }
+  int64_t padded_k() const { return static_cast<int64_t>(blocks()) * matrix.first.block; }
+
+  Tile tile(int64_t first) const {
+    return {rows.rows_from(first), values + first * padded_k(), scales + first * blocks(), sums + first * blocks()};
+  }
+
+  // The blocks first .. last-1 of all rows. Never split by rows: neighbouring rows share cache lines.
+  void quantize(int64_t first, int64_t last) const {
+    for (int64_t row = 0; row < rows.count; ++row) {
+      const int64_t start = row / rows.tile_rows * rows.tile_rows;
+      const int64_t place = row - start;
+      const float* from = x + row * matrix.k;
+      const float inverse = gain ? isa->inverse_rms(from, matrix.k, epsilon) : 0.0f;
+      const RowSource source = {from, gain, inverse, matrix.k, matrix.first.block};
+      const RowTarget target = {values + start * padded_k() + place * 8, scales + start * blocks() + place,
+                                sums + start * blocks() + place, rows.rows_from(start)};
+      isa->quantize(source, target, static_cast<int>(first), static_cast<int>(last));
+    }
+  }
+
+  // Sixteen outputs of all rows: one panel, or a gate's and its up's.
+  void multiply(int64_t index) const {
+    alignas(64) float products[kTileRows * kColumns];
+    alignas(64) float gates[kTileRows * kColumns];
+    const int64_t column = index * kColumns;
+    const Panel panel = matrix.panel(gated ? index * 2 + 1 : index);
+    Finish job = {};
+    job.bias = bias ? bias + column + (gated ? n : 0) : nullptr;
+    job.gate_bias = bias && gated ? bias + column : nullptr;
+    job.stride = n;
+    job.columns = static_cast<int>(n - column < kColumns ? n - column : kColumns);
+    job.activation = activation;
+    for (int64_t first = 0; first < rows.count; first += rows.tile_rows) {
+      const Tile part = tile(first);
+      if (gated) isa->multiply(matrix.panel(index * 2), part, gates);
+      isa->multiply(panel, part, products);
+      job.residual = residual ? residual + first * n + column : nullptr;
+      job.y = y + first * n + column;
+      isa->finish(products, gated ? gates : nullptr, part.rows, job);
+    }
+  }
+};
+
+class MatMulPanel {
+ public:
+  static constexpr const char* kName = "MatMulPanel";
+  static constexpr InputSpec kInputs[] = {{kFloat, kRequired}, {kUint8, kRequired}, {kAny, kRequired}, {kUint8, kOptional},
+                                          {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}};
+  static constexpr InputSpec kOutputs[] = {{kFloat, kRequired}};
+
+  explicit MatMulPanel(const Settings& settings) : settings_(settings) {}
+  Status init(const OrtKernelInfo* info);
+  Status compute(OrtKernelContext* context);
+
+ private:
+  Status read_constants(const OrtKernelContext* context);
+  Status check_vector(const char* what, const ort::Tensor& vector, int64_t length) const;
+  Status run(const OrtKernelContext* context, Call& call) const;
+
+  const Settings settings_;
+  Label label_;
+  MatrixSpec spec_;
+  float epsilon_ = 0;
+  Activation activation_ = Activation::kNone;
+  // Read and checked at the first call, and again should the weights ever lie elsewhere.
+  const void* checked_ = nullptr;
+  PackedMatrix matrix_;
+  const float *bias_ = nullptr, *gain_ = nullptr;
+};
+
+Status MatMulPanel::init(const OrtKernelInfo* info) {
+  label_ = label_of(info, kName);
+  POCKETSPEC_RETURN_IF_ERROR(spec_.read(info, label_.text));
+  ort::optional_attribute(info, "epsilon", &epsilon_);
+  char name[32];
+  if (!ort::optional_text(info, "activation", name, sizeof name)) return nullptr;
+  if (std::strcmp(name, "silu") != 0 && std::strcmp(name, "gelu_tanh") != 0) {
+    return ort::error(kInvalidArgument, "%s: activation '%s' is unknown; allowed: silu, gelu_tanh", label_.text, name);
+  }
+  activation_ = name[0] == 's' ? Activation::kSilu : Activation::kGeluTanh;
+  spec_.gated = true;
+  return nullptr;
+}
+
+Status MatMulPanel::check_vector(const char* what, const ort::Tensor& vector, int64_t length) const {
+  if (!vector.data || vector.count() == length) return nullptr;
+  return ort::error(kInvalidArgument, "%s: %s has %lld elements, expected %lld", label_.text, what,
+                    static_cast<long long>(vector.count()), static_cast<long long>(length));
+}
+
+Status MatMulPanel::read_constants(const OrtKernelContext* context) {
+  ort::Tensor codes, scales, zeros, bias, gain;
+  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 1, &codes));
+  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 2, &scales));
+  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 3, &zeros));
+  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 4, &bias));
+  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 5, &gain));
+  POCKETSPEC_RETURN_IF_ERROR(spec_.check(label_.text, codes, scales, zeros, &matrix_));
+  POCKETSPEC_RETURN_IF_ERROR(check_vector("bias", bias, spec_.n * (spec_.gated ? 2 : 1)));
+  POCKETSPEC_RETURN_IF_ERROR(check_vector("gain", gain, spec_.k));
+  bias_ = static_cast<const float*>(bias.data);
+  gain_ = static_cast<const float*>(gain.data);
+  checked_ = codes.data;
+  return nullptr;
+}
+
+Status MatMulPanel::compute(OrtKernelContext* context) {
+  ort::Tensor a, residual;
+  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 0, &a));
+  void* codes = nullptr;
+  POCKETSPEC_RETURN_IF_ERROR(ort::input_data(context, 1, &codes));
+  if (codes != checked_) POCKETSPEC_RETURN_IF_ERROR(read_constants(context));
+  if (a.rank == 0 || a.dims[a.rank - 1] != spec_.k) {
+    return ort::error(kInvalidArgument, "%s: the last axis of A has %lld elements, expected K = %lld", label_.text,
+                      static_cast<long long>(a.rank ? a.dims[a.rank - 1] : 0), static_cast<long long>(spec_.k));
+  }
+  const int64_t rows = a.count() / spec_.k;
+  a.dims[a.rank - 1] = spec_.n;
+  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 6, &residual));
+  POCKETSPEC_RETURN_IF_ERROR(check_vector("residual", residual, rows * spec_.n));
+  void* y = nullptr;
+  POCKETSPEC_RETURN_IF_ERROR(ort::output(context, 0, a.dims, a.rank, &y));
+  if (rows == 0) return nullptr;
+  Call call = {settings_.isa, matrix_, Rows(rows), spec_.gated, spec_.n, static_cast<const float*>(a.data), gain_, bias_,
+               static_cast<const float*>(residual.data), static_cast<float*>(y), epsilon_, activation_, nullptr, nullptr,
+               nullptr};
+  return run(context, call);
+}
+
+Status MatMulPanel::run(const OrtKernelContext* context, Call& call) const {
+  thread_local Scratch scratch;
+  const size_t values = static_cast<size_t>(call.rows.count) * static_cast<size_t>(call.padded_k());
+  const size_t factors = static_cast<size_t>(call.rows.count) * static_cast<size_t>(call.blocks());
+  void* memory = scratch.at_least(values + factors * 8);
+  if (!memory) {
+    return ort::error(kFail, "%s: no memory for the activations of %lld rows; use a smaller prefill chunk", label_.text,
+                      static_cast<long long>(call.rows.count));
+  }
+  call.values = static_cast<int8_t*>(memory);
+  call.scales = reinterpret_cast<float*>(call.values + values);
+  call.sums = reinterpret_cast<int32_t*>(call.scales + factors);
+
+  const int quantizers = call.rows.count * spec_.k < kParallelActivations ? 1 : settings_.threads;
+  const auto quantize = [&call](int64_t first, int64_t last) { call.quantize(first, last); };
+  POCKETSPEC_RETURN_IF_ERROR(
+      run_ranges(context, quantizers, call.blocks(), (call.blocks() + quantizers - 1) / quantizers, quantize));
+
+  const int64_t units = (spec_.n + kColumns - 1) / kColumns;
+  const int64_t unit_bytes = static_cast<int64_t>(call.matrix.code_bytes()) * (spec_.gated ? 2 : 1);
+  const int64_t piece = unit_bytes < kPieceBytes ? kPieceBytes / unit_bytes : 1;
+  const int workers = units * unit_bytes * call.rows.count < kParallelProducts ? 1 : settings_.threads;
+  const auto multiply = [&call](int64_t first, int64_t last) {
+    for (int64_t unit = first; unit < last; ++unit) call.multiply(unit);
+  };
+  return run_ranges(context, workers, units, piece, multiply);
+}
+
+}  // namespace
+
+CustomOp* make_matmul_panel(const Settings& settings) { return new (std::nothrow) Operator<MatMulPanel>(settings); }
+
+}  // namespace pocketspec

@@ -1,0 +1,105 @@
+// What the operators share: the settings of a session, a custom-op structure made from a kernel class, and scratch.
+#pragma once
+
+#include <cstdlib>
+#include <new>
+
+#include "isa.h"
+#include "ort_abi.h"
+
+namespace pocketspec {
+
+// Of one session: which instruction set, and how many threads its pool has.
+struct Settings {
+  const Isa* isa;
+  int threads;
+};
+
+struct InputSpec {
+  int type;
+  int characteristic;
+};
+
+// A custom op of one session. A kernel class has kName, kInputs, kOutputs, init(info) and compute(context).
+template <class Kernel>
+struct Operator : CustomOp {
+  Settings settings;
+
+  explicit Operator(const Settings& given) : CustomOp{}, settings(given) {
+    version = kOpVersion;
+    name = [](const CustomOp*) -> const char* { return Kernel::kName; };
+    execution_provider = [](const CustomOp*) -> const char* { return nullptr; };
+    input_type = [](const CustomOp*, size_t i) { return Kernel::kInputs[i].type; };
+    input_count = [](const CustomOp*) { return sizeof(Kernel::kInputs) / sizeof(InputSpec); };
+    output_type = [](const CustomOp*, size_t i) { return Kernel::kOutputs[i].type; };
+    output_count = [](const CustomOp*) { return sizeof(Kernel::kOutputs) / sizeof(InputSpec); };
+    input_characteristic = [](const CustomOp*, size_t i) { return Kernel::kInputs[i].characteristic; };
+    output_characteristic = [](const CustomOp*, size_t i) { return Kernel::kOutputs[i].characteristic; };
+    input_memory_type = [](const CustomOp*, size_t) { return 0; };
+    variadic_input_min = variadic_input_same = [](const CustomOp*) { return 1; };
+    variadic_output_min = variadic_output_same = [](const CustomOp*) { return 1; };
+    create_kernel_v2 = &create;
+    compute_v2 = [](void* kernel, OrtKernelContext* context) -> Status {
+      return static_cast<Kernel*>(kernel)->compute(context);
+    };
+    destroy_kernel = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  }
+
+  static Status create(const CustomOp* op, const void*, const OrtKernelInfo* info, void** out) {
+    Kernel* kernel = new (std::nothrow) Kernel(static_cast<const Operator*>(op)->settings);
+    if (!kernel) return ort::error(kFail, "%s: no memory for a kernel", Kernel::kName);
+    const Status status = kernel->init(info);
+    if (status) {
+      delete kernel;
+      return status;
+    }
+    *out = kernel;
+    return nullptr;
+  }
+};
+
+// Memory of the calling thread that grows to the largest request and stays: steps allocate nothing.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { std::free(memory_); }
+
+  // At least `bytes` at a multiple of 64; null where there is no memory.
+  void* at_least(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    if (bytes > size_) {
+      std::free(memory_);
+      memory_ = std::aligned_alloc(64, bytes);
+      size_ = memory_ ? bytes : 0;
+    }
+    return memory_;
+  }
+
+ private:
+  void* memory_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Node and operator, for error messages.
+struct Label {
+  char text[160];
+};
+Label label_of(const OrtKernelInfo* info, const char* op);
+
+// The operators that register.cpp adds; each lives as long as the process, since nobody tells when a session ends.
+CustomOp* make_matmul_panel(const Settings& settings);
+CustomOp* make_gather_panel(const Settings& settings);
+
+// Checks codes, scales and zero_points against K, N, bits and block size, and fills `matrix`.
+struct MatrixSpec {
+  int64_t k = 0, n = 0, bits = 0, block = 0;
+  bool gated = false;
+
+  Status read(const OrtKernelInfo* info, const char* label);
+  Status check(const char* label, const ort::Tensor& codes, const ort::Tensor& scales, const ort::Tensor& zeros,
+               PackedMatrix* matrix) const;
+};
+
+}  // namespace pocketspec

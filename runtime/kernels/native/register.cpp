@@ -1,0 +1,47 @@
+// What the library shows to the outside: ONNX Runtime's entry point, and a description of itself.
+#include <cstdlib>
+#include <initializer_list>
+
+#include "isa.h"
+#include "operators.h"
+#include "ort_abi.h"
+
+#if defined(_WIN32)
+#define POCKETSPEC_EXPORT extern "C" __declspec(dllexport)
+#else
+#define POCKETSPEC_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace pocketspec {
+namespace {
+
+Status add_operators(OrtSessionOptions* options, const Settings& settings) {
+  OrtCustomOpDomain* domain = nullptr;
+  POCKETSPEC_RETURN_IF_ERROR(ort::create_domain("pocketspec", &domain));
+  for (CustomOp* op : {make_matmul_panel(settings), make_gather_panel(settings)}) {
+    if (!op) return ort::error(kFail, "pocketspec: no memory for its operators");
+    POCKETSPEC_RETURN_IF_ERROR(ort::add_op(domain, op));
+  }
+  return ort::add_domain(options, domain);
+}
+
+}  // namespace
+}  // namespace pocketspec
+
+// Called by ONNX Runtime for every session's options. The session's entry pocketspec.threads is the size of its pool.
+POCKETSPEC_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  using namespace pocketspec;
+  // Without a table no status can be made; the runtime has compared versions before.
+  if (!ort::bind(base)) return nullptr;
+  if (!ort::self_test()) return nullptr;
+  const char* forced = std::getenv("POCKETSPEC_ISA");
+  const Isa* isa = choose_isa(forced);
+  if (!isa) {
+    return ort::error(kInvalidArgument, "POCKETSPEC_ISA=%s: this CPU or this build has no such instruction set; there is: %s",
+                      forced, describe_kernels());
+  }
+  const int64_t threads = ort::config_number(options, "pocketspec.threads", 1);
+  return add_operators(options, {isa, static_cast<int>(threads < 1 ? 1 : threads)});
+}
+
+POCKETSPEC_EXPORT const char* pocketspec_kernels() { return pocketspec::describe_kernels(); }
