@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-SCHEMA = 1
+SCHEMA = 2  # 2: levels have a native form
 FILE_NAME = "pocketspec.json"
 
 Role = Literal["target", "intermediate", "drafter"]
@@ -89,8 +89,26 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class NativeForm:
+    """A level for our own kernels: ``graphs`` maps a KV type to a graph file in the level's folder.
+
+    Their weights lie in ``data``, a file of ``data_bytes`` bytes in the packed ``layout``. It need not be in the bundle:
+    the runtime makes it from the portable weights, as ``table`` says.
+    """
+
+    graphs: Mapping[str, str]
+    table: str
+    data: str
+    data_bytes: int
+    layout: int
+
+
+@dataclass(frozen=True)
 class Level:
-    """One exported model. ``graphs`` maps a KV type to a graph file in ``folder`` (relative to the bundle)."""
+    """One exported model. ``graphs`` maps a KV type to a graph file in ``folder`` (relative to the bundle).
+
+    ``native`` is None where our own kernels cannot run it.
+    """
 
     name: str
     role: Role
@@ -104,6 +122,7 @@ class Level:
     weight_bytes: int
     tree: bool = True
     check: Check | None = None
+    native: NativeForm | None = None
 
 
 @dataclass(frozen=True)

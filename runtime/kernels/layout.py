@@ -1,0 +1,179 @@
+"""The packed layout, version 1: how block-quantized matrices lie in ``native.data``, byte for byte.
+
+A *panel* is 16 rows of the portable matrix ``[N, K]`` side by side: 16 outputs, the columns of the panel. K is padded
+to a multiple of the block size, N to one of 16; in padding the codes are the zero point's, so that it weighs nothing.
+
+- codes, uint8 ``[panels, blocks, 2 * block_size * bits]``, in lines of 64 bytes, 4 bytes for each of the 16 columns.
+  int4: line l of a block holds k = 8l to 8l + 7; byte j of column c has k = 8l + j in its low half and k = 8l + 4 + j
+  in its high half. int8: line l holds k = 4l to 4l + 3; byte j of column c is k = 4l + j.
+- scales, float16 or float32 ``[panels, blocks, 16]``.
+- zero points (asymmetric matrices only), uint8. int4: ``[panels, blocks, 8]``, byte j has that of column j in its low
+  half and that of column j + 8 in its high half. int8: ``[panels, blocks, 16]``.
+
+A weight is ``(code - zero point) * scale``; without zero points they are the middle code, 8 or 128. A matrix of two
+parts (gate and up, stacked by rows) has panels of the parts in turn: panel 2p are rows 16p on of the gate, panel 2p + 1
+the same rows of up; each part is padded on its own.
+
+The functions here work on runs of whole panels and are the specification; ``packing`` streams files through them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Codes = npt.NDArray[np.uint8]
+
+LAYOUT_VERSION = 1
+PANEL = 16
+PAGE = 4096  # every tensor begins at a multiple of it, and the first one is the file's header
+BLOCK_SIZES = (32, 64, 128)
+SCALE_TYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
+
+
+@dataclass(frozen=True)
+class MatrixLayout:
+    """The sizes of one matrix: ``parts`` (1, or 2 when gated) of ``rows`` (N) by ``columns`` (K) weights."""
+
+    rows: int
+    columns: int
+    bits: int
+    block_size: int
+    parts: int = 1
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a row."""
+        return -(-self.columns // self.block_size)
+
+    @property
+    def groups(self) -> int:
+        """Panels of one part."""
+        return -(-self.rows // PANEL)
+
+    @property
+    def panels(self) -> int:
+        """Panels of all parts."""
+        return self.parts * self.groups
+
+    @property
+    def middle(self) -> int:
+        """The zero point of symmetric matrices."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def codes_shape(self) -> tuple[int, int, int]:
+        """Shape of the packed codes."""
+        return self.panels, self.blocks, 2 * self.block_size * self.bits
+
+    @property
+    def scales_shape(self) -> tuple[int, int, int]:
+        """Shape of the packed scales."""
+        return self.panels, self.blocks, PANEL
+
+    @property
+    def zero_points_shape(self) -> tuple[int, int, int]:
+        """Shape of the packed zero points."""
+        return self.panels, self.blocks, PANEL * self.bits // 8
+
+    @property
+    def portable_codes_shape(self) -> tuple[int, int, int]:
+        """Shape of the codes as MatMulNBits has them."""
+        return self.parts * self.rows, self.blocks, self.block_size * self.bits // 8
+
+    @property
+    def portable_scales_shape(self) -> tuple[int, int]:
+        """Shape of the scales as MatMulNBits has them."""
+        return self.parts * self.rows, self.blocks
+
+    @property
+    def portable_zero_points_shape(self) -> tuple[int, int]:
+        """Shape of the zero points as MatMulNBits has them."""
+        return self.parts * self.rows, -(-self.blocks * self.bits // 8)
+
+
+def panel_rows(parts: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
+    """Rows ``[parts, n, ...]`` of the portable matrix in panel order ``[parts * 16 * ceil(n / 16), ...]``.
+
+    Missing rows are ``fill``. Of a gated matrix, rows 16 to 19 of both parts become 4 rows of the gate, 12 of padding,
+    4 rows of up, 12 of padding.
+    """
+    if short := -parts.shape[1] % PANEL:
+        padding = np.full((len(parts), short, *parts.shape[2:]), fill, parts.dtype)
+        parts = np.concatenate((parts, padding), axis=1)
+    turned = parts.reshape(len(parts), -1, PANEL, *parts.shape[2:]).swapaxes(0, 1)
+    return turned.reshape(-1, *parts.shape[2:])
+
+
+def portable_rows(rows: npt.NDArray[Any], layout: MatrixLayout) -> npt.NDArray[Any]:
+    """The inverse of ``panel_rows`` for a whole matrix: ``[parts * rows, ...]`` without padding."""
+    turned = rows.reshape(layout.groups, layout.parts, PANEL, *rows.shape[1:]).swapaxes(0, 1)
+    parts = turned.reshape(layout.parts, layout.groups * PANEL, *rows.shape[1:])[:, : layout.rows]
+    return parts.reshape(layout.parts * layout.rows, *rows.shape[1:])
+
+
+def pack_codes(codes: Codes, bits: int) -> Codes:
+    """Codes ``[panels * 16, blocks, block_size * bits / 8]`` as lines ``[panels, blocks, 2 * block_size * bits]``."""
+    rows, blocks, size = codes.shape
+    words = np.ascontiguousarray(codes).view("<u4").reshape(rows // PANEL, PANEL, -1)
+    lines = np.ascontiguousarray(words.swapaxes(1, 2))
+    if bits == 4:
+        _swap(_swap(lines, 8, 0x0000FF00), 4, 0x00F000F0)
+    return lines.view(np.uint8).reshape(rows // PANEL, blocks, PANEL * size)
+
+
+def unpack_codes(codes: Codes, bits: int) -> Codes:
+    """The inverse of ``pack_codes``."""
+    panels, blocks, size = codes.shape
+    lines = codes.reshape(panels, -1).copy().view("<u4").reshape(panels, -1, PANEL)
+    if bits == 4:
+        _swap(_swap(lines, 4, 0x00F000F0), 8, 0x0000FF00)
+    words = np.ascontiguousarray(lines.swapaxes(1, 2))
+    return words.view(np.uint8).reshape(panels * PANEL, blocks, size // PANEL)
+
+
+def pack_scales(scales: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Scales ``[panels * 16, blocks]`` as ``[panels, blocks, 16]`` of ``dtype``."""
+    panels = scales.reshape(-1, PANEL, scales.shape[1])
+    return np.ascontiguousarray(panels.swapaxes(1, 2).astype(dtype))
+
+
+def unpack_scales(scales: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The inverse of ``pack_scales``, as float32."""
+    return np.ascontiguousarray(scales.swapaxes(1, 2).reshape(-1, scales.shape[1]).astype(np.float32))
+
+
+def pack_zero_points(zero_points: Codes, bits: int, blocks: int) -> Codes:
+    """Zero points ``[panels * 16, ceil(blocks * bits / 8)]`` as ``[panels, blocks, 2 * bits]``."""
+    if bits == 8:
+        return np.ascontiguousarray(zero_points.reshape(-1, PANEL, blocks).swapaxes(1, 2))
+    pairs = np.stack((zero_points & np.uint8(15), zero_points >> np.uint8(4)), -1)
+    panels = pairs.reshape(-1, PANEL, 2 * zero_points.shape[1])[:, :, :blocks].swapaxes(1, 2)
+    return np.ascontiguousarray(panels[..., :8] | panels[..., 8:] << np.uint8(4))
+
+
+def unpack_zero_points(zero_points: Codes, bits: int) -> Codes:
+    """The inverse of ``pack_zero_points``; the spare half of an odd number of int4 blocks is zero."""
+    panels, blocks, _ = zero_points.shape
+    if bits == 8:
+        return np.ascontiguousarray(zero_points.swapaxes(1, 2).reshape(-1, blocks))
+    columns = np.concatenate((zero_points & np.uint8(15), zero_points >> np.uint8(4)), -1)
+    rows = np.pad(columns.swapaxes(1, 2).reshape(PANEL * panels, blocks), ((0, 0), (0, blocks % 2)))
+    return np.ascontiguousarray(rows[:, 0::2] | rows[:, 1::2] << np.uint8(4))
+
+
+def _swap(words: npt.NDArray[np.uint32], distance: int, mask: int) -> npt.NDArray[np.uint32]:
+    """Swaps the bits under ``mask`` with those ``distance`` above them, in place.
+
+    Codes k = 0 to 7 of a word become 0 1 4 5 2 3 6 7 by bytes, then 0 4 1 5 2 6 3 7 by half bytes.
+    """
+    spare = words >> np.uint32(distance)
+    spare ^= words
+    spare &= np.uint32(mask)
+    words ^= spare
+    spare <<= np.uint32(distance)
+    words ^= spare
+    return words
