@@ -1,23 +1,25 @@
-"""The packed file of a level: found where it is current, else made once, in the bundle or else in the user's cache.
+"""The packed file of a level: found where it is current, else made once, and mapped by every session ever after.
 
 A file is current if its first page and its size are those that packing would write now: they name the layout, the
-weights' hash, the table's hash and the bytes. Graphs look for their data beside them, so where the data cannot lie in
-the bundle, the graphs are copied to it.
+weights' hash, the table's hash and the bytes. One that is not is made again, and a line says why. Graphs look for their
+data beside them, so where the data cannot lie in the bundle, the graphs are copied to it, into the user's folder.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from export.manifest import Level, Manifest
-from runtime.kernels.layout import PAGE
-from runtime.kernels.packing import PackingError, make_header, pack
+from export.manifest import Level, Manifest, PocketspecError
+from runtime.kernels.layout import LAYOUT_VERSION, PAGE
+from runtime.kernels.packing import MAGIC, PackingError, make_header, pack
 from runtime.kernels.table import read_table
-from runtime.record import cache_folder
+from runtime.record import user_folder
 
 # Told how many more bytes are done.
 Advance = Callable[[int], None]
@@ -25,63 +27,100 @@ Advance = Callable[[int], None]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
+class OtherLayoutError(PocketspecError, ValueError):
+    """A level whose native graphs are for packed weights of another layout version."""
+
+
 def no_progress(title: str, total: int) -> AbstractContextManager[Advance]:
     """A display that shows nothing."""
     return nullcontext(lambda count: None)
 
 
-def packed_graphs(bundle: Path, manifest: Manifest, level: Level, progress: Progress = no_progress) -> Path:
-    """The folder of native graphs with their packed weights beside them; PocketspecError if they cannot be made."""
-    assert level.native is not None
-    folder = bundle / level.folder
-    table, table_hash = read_table(folder / level.native.table)
+def packed_graphs(
+    bundle: Path,
+    manifest: Manifest,
+    level: Level,
+    progress: Progress = no_progress,
+    notify: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """The folder of native graphs with their packed weights beside them; PocketspecError if they cannot be made.
+
+    ``level`` has a native form. ``notify`` is told why a file that was there is made again.
+    """
+    native, folder = level.native, bundle / level.folder
+    assert native is not None, level.name
+    if native.layout != LAYOUT_VERSION:
+        raise OtherLayoutError(
+            f"{level.name} is for layout version {native.layout}, this version reads {LAYOUT_VERSION}; export it again"
+        )
+    table, table_hash = read_table(folder / native.table)
     source_hash = manifest.files[(Path(level.folder) / table.source).as_posix()].sha256
     header = make_header(source_hash, table_hash, table.size)
-    places = (folder, cache_folder(bundle) / level.folder)
+    graphs = sorted(native.graphs.values())
+    hashes = [manifest.files[(Path(level.folder) / name).as_posix()].sha256 for name in graphs]
+    places = (folder, _user_place(header, hashes))
     for place in places:
-        if _is_current(place / level.native.data, header, table.size):
-            _copy_graphs(folder, place, level.native.graphs.values())
+        fault = find_fault(place / native.data, header)
+        if fault is None:
             return place
+        if (place / native.data).exists():
+            notify(f"{place / native.data} {fault}: the weights are packed again")
     with progress(f"packing the weights of {level.name} for the native kernels, once", table.size) as advance:
-        place = _pack_somewhere(folder, places, source_hash, advance)
-    _copy_graphs(folder, place, level.native.graphs.values())
-    return place
+        return _pack_somewhere(folder, places, graphs, lambda place: pack(folder, source_hash, place, advance))
 
 
-def _is_current(path: Path, header: bytes, size: int) -> bool:
+def find_fault(path: Path, header: bytes) -> str | None:
+    """What is wrong with the packed file at ``path``, which should begin with ``header``; None if nothing is."""
     try:
         with path.open("rb") as file:
-            return file.read(PAGE) == header and path.stat().st_size == size
-    except OSError:
-        return False
+            found, size = file.read(PAGE), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    wanted = json.loads(header)["bytes"]
+    if found == header:
+        return None if size == wanted else f"has {size:,} bytes instead of {wanted:,}"
+    try:
+        fields = dict(json.loads(found))
+    except (ValueError, TypeError):
+        fields = {}
+    if fields.get("magic") != MAGIC:
+        return "is no packed file"
+    if fields.get("layout") != LAYOUT_VERSION:
+        return f"has layout version {fields.get('layout')}, this version reads {LAYOUT_VERSION}"
+    return "is of other weights"
 
 
-def _pack_somewhere(folder: Path, places: Iterable[Path], source_hash: str, advance: Advance) -> Path:
+def _user_place(header: bytes, graph_hashes: Iterable[str]) -> Path:
+    """A folder of the user for these weights in this layout with these graphs, wherever the bundle lies."""
+    key = hashlib.sha256(header + "".join(graph_hashes).encode()).hexdigest()
+    return user_folder() / "packed" / f"{LAYOUT_VERSION}-{key[:16]}"
+
+
+def _pack_somewhere(
+    folder: Path, places: Iterable[Path], graphs: Iterable[str], pack_into: Callable[[Path], Path]
+) -> Path:
     """The first of ``places`` that takes the packed file; PackingError says why the first one did not."""
     errors: list[PackingError] = []
     for place in places:
         try:
             if place != folder:
-                _make_folder(place)
-            pack(folder, source_hash, place, advance)
+                _copy_graphs(folder, place, graphs)
+            pack_into(place)
             return place
         except PackingError as error:
             errors.append(error)
     raise errors[0]
 
 
-def _make_folder(place: Path) -> None:
+def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:
+    """Puts the graphs where their data will lie; the data, which comes last, makes the folder one that counts."""
     try:
         place.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            part = place / f"{name}.{os.getpid()}.part"
+            shutil.copyfile(folder / name, part)
+            os.replace(part, place / name)
     except OSError as error:
         raise PackingError(
-            f"{place} cannot be made ({error.strerror}); set POCKETSPEC_CACHE to another folder"
+            f"{place} cannot be written ({error.strerror}); set POCKETSPEC_CACHE to another folder"
         ) from None
-
-
-def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:
-    """Puts the graphs beside data that lies elsewhere; the bundle's may have been exported again since the last time."""
-    for name in names if place != folder else ():
-        part = place / f"{name}.{os.getpid()}.part"
-        shutil.copyfile(folder / name, part)
-        os.replace(part, place / name)
