@@ -1,4 +1,4 @@
-"""Which row counts of a forward agree bit for bit, found by trying them on this device with this model.
+"""Which row counts of a forward agree bit for bit, found by trying them on this device with this model; its cores.
 
 A kernel may take another path for one row than for four, and then the last bits of the logits depend on how many rows
 were verified together; quantized activations turn a last bit into a visible difference, which can flip an argmax. So
@@ -9,9 +9,11 @@ padded to the next one that does.
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +26,22 @@ _PREFIX_ROWS = 40
 _NO_WIDTH = 1 << 31
 # A tree that can tell: the anchor, two children, and a path behind the second.
 _TREE_ROWS = 6
+
+
+def physical_cores() -> int:
+    """How many cores this process may run on, the threads of one core counted once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return len({_core(number) for number in os.sched_getaffinity(0)})
+
+
+def _core(processor: int) -> tuple[str, ...]:
+    """Which core a processor is a thread of; one of its own where the system does not tell."""
+    topology = Path(f"/sys/devices/system/cpu/cpu{processor}/topology")
+    try:
+        return tuple((topology / name).read_text() for name in ("physical_package_id", "core_id"))
+    except OSError:
+        return (str(processor),)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from runtime.context import Context, shared_prefix
 from runtime.decode import Step, StopRule, decode
 from runtime.devices import SafeWidths, any_width, find_safe_widths
 from runtime.foreign import is_foreign, read_bundle
+from runtime.kernels.choice import Chooser, Kernels, Wanted
+from runtime.kernels.packed import Progress, no_progress
 from runtime.model import OrtModel
 from runtime.record import check_files, device_folder, device_key, recall
 from runtime.sampling import SamplingParams
@@ -67,12 +69,16 @@ class Engine:
         *,
         plan: Plan | None = None,
         verify: bool = False,
+        kernels: Wanted = "auto",
         notify: Callable[[str], None] = lambda line: None,
+        progress: Progress = no_progress,
     ) -> Engine:
         """Opens ``bundle`` within ``request``, or as an own ``plan`` says.
 
-        ``verify`` hashes all files even if they seem unchanged since the last open. ``notify`` is told, one line each,
-        what a user should know: what the plan gave up, and whether output is exact. Errors are PocketspecError.
+        ``verify`` hashes all files even if they seem unchanged since the last open. ``kernels``: "native" ones or an
+        error, ONNX Runtime's "portable" ones, or "auto": the native ones where they can be used. ``notify`` is told,
+        one line each, what a user should know: what the plan gave up, why kernels are not native, and whether output is
+        exact; ``progress`` shows the packing of weights. Errors are PocketspecError.
         """
         bundle = Path(bundle)
         manifest = read_bundle(bundle)
@@ -85,8 +91,8 @@ class Engine:
         for line in plan.given_up:
             notify(f"to fit {plan.budget_bytes} bytes: {line}")
         tokenizer = Tokenizer.open(bundle)
-        target = _open_target(bundle, manifest, plan, notify)
-        return cls(manifest, plan, tokenizer, target, _open_drafters(bundle, manifest, plan))
+        levels = _Levels(bundle, manifest, plan, Chooser(kernels, notify, progress))
+        return cls(manifest, plan, tokenizer, levels.open_target(notify), levels.open_drafters())
 
     def __enter__(self) -> Engine:
         return self
@@ -184,34 +190,46 @@ class Engine:
                 yield TextChunk(text, step, stats)
 
 
-def _open_target(bundle: Path, manifest: Manifest, plan: Plan, notify: Callable[[str], None]) -> OrtModel:
-    """The target, at the widths that agree bit for bit on this device; those are found out once."""
-    level = manifest.target
-    model = _open_level(bundle, level, plan)
+@dataclass(frozen=True)
+class _Levels:
+    """Opens what is planned of a bundle."""
 
-    def find() -> dict[str, Any]:
-        notify("testing which row counts agree bit for bit (once for this model on this device)")
-        return asdict(find_safe_widths(model))
+    bundle: Path
+    manifest: Manifest
+    plan: Plan
+    chooser: Chooser
 
-    hashes = {name: entry.sha256 for name, entry in manifest.files.items() if ".onnx" in name}
-    key = [device_key(), hashes, plan.threads, model.max_rows]
-    name = f"widths-{plan.threads or 'all'}-{model.max_rows}"
-    found = find() if is_foreign(bundle) else recall(device_folder(bundle), name, key, find)
-    model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
-    if not model.widths.exact:
-        notify("no two row counts agree bit for bit here: speculation is exact up to near ties")
-    return model
+    def open_target(self, notify: Callable[[str], None]) -> OrtModel:
+        """The target, at the widths that agree bit for bit on this device; those are found out once."""
+        model = self._open(self.manifest.target)
 
+        def find() -> dict[str, Any]:
+            notify("testing which row counts agree bit for bit (once for this model on this device)")
+            return asdict(find_safe_widths(model))
 
-def _open_drafters(bundle: Path, manifest: Manifest, plan: Plan) -> dict[str, OrtModel]:
-    planned = (manifest.level(level.name) for level in plan.levels)
-    return {level.name: _open_level(bundle, level, plan) for level in planned if level.role == "drafter"}
+        hashes = {name: entry.sha256 for name, entry in self.manifest.files.items() if ".onnx" in name}
+        key = [device_key(), hashes, self.plan.threads, model.max_rows, model.kernels.key]
+        name = f"widths-{model.kernels.name}-{self.plan.threads or 'all'}-{model.max_rows}"
+        found = find() if is_foreign(self.bundle) else recall(device_folder(self.bundle), name, key, find)
+        model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
+        if not model.widths.exact:
+            notify("no two row counts agree bit for bit here: speculation is exact up to near ties")
+        return model
 
+    def open_drafters(self) -> dict[str, OrtModel]:
+        """Every planned drafter by its name."""
+        planned = (self.manifest.level(level.name) for level in self.plan.levels)
+        return {level.name: self._open(level) for level in planned if level.role == "drafter"}
 
-def _open_level(bundle: Path, level: Level, plan: Plan) -> OrtModel:
-    planned = plan.level(level.name)
-    assert planned is not None, level.name
-    return OrtModel.open(bundle, level, planned, plan.threads, plan.prefill_chunk, any_width(planned.max_rows))
+    def _open(self, level: Level) -> OrtModel:
+        planned = self.plan.level(level.name)
+        assert planned is not None, level.name
+        threads, chunk, widths = self.plan.threads, self.plan.prefill_chunk, any_width(planned.max_rows)
+
+        def make(kernels: Kernels) -> OrtModel:
+            return OrtModel.open(self.bundle, level, planned, threads, chunk, widths, kernels)
+
+        return self.chooser.open(self.bundle, self.manifest, level, make)
 
 
 def _refuse_long(num_tokens: int, capacity: int) -> None:

@@ -25,8 +25,7 @@ from runtime.cache import KVCache
 from runtime.context import TokenArray
 from runtime.devices import SafeWidths, even_widths
 from runtime.draft import FloatArray
-
-_ERRORS_ONLY = 3
+from runtime.kernels.choice import PORTABLE, Kernels
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,10 @@ class OrtModel:
         prefill_chunk: int,
         widths: SafeWidths | None = None,
         kv_shape: tuple[int, int] | None = None,
+        kernels: Kernels = PORTABLE,
     ) -> None:
         self._session = session
+        self.kernels = kernels
         self._signature = read_signature(session, kv_shape)
         self.widths = even_widths(max_rows) if widths is None else widths
         self.max_rows = max_rows
@@ -106,17 +107,15 @@ class OrtModel:
         threads: int | None,
         prefill_chunk: int,
         widths: SafeWidths | None = None,
+        kernels: Kernels = PORTABLE,
     ) -> OrtModel:
         """Opens the graph of ``level`` that has the planned KV type; UnsupportedModelError says why it cannot.
 
         ``threads`` work on one operator, None leaves the number to ONNX Runtime. ``widths`` None means even ones.
         """
-        if plan.kv_type not in level.graphs:
-            known = ", ".join(level.graphs)
-            raise UnsupportedModelError(f"{level.name} has no graph for a {plan.kv_type} KV cache; it has: {known}")
-        session = open_session(bundle / level.folder / level.graphs[plan.kv_type], threads)
+        session = open_session(kernels.graph(bundle / level.folder, level, plan.kv_type), threads, kernels)
         kv_shape = (level.shape.kv_heads, level.shape.head_size)
-        return cls(session, plan.capacity, plan.max_rows, prefill_chunk, widths, kv_shape)
+        return cls(session, plan.capacity, plan.max_rows, prefill_chunk, widths, kv_shape, kernels)
 
     def padded(self, rows: int) -> int:
         """See ``Model``."""
@@ -163,17 +162,12 @@ class OrtModel:
         return binding
 
 
-def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
+def open_session(path: Path, threads: int | None, kernels: Kernels = PORTABLE) -> ort.InferenceSession:
     """A session on the CPU that writes nothing to standard error. ``threads`` None: ONNX Runtime's choice."""
     if not path.is_file():
         raise UnsupportedModelError(f"{path} is missing; export the bundle again")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = _ERRORS_ONLY
-    # A pattern would be kept for every length of the mask. It saves nothing here: within 1 MB of 35 with and without,
-    # as is the arena, after 1,200 rows of prefill and 300 steps of a four-layer int4 graph.
-    options.enable_mem_pattern = False
     try:
+        options = kernels.session_options(threads)
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:  # ONNX Runtime's errors share no other base
         reason = str(error).strip().splitlines()[0]

@@ -24,8 +24,7 @@ def device_folder(bundle: Path) -> Path:
     """Where records of ``bundle`` are kept on this device; it may not exist yet."""
     if os.access(bundle, os.W_OK):
         return bundle / ".device"
-    name = hashlib.sha256(str(bundle.resolve()).encode()).hexdigest()[:16]
-    return user_folder() / name
+    return user_folder() / hashlib.sha256(str(bundle.resolve()).encode()).hexdigest()[:16]
 
 
 def user_folder() -> Path:

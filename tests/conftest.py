@@ -33,6 +33,14 @@ class TinyModels:
     drafter: Path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is found out about this device is kept for the session alone, also by processes it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POCKETSPEC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real models and texts beside the repository; skips where there is none."""

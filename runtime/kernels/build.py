@@ -26,6 +26,8 @@ from export.manifest import PocketspecError
 SOURCES = Path(__file__).with_name("native")
 LIBRARY_NAME = "libpocketspec" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(LIBRARY_NAME)
+# Of the operators' numbers: another version may round another way.
+VERSION = "1"
 
 # Sums must not be contracted into fused operations on their own: results are specified bit for bit.
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=hidden")
@@ -116,7 +118,12 @@ def build(
         raise BuildError(f"no sources of the kernels in {sources}; install pocketspec again")
     wanted = [isa for isa in INSTRUCTION_SETS if isa.machine in (None, tool.machine)]
     known = {isa.name: isa for isa in wanted if (sources / f"isa_{isa.name}.cpp") in files and tool.knows(isa.flags)}
-    common = [*_FLAGS, *flags, *(f"-DPOCKETSPEC_HAS_{name.upper()}" for name in known)]
+    common = [
+        *_FLAGS,
+        *flags,
+        f'-DPOCKETSPEC_VERSION="{VERSION}"',
+        *(f"-DPOCKETSPEC_HAS_{name.upper()}" for name in known),
+    ]
     jobs: list[tuple[Path, Sequence[str]]] = [
         (file, known[name].flags if (name := _isa_of(file)) else ())
         for file in files

@@ -57,7 +57,7 @@ class Verdict:
         return cls(
             version=str(data.get("version", cls.version)),
             layout=int(data.get("layout", cls.layout)),
-            isa=str(data.get("isa", cls.isa)),
+            isa=os.environ.get(_ISA_VARIABLE) or str(next(iter(data.get("usable", ())), cls.isa)),
             compiled=tuple(data.get("compiled", ())),
             usable=tuple(data.get("usable", ())),
             fault=fault,

@@ -108,7 +108,8 @@ def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
     inverse = np.float32(1) / np.sqrt(lanes / np.float32(k) + np.float32(epsilon))
-    normed: Floats = x * inverse * gain
+    with np.errstate(invalid="ignore"):  # infinity becomes NaN, as it should
+        normed: Floats = x * inverse * gain
     return normed
 
 
