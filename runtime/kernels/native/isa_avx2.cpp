@@ -96,10 +96,7 @@ struct Zeros {
 };
 
 inline Zeros zero_points(const Panel& panel, int block) {
-  if (!panel.zeros) {
-    const __m256i middle = _mm256_set1_epi32(panel.bits == 4 ? 8 : 128);
-    return {middle, middle};
-  }
+  if (!panel.zeros) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
   if (panel.bits == 8) {
     const uint8_t* at = panel.zeros + block * 16;
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at))),
@@ -110,7 +107,7 @@ inline Zeros zero_points(const Panel& panel, int block) {
 }
 
 // One block of kRows rows: integer sums, then one fma for each sum.
-template <int kBits, int kRows>
+template <int kBits, bool kSymmetric, int kRows>
 inline void add_block(const Panel& panel, const Tile& tile, int block, int row, const Lanes& scales, const Zeros& zeros,
                       float* sums) {
   constexpr int kChunkBytes = 32 * 2 * kBits;  // 32 k of 16 columns
@@ -131,10 +128,13 @@ inline void add_block(const Panel& panel, const Tile& tile, int block, int row, 
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
     const int64_t place = static_cast<int64_t>(block) * tile.rows + row + i;
-    const __m256i offset = _mm256_set1_epi32(tile.sums[place]);
+    const __m256i sum = _mm256_set1_epi32(tile.sums[place]);
     const __m256 scale = _mm256_set1_ps(tile.scales[place]);
-    const __m256i low = _mm256_sub_epi32(total[i][0], _mm256_mullo_epi32(zeros.low, offset));
-    const __m256i high = _mm256_sub_epi32(total[i][1], _mm256_mullo_epi32(zeros.high, offset));
+    // The symmetric zero point is a power of two.
+    const __m256i low_offset = kSymmetric ? _mm256_slli_epi32(sum, kBits - 1) : _mm256_mullo_epi32(zeros.low, sum);
+    const __m256i high_offset = kSymmetric ? low_offset : _mm256_mullo_epi32(zeros.high, sum);
+    const __m256i low = _mm256_sub_epi32(total[i][0], low_offset);
+    const __m256i high = _mm256_sub_epi32(total[i][1], high_offset);
     float* at = sums + (row + i) * kColumns;
     _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(low), _mm256_mul_ps(scales.low, scale), _mm256_loadu_ps(at)));
     at += 8;
@@ -142,8 +142,8 @@ inline void add_block(const Panel& panel, const Tile& tile, int block, int row, 
   }
 }
 
-template <int kBits>
-void multiply_bits(const Panel& panel, const Tile& tile, float* sums) {
+template <int kBits, bool kSymmetric>
+void multiply_as(const Panel& panel, const Tile& tile, float* sums) {
   __builtin_memset(sums, 0, static_cast<size_t>(tile.rows) * kColumns * sizeof(float));
   for (int block = 0; block < panel.blocks; ++block) {
     const Lanes scales = block_scales(panel, block);
@@ -152,19 +152,23 @@ void multiply_bits(const Panel& panel, const Tile& tile, float* sums) {
     constexpr int kAtOnce = kBits == 4 ? 4 : 2;
     int row = 0;
     for (; row + kAtOnce <= tile.rows; row += kAtOnce) {
-      add_block<kBits, kAtOnce>(panel, tile, block, row, scales, zeros, sums);
+      add_block<kBits, kSymmetric, kAtOnce>(panel, tile, block, row, scales, zeros, sums);
     }
     switch (tile.rows - row) {
-      case 3: add_block<kBits, 3>(panel, tile, block, row, scales, zeros, sums); break;
-      case 2: add_block<kBits, 2>(panel, tile, block, row, scales, zeros, sums); break;
-      case 1: add_block<kBits, 1>(panel, tile, block, row, scales, zeros, sums); break;
+      case 3: add_block<kBits, kSymmetric, 3>(panel, tile, block, row, scales, zeros, sums); break;
+      case 2: add_block<kBits, kSymmetric, 2>(panel, tile, block, row, scales, zeros, sums); break;
+      case 1: add_block<kBits, kSymmetric, 1>(panel, tile, block, row, scales, zeros, sums); break;
       default: break;
     }
   }
 }
 
 void multiply(const Panel& panel, const Tile& tile, float* sums) {
-  panel.bits == 4 ? multiply_bits<4>(panel, tile, sums) : multiply_bits<8>(panel, tile, sums);
+  if (panel.bits == 4) {
+    panel.zeros ? multiply_as<4, false>(panel, tile, sums) : multiply_as<4, true>(panel, tile, sums);
+  } else {
+    panel.zeros ? multiply_as<8, false>(panel, tile, sums) : multiply_as<8, true>(panel, tile, sums);
+  }
 }
 
 }  // namespace
