@@ -35,6 +35,16 @@ def physical_cores() -> int:
     return len({_core(number) for number in os.sched_getaffinity(0)})
 
 
+def processor_features() -> frozenset[str]:
+    """What the processor can do, by the names of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    lines = (line.split(":", 1) for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return frozenset(next((names.split() for _, names in lines), ()))
+
+
 def _core(processor: int) -> tuple[str, ...]:
     """Which core a processor is a thread of; one of its own where the system does not tell."""
     topology = Path(f"/sys/devices/system/cpu/cpu{processor}/topology")

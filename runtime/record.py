@@ -53,6 +53,12 @@ def recall(folder: Path, name: str, key: Any, find: Callable[[], Any]) -> Any:
     return value
 
 
+def forget(folder: Path, name: str) -> None:
+    """Removes what is recorded in ``folder`` as ``name``, so that it is found out again."""
+    with suppress(OSError):
+        (folder / f"{name}.json").unlink(missing_ok=True)
+
+
 def check_files(bundle: Path, manifest: Manifest) -> None:
     """ManifestError if a file of the bundle is not the one exported. Full hashes are taken at the first open, and again
     when a file's size, time of change or inode is another than then."""

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
     _check(options)
     contenders = _contenders(options)
-    rows = _rows(options.rows)
+    rows = shared.parse_counts("--rows", options.rows) if options.rows else []
     drafters = {part: None for contender in contenders for part in contender.speculation.drafter.split(JOIN)}
     sizes = [contender.speculation.draft_size or 1 for contender in contenders]
     with shared.open_engine(options, tuple(drafters), max([*sizes, *(count - 1 for count in rows)])) as engine:
@@ -110,18 +110,6 @@ def _contenders(options: argparse.Namespace) -> list[Contender]:
     if options.baseline is not None and options.baseline not in names:
         raise PocketspecError(f"--baseline {options.baseline} is not among the contenders: {', '.join(names)}")
     return contenders
-
-
-def _rows(text: str | None) -> list[int]:
-    if text is None:
-        return []
-    try:
-        rows = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise PocketspecError(f"--rows {text}: write counts with commas, as in 1,2,4,8,16") from None
-    if min(rows) < 1:
-        raise PocketspecError(f"--rows {text}: a forward has at least 1 row")
-    return rows
 
 
 def _prompts(engine: Engine, options: argparse.Namespace) -> list[list[int]]:

@@ -6,6 +6,8 @@ import argparse
 import re
 import secrets
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from export.manifest import PocketspecError
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
+    from runtime.kernels.choice import Wanted
     from runtime.sampling import SamplingParams
     from runtime.speculation import Speculation
 
@@ -23,6 +26,40 @@ _NO_EFFECT_WHEN_GREEDY = ("top_k", "top_p", "min_p", "seed")
 def say(line: str) -> None:
     """A line about the text, to standard error."""
     print(f"note: {line}", file=sys.stderr)
+
+
+@contextmanager
+def show_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for ``total`` bytes on a terminal's standard error, a line elsewhere; gives what advances it."""
+    if not sys.stderr.isatty():
+        say(f"{title} ({total:,} bytes)")
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def parse_counts(option: str, text: str) -> list[int]:
+    """Numbers of rows from a text such as ``1,2,4``; ``option`` names it in errors."""
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise PocketspecError(f"{option} {text}: write counts with commas, as in 1,2,4,8,16") from None
+    if min(counts) < 1:
+        raise PocketspecError(f"{option} {text}: a forward has at least 1 row")
+    return counts
+
+
+def check_threads(threads: int | None) -> int | None:
+    """``threads`` as given, if there can be so many."""
+    if threads is not None and threads < 1:
+        raise PocketspecError(f"--threads {threads}: it must be at least 1")
+    return threads
 
 
 def parse_bytes(text: str) -> int:
@@ -44,6 +81,12 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
         "--max-memory", type=parse_bytes, metavar="SIZE", help="bytes, or with MB, GB: planned and kept"
     )
     parser.add_argument("--verify", action="store_true", help="hash all files, even if they seem unchanged")
+    parser.add_argument(
+        "--kernels",
+        choices=("auto", "native", "portable"),
+        default="auto",
+        help="native: our own or an error; portable: ONNX Runtime's; auto (default): native where they can be used",
+    )
 
 
 def add_speculation(parser: argparse.ArgumentParser) -> None:
@@ -105,15 +148,25 @@ def make_speculation(options: argparse.Namespace) -> Speculation:
     return Speculation(drafter, options.draft_size, options.shape or "chain", options.acceptance)
 
 
-def open_engine(options: argparse.Namespace, drafters: tuple[str, ...] | None, max_draft: int) -> Engine:
-    """The engine for ``options.bundle``; of the bundle's drafters only ``drafters`` are opened, None: all."""
+def open_engine(
+    options: argparse.Namespace, drafters: tuple[str, ...] | None, max_draft: int, kernels: Wanted | None = None
+) -> Engine:
+    """The engine for ``options.bundle``; of the bundle's drafters only ``drafters`` are opened, None: all.
+
+    ``kernels`` None: those of ``options``.
+    """
     from memory.plan import Request
     from runtime.engine import Engine
 
-    if options.threads is not None and options.threads < 1:
-        raise PocketspecError(f"--threads {options.threads}: it must be at least 1")
-    request = Request(options.context, options.max_memory, drafters, max_draft, options.threads)
-    return Engine.open(options.bundle, request, verify=options.verify, notify=say)
+    request = Request(options.context, options.max_memory, drafters, max_draft, check_threads(options.threads))
+    return Engine.open(
+        options.bundle,
+        request,
+        verify=options.verify,
+        kernels=kernels or options.kernels,
+        notify=say,
+        progress=show_progress,
+    )
 
 
 def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from export.manifest import PocketspecError, sha256_of
 from runtime.kernels.build import LIBRARY, LIBRARY_NAME, SOURCES
 from runtime.kernels.layout import LAYOUT_VERSION
-from runtime.record import device_key, recall, user_folder
+from runtime.record import device_key, forget, recall, user_folder
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -95,15 +95,26 @@ def library_path() -> Path:
 def open_library() -> Library:
     """The library, trusted; KernelsError if there is none or its self-test fails."""
     path = library_path()
-    if not path.is_file():
-        raise KernelsError(f"the native kernels are not built; {BUILD_COMMAND} builds them")
-    digest = sha256_of(path)
-    key = [digest, sha256_of(_TEST), device_key(), os.environ.get(_ISA_VARIABLE)]
-    found = recall(user_folder(), f"kernels-{digest[:16]}", key, lambda: asdict(judge(path)))
-    verdict = Verdict.read(found, found["fault"])
+    verdict = verdict_on(path)
     if verdict.fault is not None:
-        raise KernelsError(f"{path} failed its self-test: {verdict.fault}; {BUILD_COMMAND} builds it for this machine")
-    return Library(path, digest, verdict)
+        raise KernelsError(verdict.fault)
+    return Library(path, sha256_of(path), verdict)
+
+
+def verdict_on(path: Path, *, fresh: bool = False) -> Verdict:
+    """The verdict on the library at ``path``: the one on record unless a ``fresh`` one is wanted."""
+    if not path.is_file():
+        return Verdict(fault=f"the native kernels are not built; {BUILD_COMMAND} builds them")
+    digest = sha256_of(path)
+    name, key = f"kernels-{digest[:16]}", [digest, sha256_of(_TEST), device_key(), os.environ.get(_ISA_VARIABLE)]
+    if fresh:
+        forget(user_folder(), name)
+    found = recall(user_folder(), name, key, lambda: asdict(judge(path)))
+    verdict = Verdict.read(found, found["fault"])
+    if verdict.fault is None:
+        return verdict
+    fault = f"{path} failed its self-test: {verdict.fault}; {BUILD_COMMAND} builds it for this machine"
+    return replace(verdict, fault=fault)
 
 
 def judge(path: Path) -> Verdict:

@@ -1,0 +1,170 @@
+"""``python -m runtime kernels``: which kernels run on this processor, why, and what rows cost with them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from export.manifest import PocketspecError
+from runtime.commands import options as shared
+
+if TYPE_CHECKING:
+    from runtime.kernels.curve import Shape, Timing
+    from runtime.kernels.library import Verdict
+
+_UNUSABLE = 1
+_ROWS = "1,2,4,8,16"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("--build", action="store_true", help="compile the native kernels first")
+    parser.add_argument("--rows", default=_ROWS, metavar="COUNTS", help=f"rows to time (default: {_ROWS}); 0: none")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        metavar="KxN",
+        help="a product of K inputs and N outputs; can be repeated (default: those of Qwen2-1.5B)",
+    )
+    parser.add_argument("--block-size", type=int, choices=(32, 64, 128), default=128, help="of the int4 weights")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads per operator (default: one for every core)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tests and times the library; exit code 1 where the native kernels cannot be used."""
+    from runtime.devices import physical_cores
+    from runtime.kernels.library import library_path
+
+    rows, shapes = _rows(options.rows), _shapes(options.shape)
+    threads = shared.check_threads(options.threads) or physical_cores()
+    path = library_path()
+    if options.build:
+        from runtime.kernels.build import build
+
+        shared.say(f"built {path} with {', '.join(build(path))}")
+    report = _describe(threads, options.block_size)
+    if not options.json:
+        print("\n".join(_lines(report)))
+    if report["fault"] is None and rows:
+        report["curve"] = _measure(rows, shapes, threads, options)
+    if options.json:
+        print(json.dumps(report, indent=2))
+    return 0 if report["fault"] is None else _UNUSABLE
+
+
+def _describe(threads: int, block_size: int) -> dict[str, Any]:
+    """Everything but times, as JSON data. The self-test runs now, whatever is on record."""
+    import onnxruntime
+
+    from runtime.kernels.library import library_path, verdict_on
+
+    path = library_path()
+    verdict = verdict_on(path, fresh=True)
+    return {
+        "library": str(path),
+        "fault": verdict.fault,
+        "isa": verdict.isa if verdict.fault is None else None,
+        "version": verdict.version,
+        "layout": verdict.layout,
+        "instruction_sets": dict(_reasons(verdict)),
+        "onnxruntime": onnxruntime.__version__,
+        "threads": threads,
+        "block_size": block_size,
+    }
+
+
+def _reasons(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """Every instruction set there are kernels for, and what becomes of it here."""
+    from runtime.devices import processor_features
+    from runtime.kernels.build import INSTRUCTION_SETS
+
+    features = processor_features()
+    for isa in INSTRUCTION_SETS:
+        lacking = [name for name in isa.features if name not in features]
+        if isa.name == verdict.isa and verdict.fault is None:
+            yield isa.name, "used"
+        elif isa.name in verdict.usable:
+            yield isa.name, "usable, and there is a better one"
+        elif isa.name in verdict.compiled:
+            yield isa.name, f"this processor lacks {', '.join(lacking)}" if lacking else "this processor lacks it"
+        else:
+            yield isa.name, "not in this library"
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    yield f"library: {report['library']} (version {report['version']}, layout {report['layout']})"
+    yield from (f"  {name:11} {reason}" for name, reason in report["instruction_sets"].items())
+    yield f"self-test with ONNX Runtime {report['onnxruntime']}: {report['fault'] or 'passed'}"
+    kernels = "ONNX Runtime's own (portable)" if report["fault"] else f"native, {report['isa']}"
+    yield f"kernels in use: {kernels}"
+
+
+def _measure(rows: list[int], shapes: list[Shape], threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times every shape, printing each as it is done unless JSON is wanted."""
+    from runtime.kernels.curve import measure
+    from runtime.kernels.library import open_library
+
+    library = open_library()
+    if not options.json:
+        print(f"\nint4 in blocks of {options.block_size}, {threads} threads; medians, both kernels in turns\n")
+        print("| K x N | rows | MatMulPanel ms | x 1 row | GB/s | MatMulNBits ms | x 1 row | GB/s | MatMulPanel is |")
+        print("| --- |" + " --- |" * 8)
+    curve = []
+    for shape in shapes:
+        timings = measure(library, shape, rows, options.block_size, threads)
+        for timing in timings:
+            if not options.json:
+                print(_row(shape, timing, timings[0]), flush=True)
+            curve.append(_entry(shape, timing))
+    return curve
+
+
+def _row(shape: Shape, timing: Timing, first: Timing) -> str:
+    name = f" ({shape.name})" if shape.name else ""
+    cells = [
+        f"{shape.k} x {shape.n}{name}",
+        str(timing.rows),
+        f"{timing.native_seconds * 1e3:.3f}",
+        f"{timing.native_seconds / first.native_seconds:.2f}",
+        f"{timing.native_rate / 1e9:.1f}",
+        f"{timing.portable_seconds * 1e3:.3f}",
+        f"{timing.portable_seconds / first.portable_seconds:.2f}",
+        f"{timing.portable_rate / 1e9:.1f}",
+        f"{timing.portable_seconds / timing.native_seconds:.2f} x as fast",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _entry(shape: Shape, timing: Timing) -> dict[str, Any]:
+    return {
+        "k": shape.k,
+        "n": shape.n,
+        "name": shape.name,
+        "rows": timing.rows,
+        "native_ms": timing.native_seconds * 1e3,
+        "native_gb_per_second": timing.native_rate / 1e9,
+        "portable_ms": timing.portable_seconds * 1e3,
+        "portable_gb_per_second": timing.portable_rate / 1e9,
+    }
+
+
+def _rows(text: str) -> list[int]:
+    return [] if text == "0" else shared.parse_counts("--rows", text)
+
+
+def _shapes(texts: list[str] | None) -> list[Shape]:
+    from runtime.kernels.curve import QWEN2_SHAPES, Shape
+
+    if texts is None:
+        return list(QWEN2_SHAPES)
+    shapes = []
+    for text in texts:
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+        if not match:
+            raise PocketspecError(f"--shape {text}: write inputs and outputs as KxN, as in 1536x8960")
+        shapes.append(Shape(int(match[1]), int(match[2])))
+    return shapes
