@@ -6,17 +6,23 @@ BUNDLE := bundles/demo-int4
 PROMPT := Write a bedtime story called `The Lantern and the Lost Star`.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test check install clean
+.PHONY: demo test check sanitize install clean
 
 # torch is pinned to the CPU build, since a looser range brings gigabytes of GPU packages.
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[export,dev]'
 	touch $@
 
-install: $(VENV)/installed
+# The installation built the kernels; this builds them again when their sources have changed. Without a compiler the
+# portable ones are used.
+$(VENV)/kernels: $(VENV)/installed runtime/kernels/build.py $(wildcard runtime/kernels/native/*.cpp runtime/kernels/native/*.h)
+	$(BIN)/python -m runtime kernels --build --rows 0 || true
+	touch $@
+
+install: $(VENV)/installed $(VENV)/kernels
 
 demo: install
 	$(BIN)/python -m export --target demo --quant int4 --output $(BUNDLE)
@@ -31,5 +37,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# The operators' own test program under the address, undefined and thread sanitizers; a part of the tests.
+sanitize: install
+	$(BIN)/python -m pytest tests/runtime/kernels/test_sanitizers.py
+
 clean:
-	rm -rf $(VENV) bundles build *.egg-info
+	rm -rf $(VENV) bundles build *.egg-info runtime/kernels/libpocketspec.*
