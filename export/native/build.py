@@ -9,6 +9,10 @@ from onnx_ir.passes import PassManager
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from export.manifest import NativeForm
+from export.native.attention import CacheAttention
+from export.native.caches import kv_types, with_kv_type
+from export.native.gates import FuseGates
+from export.native.norms import FuseGains, FuseResiduals, SplitSkipNorms
 from export.native.operators import DOMAIN
 from export.native.panels import place_weights
 from export.native.products import PanelGathers, PanelProducts
@@ -31,13 +35,21 @@ def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
     if not can_pack(model):
         return None
     source = f"{graph}.data"
-    model.opset_imports[DOMAIN] = 1
-    PassManager([PanelProducts(), PanelGathers(), RemoveUnusedNodesPass()])(model)
+    fuse_operators(model)
     table = place_weights(model, source, (folder / source).stat().st_size)
-    RemoveUnusedOpsetsPass()(model)
-    ir.save(model, folder / "native.onnx")
+    graphs = {kv_type: "native.onnx" if kv_type == "fp32" else f"native-{kv_type}.onnx" for kv_type in kv_types(model)}
+    for kv_type, name in graphs.items():
+        ir.save(with_kv_type(model, kv_type), folder / name)
     (folder / TABLE).write_text(dump_table(table), encoding="utf-8")
-    return NativeForm({"fp32": "native.onnx"}, TABLE, DATA, table.size, LAYOUT_VERSION)
+    return NativeForm(graphs, TABLE, DATA, table.size, LAYOUT_VERSION)
+
+
+def fuse_operators(model: ir.Model) -> None:
+    """All fusions in their order, in place; weights stay where they are."""
+    model.opset_imports[DOMAIN] = 1
+    panels = [PanelProducts(), PanelGathers()]
+    fusions = [CacheAttention(), SplitSkipNorms(), FuseResiduals(), FuseGains(), FuseGates()]
+    PassManager([*panels, *fusions, RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()])(model)
 
 
 def can_pack(model: ir.Model) -> bool:

@@ -69,3 +69,9 @@ def only_user(value: ir.Value) -> tuple[ir.Node, int] | None:
     """The single node that reads a value, and at which input; None if there are more, or it is a graph output."""
     uses = list(value.uses())
     return (uses[0].node, uses[0].idx) if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def number_of(value: ir.Value) -> float | None:
+    """A constant number, from an initializer or a Constant."""
+    tensor = ir.convenience.get_const_tensor(value)
+    return float(tensor.numpy().reshape(())) if tensor is not None and tensor.size == 1 else None

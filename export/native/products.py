@@ -5,7 +5,16 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.native.operators import GATHER, PRODUCT, GatherInput, ProductInput, input_at, make_operator, only_user
+from export.native.operators import (
+    GATHER,
+    PRODUCT,
+    GatherInput,
+    ProductInput,
+    input_at,
+    make_operator,
+    number_of,
+    only_user,
+)
 from export.passes import CONTRIB
 from export.tidy import dims_of, find_nodes, input_of, substitute
 
@@ -60,5 +69,5 @@ def _factor(rows: ir.Value) -> tuple[ir.Node, float] | None:
     use = only_user(rows)
     if use is None or use[0].op_type != "Mul":
         return None
-    factor = input_of(use[0], 1 - use[1]).const_value
-    return (use[0], float(factor.numpy().reshape(()))) if factor is not None and factor.size == 1 else None
+    factor = number_of(input_of(use[0], 1 - use[1]))
+    return None if factor is None else (use[0], factor)
