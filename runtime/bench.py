@@ -1,8 +1,9 @@
 """Measures decoding: contenders take turns on the same prompts in one process, so that a slow minute hits them all.
 
 A contender is plain decoding of one row a step (``plain``), plain decoding at the width that agrees bit for bit with
-wider steps (``plain-safe``), or a drafter with a shape and a size (``suffix-chain7``, ``NAME-tree8``). Prompts are in
-the KV cache before the clock of a step starts: these are speeds of decoding, not of reading prompts.
+wider steps (``plain-safe``), or a drafter with a shape and a size (``suffix-chain7``, ``NAME-tree8``), with kernels in
+front where they are compared (``native:NAME-chain6``, ``portable:plain``). Prompts are in the KV cache before the clock
+of a step starts: these are speeds of decoding, not of reading prompts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +20,7 @@ from export.manifest import PocketspecError
 from runtime.decode import Step
 from runtime.devices import any_width
 from runtime.engine import Engine
+from runtime.kernels.choice import Wanted
 from runtime.model import OrtModel
 from runtime.speculation import PLAIN, Shape, Speculation
 from runtime.stop import StopRule
@@ -27,15 +29,20 @@ SEPARATOR = "<|endoftext|>"
 # Rows of KV cache behind which the cost of rows is measured: a conversation, not an empty cache.
 _PAST_ROWS = 128
 _FORWARDS = 15
+_COMPARED: tuple[Wanted, ...] = ("native", "portable")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to decode. ``single_rows``: run one row a step where the engine would pad it."""
+    """One way to decode. ``single_rows``: run one row a step where the engine would pad it.
+
+    ``kernels`` None: those of the command.
+    """
 
     name: str
     speculation: Speculation
     single_rows: bool = False
+    kernels: Wanted | None = None
 
 
 @dataclass(frozen=True)
@@ -75,17 +82,34 @@ def spread(values: Sequence[float]) -> Spread:
 
 def parse_contender(text: str) -> Contender:
     """A contender from its name; PocketspecError says how names are made."""
-    if text == "plain":
-        return Contender(text, PLAIN, single_rows=True)
-    if text == "plain-safe":
-        return Contender(text, PLAIN)
-    match = re.fullmatch(r"(.+)-(chain|tree)(\d+)", text)
+    kernels: Wanted | None = None
+    way = text
+    for kind in _COMPARED:
+        if text.startswith(f"{kind}:"):
+            kernels, way = kind, text.removeprefix(f"{kind}:")
+    if way in ("plain", "plain-safe"):
+        return Contender(text, PLAIN, way == "plain", kernels)
+    match = re.fullmatch(r"([^:]+)-(chain|tree)(\d+)", way)
     if not match:
         raise PocketspecError(
-            f"no contender {text!r}; write plain, plain-safe, or a drafter with shape and size such as suffix-chain7"
+            f"no contender {text!r}; write plain, plain-safe, or a drafter with shape and size such as suffix-chain7,"
+            " with native: or portable: in front to compare kernels"
         )
     shape: Shape = "tree" if match[2] == "tree" else "chain"
-    return Contender(text, Speculation(match[1], int(match[3]), shape))
+    return Contender(text, Speculation(match[1], int(match[3]), shape), kernels=kernels)
+
+
+def references(contenders: Sequence[Contender]) -> dict[str, str]:
+    """For every contender the one whose answers its own must equal: plain decoding with the same kernels.
+
+    At the safe width if that is there, else of one row, else the first contender with those kernels.
+    """
+    found = {}
+    for contender in contenders:
+        same = [other for other in contenders if other.kernels == contender.kernels]
+        plain = [other for other in same if other.speculation == PLAIN]
+        found[contender.name] = next((other for other in plain if not other.single_rows), [*plain, *same][0]).name
+    return found
 
 
 def read_prompts(path: Path, count: int | None) -> list[str]:
@@ -114,11 +138,15 @@ def _json_prompt(line: str, path: Path, number: int) -> str:
 
 
 class Bench:
-    """Runs contenders on an engine; every answer has at most ``max_new_tokens``, fewer where an end token comes."""
+    """Runs contenders on engines; every answer has at most ``max_new_tokens``, fewer where an end token comes.
 
-    def __init__(self, engine: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        self._engine, self._prompts, self._max_new_tokens = engine, prompts, max_new_tokens
-        self._safe = engine.target.widths
+    ``engines`` has one for every kernels that a contender asks for.
+    """
+
+    def __init__(
+        self, engines: Mapping[Wanted | None, Engine], prompts: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> None:
+        self._engines, self._prompts, self._max_new_tokens = engines, prompts, max_new_tokens
 
     def measure(
         self, contenders: Sequence[Contender], repeats: int, report: Callable[[str], None] = lambda line: None
@@ -136,19 +164,20 @@ class Bench:
         return runs
 
     def _run(self, contender: Contender, prompts: Sequence[Sequence[int]]) -> Run:
-        target = self._engine.target
-        target.widths = any_width(target.max_rows) if contender.single_rows else self._safe
+        engine = self._engines[contender.kernels]
+        target, safe = engine.target, engine.target.widths
+        target.widths = any_width(target.max_rows) if contender.single_rows else safe
         steps: list[Step] = []
         answers: list[tuple[int, ...]] = []
         overheads: list[float] = []
         try:
             for prompt in prompts:
-                answer = list(self._answer(prompt, contender.speculation))
+                answer = list(self._answer(engine, prompt, contender.speculation))
                 steps += [step for step, _ in answer]
                 overheads += [overhead for _, overhead in answer]
                 answers.append(tuple(token for step, _ in answer for token in step.tokens))
         finally:
-            target.widths = self._safe
+            target.widths = safe
         return Run(
             tokens=sum(len(step.tokens) for step in steps),
             steps=len(steps),
@@ -161,19 +190,20 @@ class Bench:
             answers=tuple(answers),
         )
 
-    def _answer(self, prompt: Sequence[int], speculation: Speculation) -> Iterator[tuple[Step, float]]:
+    def _answer(self, engine: Engine, prompt: Sequence[int], speculation: Speculation) -> Iterator[tuple[Step, float]]:
         """The steps of one answer, each with its seconds outside ONNX Runtime. A step thrown away reads the prompt."""
-        next(self._engine.steps(prompt, stop=StopRule(), speculation=speculation))
-        eos = self._engine.manifest.target.vocabulary.eos_token_ids
+        next(engine.steps(prompt, stop=StopRule(), speculation=speculation))
+        eos = engine.manifest.target.vocabulary.eos_token_ids
         rule = StopRule(eos=eos, max_new_tokens=self._max_new_tokens)
-        before = self._session_seconds()
-        for step in self._engine.steps(prompt, stop=rule, speculation=speculation):
-            now = self._session_seconds()
+        before = _session_seconds(engine)
+        for step in engine.steps(prompt, stop=rule, speculation=speculation):
+            now = _session_seconds(engine)
             yield step, step.seconds - (now - before)
             before = now
 
-    def _session_seconds(self) -> float:
-        return sum(model.session_seconds for model in (self._engine.target, *self._engine.drafters.values()))
+
+def _session_seconds(engine: Engine) -> float:
+    return sum(model.session_seconds for model in (engine.target, *engine.drafters.values()))
 
 
 def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:

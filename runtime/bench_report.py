@@ -20,8 +20,8 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Report:
-    """One measurement. ``baseline`` names the contender that ratios refer to, ``reference`` the one whose answers the
-    others' are compared with; ``rows`` gives the cost of rows for every level."""
+    """One measurement. ``baseline`` names the contender that ratios refer to, ``references`` for each the one whose
+    answers its own are compared with; ``kernels`` are those in use, ``rows`` the cost of rows for every level."""
 
     command: str
     manifest: Manifest
@@ -29,7 +29,8 @@ class Report:
     prompts: str
     max_new_tokens: int
     baseline: str
-    reference: str
+    references: Mapping[str, str]
+    kernels: Sequence[str]
     runs: Mapping[str, Sequence[Run]]
     rows: Mapping[str, Mapping[int, Spread]]
     memory: Memory | None
@@ -47,7 +48,7 @@ class Report:
             "prompts": self.prompts,
             "max_new_tokens": self.max_new_tokens,
             "baseline": self.baseline,
-            "reference": self.reference,
+            "kernels": list(self.kernels),
             "memory": asdict(self.memory) if self.memory else None,
             "contenders": {name: self._contender(name) for name in self.runs},
             "rows_seconds": {
@@ -62,6 +63,7 @@ class Report:
         threads = f"threads {self.plan.threads or 'as ONNX Runtime chooses'}"
         yield f"{device()}; {', '.join(f'{name} {version}' for name, version in versions().items())}; {threads};"
         yield f"{self.prompts}, at most {self.max_new_tokens} tokens each; median (lowest-highest) of the repeats."
+        yield f"Kernels: {', '.join(self.kernels)}."
         yield from (f"{level.role} {level.name}: {_kind(level)}." for level in self.manifest.levels)
         yield ""
         yield from self._table()
@@ -75,7 +77,7 @@ class Report:
 
     def identical(self, name: str) -> int:
         """How many answers of ``name`` equal the reference's, over all repeats."""
-        expected = self.runs[self.reference][0].answers
+        expected = self.runs[self.references[name]][0].answers
         return sum(
             ours == theirs for run in self.runs[name] for ours, theirs in zip(run.answers, expected, strict=True)
         )
@@ -90,6 +92,7 @@ class Report:
         return {
             "tokens_per_second": asdict(spread([run.tokens_per_second for run in runs])),
             "ratio": asdict(self._ratios(name)),
+            "reference": self.references[name],
             "identical": self.identical(name),
             "answers": sum(len(run.answers) for run in runs),
             "overhead_seconds_per_step": asdict(spread([run.overhead_seconds for run in runs])),
@@ -98,8 +101,10 @@ class Report:
 
     def _table(self) -> Iterator[str]:
         weights = self.manifest.target.weight_bytes
+        named = set(self.references.values())
+        reference = named.pop() if len(named) == 1 else "plain of the same kernels"
         yield (
-            f"| | tokens/s | x {self.baseline} | tokens/step | accepted | answers as {self.reference} | draft ms/step"
+            f"| | tokens/s | x {self.baseline} | tokens/step | accepted | answers as {reference} | draft ms/step"
             " | target ms/step | GB/s | outside ONNX Runtime |"
         )
         yield "| --- |" + " --- |" * 9

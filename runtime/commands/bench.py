@@ -6,6 +6,8 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from runtime.bench import Contender
     from runtime.bench_report import Report
     from runtime.engine import Engine
+    from runtime.kernels.choice import Wanted
+    from runtime.model import OrtModel
 
 _PROMPTS = (
     "Write a bedtime story about a lantern that was afraid of the dark.",
@@ -41,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         metavar="NAMES",
-        help="contenders, with commas: plain (one row a step), plain-safe, DRAFTER-chainN, DRAFTER-treeN",
+        help="contenders, with commas: plain (one row a step), plain-safe, DRAFTER-chainN, DRAFTER-treeN,"
+        " each with native: or portable: in front to compare kernels",
     )
     parser.add_argument("--baseline", metavar="NAME", help="what ratios refer to (default: the first contender)")
     parser.add_argument("--repeat", type=int, default=3, metavar="R", help="repeats, contenders in turns (default: 3)")
@@ -51,31 +56,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, then prints the table."""
-    from runtime.bench import Bench, measure_rows
+    from runtime.bench import Bench, measure_rows, references
     from runtime.bench_report import Report
-    from runtime.speculation import JOIN
     from runtime.stats import read_memory
 
     _check(options)
     contenders = _contenders(options)
     rows = shared.parse_counts("--rows", options.rows) if options.rows else []
-    drafters = {part: None for contender in contenders for part in contender.speculation.drafter.split(JOIN)}
-    sizes = [contender.speculation.draft_size or 1 for contender in contenders]
-    with shared.open_engine(options, tuple(drafters), max([*sizes, *(count - 1 for count in rows)])) as engine:
+    with ExitStack() as stack:
+        engines = {
+            kernels: stack.enter_context(_open(options, contenders, rows, kernels))
+            for kernels in dict.fromkeys(contender.kernels for contender in contenders)
+        }
+        engine = next(iter(engines.values()))
         prompts = _prompts(engine, options)
-        runs = Bench(engine, prompts, options.tokens).measure(contenders, options.repeat, shared.say)
-        names = [contender.name for contender in contenders]
-        levels = {engine.manifest.target.name: engine.target, **engine.drafters} if rows else {}
+        runs = Bench(engines, prompts, options.tokens).measure(contenders, options.repeat, shared.say)
         report = Report(
             command=f"python -m runtime {shlex.join(sys.argv[1:])}",
             manifest=engine.manifest,
             plan=engine.plan,
             prompts=f"{len(prompts)} prompts from {options.prompts or 'this package'}",
             max_new_tokens=options.tokens,
-            baseline=options.baseline or names[0],
-            reference="plain-safe" if "plain-safe" in names else names[0],
+            baseline=options.baseline or contenders[0].name,
+            references=references(contenders),
+            kernels=[each.target.kernels.description for each in engines.values()],
             runs=runs,
-            rows={name: measure_rows(model, rows) for name, model in levels.items()},
+            rows={name: measure_rows(model, rows) for name, model in _models(engines).items()} if rows else {},
             memory=read_memory(),
         )
     text = "\n".join(report.lines())
@@ -83,6 +89,24 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         _write(options.output, text, report)
     return 0
+
+
+def _open(options: argparse.Namespace, contenders: list[Contender], rows: list[int], kernels: Wanted | None) -> Engine:
+    """An engine with room for every contender, so that those with other kernels have the same."""
+    from runtime.speculation import JOIN
+
+    drafters = {part: None for contender in contenders for part in contender.speculation.drafter.split(JOIN)}
+    sizes = [contender.speculation.draft_size or 1 for contender in contenders]
+    return shared.open_engine(options, tuple(drafters), max([*sizes, *(count - 1 for count in rows)]), kernels)
+
+
+def _models(engines: Mapping[Wanted | None, Engine]) -> dict[str, OrtModel]:
+    """Every open level, with its kernels in front of its name where those are compared."""
+    return {
+        f"{kernels}:{name}" if kernels else name: model
+        for kernels, engine in engines.items()
+        for name, model in {engine.manifest.target.name: engine.target, **engine.drafters}.items()
+    }
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -70,7 +70,7 @@ def _describe(threads: int, block_size: int) -> dict[str, Any]:
         "isa": verdict.isa if verdict.fault is None else None,
         "version": verdict.version,
         "layout": verdict.layout,
-        "instruction_sets": dict(_reasons(verdict)),
+        "instruction_sets": dict(_reasons(verdict)) if verdict.compiled else {},
         "onnxruntime": onnxruntime.__version__,
         "threads": threads,
         "block_size": block_size,
@@ -96,11 +96,14 @@ def _reasons(verdict: Verdict) -> Iterator[tuple[str, str]]:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    yield f"library: {report['library']} (version {report['version']}, layout {report['layout']})"
+    described = f" (version {report['version']}, layout {report['layout']})" if report["instruction_sets"] else ""
+    yield f"library: {report['library']}{described}"
     yield from (f"  {name:11} {reason}" for name, reason in report["instruction_sets"].items())
-    yield f"self-test with ONNX Runtime {report['onnxruntime']}: {report['fault'] or 'passed'}"
-    kernels = "ONNX Runtime's own (portable)" if report["fault"] else f"native, {report['isa']}"
-    yield f"kernels in use: {kernels}"
+    if report["fault"] is None:
+        yield f"self-test with ONNX Runtime {report['onnxruntime']}: passed"
+        yield f"kernels in use: native ({report['isa']})"
+    else:
+        yield f"kernels in use: portable (ONNX Runtime {report['onnxruntime']}), since {report['fault']}"
 
 
 def _measure(rows: list[int], shapes: list[Shape], threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -32,10 +32,13 @@ _Opened = TypeVar("_Opened")
 
 
 class Kernels(Protocol):
-    """One way to run a level. ``name`` for people; ``key``: what the bits of results depend on, for records."""
+    """One way to run a level: its ``name``, what people are told, and as ``key`` what the bits of results depend on."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> Literal["native", "portable"]: ...
+
+    @property
+    def description(self) -> str: ...
 
     @property
     def key(self) -> tuple[str, ...]: ...
@@ -53,7 +56,8 @@ class Kernels(Protocol):
 class Portable:
     """ONNX Runtime's own operators."""
 
-    name: str = "portable"
+    name: Literal["portable"] = "portable"
+    description: str = "portable (ONNX Runtime's own)"
     key: tuple[str, ...] = ("portable",)
 
     def graph(self, folder: Path, level: Level, kv_type: str) -> Path:
@@ -80,7 +84,12 @@ class Native:
 
     library: Library
     graphs: Path
-    name: str = "native"
+    name: Literal["native"] = "native"
+
+    @property
+    def description(self) -> str:
+        """See ``Kernels``."""
+        return f"native ({self.library.verdict.isa})"
 
     @property
     def key(self) -> tuple[str, ...]:

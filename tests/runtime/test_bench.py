@@ -28,7 +28,7 @@ def test_contenders_are_read_from_their_names() -> None:
 def test_every_contender_gives_the_same_answers(engine: Engine) -> None:
     safe = engine.target.widths
     prompts = [engine.encode(text) for text in ("one", "two")]
-    runs = Bench(engine, prompts, 12).measure(CONTENDERS, 2)
+    runs = Bench({None: engine}, prompts, 12).measure(CONTENDERS, 2)
     assert engine.target.widths == safe
     assert {name: len(each) for name, each in runs.items()} == {contender.name: 2 for contender in CONTENDERS}
     answers = {run.answers for each in runs.values() for run in each}
@@ -49,7 +49,7 @@ def test_only_plain_runs_single_rows(engine: Engine, monkeypatch: pytest.MonkeyP
         return steps(*arguments, **settings)
 
     monkeypatch.setattr(engine, "steps", spy)
-    bench = Bench(engine, [engine.encode("one")], 3)
+    bench = Bench({None: engine}, [engine.encode("one")], 3)
     for contender in CONTENDERS[:3]:
         bench.measure([contender], 1)
     single, safe = widths[0], engine.target.padded(1)
