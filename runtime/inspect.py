@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,8 +14,11 @@ from runtime.speculation import known_drafters
 _MIB = 2**20
 
 
-def describe(manifest: Manifest, plan: Plan, verified: str) -> dict[str, Any]:
-    """Everything ``describe_lines`` says, as JSON data. ``verified`` says how the files were checked."""
+def describe(manifest: Manifest, plan: Plan, verified: str, kernels: Mapping[str, str]) -> dict[str, Any]:
+    """Everything ``describe_lines`` says, as JSON data.
+
+    ``verified`` says how the files were checked, ``kernels`` for every level which ones would run it.
+    """
     return {
         "name": manifest.name,
         "schema": manifest.schema,
@@ -25,6 +28,7 @@ def describe(manifest: Manifest, plan: Plan, verified: str) -> dict[str, Any]:
         "levels": [
             {
                 **asdict(level),
+                "kernels": kernels[level.name],
                 "kv_bytes_per_token": {kind: kv_bytes_per_token(level.shape, kind) for kind in level.graphs},
             }
             for level in manifest.levels
@@ -34,13 +38,14 @@ def describe(manifest: Manifest, plan: Plan, verified: str) -> dict[str, Any]:
     }
 
 
-def describe_lines(manifest: Manifest, plan: Plan, verified: str) -> Iterator[str]:
+def describe_lines(manifest: Manifest, plan: Plan, verified: str, kernels: Mapping[str, str]) -> Iterator[str]:
     """The bundle in words: levels, drafters, files, plan."""
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield f"{manifest.name} (manifest schema {manifest.schema}{'; ' + versions if versions else ''})"
     for level in manifest.levels:
         yield ""
         yield from level_lines(level)
+        yield f"  kernels: {kernels[level.name]}"
     yield ""
     yield f"drafters: {', '.join(_drafters(manifest))}"
     total = sum(entry.bytes for entry in manifest.files.values())
@@ -66,6 +71,8 @@ def level_lines(level: Level) -> Iterator[str]:
     for kind, graph in level.graphs.items():
         per_token = kv_bytes_per_token(shape, kind)
         yield f"  KV cache {kind}: {per_token:,} bytes per token, graph {graph}"
+    if level.native is not None:
+        yield f"  native form: weights packed into {level.native.data}, {level.native.data_bytes:,} bytes"
     yield f"  check: {_check(level.check)}"
 
 

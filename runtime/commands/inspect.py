@@ -20,6 +20,7 @@ def run(options: argparse.Namespace) -> int:
     from memory.plan import Request, make_plan
     from runtime.foreign import is_foreign, read_bundle
     from runtime.inspect import describe, describe_lines
+    from runtime.kernels.choice import Chooser
     from runtime.record import check_files
 
     manifest = read_bundle(options.bundle)
@@ -33,8 +34,10 @@ def run(options: argparse.Namespace) -> int:
         verified = "hashes were right when first opened, and nothing has changed since"
     request = Request(context=options.context, budget_bytes=options.max_memory, threads=options.threads)
     plan = make_plan(manifest, request)
+    chooser = Chooser(options.kernels)
+    kernels = {level.name: chooser.expect(level) for level in manifest.levels}
     if options.json:
-        print(json.dumps(describe(manifest, plan, verified), indent=2))
+        print(json.dumps(describe(manifest, plan, verified, kernels), indent=2))
     else:
-        print("\n".join(describe_lines(manifest, plan, verified)))
+        print("\n".join(describe_lines(manifest, plan, verified, kernels)))
     return 0

@@ -141,11 +141,26 @@ class Chooser:
             self._told.add(reason)
         return opened
 
+    def expect(self, level: Level) -> str:
+        """Which kernels would run ``level``, and why; its weights are not packed for it."""
+        if self._wanted == "portable":
+            return PORTABLE.description
+        try:
+            return Native(_library_for(level), Path()).description
+        except PocketspecError as error:
+            return f"{PORTABLE.description}, since {error}"
+
     def _native(self, bundle: Path, manifest: Manifest, level: Level) -> Native:
         """The native kernels for ``level``, its weights packed; PocketspecError says why not."""
-        if level.native is None:
-            raise KernelsError(_no_native_form(level))
-        return Native(open_library(), packed_graphs(bundle, manifest, level, self._progress, self._notify))
+        library = _library_for(level)
+        return Native(library, packed_graphs(bundle, manifest, level, self._progress, self._notify))
+
+
+def _library_for(level: Level) -> Library:
+    """The library, if ``level`` has a form for it; KernelsError says what is missing."""
+    if level.native is None:
+        raise KernelsError(_no_native_form(level))
+    return open_library()
 
 
 def _graph_name(graphs: Mapping[str, str], name: str, kv_type: str) -> str:
