@@ -95,6 +95,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add("--output", "-o", type=Path, help="folder to make (bundles/<target>-<quant>)")
     add("--cache-dir", "-c", "--cache_dir", type=Path, help="where downloads are kept")
     add("--revision", help="commit, branch or tag of the target")
+    add(
+        "--kernels",
+        choices=("auto", "native", "portable"),
+        default="auto",
+        help="native: with packed weights for our own kernels; portable: nothing for them (auto: what is small)",
+    )
     add("--check-text", type=Path, help="text the export is checked on")
     add("--execution-provider", "-e", "--execution_provider", "--ep", default="cpu", help="cpu")
     return parser.parse_args(words)
@@ -123,6 +129,7 @@ def _request(arguments: argparse.Namespace) -> ExportRequest:
         positions=arguments.positions,
         revision=arguments.revision,
         cache_dir=arguments.cache_dir,
+        kernels=arguments.kernels,
         check_text=arguments.check_text,
     )
     return request if arguments.output else replace(request, output=default_output(request))

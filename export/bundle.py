@@ -22,11 +22,13 @@ from export.graph import lower
 from export.manifest import (
     Level,
     Manifest,
+    NativeForm,
     PocketspecError,
     Quantization,
     read_manifest,
     verify_files,
 )
+from export.native.build import pack_native, write_native
 from export.quantize import QUANTIZERS
 from export.recipe import LoweredGraph, TensorSource
 from export.report import PlannedLevel, Reporter, SilentReporter, Timing
@@ -87,7 +89,7 @@ def _plan(request: ExportRequest, tasks: Sequence[LevelTask], workspace: Workspa
     """Tells what will be done, and refuses a disk that is too small for it."""
     planned = []
     for task in tasks:
-        estimate = estimate_job(task.job, task.shape, task.block_size)
+        estimate = estimate_job(task.job, task.shape, task.block_size, packed=request.kernels == "native")
         finished, job = workspace.finished(task.job.folder) is not None, task.job
         source = task.model.provenance.id
         planned.append(PlannedLevel(job.name, job.role, source, job.weights, **asdict(estimate), finished=finished))
@@ -129,6 +131,7 @@ def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporte
     lowered = lower(model.config, task.graph_options)
     lowered_at = time.monotonic()
     written = _write(task, request, lowered, source, folder, reporter)
+    native = _write_native(task, request, folder, reporter)
     written_at, export_peak = time.monotonic(), peak_bytes()
     reporter.stage(job.name, "checking against the reference")
     passage = read_passage(model.folder, task.shape, request.check_text)
@@ -147,6 +150,7 @@ def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporte
         graphs={"fp32": GRAPH},
         weight_bytes=written.bytes,
         check=check,
+        native=native,
     )
 
 
@@ -169,6 +173,16 @@ def _write(
         reporter.note(f"{task.job.name}: {len(written.unused)} tensors of the checkpoint are not in the graph: {shown}")
     _write_texts(task, folder)
     return written
+
+
+def _write_native(task: LevelTask, request: ExportRequest, folder: Path, reporter: Reporter) -> NativeForm | None:
+    """The graphs for our own kernels where they can run the level, and their packed weights if those are wanted."""
+    if request.kernels == "portable" or (native := write_native(folder, GRAPH)) is None:
+        return None
+    if request.kernels == "native":
+        reporter.stage(task.job.name, "packing weights", native.data_bytes)
+        pack_native(folder, GRAPH, reporter.advance)
+    return native
 
 
 def _calibration(task: LevelTask, request: ExportRequest, source: TensorSource) -> Calibration | None:

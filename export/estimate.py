@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.manifest import Shape
-from export.request import BITS, Job
+from export.request import BITS, NATIVE_BLOCK_SIZES, Job
 
 # Heuristics, rounded, from exports on 2 cores of a server CPU: building a graph, and writing a weight.
 GRAPH_SECONDS = 4.0
@@ -32,10 +32,13 @@ def count_parameters(shape: Shape) -> int:
     return shape.layers * layer + shape.hidden_size * shape.vocab_size
 
 
-def estimate_job(job: Job, shape: Shape, block_size: int | None) -> Estimate:
-    """The estimate of one level. A block of a quantized matrix has a scale of 4 bytes."""
+def estimate_job(job: Job, shape: Shape, block_size: int | None, packed: bool = False) -> Estimate:
+    """The estimate of one level. A block of a quantized matrix has a scale of 4 bytes, and of 2 in a packed file."""
     parameters, bits = count_parameters(shape), BITS[job.weights]
     bits_per_weight = bits + (32 / block_size if block_size else 0)
     tables = shape.positions * shape.head_size * 4
     seconds = GRAPH_SECONDS + GRAPH_SECONDS_PER_LAYER * shape.layers + parameters * SECONDS_PER_PARAMETER[bits]
-    return Estimate(parameters, int(parameters * bits_per_weight / 8) + tables, seconds)
+    size = int(parameters * bits_per_weight / 8) + tables
+    if packed and block_size in NATIVE_BLOCK_SIZES:
+        size += int(parameters * (bits + 16 / block_size) / 8) + tables
+    return Estimate(parameters, size, seconds)

@@ -88,7 +88,7 @@ class Tile:
     def fit(self, steps: float) -> Fit:
         """The grid that spans the blocks in ``steps`` steps; negative ones give the largest weight a negative code."""
         inverse = np.float32(steps) * self._reciprocal
-        scale = self.span / np.float32(steps)
+        scale = storable(self.span / np.float32(steps))
         if self.symmetric:
             return Fit(inverse, scale, None)
         levels = 2 * self._half - 1
@@ -111,7 +111,7 @@ class Tile:
     def rescaled(self, fit: Fit) -> Fit:
         """The fit with its least-squares scales."""
         along, square = self.least_squares(fit)
-        return Fit(fit.inverse, _divided(along, square), fit.zero)
+        return Fit(fit.inverse, storable(_divided(along, square)), fit.zero)
 
     def loss(self, fit: Fit, weighted: bool = True) -> FloatArray:
         """Squared error of every block, ``[blocks]``. An exact fit has exactly 0."""
@@ -181,6 +181,18 @@ def _least(tile: Tile, fits: Iterable[Fit]) -> Fit:
 def _divided(along: FloatArray, square: FloatArray) -> FloatArray:
     """``along / square``, 0 where all codes are 0."""
     return np.divide(along, square, out=np.zeros_like(along), where=square > 0)
+
+
+def storable(scale: FloatArray) -> FloatArray:
+    """Scales rounded to values that float16 has too, in its normal range; those outside it stay as they are.
+
+    The native kernels' file then has scales of half the bytes and not another model. 2 ** -12 of a scale is far less
+    than codes of 4 or 8 bits lose.
+    """
+    limits = np.finfo(np.float16)
+    size = np.abs(scale)
+    normal = (size >= limits.smallest_normal) & (size <= limits.max)
+    return np.where(normal, np.clip(scale, limits.min, limits.max).astype(np.float16).astype(np.float32), scale)
 
 
 def transposed(rows: FloatArray, block_size: int) -> FloatArray:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 SCHEMA = 2  # 2: levels have a native form
 FILE_NAME = "pocketspec.json"
+PACKED_FILE_NAME = "native.data"  # made from the other files, on first use where it is missing: never listed or hashed
 
 Role = Literal["target", "intermediate", "drafter"]
 
@@ -92,8 +93,8 @@ class Vocabulary:
 class NativeForm:
     """A level for our own kernels: ``graphs`` maps a KV type to a graph file in the level's folder.
 
-    Their weights lie in ``data``, a file of ``data_bytes`` bytes in the packed ``layout``. It need not be in the bundle:
-    the runtime makes it from the portable weights, as ``table`` says.
+    Their weights lie in ``data``, a file of ``data_bytes`` bytes in the packed ``layout``. It need not be in the bundle,
+    for the runtime makes it from the portable weights, as ``table`` says.
     """
 
     graphs: Mapping[str, str]

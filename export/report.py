@@ -163,18 +163,22 @@ class ConsoleReporter:
 
 
 def _levels_table(output: Path, manifest: Manifest) -> Table:
+    """``native`` is the size of the packed weights, which the first run writes where they are not in the bundle."""
     total = sum(entry.bytes for entry in manifest.files.values())
     table = Table(title=f"Bundle: {output}, {_megabytes(total)}", title_justify="left")
     for column in ("level", "role", "source", "weights", "block", "method"):
         table.add_column(column)
-    for column in ("size", "weight error"):
+    for column in ("size", "native", "weight error"):
         table.add_column(column, justify="right")
     for level in manifest.levels:
         stored = level.quantization
         error = "" if stored.error is None else f"{stored.error:.2%}"
         block, method = str(stored.block_size or ""), stored.method or ""
-        size = _megabytes(level.weight_bytes)
-        table.add_row(level.name, level.role, _source(level), stored.weights, block, method, size, error)
+        size, native = (
+            _megabytes(level.weight_bytes),
+            "" if level.native is None else _megabytes(level.native.data_bytes),
+        )
+        table.add_row(level.name, level.role, _source(level), stored.weights, block, method, size, native, error)
     return table
 
 

@@ -12,8 +12,10 @@ from export.manifest import PocketspecError, Role
 from export.targets import Target, check_family, resolve
 
 Weights = Literal["int4", "int8", "fp16", "fp32"]
+Kernels = Literal["auto", "native", "portable"]
 BITS: dict[Weights, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+NATIVE_BLOCK_SIZES = (32, 64, 128)
 
 
 class RequestError(PocketspecError, ValueError):
@@ -27,7 +29,8 @@ class ExportRequest:
     ``drafters`` and ``intermediates`` None means those suggested for the target, () none. ``drafter_weights`` None
     means as the target. ``block_size`` None means the default for each shape, ``method`` None the default method.
     ``random_weights`` and ``enlarge_like`` (a known name whose shape the target is given) make timing stand-ins;
-    ``positions`` is the longest context, None meaning the model's own.
+    ``positions`` is the longest context, None meaning the model's own. ``kernels``: "auto" writes the small graphs for
+    our own kernels, "native" their packed weights too, "portable" neither.
     """
 
     target: str
@@ -44,6 +47,7 @@ class ExportRequest:
     positions: int | None = None
     revision: str | None = None
     cache_dir: Path | None = None
+    kernels: Kernels = "auto"
     check_text: Path | None = None
 
 
@@ -113,9 +117,20 @@ def _check(request: ExportRequest) -> None:
         _check_block_size(request.block_size, [request.weights, request.drafter_weights])
     if request.positions is not None and request.positions < 2:
         raise RequestError(f"--positions {request.positions} is too few; at least 2")
+    if request.kernels == "native":
+        _check_native(request)
     for option, path in (("--check-text", request.check_text), ("--calibration-text", request.calibration_text)):
         if path is not None and not path.is_file():
             raise RequestError(f"{option} {path}: no such file; give a UTF-8 text file")
+
+
+def _check_native(request: ExportRequest) -> None:
+    """The target must be one that our kernels run; drafters may be others."""
+    if BITS[request.weights] > 8:
+        raise RequestError(f"--kernels native needs int4 or int8 weights, not {request.weights}; use --kernels auto")
+    if request.block_size is not None and request.block_size not in NATIVE_BLOCK_SIZES:
+        allowed = ", ".join(map(str, NATIVE_BLOCK_SIZES))
+        raise RequestError(f"--kernels native needs blocks of {allowed}, not {request.block_size}; use --kernels auto")
 
 
 def _check_block_size(size: int, weights: Iterable[Weights | None]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from export.manifest import (
     FILE_NAME,
+    PACKED_FILE_NAME,
     FileEntry,
     Level,
     Manifest,
@@ -76,11 +77,12 @@ class Workspace:
         return [path for path in sorted(self._output.parent.glob(f"{self._output.name}.*.part")) if path != self.folder]
 
     def files(self) -> dict[str, FileEntry]:
-        """Every file of the bundle, by its path in it."""
+        """Every file of the bundle, by its path in it, but for packed weights, which can be made again."""
         entries = {}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name != FILE_NAME and not name.startswith(_MARKERS):
+            own = name == FILE_NAME or path.name == PACKED_FILE_NAME or name.startswith(_MARKERS)
+            if path.is_file() and not own:
                 entries[name] = FileEntry(path.stat().st_size, sha256_of(path))
         return entries
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes import PassManager
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
-from export.manifest import NativeForm
+from export.manifest import PACKED_FILE_NAME, NativeForm, sha256_of
 from export.native.attention import CacheAttention
 from export.native.caches import kv_types, with_kv_type
 from export.native.gates import FuseGates
@@ -19,7 +20,7 @@ from export.native.products import PanelGathers, PanelProducts
 from export.passes import CONTRIB
 from export.tidy import find_nodes
 
-DATA, TABLE = "native.data", "native.json"
+TABLE = "native.json"
 
 
 def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
@@ -41,7 +42,14 @@ def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
     for kv_type, name in graphs.items():
         ir.save(with_kv_type(model, kv_type), folder / name)
     (folder / TABLE).write_text(dump_table(table), encoding="utf-8")
-    return NativeForm(graphs, TABLE, DATA, table.size, LAYOUT_VERSION)
+    return NativeForm(graphs, TABLE, PACKED_FILE_NAME, table.size, LAYOUT_VERSION)
+
+
+def pack_native(folder: Path, graph: str = "model.onnx", report: Callable[[int], None] = lambda count: None) -> Path:
+    """Writes the packed file of ``write_native``'s graphs; ``report`` is told the bytes written since its last call."""
+    from runtime.kernels.packing import pack
+
+    return pack(folder, sha256_of(folder / f"{graph}.data"), report=report)
 
 
 def fuse_operators(model: ir.Model) -> None:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from export.manifest import PACKED_FILE_NAME
 from export.native.operators import DOMAIN, GATHER, GatherInput, ProductInput, input_at, products
 from export.tidy import dims_of, find_nodes
 
 if TYPE_CHECKING:
     from runtime.kernels.table import Matrix, Table, TableBuilder
-
-_DATA = "native.data"
 
 
 def place_weights(model: ir.Model, source: str, source_size: int) -> Table:
@@ -110,4 +109,4 @@ def _scale_type(scales: ir.ExternalTensor) -> str:
 
 def _external(name: str, dtype: ir.DataType, shape: Sequence[int | str], position: int, size: int) -> ir.ExternalTensor:
     dims = ir.Shape([int(dim) for dim in shape])
-    return ir.ExternalTensor(_DATA, position, size, dtype, shape=dims, name=name)
+    return ir.ExternalTensor(PACKED_FILE_NAME, position, size, dtype, shape=dims, name=name)

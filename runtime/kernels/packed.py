@@ -76,9 +76,9 @@ def find_fault(path: Path, header: bytes) -> str | None:
             found, size = file.read(PAGE), os.fstat(file.fileno()).st_size
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    wanted = json.loads(header)["bytes"]
+    wanted = json.loads(header)
     if found == header:
-        return None if size == wanted else f"has {size:,} bytes instead of {wanted:,}"
+        return None if size == wanted["bytes"] else f"has {size:,} bytes instead of {wanted['bytes']:,}"
     try:
         fields = dict(json.loads(found))
     except (ValueError, TypeError):
@@ -87,7 +87,7 @@ def find_fault(path: Path, header: bytes) -> str | None:
         return "is no packed file"
     if fields.get("layout") != LAYOUT_VERSION:
         return f"has layout version {fields.get('layout')}, this version reads {LAYOUT_VERSION}"
-    return "is of other weights"
+    return "is of other weights" if fields.get("source") != wanted["source"] else "is for other graphs of these weights"
 
 
 def _user_place(header: bytes, graph_hashes: Iterable[str]) -> Path:

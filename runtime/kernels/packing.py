@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import PocketspecError
+from export.manifest import PACKED_FILE_NAME, PocketspecError
 from runtime.kernels.layout import (
     LAYOUT_VERSION,
     PAGE,
@@ -37,7 +37,7 @@ from runtime.kernels.layout import (
 )
 from runtime.kernels.table import Matrix, Table, read_table
 
-DATA, TABLE = "native.data", "native.json"
+TABLE = "native.json"
 MAGIC = "pocketspec native data"
 _SLAB_BYTES = 2 << 20  # of codes, read and written at a time
 _TILE_BYTES = 128 << 10  # of codes, laid out at a time: 3 x slower where it does not fit the cache
@@ -63,8 +63,8 @@ def pack(
     told the bytes written since its last call. Raises PackingError, and leaves nothing half-written.
     """
     table, table_hash = read_table(folder / TABLE)
-    path = (output or folder) / DATA
-    part = path.with_name(f"{DATA}.{os.getpid()}.part")
+    path = (output or folder) / PACKED_FILE_NAME
+    part = path.with_name(f"{PACKED_FILE_NAME}.{os.getpid()}.part")
     _check_source(folder / table.source, table)
     try:
         _clear_abandoned(path)
@@ -201,7 +201,7 @@ def _put_in_place(part: Path, path: Path) -> None:
 
 
 def _clear_abandoned(path: Path) -> None:
-    for part in path.parent.glob(f"{DATA}.*.part"):
+    for part in path.parent.glob(f"{PACKED_FILE_NAME}.*.part"):
         if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
             part.unlink(missing_ok=True)
 

@@ -171,7 +171,8 @@ def test_scales_follow_the_columns_that_matter_even_where_nothing_can_be_compens
 
 def test_compensation_keeps_ternary_weights_exactly() -> None:
     rng = np.random.default_rng(3)
-    rows = (rng.integers(-1, 2, (16, 128)) * np.repeat(rng.random((16, 4)) + 0.1, 32, axis=1)).astype(np.float32)
+    sizes = (rng.random((16, 4)) + 0.1).astype(np.float16)  # scales are rounded to float16's values
+    rows = (rng.integers(-1, 2, (16, 128)) * np.repeat(sizes, 32, axis=1)).astype(np.float32)
     x = correlated(500, 128)
     quantized = QUANTIZERS["gptq"].quantize(rows, 4, 32, True, compensation(x.T @ x / 500))
     np.testing.assert_array_equal(dequantize(quantized, 4, 128), rows)

@@ -77,7 +77,8 @@ def test_zero_points_are_packed_along_the_blocks_of_a_row(method: Quantizer) -> 
 def test_ternary_blocks_are_exact(method: Quantizer, bits: int, symmetric: bool, block_size: int) -> None:
     rng = np.random.default_rng(1)
     signs = rng.integers(-1, 2, (24, 256)).astype(np.float32)
-    magnitudes = np.repeat(rng.random((24, 256 // block_size), np.float32) + np.float32(1e-3), block_size, axis=1)
+    sizes = (rng.random((24, 256 // block_size)) + 1e-3).astype(np.float16)  # scales are rounded to float16's values
+    magnitudes = np.repeat(sizes.astype(np.float32), block_size, axis=1)
     signs[3] = 0
     signs[4] = np.abs(signs[4])
     quantized = method.quantize(signs * magnitudes, bits, block_size, symmetric)
@@ -128,6 +129,26 @@ def test_search_is_never_worse_than_rounding(
         found = dequantize(method.quantize(rows, bits, 16, symmetric, importance), bits, 64)
         loss[name] = (np.square(found.astype(np.float64) - rows) * counts).reshape(2, 4, 16).sum(axis=2)
     assert (loss["search"] <= loss["rtn"] * (1 + 1e-5) + 1e-12).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("bits", "symmetric"), LAYOUTS)
+@given(rows=hnp.arrays(np.float32, (2, 64), elements=weights), size=st.sampled_from([1e-6, 1e-3, 1.0, 1e5]))
+@settings(max_examples=15, deadline=None)
+def test_float16_holds_every_scale_of_its_normal_range(
+    method: Quantizer, bits: int, symmetric: bool, rows: FloatArray, size: float
+) -> None:
+    scales = method.quantize(rows * np.float32(size), bits, 16, symmetric).scales
+    normal = scales[(np.abs(scales) >= 2.0**-14) & (np.abs(scales) <= 65504)]
+    np.testing.assert_array_equal(normal.astype(np.float16).astype(np.float32), normal)
+
+
+def test_scales_that_float16_cannot_hold_are_not_rounded() -> None:
+    row = np.linspace(-8e-7, 7e-7, 16, dtype=np.float32)[None]
+    tiny = QUANTIZERS["search"].quantize(row, 4, 16, symmetric=True)
+    assert squared_error(tiny, 4, row) < 1e-12 * np.square(row).sum()
+    huge = QUANTIZERS["search"].quantize(row * np.float32(1e13), 4, 16, symmetric=True)
+    assert squared_error(huge, 4, row * np.float32(1e13)) < 1e-12 * float(np.square(row * 1e13).sum())
 
 
 @pytest.mark.parametrize(("symmetric", "gain"), [(True, 0.95), (False, 0.96)])
