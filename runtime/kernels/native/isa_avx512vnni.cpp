@@ -1,0 +1,109 @@
+// AVX512-VNNI: one line of codes is one register, and one instruction multiplies its 64 codes and adds them up.
+#include "isa.h"
+#include "lanes_avx512.h"
+#include "rows.h"
+
+namespace pocketspec {
+namespace {
+
+constexpr int kAhead = 5 * 1024;  // bytes of prefetch distance
+
+inline __m512i load_line(const uint8_t* from) { return _mm512_loadu_si512(from); }
+
+// The codes of k .. k+3 and of k+4 .. k+7 of 16 columns.
+struct Eight {
+  __m512i first, second;
+};
+
+template <int kBits>
+inline Eight load_eight(const uint8_t* codes) {
+  const __m512i line = load_line(codes);
+  if constexpr (kBits == 8) return {line, load_line(codes + kLine)};
+  const __m512i nibble = _mm512_set1_epi8(15);
+  return {_mm512_and_si512(line, nibble), _mm512_and_si512(_mm512_srli_epi16(line, 4), nibble)};
+}
+
+// sum + codes * four activations, per column. Written out, since compilers split the broadcast from the product: that
+// costs a register and an instruction for each row.
+inline __m512i add_products(__m512i sum, __m512i codes, const int8_t* four) {
+#if defined(__GNUC__) && defined(__AVX512VNNI__)
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const int8_t(*)[4]>(four)));
+  return sum;
+#else
+  int32_t bits;
+  __builtin_memcpy(&bits, four, 4);
+  return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(bits));
+#endif
+}
+
+inline __m512i zero_points(const Panel& panel, int block) {
+  if (!panel.zeros) return _mm512_set1_epi32(panel.bits == 4 ? 8 : 128);
+  if (panel.bits == 8) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(panel.zeros + block * 16)));
+  }
+  const __m128i both = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(panel.zeros + block * 8));
+  const __m128i bytes = _mm_unpacklo_epi64(both, _mm_srli_epi16(both, 4));
+  return _mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
+}
+
+// All rows of a tile; the sums of up to 4 rows in two registers each, since one chain of sums would wait for itself.
+template <int kBits, int kRows>
+void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
+  constexpr int kChains = kRows <= 4 ? 2 : 1;
+  const uint8_t* codes = panel.codes;
+  const int8_t* values = tile.values;
+  __m512 sum[kRows];
+#pragma GCC unroll 16
+  for (__m512& of_row : sum) of_row = _mm512_setzero_ps();
+  for (int block = 0; block < panel.blocks; ++block) {
+    __m512i total[kRows][kChains];
+#pragma GCC unroll 16
+    for (auto& of_row : total) {
+      for (__m512i& chain : of_row) chain = _mm512_setzero_si512();
+    }
+    for (int k = 0; k < panel.block; k += 8) {
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
+      if constexpr (kBits == 8) _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + kLine, _MM_HINT_T0);
+      const Eight eight = load_eight<kBits>(codes);
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row) {
+        total[row][0] = add_products(total[row][0], eight.first, values + row * 8);
+        total[row][kChains - 1] = add_products(total[row][kChains - 1], eight.second, values + row * 8 + 4);
+      }
+      codes += kBits * kColumns;
+      values += kRows * 8;
+    }
+    const __m512i zeros = zero_points(panel, block);
+    const __m512 scales = block_scales(panel, block).all;
+    const int64_t place = static_cast<int64_t>(block) * kRows;
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      __m512i d = total[row][0];
+      if constexpr (kChains == 2) d = _mm512_add_epi32(d, total[row][1]);
+      // Both factors fit in 16 bits.
+      d = _mm512_sub_epi32(d, _mm512_madd_epi16(zeros, _mm512_set1_epi32(tile.sums[place + row])));
+      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(tile.scales[place + row]));
+      sum[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), scale, sum[row]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) _mm512_storeu_ps(sums + row * kColumns, sum[row]);
+}
+
+using Multiply = void (*)(const Panel&, const Tile&, float*);
+template <int kBits>
+constexpr Multiply kMultiply[kTileRows] = {
+    multiply_rows<kBits, 1>,  multiply_rows<kBits, 2>,  multiply_rows<kBits, 3>,  multiply_rows<kBits, 4>,
+    multiply_rows<kBits, 5>,  multiply_rows<kBits, 6>,  multiply_rows<kBits, 7>,  multiply_rows<kBits, 8>,
+    multiply_rows<kBits, 9>,  multiply_rows<kBits, 10>, multiply_rows<kBits, 11>, multiply_rows<kBits, 12>,
+    multiply_rows<kBits, 13>, multiply_rows<kBits, 14>, multiply_rows<kBits, 15>, multiply_rows<kBits, 16>};
+
+void multiply(const Panel& panel, const Tile& tile, float* sums) {
+  (panel.bits == 4 ? kMultiply<4> : kMultiply<8>)[tile.rows - 1](panel, tile, sums);
+}
+
+}  // namespace
+
+const Isa kAvx512Vnni = {"avx512vnni", inverse_rms, quantize, multiply, finish, unpack};
+
+}  // namespace pocketspec

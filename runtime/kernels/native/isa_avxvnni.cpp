@@ -1,0 +1,68 @@
+// AVX-VNNI: what AVX512-VNNI does, in halves of 256 bits and with 16 registers.
+#include "halves_avx2.h"
+#include "isa.h"
+
+namespace pocketspec {
+namespace {
+
+// The codes of k .. k+3 and of k+4 .. k+7 of the 16 columns, each in two halves.
+struct Eight {
+  __m256i first[2], second[2];
+};
+
+template <int kBits>
+inline Eight load_eight(const uint8_t* codes) {
+  const __m256i a = load_half_line(codes), b = load_half_line(codes + 32);
+  if constexpr (kBits == 8) return {{a, b}, {load_half_line(codes + kLine), load_half_line(codes + kLine + 32)}};
+  return {{low_nibbles(a), low_nibbles(b)}, {high_nibbles(a), high_nibbles(b)}};
+}
+
+inline __m256i dot(__m256i sum, __m256i codes, __m256i values) {
+  return in_order(_mm256_dpbusd_avx_epi32(sum, codes, values));
+}
+
+// The sums of up to 2 rows in two registers a half, since one chain of sums would wait for itself.
+template <int kBits, int kRows>
+inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]) {
+  constexpr int kChains = kRows <= 2 ? 2 : 1;
+  __m256i chain[kRows][2][kChains];
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) {
+    for (auto& half : chain[row]) {
+      for (__m256i& sum : half) sum = _mm256_setzero_si256();
+    }
+  }
+  for (int k = 0; k < block; k += 8) {
+    prefetch(codes);
+    if constexpr (kBits == 8) prefetch(codes + kLine);
+    const Eight eight = load_eight<kBits>(codes);
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      const __m256i x = spread(values + row * 8);
+      chain[row][0][0] = dot(chain[row][0][0], eight.first[0], x);
+      chain[row][1][0] = dot(chain[row][1][0], eight.first[1], x);
+      const __m256i y = spread(values + row * 8 + 4);
+      chain[row][0][kChains - 1] = dot(chain[row][0][kChains - 1], eight.second[0], y);
+      chain[row][1][kChains - 1] = dot(chain[row][1][kChains - 1], eight.second[1], y);
+    }
+    codes += kBits * kColumns;
+    values += rows * 8;
+  }
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) {
+    for (int half = 0; half < 2; ++half) {
+      total[row][half] = chain[row][half][0];
+      if constexpr (kChains == 2) total[row][half] = _mm256_add_epi32(total[row][half], chain[row][half][1]);
+    }
+  }
+}
+
+void multiply(const Panel& panel, const Tile& tile, float* sums) {
+  panel.bits == 4 ? multiply_rows<4, 4>(panel, tile, sums) : multiply_rows<8, 4>(panel, tile, sums);
+}
+
+}  // namespace
+
+const Isa kAvxVnni = {"avxvnni", inverse_rms, quantize, multiply, finish, unpack};
+
+}  // namespace pocketspec

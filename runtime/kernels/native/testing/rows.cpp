@@ -1,0 +1,113 @@
+// The fixture of what works on floats: inverse_rms, quantize, finish.
+#include <algorithm>
+
+#include "comparison.h"
+#include "random.h"
+
+namespace pocketspec::testing {
+namespace {
+
+const char* name_of(Kind kind) { return kKindNames[static_cast<int>(kind)]; }
+
+void check_inverse_rms(Comparison& comparison, Random& random) {
+  for (const int k : {1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 100, 255, 256, 300}) {
+    for (const Kind kind : kKinds) {
+      for (const float epsilon : {0.0f, 1e-6f}) {
+        const std::vector<float> x = numbers(random, kind, k);
+        comparison.compare("inverse_rms", text("k=%d %s epsilon=%g", k, name_of(kind), static_cast<double>(epsilon)),
+                           Output(1, 0, 0),
+                           [&](const Isa& isa, Output& out) { out.floats[0] = isa.inverse_rms(x.data(), k, epsilon); });
+      }
+    }
+  }
+}
+
+// One row among `rows` of a tile; the other rows' places must stay as they are.
+void check_row(Comparison& comparison, Random& random, int k, int block, int rows, Kind kind, bool gained) {
+  const int blocks = (k + block - 1) / block, row = random.below(rows);
+  const std::vector<float> x = numbers(random, kind, k);
+  const std::vector<float> gain = numbers(random, rows % 2 ? Kind::kOrdinary : kind, k);
+  const RowSource source = {x.data(), gained ? gain.data() : nullptr, gained ? 1.25f + random.unit() : 0.0f, k, block};
+  const int first = random.below(blocks), last = first + 1 + random.below(blocks - first);
+  const size_t places = static_cast<size_t>(blocks) * static_cast<size_t>(rows);
+  comparison.compare(
+      "quantize", text("k=%d block=%d row %d of %d, blocks %d to %d %s gain=%d", k, block, row, rows, first, last,
+                       name_of(kind), gained),
+      Output(places, places * static_cast<size_t>(block), places), [&](const Isa& isa, Output& out) {
+        const RowTarget target = {out.bytes.data() + row * 8, out.floats.data() + row, out.integers.data() + row, rows};
+        isa.quantize(source, target, first, last);
+      });
+}
+
+void check_quantize(Comparison& comparison, Random& random) {
+  for (const int k : {1, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200, 256, 300}) {
+    for (const int block : {32, 64, 128}) {
+      for (const Kind kind : kKinds) {
+        for (const int rows : {1, 2, 5, 16}) check_row(comparison, random, k, block, rows, kind, random.below(2));
+      }
+    }
+  }
+}
+
+void check_finished(Comparison& comparison, Random& random, int rows, int columns, Kind kind, int parts) {
+  const int64_t stride = columns + random.below(20);
+  const bool biased = parts & 1, added = parts & 2;
+  const Activation activation = static_cast<Activation>(parts >> 2);
+  const bool gated = activation != Activation::kNone;
+  const std::vector<float> sums = numbers(random, kind, rows * kColumns), gates = numbers(random, kind, rows * kColumns);
+  const std::vector<float> bias = numbers(random, Kind::kOrdinary, columns), gate_bias = numbers(random, kind, columns);
+  const int64_t size = stride * (rows - 1) + columns;
+  const std::vector<float> residual = numbers(random, kind, size);
+  comparison.compare("finish",
+                     text("rows=%d columns=%d stride=%d %s bias=%d residual=%d activation=%d", rows, columns,
+                          static_cast<int>(stride), name_of(kind), biased, added, parts >> 2),
+                     Output(static_cast<size_t>(size), 0, 0), [&](const Isa& isa, Output& out) {
+                       const Finish job = {biased ? bias.data() : nullptr,
+                                           biased && gated ? gate_bias.data() : nullptr,
+                                           added ? residual.data() : nullptr,
+                                           out.floats.data(),
+                                           stride,
+                                           columns,
+                                           activation};
+                       isa.finish(sums.data(), gated ? gates.data() : nullptr, rows, job);
+                     });
+}
+
+// The ends of the range in which the exponential is not clamped, finely.
+void check_activations(Comparison& comparison) {
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    for (int start = -1600; start < 1600; start += kColumns) {
+      float gates[kColumns], sums[kColumns];
+      for (int i = 0; i < kColumns; ++i) gates[i] = static_cast<float>(start + i) * 0.0625f;
+      std::fill(sums, sums + kColumns, 1.0f);
+      comparison.compare("finish", text("gates from %g, activation %d", start * 0.0625, static_cast<int>(activation)),
+                         Output(kColumns, 0, 0), [&](const Isa& isa, Output& out) {
+                           const Finish job = {nullptr,  nullptr,  nullptr,   out.floats.data(),
+                                               kColumns, kColumns, activation};
+                           isa.finish(sums, gates, 1, job);
+                         });
+    }
+  }
+}
+
+void check_finish(Comparison& comparison, Random& random) {
+  for (int rows = 1; rows <= kTileRows; rows += 5) {
+    for (int columns = 1; columns <= kColumns; ++columns) {
+      for (const Kind kind : kKinds) {
+        for (int parts = 0; parts < 12; ++parts) check_finished(comparison, random, rows, columns, kind, parts);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void check_rows(Comparison& comparison) {
+  Random random(1);
+  check_inverse_rms(comparison, random);
+  check_quantize(comparison, random);
+  check_finish(comparison, random);
+  check_activations(comparison);
+}
+
+}  // namespace pocketspec::testing
