@@ -44,25 +44,27 @@ struct Zeros {
 };
 
 inline Zeros zero_points(const Panel& panel, int block) {
-  if (!panel.zeros) {
-    const __m256i middle = _mm256_set1_epi32(panel.bits == 4 ? 8 : 128);
-    return {{middle, middle}};
-  }
+  if (!panel.zeros) return {{_mm256_setzero_si256(), _mm256_setzero_si256()}};
   if (panel.bits == 8) return {{widen_bytes(panel.zeros + block * 16), widen_bytes(panel.zeros + block * 16 + 8)}};
   const __m256i both = widen_bytes(panel.zeros + block * 8);
   return {{_mm256_and_si256(both, _mm256_set1_epi32(15)), _mm256_srli_epi32(both, 4)}};
 }
 
-// sums + (total - zeros * sum of the activations) * scales, for eight columns of a row.
-inline void add_scaled(__m256i total, __m256i zeros, int32_t sum, __m256 scales, float scale, float* sums) {
-  // Both factors fit in 16 bits.
-  const __m256i d = _mm256_sub_epi32(total, _mm256_madd_epi16(zeros, _mm256_set1_epi32(sum)));
-  const __m256 factor = _mm256_mul_ps(scales, _mm256_set1_ps(scale));
-  _mm256_storeu_ps(sums, _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), factor, _mm256_loadu_ps(sums)));
+// zero points * sum; the symmetric zero point is a power of two.
+template <int kBits, bool kSymmetric>
+inline __m256i zero_part(__m256i zeros, __m256i sum) {
+  if constexpr (kSymmetric) return _mm256_slli_epi32(sum, kBits - 1);
+  return _mm256_madd_epi16(zeros, sum);  // both fit in 16 bits
+}
+
+// sums + total * scales, for eight columns of a row.
+inline void add_scaled(__m256i total, __m256 scales, __m256 scale, float* sums) {
+  const __m256 factor = _mm256_mul_ps(scales, scale);
+  _mm256_storeu_ps(sums, _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), factor, _mm256_loadu_ps(sums)));
 }
 
 // One block of kRows rows: integer sums, then one fma for each sum.
-template <int kBits, int kRows>
+template <int kBits, bool kSymmetric, int kRows>
 inline void add_block(const Panel& panel, const Tile& tile, int block, int row, const Lanes& scales, const Zeros& zeros,
                       float* sums) {
   const uint8_t* codes = panel.codes + static_cast<size_t>(block) * panel.block * 2 * kBits;
@@ -72,30 +74,40 @@ inline void add_block(const Panel& panel, const Tile& tile, int block, int row, 
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
     const int64_t place = static_cast<int64_t>(block) * tile.rows + row + i;
+    const __m256i sum = _mm256_set1_epi32(tile.sums[place]);
+    const __m256i low = _mm256_sub_epi32(total[i][0], zero_part<kBits, kSymmetric>(zeros.half[0], sum));
+    const __m256i high = _mm256_sub_epi32(total[i][1], zero_part<kBits, kSymmetric>(zeros.half[1], sum));
+    const __m256 scale = _mm256_set1_ps(tile.scales[place]);
     float* at = sums + (row + i) * kColumns;
-    add_scaled(total[i][0], zeros.half[0], tile.sums[place], scales.low, tile.scales[place], at);
-    add_scaled(total[i][1], zeros.half[1], tile.sums[place], scales.high, tile.scales[place], at + 8);
+    add_scaled(low, scales.low, scale, at);
+    add_scaled(high, scales.high, scale, at + 8);
   }
 }
 
-// All rows of a tile, kAtOnce at a time: as many as 16 registers hold accumulators for.
-template <int kBits, int kAtOnce>
-void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
+template <int kBits, int kAtOnce, bool kSymmetric>
+void multiply_as(const Panel& panel, const Tile& tile, float* sums) {
   __builtin_memset(sums, 0, static_cast<size_t>(tile.rows) * kColumns * sizeof(float));
   for (int block = 0; block < panel.blocks; ++block) {
     const Lanes scales = block_scales(panel, block);
     const Zeros zeros = zero_points(panel, block);
     int row = 0;
     for (; row + kAtOnce <= tile.rows; row += kAtOnce) {
-      add_block<kBits, kAtOnce>(panel, tile, block, row, scales, zeros, sums);
+      add_block<kBits, kSymmetric, kAtOnce>(panel, tile, block, row, scales, zeros, sums);
     }
     switch (tile.rows - row) {
-      case 3: add_block<kBits, 3>(panel, tile, block, row, scales, zeros, sums); break;
-      case 2: add_block<kBits, 2>(panel, tile, block, row, scales, zeros, sums); break;
-      case 1: add_block<kBits, 1>(panel, tile, block, row, scales, zeros, sums); break;
+      case 3: add_block<kBits, kSymmetric, 3>(panel, tile, block, row, scales, zeros, sums); break;
+      case 2: add_block<kBits, kSymmetric, 2>(panel, tile, block, row, scales, zeros, sums); break;
+      case 1: add_block<kBits, kSymmetric, 1>(panel, tile, block, row, scales, zeros, sums); break;
       default: break;
     }
   }
+}
+
+// All rows of a tile, kAtOnce at a time: as many as 16 registers hold accumulators for.
+template <int kBits, int kAtOnce>
+void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
+  if (panel.zeros) return multiply_as<kBits, kAtOnce, false>(panel, tile, sums);
+  multiply_as<kBits, kAtOnce, true>(panel, tile, sums);
 }
 
 }  // namespace

@@ -37,13 +37,32 @@ inline __m512i add_products(__m512i sum, __m512i codes, const int8_t* four) {
 }
 
 inline __m512i zero_points(const Panel& panel, int block) {
-  if (!panel.zeros) return _mm512_set1_epi32(panel.bits == 4 ? 8 : 128);
   if (panel.bits == 8) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(panel.zeros + block * 16)));
   }
   const __m128i both = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(panel.zeros + block * 8));
   const __m128i bytes = _mm_unpacklo_epi64(both, _mm_srli_epi16(both, 4));
   return _mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
+}
+
+// Takes zero point * sum of the activations from the sums of every row.
+template <int kBits, int kRows, int kChains>
+inline void take_zeros(const Panel& panel, const Tile& tile, int block, __m512i (&total)[kRows][kChains]) {
+  const int32_t* sums = tile.sums + static_cast<int64_t>(block) * kRows;
+  if (panel.zeros) {
+    const __m512i zeros = zero_points(panel, block);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      // Both factors fit in 16 bits.
+      total[row][0] = _mm512_sub_epi32(total[row][0], _mm512_madd_epi16(zeros, _mm512_set1_epi32(sums[row])));
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const __m512i part = _mm512_slli_epi32(_mm512_set1_epi32(sums[row]), kBits - 1);  // 8 or 128 times
+      total[row][0] = _mm512_sub_epi32(total[row][0], part);
+    }
+  }
 }
 
 // All rows of a tile; the sums of up to 4 rows in two registers each, since one chain of sums would wait for itself.
@@ -73,15 +92,13 @@ void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
       codes += kBits * kColumns;
       values += kRows * 8;
     }
-    const __m512i zeros = zero_points(panel, block);
+    take_zeros<kBits, kRows, kChains>(panel, tile, block, total);
     const __m512 scales = block_scales(panel, block).all;
     const int64_t place = static_cast<int64_t>(block) * kRows;
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
       __m512i d = total[row][0];
       if constexpr (kChains == 2) d = _mm512_add_epi32(d, total[row][1]);
-      // Both factors fit in 16 bits.
-      d = _mm512_sub_epi32(d, _mm512_madd_epi16(zeros, _mm512_set1_epi32(tile.sums[place + row])));
       const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(tile.scales[place + row]));
       sum[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), scale, sum[row]);
     }
