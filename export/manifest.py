@@ -93,7 +93,7 @@ class Vocabulary:
 class NativeForm:
     """A level for our own kernels: ``graphs`` maps a KV type to a graph file in the level's folder.
 
-    Their weights lie in ``data``, a file of ``data_bytes`` bytes in the packed ``layout``. It need not be in the bundle,
+    Their weights lie in ``data``, a file of ``data_bytes`` bytes in the packed ``layout``. It need not be there,
     for the runtime makes it from the portable weights, as ``table`` says.
     """
 

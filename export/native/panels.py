@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from export.manifest import PACKED_FILE_NAME
 from export.native.operators import DOMAIN, GATHER, GatherInput, ProductInput, input_at, products
-from export.tidy import dims_of, find_nodes
+from export.tidy import find_nodes
 
 if TYPE_CHECKING:
     from runtime.kernels.table import Matrix, Table, TableBuilder
@@ -35,7 +35,7 @@ def place_weights(model: ir.Model, source: str, source_size: int) -> Table:
             del model.graph.initializers[name]
         elif isinstance(tensor := value.const_value, ir.ExternalTensor) and tensor.location == source:
             vector = placed.builder.vector(name, tensor.offset or 0, tensor.nbytes)
-            value.const_value = _external(name, tensor.dtype, dims_of(value), vector.move.target, tensor.nbytes)
+            value.const_value = _external(name, tensor.dtype, tensor.shape.numpy(), vector.move.target, tensor.nbytes)
     return placed.builder.finish(source, source_size)
 
 
@@ -107,6 +107,5 @@ def _scale_type(scales: ir.ExternalTensor) -> str:
     return "fp16" if not lost[~tiny].any() and negligible else "fp32"
 
 
-def _external(name: str, dtype: ir.DataType, shape: Sequence[int | str], position: int, size: int) -> ir.ExternalTensor:
-    dims = ir.Shape([int(dim) for dim in shape])
-    return ir.ExternalTensor(PACKED_FILE_NAME, position, size, dtype, shape=dims, name=name)
+def _external(name: str, dtype: ir.DataType, shape: Sequence[int], position: int, size: int) -> ir.ExternalTensor:
+    return ir.ExternalTensor(PACKED_FILE_NAME, position, size, dtype, shape=ir.Shape(shape), name=name)

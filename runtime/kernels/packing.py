@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ def pack(
     """
     table, table_hash = read_table(folder / TABLE)
     path = (output or folder) / PACKED_FILE_NAME
-    part = path.with_name(f"{PACKED_FILE_NAME}.{os.getpid()}.part")
+    part = path.with_name(f"{PACKED_FILE_NAME}.{os.getpid()}-{threading.get_ident()}.part")
     _check_source(folder / table.source, table)
     try:
         _clear_abandoned(path)
