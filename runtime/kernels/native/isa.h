@@ -1,6 +1,7 @@
 // One instruction set: the functions that depend on it, in a table. Choosing one is choosing a table.
 #pragma once
 
+#include "attention.h"
 #include "panel.h"
 
 namespace pocketspec {
@@ -17,6 +18,12 @@ struct Isa {
   void (*finish)(const float* sums, const float* gate, int rows, const Finish& finish);
   // Weights [k] of one column of a panel, each (code - zero point) * scale * factor.
   void (*unpack)(const Panel& panel, int column, int64_t k, float factor, float* weights);
+  // One head of a query or a key before attention (attention.h, step 1).
+  void (*prepare_head)(const Head& head, float* y);
+  // Step 2 for one head of one row: into the cache.
+  void (*store_row)(const float* x, const KvRows& cache, int64_t head, int64_t index);
+  // Steps 3 to 5 for some queries of one head of keys and values.
+  void (*attend)(const Attention& call, const AttentionUnit& unit);
 };
 
 // The best one that this CPU can run, or the one called `forced`; null: there is none of that name here.

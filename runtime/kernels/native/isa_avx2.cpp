@@ -2,6 +2,7 @@
 // the sums stay exact. Eight bits are two nibbles: 16 * high + low.
 #include "halves_avx2.h"
 #include "isa.h"
+#include "attention_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -94,6 +95,6 @@ void multiply(const Panel& panel, const Tile& tile, float* sums) {
 
 }  // namespace
 
-const Isa kAvx2 = {"avx2", inverse_rms, quantize, multiply, finish, unpack};
+const Isa kAvx2 = {"avx2", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
 
 }  // namespace pocketspec

@@ -2,6 +2,7 @@
 #include "isa.h"
 #include "lanes_avx512.h"
 #include "rows.h"
+#include "attention_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -121,6 +122,6 @@ void multiply(const Panel& panel, const Tile& tile, float* sums) {
 
 }  // namespace
 
-const Isa kAvx512Vnni = {"avx512vnni", inverse_rms, quantize, multiply, finish, unpack};
+const Isa kAvx512Vnni = {"avx512vnni", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
 
 }  // namespace pocketspec

@@ -1,6 +1,7 @@
 // AVX-VNNI: what AVX512-VNNI does, in halves of 256 bits and with 16 registers.
 #include "halves_avx2.h"
 #include "isa.h"
+#include "attention_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -63,6 +64,6 @@ void multiply(const Panel& panel, const Tile& tile, float* sums) {
 
 }  // namespace
 
-const Isa kAvxVnni = {"avxvnni", inverse_rms, quantize, multiply, finish, unpack};
+const Isa kAvxVnni = {"avxvnni", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
 
 }  // namespace pocketspec

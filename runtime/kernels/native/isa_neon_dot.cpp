@@ -1,6 +1,7 @@
 // NEON with dotprod: sdot multiplies four codes of four columns by the activations of one row.
 #include "isa.h"
 #include "quarters_neon.h"
+#include "attention_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -23,6 +24,6 @@ inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int 
 
 }  // namespace
 
-const Isa kNeonDot = {"neon_dot", inverse_rms, quantize, multiply, finish, unpack};
+const Isa kNeonDot = {"neon_dot", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
 
 }  // namespace pocketspec

@@ -1,6 +1,7 @@
 // NEON with i8mm: smmla multiplies eight codes of two columns by the activations of two rows. A last odd row takes sdot.
 #include "isa.h"
 #include "quarters_neon.h"
+#include "attention_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -71,6 +72,6 @@ inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int 
 
 }  // namespace
 
-const Isa kNeonI8mm = {"neon_i8mm", inverse_rms, quantize, multiply, finish, unpack};
+const Isa kNeonI8mm = {"neon_i8mm", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
 
 }  // namespace pocketspec

@@ -2,6 +2,7 @@
 #include "isa.h"
 #include "lanes_portable.h"
 #include "rows.h"
+#include "attention_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -40,6 +41,6 @@ void multiply(const Panel& panel, const Tile& tile, float* sums) {
 
 }  // namespace
 
-const Isa kPortable = {"portable", inverse_rms, quantize, multiply, finish, unpack};
+const Isa kPortable = {"portable", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
 
 }  // namespace pocketspec

@@ -91,6 +91,7 @@ Label label_of(const OrtKernelInfo* info, const char* op);
 // The operators that register.cpp adds; each lives as long as the process, since nobody tells when a session ends.
 CustomOp* make_matmul_panel(const Settings& settings);
 CustomOp* make_gather_panel(const Settings& settings);
+CustomOp* make_cached_attention(const Settings& settings, ElementType cache);
 
 // Checks codes, scales and zero_points against K, N, bits and block size, and fills `matrix`.
 struct MatrixSpec {

@@ -1,0 +1,29 @@
+// What CachedAttention is given, checked: attributes once, inputs at every call.
+#pragma once
+
+#include "attention.h"
+#include "operators.h"
+
+namespace pocketspec {
+
+enum AttentionInput { kQkv, kPastKey, kPastValue, kPositions, kTotal, kCos, kSin, kBias, kQueryGain, kKeyGain, kAttentionInputs };
+using AttentionTensors = ort::Tensor[kAttentionInputs];
+
+// One call, with what is not prepared yet; keys and values still lie where past_key and past_value do.
+struct AttentionCall : Attention {
+  const float* qkv;  // [rows][heads + 2 * kv_heads][head_size]
+  Head query, key;   // how heads of the step are prepared; x is left out, cos and sin are those of position 0
+
+  // What a row sees.
+  Sight look(int64_t row) const;
+};
+
+struct AttentionSpec {
+  int64_t heads = 0, kv_heads = 0, window = 0, interleaved = 0, rotary_dim = 0;
+  float scale = 1, softcap = 0, epsilon = 0;
+
+  Status read(const OrtKernelInfo* info, const char* label);
+  Status check(const char* label, const AttentionTensors& inputs, AttentionCall* call) const;
+};
+
+}  // namespace pocketspec

@@ -1,0 +1,215 @@
+"""CachedAttention as tests use it: one operator in a session, its cache in place, and the same in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from runtime.kernels.onnx_bytes import Attribute, Node, ValueType, encode_model
+
+HIDDEN = np.float32(-1e30)
+POSITIONS = 512
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An attention layer. ``kind`` is the cache's type; ``rotary_dim`` 0 is all of a head, None no rotary at all."""
+
+    heads: int = 4
+    kv_heads: int = 2
+    size: int = 32
+    kind: str = "float32"
+    rotary_dim: int | None = 0
+    interleaved: bool = False
+    gains: bool = False
+    window: int = 0
+    softcap: float = 0.0
+    capacity: int = 128
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by: nothing that a power of two would hide."""
+        return 1.1 / math.sqrt(self.size)
+
+    @property
+    def row_width(self) -> int:
+        """Elements of a cached row of one head."""
+        return self.size + (4 if self.kind == "int8" else 0)
+
+    def constants(self) -> dict[str, Floats]:
+        """Cosines, sines and gains, as far as there are any."""
+        rng = np.random.default_rng(self.size)
+        made: dict[str, Floats] = {}
+        if self.rotary_dim is not None:
+            half = (self.rotary_dim or self.size) // 2
+            angles = np.arange(POSITIONS)[:, None] * 100.0 ** (-np.arange(half) / half)
+            made |= {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
+        if self.gains:
+            made |= {name: rng.uniform(0.5, 2, self.size).astype(np.float32) for name in ("q_gain", "k_gain")}
+        return made
+
+    def rows(self, count: int, seed: int = 0) -> Floats:
+        """Random rows of q, k and v, ``[count, (heads + 2 * kv_heads) * size]``."""
+        rng = np.random.default_rng([seed, self.size, self.heads])
+        return rng.standard_normal((count, (self.heads + 2 * self.kv_heads) * self.size)).astype(np.float32)
+
+    def model(self, biased: bool = False, **changed: npt.NDArray[Any]) -> bytes:
+        """One operator. Sizes are left open, or ONNX Runtime would refuse wrong ones before the operator does."""
+        constants = {**self.constants(), **changed}
+        cache = ValueType(self.kind, (1, "KV", "C", "W"))
+        given = {
+            "qkv": ValueType("float32", ("B", "S", "N")),
+            "past_key": cache,
+            "past_value": cache,
+            "position_ids": ValueType("int64", (1, "P")),
+            "total": ValueType("int64", ("L",)),
+        }
+        if biased:
+            given["tree_bias"] = ValueType("float32", (1, 1, "S2", "T"))
+        optional = [
+            name if name in constants or name in given else ""
+            for name in ("cos", "sin", "tree_bias", "q_gain", "k_gain")
+        ]
+        inputs = ["qkv", "past_key", "past_value", "position_ids", "total", *optional]
+        attributes: dict[str, Attribute] = {
+            "num_heads": self.heads,
+            "kv_num_heads": self.kv_heads,
+            "scale": self.scale,
+            "window": self.window,
+            "softcap": self.softcap,
+            "interleaved": int(self.interleaved),
+            "rotary_dim": self.rotary_dim or 0,
+            "epsilon": 1e-6,
+        }
+        node = Node("CachedAttention", inputs, ["Y", "present_key", "present_value"], attributes)
+        outputs = {"Y": ValueType("float32", (1, "S", "M")), "present_key": cache, "present_value": cache}
+        return encode_model([node], given, outputs, constants)
+
+
+def open_session(model: bytes, library: Path, threads: int) -> ort.InferenceSession:
+    """A session for ``model`` that prints nothing."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("pocketspec.threads", str(threads))
+    options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=False)
+
+
+class Layer:
+    """A session of one layer with its cache, which grows in place. ``threads`` is the size of its pool."""
+
+    def __init__(self, library: Path, shape: Shape, threads: int = 1) -> None:
+        self.shape = shape
+        self._sessions = {biased: open_session(shape.model(biased), library, threads) for biased in (False, True)}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything; what the cache held stays there, as garbage."""
+        if not hasattr(self, "keys"):
+            size = (1, self.shape.kv_heads, self.shape.capacity, self.shape.row_width)
+            self.keys, self.values = np.zeros(size, self.shape.kind), np.zeros(size, self.shape.kind)
+            self._bound = [ort.OrtValue.ortvalue_from_numpy(array) for array in (self.keys, self.values)]
+        self.length = 0
+
+    def step(self, rows: Floats, positions: Sequence[int] | None = None, bias: Floats | None = None) -> Floats:
+        """Attention of ``rows`` ``[S, N]``, which stay in the cache; ``[S, heads * size]``."""
+        total = self.length + len(rows)
+        binding = self._sessions[bias is not None].io_binding()
+        at = np.arange(self.length, total) if positions is None else np.asarray(positions)
+        inputs = {"qkv": rows[None], "position_ids": at[None].astype(np.int64), "total": np.array([total])}
+        if bias is not None:
+            inputs["tree_bias"] = np.broadcast_to(bias, (1, 1, *bias.shape[-2:])).copy()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name, value in zip(("key", "value"), self._bound, strict=True):
+            binding.bind_ortvalue_input(f"past_{name}", value)
+            binding.bind_ortvalue_output(f"present_{name}", value)
+        y: Floats = np.full((1, len(rows), self.shape.heads * self.shape.size), np.nan, np.float32)
+        binding.bind_ortvalue_output("Y", ort.OrtValue.ortvalue_from_numpy(y))
+        self._sessions[bias is not None].run_with_iobinding(binding)
+        self.length = total
+        rows_out: Floats = y[0]
+        return rows_out
+
+    def stored(self) -> tuple[Doubles, Doubles]:
+        """Keys and values of all rows held, as they are read: ``[kv_heads, length, size]``."""
+        keys, values = (_widened(array[0, :, : self.length]) for array in (self.keys, self.values))
+        return keys, values
+
+
+def _widened(rows: npt.NDArray[Any]) -> Doubles:
+    if rows.dtype != np.int8:
+        return rows.astype(np.float64)
+    scales = np.ascontiguousarray(rows[..., -4:]).view(np.float32)
+    return rows[..., :-4].astype(np.float64) * scales
+
+
+def prepared(shape: Shape, heads: Floats, positions: Sequence[int], gain: Floats | None) -> Doubles:
+    """Norm and rotary in float64 of heads ``[S, n, size]``."""
+    x = heads.astype(np.float64)
+    constants = shape.constants()
+    if gain is not None:
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * gain
+    if shape.rotary_dim is None:
+        return x
+    cos, sin = (constants[name][list(positions)].astype(np.float64)[:, None] for name in ("cos", "sin"))
+    half = cos.shape[-1]
+    first, second = (
+        (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if shape.interleaved else (slice(half), slice(half, 2 * half))
+    )
+    a, b = x[..., first].copy(), x[..., second].copy()
+    x[..., first], x[..., second] = a * cos - b * sin, b * cos + a * sin
+    return x
+
+
+def expected(
+    layer: Layer, rows: Floats, positions: Sequence[int], bias: Floats | None = None
+) -> tuple[Doubles, Doubles]:
+    """What a step that has just run should have given, ``[S, heads * size]``, and its keys ``[kv_heads, S, size]``.
+
+    Attends to the keys and values that are stored, so that their rounding is no error of attention.
+    """
+    shape, count = layer.shape, len(rows)
+    past, group = layer.length - count, shape.heads // shape.kv_heads
+    split = rows.reshape(count, -1, shape.size)
+    gains = {name: array for name, array in shape.constants().items() if name.endswith("gain")}
+    queries = prepared(shape, split[:, : shape.heads], positions, gains.get("q_gain"))
+    new_keys = prepared(shape, split[:, shape.heads : -shape.kv_heads], positions, gains.get("k_gain"))
+    keys, values = layer.stored()
+    places = np.concatenate([np.arange(past), positions])
+    added = np.zeros((count, layer.length)) if bias is None else np.broadcast_to(bias, (count, layer.length))
+    y = np.zeros((count, shape.heads, shape.size))
+    for row in range(count):
+        seen = (np.arange(layer.length) <= past + row) & ~(added[row] <= -1e29)
+        if shape.window:
+            seen &= places > positions[row] - shape.window
+        if not seen.any():
+            continue
+        for head in range(shape.heads):
+            scores = keys[head // group][seen] @ queries[row, head] * shape.scale
+            if shape.softcap:
+                scores = shape.softcap * np.tanh(scores / shape.softcap)
+            scores += added[row][seen]
+            weights = np.exp(scores - scores.max())
+            y[row, head] = weights @ values[head // group][seen] / weights.sum()
+    return y.reshape(count, -1), new_keys.transpose(1, 0, 2)
+
+
+def same_bits(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
+    """Whether all bits agree; every NaN is as good as another."""
+    if found.dtype == np.int8:
+        return np.array_equal(found, wanted)
+    unsigned = {2: np.uint16, 4: np.uint32}[found.itemsize]
+    same = (found.view(unsigned) == wanted.view(unsigned)) | (np.isnan(found) & np.isnan(wanted))
+    return found.shape == wanted.shape and bool(same.all())
