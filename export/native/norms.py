@@ -120,7 +120,7 @@ def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
 def _cuts_rows(node: ir.Node) -> bool:
     axes = input_at(node, 3)
     dims = known_dims(input_of(node, 0))
-    constant = None if axes is None else axes.const_value
+    constant = None if axes is None else ir.convenience.get_const_tensor(axes)
     if constant is None or dims is None or node.outputs[0].is_graph_output():
         return False
     return all(axis % len(dims) != len(dims) - 1 for axis in constant.numpy().tolist())
