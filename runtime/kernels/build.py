@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def find_compiler(command: str | None = None) -> Compiler:
     told = _run([*words, "-dumpmachine"])
     if told.returncode != 0:
         raise BuildError(
-            f"{shlex.join(words)} is no compiler like g++ or clang++: it does not know -dumpmachine; set CXX"
+            f"{shlex.join(words)} is no compiler like g++ or clang++: it does not know -dumpmachine; set CXX to another"
         )
     machine = told.stdout.strip().split("-")[0].lower()
     return Compiler(tuple(words), _MACHINES.get(machine, machine))
@@ -171,7 +172,8 @@ def _link(tool: Compiler, objects: Sequence[Path], output: Path, flags: Sequence
     except OSError as error:
         raise BuildError(f"cannot write {output}: {error.strerror}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -134,5 +134,5 @@ def _session(
     ]
     outputs = {f"Y{copy}": ValueType("float32", (1, "S", layout.rows)) for copy in range(len(weights))}
     model = encode_model(nodes, {"A": ValueType("float32", (1, "S", layout.columns))}, outputs, constants)
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=False)
     return session, sum(array.nbytes for array in weights[0].values())

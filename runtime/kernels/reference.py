@@ -116,7 +116,8 @@ def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:
 def quantize(x: Floats, block: int) -> tuple[npt.NDArray[np.int32], Floats]:
     """Step 2: codes [rows, K] and scales [rows, blocks]."""
     rows, k = x.shape
-    blocks = np.pad(x, ((0, 0), (0, -k % block))).reshape(rows, -1, block)
+    num_blocks = -(-k // block)
+    blocks = np.pad(x, ((0, 0), (0, num_blocks * block - k))).reshape(rows, num_blocks, block)
     top = np.abs(blocks).max(-1)
     finite = np.isfinite(top)
     counts = finite & (top >= _SMALLEST)
@@ -124,7 +125,7 @@ def quantize(x: Floats, block: int) -> tuple[npt.NDArray[np.int32], Floats]:
     factor = np.where(counts, np.float32(127) / safe, np.float32(0))
     scaled = np.where(counts[..., None], blocks, np.float32(0)) * factor[..., None]
     scales = np.where(finite, np.where(counts, safe / np.float32(127), np.float32(0)), np.float32(np.nan))
-    return np.rint(scaled).astype(np.int32).reshape(rows, -1)[:, :k], scales
+    return np.rint(scaled).astype(np.int32).reshape(rows, num_blocks * block)[:, :k], scales
 
 
 def multiply(x: Floats, matrix: Matrix) -> Floats:

@@ -1,0 +1,215 @@
+"""A library is trusted after its self-test alone: every fault ends in one line that says what to do, in no crash."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.devices import physical_cores
+from runtime.kernels import library
+from runtime.kernels.build import SOURCES, VERSION, build
+from runtime.kernels.cases import cases
+from runtime.kernels.choice import PORTABLE
+from runtime.kernels.layout import LAYOUT_VERSION
+from runtime.kernels.library import KernelsError, Verdict, judge, open_library
+from runtime.kernels.selftest import count_different, find_fault
+
+REMEDY = "python -m runtime kernels --build builds it"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the library is looked for; nothing is there yet, and nothing on record."""
+    path = tmp_path / "libpocketspec.so"
+    monkeypatch.setenv("POCKETSPEC_LIBRARY", str(path))
+    monkeypatch.setenv("POCKETSPEC_CACHE", str(tmp_path / "cache"))
+    return path
+
+
+def compile_library(place: Path, compiler: str, text: str) -> None:
+    """A library of a few lines: RegisterCustomOps and pocketspec_kernels are in ``text``."""
+    source = place.with_suffix(".cpp")
+    source.write_text(f'#include <cstdlib>\n#define SHOWN extern "C" __attribute__((visibility("default")))\n{text}')
+    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(place)], check=True)
+
+
+DESCRIBED = f'SHOWN const char* pocketspec_kernels() {{ return "{{\\"layout\\": {LAYOUT_VERSION}}}"; }}\n'
+
+
+def test_a_good_library_is_tested_once_and_describes_itself(
+    native_library: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(native_library, place)
+    first = open_library()
+    assert first.path == place
+    assert (first.verdict.version, first.verdict.layout, first.verdict.fault) == (VERSION, LAYOUT_VERSION, None)
+    assert first.verdict.isa == first.verdict.usable[0]
+    assert set(first.verdict.usable) <= set(first.verdict.compiled)
+    assert first.verdict.usable[-1] == "portable"
+    monkeypatch.setattr(library, "judge", lambda path: pytest.fail("tested again"))
+    assert open_library() == first
+
+
+def test_a_record_holds_for_one_library_one_device_and_one_instruction_set(
+    native_library: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Path] = []
+    monkeypatch.setattr(library, "judge", lambda path: judged.append(path) or Verdict(layout=LAYOUT_VERSION))
+    place.write_bytes(b"one")
+    open_library()
+    open_library()
+    assert len(judged) == 1
+    place.write_bytes(b"two")
+    open_library()
+    assert len(judged) == 2
+    monkeypatch.setenv("POCKETSPEC_ISA", "portable")
+    open_library()
+    assert len(judged) == 3
+    monkeypatch.setattr(library, "device_key", lambda: ["another ONNX Runtime"])
+    open_library()
+    assert len(judged) == 4
+    library.verdict_on(place, fresh=True)
+    assert len(judged) == 5
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "neon_dot"])
+def test_a_forced_instruction_set_passes_the_same_test(
+    native_library: Path, place: Path, monkeypatch: pytest.MonkeyPatch, isa: str
+) -> None:
+    if isa not in judge(native_library).usable:
+        pytest.skip(f"this processor or this library has no {isa}")
+    shutil.copy(native_library, place)
+    monkeypatch.setenv("POCKETSPEC_ISA", isa)
+    assert open_library().verdict.isa == isa
+
+
+def test_an_unknown_instruction_set_is_named(
+    native_library: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(native_library, place)
+    monkeypatch.setenv("POCKETSPEC_ISA", "mmx")
+    with pytest.raises(KernelsError, match="POCKETSPEC_ISA=mmx"):
+        open_library()
+
+
+def test_no_library_is_told_with_the_command_that_builds_one(place: Path) -> None:
+    with pytest.raises(KernelsError, match=r"^the native kernels are not built; python -m runtime kernels --build"):
+        open_library()
+
+
+def test_a_library_that_cannot_be_loaded_is_told(native_library: Path, place: Path) -> None:
+    whole = native_library.read_bytes()
+    # Bytes 18 and 19 of an ELF file are its machine; 2 is SPARC.
+    other_machine = whole[:18] + b"\x02\x00" + whole[20:]
+    for data in (b"not a library", other_machine, whole[: len(whole) // 3]):
+        place.write_bytes(data)
+        with pytest.raises(KernelsError) as told:
+            open_library()
+        message = str(told.value)
+        assert message.startswith(f"{place} failed its self-test: it c")
+        assert REMEDY in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("SHOWN void* RegisterCustomOps(void*, void*) { std::abort(); }\n" + DESCRIBED, "it crashed with signal 6"),
+        (
+            "SHOWN void* RegisterCustomOps(void*, void*) { return nullptr; }\n",
+            "it cannot be loaded: .*pocketspec_kernels",
+        ),
+        (DESCRIBED, "RegisterCustomOps"),
+        ("SHOWN void* RegisterCustomOps(void*, void*) { return nullptr; }\n" + DESCRIBED, "pocketspec:MatMulPanel"),
+        ('SHOWN const char* pocketspec_kernels() { return "?"; }\n', "what it says of itself cannot be read"),
+        ("SHOWN void* RegisterCustomOps(void*, void*) { for (;;) {} }\n" + DESCRIBED, "it did not end within 2 s"),
+    ],
+    ids=["crashes", "no description", "no entry", "no operators", "no JSON", "hangs"],
+)
+def test_a_library_that_misbehaves_is_told(
+    compiler: str, place: Path, monkeypatch: pytest.MonkeyPatch, text: str, fault: str
+) -> None:
+    monkeypatch.setattr(library, "_PATIENCE_SECONDS", 2)
+    compile_library(place, compiler, text)
+    with pytest.raises(KernelsError, match=f"failed its self-test: .*{fault}") as told:
+        open_library()
+    assert REMEDY in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_wrong_number_is_found(compiler: str, place: Path, tmp_path: Path) -> None:
+    """Rounding down instead of to the nearest: what a compiler or an emulator that cuts corners would do."""
+    folder = tmp_path / "native"
+    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("testing", "isa_a*", "isa_n*"))
+    lanes = folder / "lanes_portable.h"
+    lanes.write_text(lanes.read_text().replace("std::nearbyintf", "std::floor"))
+    build(place, sources=folder, flags=["-O0"])
+    with pytest.raises(KernelsError, match=r"MatMulPanel \(int4.*values of Y \[1x1x37\] are not those specified"):
+        open_library()
+
+
+def test_a_library_for_another_layout_is_refused() -> None:
+    told = json.dumps({"description": json.dumps({"layout": LAYOUT_VERSION + 1, "version": "9"}), "fault": None})
+    verdict = library._read_verdict(told)
+    assert (
+        verdict.fault == f"it reads weights of layout {LAYOUT_VERSION + 1}, this version packs layout {LAYOUT_VERSION}"
+    )
+    assert verdict.version == "9"
+
+
+def test_the_self_test_tells_every_operator_apart(native_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one bit of one expected output turned, it is that case that is named."""
+    every = list(cases())
+    assert {case.operator for case in every} == {"MatMulPanel", "GatherPanel", "CachedAttention"}
+    for case in every:
+        trial = case.trials[-1]
+        for name, array in trial.expected.items():
+            changed = array.copy()
+            changed.view(f"u{array.itemsize}").reshape(-1)[-1] ^= 1
+            wrong: Any = type(trial)(trial.given, {**trial.expected, name: changed})
+            broken = type(case)(case.name, case.operator, case.attributes, case.constants, [wrong])
+            monkeypatch.setattr("runtime.kernels.selftest.cases", lambda broken=broken: iter([broken]))
+            fault = find_fault(native_library)
+            assert fault is not None
+            assert fault.startswith(f"{case.name} on 1 thread: 1 values of {name} [")
+
+
+def test_values_are_compared_by_bits() -> None:
+    ones = np.ones((2, 3), np.float32)
+    assert count_different(ones, ones) == 0
+    assert count_different(np.float32([0.0]), np.float32([-0.0])) == 1
+    assert count_different(np.float32([np.nan]), -np.float32([np.nan])) == 0
+    assert count_different(ones, ones[:, :2]) == 0, "the first entries of a larger output"
+    assert count_different(ones[:, :2], ones) == 6
+    assert count_different(ones, ones.astype(np.float64)) == 6
+    assert count_different(np.int8([1, 2]), np.int8([1, 3])) == 1
+
+
+def test_sessions_get_the_threads_they_are_asked_for(native_library: Path, place: Path) -> None:
+    shutil.copy(native_library, place)
+    options = PORTABLE.session_options(None)
+    open_library().register(options, 3)
+    assert options.intra_op_num_threads == 3
+    assert options.get_session_config_entry("pocketspec.threads") == "3"
+    assert 1 <= physical_cores() <= 4096
+
+
+def test_a_package_that_cannot_be_written_has_its_library_in_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POCKETSPEC_LIBRARY", raising=False)
+    monkeypatch.setenv("POCKETSPEC_CACHE", str(tmp_path))
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "package" / "libpocketspec.so")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    path = library.library_path()
+    assert path.parent == tmp_path
+    changed = shutil.copytree(SOURCES, tmp_path / "native")
+    (changed / "panel.h").write_text("changed")
+    monkeypatch.setattr(library, "SOURCES", changed)
+    assert library.library_path() != path, "sources of another version must not find an old library"
