@@ -113,7 +113,7 @@ def _measure(rows: list[int], shapes: list[Shape], threads: int, options: argpar
 
     library = open_library()
     if not options.json:
-        print(f"\nint4 in blocks of {options.block_size}, {threads} threads; medians, both kernels in turns\n")
+        print(f"\nint4 in blocks of {options.block_size}, threads {threads}; medians, both kernels in turns\n")
         print("| K x N | rows | MatMulPanel ms | x 1 row | GB/s | MatMulNBits ms | x 1 row | GB/s | MatMulPanel is |")
         print("| --- |" + " --- |" * 8)
     curve = []
