@@ -96,15 +96,13 @@ def _tensor(value: ir.Value) -> ir.ExternalTensor:
 def _scale_type(scales: ir.ExternalTensor) -> str:
     """Half the bytes where that loses nothing: the quantizers round scales so that it does not.
 
-    Scales below float16's normal range are not rounded. A few of them (of rows for tokens that no text has) may lose
-    digits if all that is lost is less than what float32 would lose of the whole matrix.
+    They leave scales below float16's normal range alone. A few of those (of rows for tokens that no text has) may lose
+    digits, if all that is lost is less than what float32 itself would lose of the whole matrix.
     """
     values = scales.numpy()
     with np.errstate(over="ignore"):
         lost = values - values.astype(np.float16).astype(np.float32)
-    tiny = np.abs(values) < np.finfo(np.float16).smallest_normal
-    negligible = np.linalg.norm(lost) <= np.finfo(np.float32).eps * np.linalg.norm(values)
-    return "fp16" if not lost[~tiny].any() and negligible else "fp32"
+    return "fp16" if np.linalg.norm(lost) <= np.finfo(np.float32).eps * np.linalg.norm(values) else "fp32"
 
 
 def _external(name: str, dtype: ir.DataType, shape: Sequence[int], position: int, size: int) -> ir.ExternalTensor:
