@@ -12,9 +12,9 @@ namespace {
 // Below these, waking another thread costs more than it brings.
 constexpr int64_t kParallelActivations = 16 * 1024;
 constexpr int64_t kParallelProducts = 64 * 1024;
-// A unit's scores should stay in the second cache, and its queries share every row of keys and values that is read.
-constexpr int64_t kScoreBytes = 256 * 1024;
-constexpr int64_t kMostQueries = 48, kFewestQueries = 12;
+// The queries of a unit share every row of keys and values that is read; their scores should stay in the caches.
+constexpr int64_t kScoreBytes = 1024 * 1024;
+constexpr int64_t kMostQueries = 48, kFewestQueries = 24;
 // Units for every thread, so that one that is late leaves some to the others.
 constexpr int64_t kUnitsPerThread = 4;
 

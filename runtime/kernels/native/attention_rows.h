@@ -128,8 +128,9 @@ void UnitRun::score_keys() const {
     for (int64_t at = key; at < key + step && at < end_; at += kKeyLanes, ++used) {
       pack_keys(at, end_ - at < kKeyLanes ? end_ - at : kKeyLanes, panels + used * kKeyLanes * size);
     }
+    const uint8_t* ahead = call_.keys.row(unit_.kv_head, key + step < end_ ? key + step : key);
     const Product job = {queries, size, panels, kKeyLanes, kKeyLanes * size, scores_ + (key - begin_),
-                         layout_.score_stride, size, true};
+                         layout_.score_stride, size, true, ahead, kKeyLanes * call_.keys.row_bytes() / size};
     add_product(job, queries_, used);
   }
 }
@@ -185,13 +186,15 @@ void UnitRun::add_values(int64_t first, int64_t last, int64_t weight, int64_t ke
   const bool direct = call_.values.type == Stored::kFloat && layout_.value_stride == call_.head_size;
   float* widened = unit_.memory + layout_.rows;
   float* sums = unit_.memory + layout_.sums + first * layout_.value_stride;
+  const int64_t ahead_step = call_.values.row_bytes() * 16 / layout_.value_stride;
   for (; key < end; key += kValueRows, weight += kValueRows) {
     const int64_t count = end - key < kValueRows ? end - key : kValueRows;
     // Padding dimensions stay as they are: their sums go nowhere.
     if (!direct) widen_rows(call_.values, unit_.kv_head, key, count, layout_.value_stride, widened);
     const float* rows = direct ? reinterpret_cast<const float*>(call_.values.row(unit_.kv_head, key)) : widened;
+    const uint8_t* ahead = call_.values.row(unit_.kv_head, key + count < end ? key + count : key);
     const Product job = {scores(first) + weight, layout_.score_stride, rows, layout_.value_stride, 16, sums,
-                         layout_.value_stride, count, false};
+                         layout_.value_stride, count, false, ahead, ahead_step};
     add_product(job, last - first, layout_.value_stride / 16);
   }
 }

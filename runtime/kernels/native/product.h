@@ -26,6 +26,10 @@ struct Product {
   int64_t sum_stride;
   int64_t count;
   bool fresh;  // sums start at 0
+  // What will be read next, brought nearer meanwhile, or else the memory's own pace adds to that of the sums: in all
+  // sixteens * count * step bytes, asked for while the first rows are worked on.
+  const uint8_t* ahead;
+  int64_t ahead_step;
 };
 
 template <int kRows, int kSixteens>
@@ -41,9 +45,14 @@ inline void add_sums(const Product& job, int64_t row, int64_t sixteen) {
       total[i][c] = job.fresh ? Lanes::set(0) : Lanes::load(sums + i * job.sum_stride + c * 16);
     }
   }
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(job.ahead);
+  const uintptr_t step = row == 0 ? static_cast<uintptr_t>(job.ahead_step) : 0;
+  uintptr_t next = ahead + static_cast<uintptr_t>(sixteen * job.count) * step;
   for (int64_t k = 0; k < job.count; ++k) {
 #pragma GCC unroll 4
     for (int c = 0; c < kSixteens; ++c) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next));
+      next += step;
       const Lanes right = Lanes::load(b + c * job.b_sixteen);
 #pragma GCC unroll 6
       for (int i = 0; i < kRows; ++i) {
