@@ -2,8 +2,9 @@
 
 A contender is plain decoding of one row a step (``plain``), plain decoding at the width that agrees bit for bit with
 wider steps (``plain-safe``), or a drafter with a shape and a size (``suffix-chain7``, ``NAME-tree8``), with kernels in
-front where they are compared (``native:NAME-chain6``, ``portable:plain``). Prompts are in the KV cache before the clock
-of a step starts: these are speeds of decoding, not of reading prompts.
+front where they are compared (``native:NAME-chain6``, ``portable:plain``). The drafter ``perfect`` knows the answers of
+plain decoding and costs nothing: what it reaches is the ceiling. Prompts are in the KV cache before the clock of a step
+starts: these are speeds of decoding, not of reading prompts.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from time import perf_counter
 from export.manifest import PocketspecError
 from runtime.decode import Step
 from runtime.devices import any_width
+from runtime.drafters.replay import ReplayDrafter
 from runtime.engine import Engine
 from runtime.kernels.choice import Wanted
 from runtime.model import OrtModel
 from runtime.speculation import PLAIN, Shape, Speculation
 from runtime.stop import StopRule
 
+PERFECT = "perfect"
 SEPARATOR = "<|endoftext|>"
 # Rows of KV cache behind which the cost of rows is measured: a conversation, not an empty cache.
 _PAST_ROWS = 128
@@ -152,6 +155,7 @@ class Bench:
         self, contenders: Sequence[Contender], repeats: int, report: Callable[[str], None] = lambda line: None
     ) -> dict[str, list[Run]]:
         """Every contender ``repeats`` times, taking turns, each time another one first. A first answer warms up."""
+        self._teach(contenders)
         for contender in contenders:
             self._run(contender, self._prompts[:1])
         runs: dict[str, list[Run]] = {contender.name: [] for contender in contenders}
@@ -162,6 +166,15 @@ class Bench:
                 runs[contender.name].append(run)
                 report(f"repeat {repeat + 1}: {contender.name} {run.tokens_per_second:.1f} tokens/s")
         return runs
+
+    def _teach(self, contenders: Sequence[Contender]) -> None:
+        """Shows plain decoding's answers to perfect drafters."""
+        for kernels in {contender.kernels for contender in contenders if contender.speculation.drafter == PERFECT}:
+            drafter = ReplayDrafter(PERFECT)
+            answers = self._run(Contender("plain-safe", PLAIN, kernels=kernels), self._prompts).answers
+            for prompt, answer in zip(self._prompts, answers, strict=True):
+                drafter.learn([*prompt, *answer])
+            self._engines[kernels].add_drafter(drafter)
 
     def _run(self, contender: Contender, prompts: Sequence[Sequence[int]]) -> Run:
         engine = self._engines[contender.kernels]

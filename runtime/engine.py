@@ -24,6 +24,7 @@ from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
 from runtime.decode import Step, StopRule, decode
 from runtime.devices import SafeWidths, any_width, find_safe_widths
+from runtime.drafters import Drafter
 from runtime.foreign import is_foreign, read_bundle
 from runtime.kernels.choice import Chooser, Kernels, Wanted
 from runtime.kernels.packed import Progress, no_progress
@@ -107,6 +108,10 @@ class Engine:
         if self._answer is not None:
             self._answer.close()
             self._answer = None
+
+    def add_drafter(self, drafter: Drafter) -> None:
+        """Makes a drafter of the caller's own known by its name, for ``Speculation(drafter=NAME)``."""
+        self._speculator.add(drafter)
 
     def is_exact(self, speculation: Speculation) -> bool:
         """Whether answers equal those of plain decoding bit for bit on this device, and not only up to near ties."""

@@ -85,6 +85,11 @@ class Speculator:
     def __init__(self, target: Model, levels: Mapping[str, OrtModel], max_draft: int) -> None:
         self._target, self._levels, self._max_draft = target, dict(levels), max_draft
         self._drafters: dict[tuple[str, Shape, Kind], Drafter] = {}
+        self._given: dict[str, Drafter] = {}
+
+    def add(self, drafter: Drafter) -> None:
+        """Makes a drafter of the caller's own known by its name."""
+        self._given[drafter.name] = drafter
 
     def strategy(self, speculation: Speculation, sampling: SamplingParams) -> Strategy:
         """The strategy for one answer; PocketspecError for what cannot be."""
@@ -103,7 +108,7 @@ class Speculator:
             return next(iter(self._levels), SUFFIX)
         if name == NONE:
             return None
-        check_drafter(name, self._levels, "is open")
+        check_drafter(name, (*self._levels, *self._given), "is open")
         return name
 
     def _drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
@@ -117,6 +122,8 @@ class Speculator:
             return FallbackDrafter([self._drafter(part, shape, kind) for part in name.split(JOIN)], name)
         if name == SUFFIX:
             return SuffixDrafter(shape=shape)
+        if name in self._given:
+            return self._given[name]
         return SmallDrafter(self._levels[name], self._target.vocab_size, name, shape=shape, kind=kind)
 
     def _limit(self, speculation: Speculation, name: str) -> DraftLimit:

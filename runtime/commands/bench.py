@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare",
         metavar="NAMES",
         help="contenders, with commas: plain (one row a step), plain-safe, DRAFTER-chainN, DRAFTER-treeN,"
-        " each with native: or portable: in front to compare kernels",
+        " perfect-chainN (the ceiling), each with native: or portable: in front to compare kernels",
     )
     parser.add_argument("--baseline", metavar="NAME", help="what ratios refer to (default: the first contender)")
     parser.add_argument("--repeat", type=int, default=3, metavar="R", help="repeats, contenders in turns (default: 3)")
@@ -119,7 +119,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _contenders(options: argparse.Namespace) -> list[Contender]:
-    from runtime.bench import parse_contender
+    from runtime.bench import PERFECT, parse_contender
     from runtime.foreign import read_bundle
     from runtime.speculation import PLAIN, check_drafter
 
@@ -130,7 +130,7 @@ def _contenders(options: argparse.Namespace) -> list[Contender]:
     contenders = [parse_contender(name.strip()) for name in names]
     for contender in contenders:
         if contender.speculation != PLAIN:
-            check_drafter(contender.speculation.drafter, levels, f"in {options.bundle}")
+            check_drafter(contender.speculation.drafter, (*levels, PERFECT), f"in {options.bundle}")
     if options.baseline is not None and options.baseline not in names:
         raise PocketspecError(f"--baseline {options.baseline} is not among the contenders: {', '.join(names)}")
     return contenders

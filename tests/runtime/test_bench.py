@@ -117,3 +117,12 @@ def test_the_report_has_everything_to_repeat_it(
     assert set(data["rows_seconds"]) == {"tiny", "near"}
     assert main([*arguments, "--output", str(tmp_path / "out.md")]) == 0
     assert (tmp_path / "out.md").read_text() == capsys.readouterr().out
+
+
+def test_the_perfect_drafter_is_always_right(engine: Engine) -> None:
+    contenders = [parse_contender(name) for name in ("plain-safe", "perfect-chain3")]
+    prompts = [engine.encode(text) for text in ("one", "two")]
+    runs = Bench({None: engine}, prompts, 12).measure(contenders, 1)
+    plain, perfect = runs["plain-safe"][0], runs["perfect-chain3"][0]
+    assert perfect.answers == plain.answers
+    assert (plain.steps, perfect.steps) == (24, 6)
