@@ -23,6 +23,7 @@ from runtime.devices import any_width
 from runtime.drafters.replay import ReplayDrafter
 from runtime.engine import Engine
 from runtime.kernels.choice import Wanted
+from runtime.kernels.warming import evict, resident_share
 from runtime.model import OrtModel
 from runtime.speculation import PLAIN, Shape, Speculation
 from runtime.stop import StopRule
@@ -217,6 +218,29 @@ class Bench:
 
 def _session_seconds(engine: Engine) -> float:
     return sum(model.session_seconds for model in (engine.target, *engine.drafters.values()))
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an engine starts: the share of its mapped weights that was in memory, and seconds to open it and from there
+    to the first token of a prompt."""
+
+    resident: float
+    open_seconds: float
+    first_token_seconds: float
+
+
+def measure_start(open_engine: Callable[[], Engine], prompt: Sequence[int], files: Sequence[Path], cold: bool) -> Start:
+    """Opens an engine for one token. ``cold``: after asking the system to drop ``files`` from memory."""
+    if cold:
+        for file in files:
+            evict(file)
+    resident = statistics.fmean([resident_share(file) for file in files]) if files else 1.0
+    start = perf_counter()
+    with open_engine() as engine:
+        opened = perf_counter()
+        next(engine.steps(prompt, stop=StopRule()))
+        return Start(resident, opened - start, perf_counter() - opened)
 
 
 def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:

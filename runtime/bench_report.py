@@ -12,7 +12,7 @@ from typing import Any
 
 from export.manifest import Level, Manifest
 from memory.plan import Plan
-from runtime.bench import Run, Spread, spread
+from runtime.bench import Run, Spread, Start, spread
 from runtime.stats import Memory
 
 _MIB = 2**20
@@ -21,7 +21,8 @@ _MIB = 2**20
 @dataclass(frozen=True)
 class Report:
     """One measurement. ``baseline`` names the contender that ratios refer to, ``references`` for each the one whose
-    answers its own are compared with; ``kernels`` are those in use, ``rows`` the cost of rows for every level."""
+    answers its own are compared with; ``kernels`` are those in use, ``rows`` the cost of rows for every level,
+    ``starts`` cold and warm ones, if they were measured."""
 
     command: str
     manifest: Manifest
@@ -33,6 +34,7 @@ class Report:
     kernels: Sequence[str]
     runs: Mapping[str, Sequence[Run]]
     rows: Mapping[str, Mapping[int, Spread]]
+    starts: Mapping[str, Start]
     memory: Memory | None
 
     def to_json(self) -> dict[str, Any]:
@@ -50,6 +52,7 @@ class Report:
             "baseline": self.baseline,
             "kernels": list(self.kernels),
             "memory": asdict(self.memory) if self.memory else None,
+            "starts": {name: asdict(start) for name, start in self.starts.items()},
             "contenders": {name: self._contender(name) for name in self.runs},
             "rows_seconds": {
                 name: {str(count): asdict(value) for count, value in costs.items()} for name, costs in self.rows.items()
@@ -69,6 +72,11 @@ class Report:
         yield from self._table()
         yield ""
         yield from self._row_table()
+        for name, start in self.starts.items():
+            yield (
+                f"First token, {name} ({start.resident:.0%} of the mapped weights in memory):"
+                f" {start.first_token_seconds:.2f} s after {start.open_seconds:.2f} s of opening."
+            )
         predicted = f"Memory: {self.plan.total_bytes / _MIB:.0f} MiB planned"
         if self.memory:
             anonymous, file = self.memory.anonymous_bytes / _MIB, self.memory.file_bytes / _MIB

@@ -28,6 +28,7 @@ from runtime.drafters import Drafter
 from runtime.foreign import is_foreign, read_bundle
 from runtime.kernels.choice import Chooser, Kernels, Wanted
 from runtime.kernels.packed import Progress, no_progress
+from runtime.kernels.warming import Warmer
 from runtime.model import OrtModel
 from runtime.record import check_files, device_folder, device_key, recall
 from runtime.sampling import SamplingParams
@@ -61,6 +62,7 @@ class Engine:
         self._speculator = Speculator(target, drafters, plan.max_draft)
         self._context = Context(plan.context, SamplingParams())
         self._answer: Generator[Step, None, None] | None = None
+        self._warmer: Warmer | None = None
 
     @classmethod
     def open(
@@ -70,6 +72,7 @@ class Engine:
         *,
         plan: Plan | None = None,
         verify: bool = False,
+        warm: bool = False,
         kernels: Wanted = "auto",
         notify: Callable[[str], None] = lambda line: None,
         progress: Progress = no_progress,
@@ -79,7 +82,8 @@ class Engine:
         ``verify`` hashes all files even if they seem unchanged since the last open. ``kernels``: "native" ones or an
         error, ONNX Runtime's "portable" ones, or "auto": the native ones where they can be used. ``notify`` is told,
         one line each, what a user should know: what the plan gave up, why kernels are not native, and whether output is
-        exact; ``progress`` shows the packing of weights. Errors are PocketspecError.
+        exact; ``progress`` shows the packing of weights. Weights that are mapped and not in memory are read ahead while
+        the first step runs; with ``warm``, before ``open`` returns. Errors are PocketspecError.
         """
         bundle = Path(bundle)
         manifest = read_bundle(bundle)
@@ -93,7 +97,11 @@ class Engine:
             notify(f"to fit {plan.budget_bytes} bytes: {line}")
         tokenizer = Tokenizer.open(bundle)
         levels = _Levels(bundle, manifest, plan, Chooser(kernels, notify, progress))
-        return cls(manifest, plan, tokenizer, levels.open_target(notify), levels.open_drafters())
+        engine = cls(manifest, plan, tokenizer, levels.open_target(notify), levels.open_drafters())
+        engine._warmer = Warmer(engine.mapped_files())
+        if warm:
+            engine._warmer.wait()
+        return engine
 
     def __enter__(self) -> Engine:
         return self
@@ -108,6 +116,16 @@ class Engine:
         if self._answer is not None:
             self._answer.close()
             self._answer = None
+        if self._warmer is not None:
+            self._warmer.close()
+            self._warmer = None
+
+    def mapped_files(self) -> list[Path]:
+        """The files of weights that steps read, the target's first; none of levels whose weights were copied."""
+        models = {self.manifest.target.name: self.target, **self.drafters}
+        return [
+            file for name, model in models.items() for file in model.kernels.mapped_files(self.manifest.level(name))
+        ]
 
     def add_drafter(self, drafter: Drafter) -> None:
         """Makes a drafter of the caller's own known by its name, for ``Speculation(drafter=NAME)``."""

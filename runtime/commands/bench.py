@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shlex
 import sys
@@ -15,7 +16,7 @@ from export.manifest import PocketspecError
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.bench import Contender
+    from runtime.bench import Contender, Start
     from runtime.bench_report import Report
     from runtime.engine import Engine
     from runtime.kernels.choice import Wanted
@@ -51,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="NAME", help="what ratios refer to (default: the first contender)")
     parser.add_argument("--repeat", type=int, default=3, metavar="R", help="repeats, contenders in turns (default: 3)")
     parser.add_argument("--rows", metavar="COUNTS", help="also time forwards of so many rows, as in 1,2,4,8,16")
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="also time the first token of a new engine, its weights on disk or in memory",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the report to FILE.md or FILE.json")
 
 
@@ -63,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     contenders = _contenders(options)
     rows = shared.parse_counts("--rows", options.rows) if options.rows else []
+    starts = _starts(options, contenders, rows) if options.cold else {}
     with ExitStack() as stack:
         engines = {
             kernels: stack.enter_context(_open(options, contenders, rows, kernels))
@@ -82,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
             kernels=[each.target.kernels.description for each in engines.values()],
             runs=runs,
             rows={name: measure_rows(model, rows) for name, model in _models(engines).items()} if rows else {},
+            starts=starts,
             memory=read_memory(),
         )
     text = "\n".join(report.lines())
@@ -98,6 +106,20 @@ def _open(options: argparse.Namespace, contenders: list[Contender], rows: list[i
     drafters = {part: None for contender in contenders for part in contender.speculation.drafter.split(JOIN)}
     sizes = [contender.speculation.draft_size or 1 for contender in contenders]
     return shared.open_engine(options, tuple(drafters), max([*sizes, *(count - 1 for count in rows)]), kernels)
+
+
+def _starts(options: argparse.Namespace, contenders: list[Contender], rows: list[int]) -> dict[str, Start]:
+    """Cold and warm starts with the first contender's kernels, in processes' usual order: nothing is open before."""
+    from runtime.bench import measure_start
+
+    def open_engine() -> Engine:
+        return _open(options, contenders, rows, contenders[0].kernels)
+
+    with open_engine() as engine:
+        files, prompt = engine.mapped_files(), _prompts(engine, options)[0]
+    del engine
+    gc.collect()
+    return {name: measure_start(open_engine, prompt, files, name == "cold") for name in ("cold", "warm")}
 
 
 def _models(engines: Mapping[Wanted | None, Engine]) -> dict[str, OrtModel]:
@@ -129,8 +151,8 @@ def _contenders(options: argparse.Namespace) -> list[Contender]:
     )
     contenders = [parse_contender(name.strip()) for name in names]
     for contender in contenders:
-        if contender.speculation != PLAIN:
-            check_drafter(contender.speculation.drafter, (*levels, PERFECT), f"in {options.bundle}")
+        if contender.speculation != PLAIN and contender.speculation.drafter != PERFECT:
+            check_drafter(contender.speculation.drafter, levels, f"in {options.bundle}")
     if options.baseline is not None and options.baseline not in names:
         raise PocketspecError(f"--baseline {options.baseline} is not among the contenders: {', '.join(names)}")
     return contenders

@@ -82,6 +82,9 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--verify", action="store_true", help="hash all files, even if they seem unchanged")
     parser.add_argument(
+        "--warm", action="store_true", help="read all mapped weights into memory first, not while the first step runs"
+    )
+    parser.add_argument(
         "--kernels",
         choices=("auto", "native", "portable"),
         default="auto",
@@ -163,6 +166,7 @@ def open_engine(
         options.bundle,
         request,
         verify=options.verify,
+        warm=options.warm,
         kernels=kernels or options.kernels,
         notify=say,
         progress=show_progress,

@@ -47,6 +47,10 @@ class Kernels(Protocol):
         """The graph file of ``level`` for one of its KV types."""
         ...
 
+    def mapped_files(self, level: Level) -> tuple[Path, ...]:
+        """The files whose pages a session of ``level`` reads in every step."""
+        ...
+
     def session_options(self, threads: int | None) -> ort.SessionOptions:
         """Options for a session of such a graph; ``threads`` None: as many as there are cores."""
         ...
@@ -63,6 +67,10 @@ class Portable:
     def graph(self, folder: Path, level: Level, kv_type: str) -> Path:
         """See ``Kernels``."""
         return folder / _graph_name(level.graphs, level.name, kv_type)
+
+    def mapped_files(self, level: Level) -> tuple[Path, ...]:
+        """See ``Kernels``. None: ONNX Runtime copies the weights when it opens a session."""
+        return ()
 
     def session_options(self, threads: int | None) -> ort.SessionOptions:
         """See ``Kernels``."""
@@ -100,6 +108,11 @@ class Native:
         """See ``Kernels``."""
         assert level.native is not None
         return self.graphs / _graph_name(level.native.graphs, level.name, kv_type)
+
+    def mapped_files(self, level: Level) -> tuple[Path, ...]:
+        """See ``Kernels``."""
+        assert level.native is not None
+        return (self.graphs / level.native.data,)
 
     def session_options(self, threads: int | None) -> ort.SessionOptions:
         """See ``Kernels``."""

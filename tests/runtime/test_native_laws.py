@@ -64,9 +64,7 @@ def one_by_one(model: OrtModel, tokens: list[int], start: int) -> Logits:
 
 
 @pytest.mark.parametrize("start", [1, 15, 16, 17, PREFIX])
-def test_rows_are_bit_equal_at_every_width_behind_every_prefix(
-    model: OrtModel, tokens: list[int], start: int
-) -> None:
+def test_rows_are_bit_equal_at_every_width_behind_every_prefix(model: OrtModel, tokens: list[int], start: int) -> None:
     expected = one_by_one(model, tokens[: start + ROWS], start)
     for width in range(2, ROWS + 1):
         model.cache.rollback(start)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from memory.plan import Request
+from runtime.engine import Engine
 from runtime.kernels.warming import Warmer, evict, read_through, resident_share
 
 
@@ -50,3 +52,10 @@ def test_a_missing_file_does_not_disturb_the_next(cold_file: Path, tmp_path: Pat
 def test_an_empty_file_counts_as_resident(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert resident_share(tmp_path / "empty") == 1.0
+
+
+def test_an_engine_that_was_opened_warm_has_all_its_weights_in_memory(tiny_bundle_int4: Path) -> None:
+    with Engine.open(tiny_bundle_int4, Request(context=64), warm=True) as engine:
+        files = engine.mapped_files()
+        assert (engine.target.kernels.name == "native") == bool(files)
+        assert all(resident_share(file) == 1.0 for file in files)
