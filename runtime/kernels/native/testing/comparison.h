@@ -65,8 +65,9 @@ class Comparison {
 };
 
 // The parts of the fixture.
-void check_rows(Comparison& comparison);      // inverse_rms, quantize, finish
-void check_products(Comparison& comparison);  // multiply, unpack
+void check_rows(Comparison& comparison);       // inverse_rms, quantize, finish
+void check_products(Comparison& comparison);   // multiply, unpack
+void check_attention(Comparison& comparison);  // prepare_head, store_row, attend
 // Every item exactly once, with real threads; false and a line where not.
 bool check_ranges();
 

@@ -7,7 +7,7 @@ namespace pocketspec {
 namespace {
 
 // Every lane: sum + four unsigned bytes of a by four signed bytes of b.
-inline __m256i emulated_dpbusd(__m256i sum, __m256i a, __m256i b) {
+__attribute__((noinline)) __m256i emulated_dpbusd(__m256i sum, __m256i a, __m256i b) {
   uint8_t unsigned_bytes[32];
   int8_t signed_bytes[32];
   uint32_t lanes[8];

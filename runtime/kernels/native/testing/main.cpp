@@ -11,6 +11,7 @@ int main() {
   Comparison comparison;
   check_rows(comparison);
   check_products(comparison);
+  check_attention(comparison);
   comparison.report();
   const bool once = check_ranges();
   if (comparison.differences() > 0) std::printf("%d differences\n", comparison.differences());
