@@ -135,12 +135,11 @@ class Layer:
         for name, value in zip(("key", "value"), self._bound, strict=True):
             binding.bind_ortvalue_input(f"past_{name}", value)
             binding.bind_ortvalue_output(f"present_{name}", value)
-        y: Floats = np.full((1, len(rows), self.shape.heads * self.shape.size), np.nan, np.float32)
+        y = np.full((1, len(rows), self.shape.heads * self.shape.size), np.nan, np.float32)
         binding.bind_ortvalue_output("Y", ort.OrtValue.ortvalue_from_numpy(y))
         self._sessions[bias is not None].run_with_iobinding(binding)
         self.length = total
-        rows_out: Floats = y[0]
-        return rows_out
+        return y.reshape(y.shape[1:])
 
     def stored(self) -> tuple[Doubles, Doubles]:
         """Keys and values of all rows held, as they are read: ``[kv_heads, length, size]``."""

@@ -155,8 +155,12 @@ def test_what_is_not_a_number_stays_with_the_rows_that_see_it(native_library: Pa
 
 
 @kinds
-def test_values_are_stored_as_specified(native_library: Path, kind: str) -> None:
+@pytest.mark.parametrize("instruction_set", ["", "portable"])
+def test_values_are_stored_as_specified(
+    native_library: Path, kind: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the nearest, ties to even; for halves also subnormal and too large ones, for int8 also rows of zeros."""
+    monkeypatch.setenv("POCKETSPEC_ISA", instruction_set)
     shape = Shape(kind=kind, size=64, capacity=64)
     layer = Layer(native_library, shape)
     rows = shape.rows(64)
