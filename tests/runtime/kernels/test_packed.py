@@ -1,0 +1,113 @@
+"""Which packed file is used, made again, put elsewhere, or refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from export.manifest import NativeForm
+from runtime.kernels import packing
+from runtime.kernels.packed import OtherLayoutError, packed_graphs
+from runtime.kernels.packing import PackingError
+from tests.runtime.kernels.packable import write_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for a bundle; the user's folder is beside it."""
+    monkeypatch.setenv("POCKETSPEC_CACHE", str(tmp_path / "user"))
+    return tmp_path / "bundle"
+
+
+def test_a_packed_file_is_made_once(bundle: Path) -> None:
+    manifest = write_bundle(bundle)
+    notes: list[str] = []
+    assert packed_graphs(bundle, manifest, manifest.target, notify=notes.append) == bundle
+    made = (bundle / "native.data").stat()
+    assert packed_graphs(bundle, manifest, manifest.target, notify=notes.append) == bundle
+    again = (bundle / "native.data").stat()
+    assert (made.st_ino, made.st_mtime_ns) == (again.st_ino, again.st_mtime_ns)
+    assert notes == []
+
+
+def replaced(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: os.truncate(path, 5000), "has 5,000 bytes instead of"),
+        (lambda path: os.truncate(path, 50), "is no packed file"),
+        (lambda path: path.write_bytes(b"\xff" * 9000), "is no packed file"),
+        (lambda path: replaced(path, b'"layout": 1', b'"layout": 9'), "has layout version 9, this version reads 1"),
+        (lambda path: replaced(path, b'"source": "', b'"source": "x'), "is of other weights"),
+        (lambda path: replaced(path, b'"table": "', b'"table": "x'), "is for other graphs of these weights"),
+    ],
+)
+def test_a_file_that_is_not_current_is_made_again(bundle: Path, damage: Callable[[Path], None], message: str) -> None:
+    manifest = write_bundle(bundle)
+    packed_graphs(bundle, manifest, manifest.target)
+    wanted = (bundle / "native.data").read_bytes()
+    damage(bundle / "native.data")
+    notes: list[str] = []
+    packed_graphs(bundle, manifest, manifest.target, notify=notes.append)
+    assert (bundle / "native.data").read_bytes() == wanted
+    (note,) = notes
+    assert message in note
+    assert "\n" not in note
+
+
+def test_other_weights_in_the_same_place_are_packed_again(bundle: Path) -> None:
+    first = write_bundle(bundle)
+    packed_graphs(bundle, first, first.target)
+    second = write_bundle(bundle, seed=1)
+    notes: list[str] = []
+    packed_graphs(bundle, second, second.target, notify=notes.append)
+    assert "is of other weights" in notes[0]
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """No packed file can be begun in the folders (which a superuser's permissions would allow)."""
+
+    def refuse(path: Path) -> None:
+        if path.parent in folders:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(packing, "_clear_abandoned", refuse)
+
+
+def test_a_bundle_that_cannot_be_written_is_packed_into_the_users_folder(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_bundle(bundle)
+    read_only(monkeypatch, bundle)
+    place = packed_graphs(bundle, manifest, manifest.target)
+    assert place.parent == bundle.parent / "user" / "packed"
+    assert (place / "native.onnx").read_bytes() == b"graph"
+    monkeypatch.setattr(packing, "_check_source", None)  # a second packing would fail
+    assert packed_graphs(bundle, manifest, manifest.target) == place
+    shutil.copytree(bundle, bundle.parent / "elsewhere")
+    assert packed_graphs(bundle.parent / "elsewhere", manifest, manifest.target) == place
+
+
+def test_nowhere_to_write_is_one_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_bundle(bundle)
+    read_only(monkeypatch, bundle)
+    (bundle.parent / "user").write_text("a file where the folder should be")
+    with pytest.raises(PackingError, match=r"bundle/native.data cannot be written \(Read-only file system\)"):
+        packed_graphs(bundle, manifest, manifest.target)
+
+
+def test_graphs_for_another_layout_are_refused(bundle: Path) -> None:
+    manifest = write_bundle(bundle)
+    native = NativeForm({"fp32": "native.onnx"}, "native.json", "native.data", 0, layout=7)
+    level = replace(manifest.target, native=native)
+    with pytest.raises(OtherLayoutError, match="tiny is for layout version 7, this version reads 1; export it again"):
+        packed_graphs(bundle, manifest, level)
