@@ -122,6 +122,7 @@ void multiply(const Panel& panel, const Tile& tile, float* sums) {
 
 }  // namespace
 
-const Isa kAvx512Vnni = {"avx512vnni", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
+const Isa kAvx512Vnni = {"avx512vnni", inverse_rms,  quantize,  multiply, finish,
+                         unpack,       prepare_head, store_row, attend};
 
 }  // namespace pocketspec

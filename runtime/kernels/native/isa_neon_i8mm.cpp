@@ -1,4 +1,4 @@
-// NEON with i8mm: smmla multiplies eight codes of two columns by the activations of two rows. A last odd row takes sdot.
+// NEON with i8mm: smmla multiplies eight codes of two columns by the activations of two rows. An odd row takes sdot.
 #include "isa.h"
 #include "quarters_neon.h"
 #include "attention_rows.h"

@@ -58,9 +58,13 @@ inline void add_two(const Eight& eight, const int8_t* values, int32x4_t (&row)[4
 inline void add_one(const Eight& eight, const int8_t* values, int32x4_t (&row)[4]) {
   const int8x8_t x = vld1_s8(values);
 #pragma GCC unroll 4
-  for (int quarter = 0; quarter < 4; ++quarter) row[quarter] = vdotq_lane_s32(row[quarter], eight.first[quarter], x, 0);
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    row[quarter] = vdotq_lane_s32(row[quarter], eight.first[quarter], x, 0);
+  }
 #pragma GCC unroll 4
-  for (int quarter = 0; quarter < 4; ++quarter) row[quarter] = vdotq_lane_s32(row[quarter], eight.second[quarter], x, 1);
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    row[quarter] = vdotq_lane_s32(row[quarter], eight.second[quarter], x, 1);
+  }
 }
 
 struct Zeros {

@@ -98,7 +98,8 @@ inline int emulated_reduce_max_epi32(EmulatedIntegers a) {
   return top;
 }
 // Every lane: sum + four unsigned bytes of a by four signed bytes of b. A function of its own compiles faster.
-__attribute__((noinline)) EmulatedIntegers emulated_dpbusd_epi32(EmulatedIntegers sum, EmulatedIntegers a, EmulatedIntegers b) {
+__attribute__((noinline)) EmulatedIntegers emulated_dpbusd_epi32(EmulatedIntegers sum, EmulatedIntegers a,
+                                                                 EmulatedIntegers b) {
   uint8_t unsigned_bytes[64];
   int8_t signed_bytes[64];
   uint32_t lanes[16];

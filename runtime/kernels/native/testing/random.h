@@ -39,13 +39,14 @@ constexpr Kind kKinds[] = {Kind::kOrdinary, Kind::kTies, Kind::kTiny, Kind::kHug
 constexpr const char* kKindNames[] = {"ordinary", "ties", "tiny", "huge", "any", "spoiled"};
 
 inline float number(Random& random, Kind kind) {
-  constexpr float kSpecial[] = {0.0f, -0.0f, 1e-30f, 1e-45f, -1e-38f, 1.0f, 127.0f, 3.402823466e38f};
+  constexpr float kSpecial[] = {0.0f, -0.0f, 1e-30f, 1e-45f, -1e-38f, 1.0f};
+  const float unit = random.unit();
   switch (kind) {
     case Kind::kTies: return static_cast<float>(random.below(509) - 254) * 0.5f;
-    case Kind::kTiny: return random.unit() * (random.below(2) ? 1e-38f : 3e-30f);
-    case Kind::kHuge: return random.unit() * 3.4e38f;
+    case Kind::kTiny: return unit * (random.below(2) ? 1e-38f : 3e-30f);
+    case Kind::kHuge: return unit * 3.4e38f;
     case Kind::kAny: return float_of(static_cast<uint32_t>(random.bits()));
-    default: return random.below(16) ? random.unit() * 8.0f : kSpecial[random.below(6)];
+    default: return random.below(16) ? unit * 8.0f : kSpecial[random.below(6)];
   }
 }
 

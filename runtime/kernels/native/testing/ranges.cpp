@@ -13,6 +13,9 @@ namespace {
 enum class Pool { kAtOnce, kFirstIsLate, kLastIsLate, kOneThread, kBackwards };
 Pool pool = Pool::kAtOnce;
 
+std::atomic<int64_t> num_taken{0};
+int64_t num_taken_before_late = 0;
+
 // Whoever is late starts when all the others are done.
 void run_threads(void (*item)(void*, size_t), size_t total, void* user, size_t late) {
   std::vector<std::thread> threads;
@@ -20,6 +23,7 @@ void run_threads(void (*item)(void*, size_t), size_t total, void* user, size_t l
     if (i != late) threads.emplace_back(item, user, i);
   }
   for (std::thread& thread : threads) thread.join();
+  num_taken_before_late = num_taken;
   if (late < total) std::thread(item, user, late).join();
 }
 
@@ -52,13 +56,19 @@ bool check(int items, int piece, int threads) {
   const auto work = [&](int64_t first, int64_t last) {
     if (first >= last || (last - first > piece && threads > 1 && items > piece)) sized = false;
     for (int64_t i = first; i < last; ++i) ++taken[static_cast<size_t>(i)];
+    num_taken += last - first;
   };
+  num_taken = num_taken_before_late = 0;
   const Status status = run_ranges(nullptr, threads, items, piece, work);
-  bool once = true;
+  bool once = !status;
   for (const int count : taken) once = once && count == 1;
-  if (!status && once && sized) return true;
+  const bool is_late = pool == Pool::kFirstIsLate || pool == Pool::kLastIsLate;
+  const bool waited = is_late && threads > 1 && items > piece && num_taken_before_late != items;
+  if (once && sized && !waited) return true;
   std::printf("ranges: items=%d piece=%d threads=%d pool=%d: %s\n", items, piece, threads, static_cast<int>(pool),
-              once ? "a piece has another size" : "an item was not taken exactly once");
+              !once   ? "an item was not taken exactly once"
+              : waited ? "the others left work to a thread that was late"
+                       : "a piece has another size");
   return false;
 }
 

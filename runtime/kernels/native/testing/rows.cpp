@@ -1,5 +1,5 @@
 // The fixture of what works on floats: inverse_rms, quantize, finish.
-#include <algorithm>
+#include <cmath>
 
 #include "comparison.h"
 #include "random.h"
@@ -54,7 +54,8 @@ void check_finished(Comparison& comparison, Random& random, int rows, int column
   const bool biased = parts & 1, added = parts & 2;
   const Activation activation = static_cast<Activation>(parts >> 2);
   const bool gated = activation != Activation::kNone;
-  const std::vector<float> sums = numbers(random, kind, rows * kColumns), gates = numbers(random, kind, rows * kColumns);
+  const std::vector<float> sums = numbers(random, kind, rows * kColumns);
+  const std::vector<float> gates = numbers(random, kind, rows * kColumns);
   const std::vector<float> bias = numbers(random, Kind::kOrdinary, columns), gate_bias = numbers(random, kind, columns);
   const int64_t size = stride * (rows - 1) + columns;
   const std::vector<float> residual = numbers(random, kind, size);
@@ -73,18 +74,30 @@ void check_finished(Comparison& comparison, Random& random, int rows, int column
                      });
 }
 
-// The ends of the range in which the exponential is not clamped, finely.
+// Gates from end to end of the range in which the exponential is not clamped, and those at which its quotient by ln 2
+// lies halfway between two numbers, or next to that.
+std::vector<float> exponents() {
+  std::vector<float> gates;
+  for (int i = -1600; i < 1600; ++i) gates.push_back(static_cast<float>(i) * 0.0625f);
+  for (int n = -120; n < 120; ++n) {
+    float near = (static_cast<float>(n) + 0.5f) / 1.44269504f;
+    for (int i = 0; i < 4; ++i) near = std::nextafter(near, -1000.0f);
+    for (int i = 0; i < 8; ++i) gates.push_back(near = std::nextafter(near, 1000.0f));
+  }
+  return gates;
+}
+
 void check_activations(Comparison& comparison) {
+  const std::vector<float> gates = exponents(), ones(kColumns, 1.0f);
   for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
-    for (int start = -1600; start < 1600; start += kColumns) {
-      float gates[kColumns], sums[kColumns];
-      for (int i = 0; i < kColumns; ++i) gates[i] = static_cast<float>(start + i) * 0.0625f;
-      std::fill(sums, sums + kColumns, 1.0f);
-      comparison.compare("finish", text("gates from %g, activation %d", start * 0.0625, static_cast<int>(activation)),
+    for (size_t first = 0; first + kColumns <= gates.size(); first += kColumns) {
+      const float* from = gates.data() + first;
+      comparison.compare("finish", text("gates from %.9g, activation %d", static_cast<double>(*from),
+                                        static_cast<int>(activation)),
                          Output(kColumns, 0, 0), [&](const Isa& isa, Output& out) {
                            const Finish job = {nullptr,  nullptr,  nullptr,   out.floats.data(),
                                                kColumns, kColumns, activation};
-                           isa.finish(sums, gates, 1, job);
+                           isa.finish(ones.data(), from, 1, job);
                          });
     }
   }

@@ -1,0 +1,157 @@
+"""One fixture of hostile inputs, equal bits from every instruction set: the operators' own test program.
+
+Instruction sets that this processor has run natively. Those for AVX512-VNNI and AVX-VNNI run on any processor with
+AVX2 as well, with the instructions it lacks replaced by AVX2 or C++: that proves their logic, not the compiler's
+intrinsics nor the one line of assembler in isa_avx512vnni.cpp, which only a processor that has them can prove (there
+this same program runs them natively). Those of ARM run under qemu's emulation of whole processors.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runtime.kernels.build import INSTRUCTION_SETS, SOURCES, build
+
+CPUINFO = Path("/proc/cpuinfo")
+ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
+# Compiles as it is told, and keeps every object by the name of its source.
+KEEPER = """
+import shutil, subprocess, sys
+from pathlib import Path
+compiler, kept, *words = sys.argv[1:]
+code = subprocess.run([compiler, *words]).returncode
+if code == 0 and "-c" in words:
+    shutil.copy(words[-1], Path(kept, Path(words[-3]).stem + ".o"))
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The test program, the objects that it consists of, and the instruction sets in it."""
+
+    program: Path
+    objects: Path
+    sets: tuple[str, ...]
+
+
+def make(folder: Path, compiler: str, *flags: str, sources: Path = SOURCES) -> Made:
+    keeper, objects = folder / "keeper.py", folder / "objects"
+    keeper.write_text(KEEPER)
+    objects.mkdir()
+    command = shlex.join([sys.executable, str(keeper), compiler, str(objects)])
+    tests = sorted((sources / "testing").glob("*.cpp"))
+    sets = build(folder / "program", compiler=command, flags=(*WARNINGS, *flags), program=tests, sources=sources)
+    return Made(folder / "program", objects, sets)
+
+
+def run(made: Made, *emulator: str) -> dict[str, dict[str, str]]:
+    """Checksums by how an instruction set ran, native or emulated, and by its name."""
+    done = subprocess.run([*emulator, made.program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, dict[str, str]] = {"native": {}, "emulated": {}}
+    for line in done.stdout.splitlines():
+        name, how, checksum = line.split()
+        report[how][name] = checksum
+    return report
+
+
+@pytest.fixture(scope="module")
+def made(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("program"), compiler)
+
+
+@pytest.fixture(scope="module")
+def report(made: Made) -> dict[str, dict[str, str]]:
+    return run(made)
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    if not shutil.which(ARM_COMPILER) or not shutil.which(ARM_EMULATOR):
+        pytest.skip(f"needs {ARM_COMPILER} and {ARM_EMULATOR}")
+    return make(tmp_path_factory.mktemp("arm"), ARM_COMPILER, "-static")
+
+
+def test_all_that_this_processor_has_gives_the_same_bits(made: Made, report: dict[str, dict[str, str]]) -> None:
+    native = report["native"]
+    assert len(set(native.values())) == 1
+    if CPUINFO.is_file():
+        has = set(CPUINFO.read_text().split())
+        usable = {isa.name for isa in INSTRUCTION_SETS if isa.name in made.sets and has.issuperset(isa.features)}
+        assert set(native) == usable
+
+
+def test_the_logic_for_avx512vnni_and_avxvnni_gives_the_same_bits_emulated(report: dict[str, dict[str, str]]) -> None:
+    if "avx2" not in report["native"]:
+        pytest.skip("the emulation is made of AVX2")
+    assert report["emulated"] == dict.fromkeys(("avxvnni", "avx512vnni"), report["native"]["portable"])
+
+
+def check_symbols(objects: Path) -> None:
+    """A linker keeps one of several equal inline functions: it must never be one that not every processor can run."""
+    if not shutil.which("nm"):
+        pytest.skip("needs nm")
+    kept = sorted(objects.glob("isa_*.o"))
+    assert len(kept) > 1
+    for file in kept:
+        listed = subprocess.run(["nm", "-g", "-P", "--defined-only", file], capture_output=True, text=True, check=True)
+        names = [line.split()[0] for line in listed.stdout.splitlines()]
+        assert len(names) == 1, f"{file.name} defines {names}"
+        assert "pocketspec" in names[0]
+
+
+def test_the_object_of_an_instruction_set_offers_its_table_and_no_code(made: Made) -> None:
+    check_symbols(made.objects)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processor", "sets"),
+    [
+        ("max", {"neon_i8mm", "neon_dot", "portable"}),
+        ("cortex-a76", {"neon_dot", "portable"}),
+        ("cortex-a57", {"portable"}),
+    ],
+)
+def test_arm_gives_the_same_bits_as_this_processor(
+    arm: Made, report: dict[str, dict[str, str]], processor: str, sets: set[str]
+) -> None:
+    assert set(arm.sets) == {"neon_i8mm", "neon_dot", "portable"}
+    native = run(arm, ARM_EMULATOR, "-cpu", processor)["native"]
+    assert native == dict.fromkeys(sets, report["native"]["portable"])
+
+
+@pytest.mark.slow
+def test_the_objects_for_arm_offer_their_tables_and_no_code(arm: Made) -> None:
+    check_symbols(arm.objects)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "told"),
+    [
+        ("isa_portable.cpp", "total += code * activation", "total += code * activation + (code == 15)", "multiply"),
+        ("lanes_portable.h", "a.v[i] += a.v[i + step]", "a.v[i] = a.v[i + step] + a.v[i] * 1.0000001f", "inverse_rms"),
+        ("ranges.h", "(start + i) % count_", "start", "ranges"),
+    ],
+)
+def test_a_wrong_bit_is_told(compiler: str, tmp_path: Path, file: str, right: str, wrong: str, told: str) -> None:
+    sources = shutil.copytree(SOURCES, tmp_path / "native")
+    text = (sources / file).read_text()
+    assert text.count(right) == 1
+    (sources / file).write_text(text.replace(right, wrong))
+    broken = make(tmp_path, compiler, "-O1", sources=sources)
+    if told != "ranges" and broken.sets == ("portable",):
+        pytest.skip("there is nothing to compare with")
+    done = subprocess.run([broken.program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert told in done.stdout
