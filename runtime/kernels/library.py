@@ -30,7 +30,8 @@ BUILD_COMMAND = "python -m runtime kernels --build"
 _PATIENCE_SECONDS = 120
 # Forces one instruction set, for tests: verdicts hold for that one then.
 _ISA_VARIABLE = "POCKETSPEC_ISA"
-_TEST = Path(__file__).with_name("selftest.py")
+# What a verdict rests on: another version of these may come to another one.
+_TESTS = ("selftest.py", "cases.py", "reference.py", "reference_attention.py", "onnx_bytes.py")
 
 
 class KernelsError(PocketspecError, RuntimeError):
@@ -105,8 +106,8 @@ def verdict_on(path: Path, *, fresh: bool = False) -> Verdict:
     """The verdict on the library at ``path``: the one on record unless a ``fresh`` one is wanted."""
     if not path.is_file():
         return Verdict(fault=f"the native kernels are not built; {BUILD_COMMAND} builds them")
-    digest = sha256_of(path)
-    name, key = f"kernels-{digest[:16]}", [digest, sha256_of(_TEST), device_key(), os.environ.get(_ISA_VARIABLE)]
+    tests = [sha256_of(Path(__file__).with_name(test)) for test in _TESTS]
+    name, key = f"kernels-{sha256_of(path)[:16]}", [tests, device_key(), os.environ.get(_ISA_VARIABLE)]
     if fresh:
         forget(user_folder(), name)
     found = recall(user_folder(), name, key, lambda: asdict(judge(path)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -78,6 +79,15 @@ def test_bytes_are_those_of_codes_and_scales(native_library: Path) -> None:
     assert timing.native_bytes == padded_n * padded_k // 2 + padded_n * blocks * 2
     assert timing.portable_bytes == 40 * padded_k // 2 + 40 * blocks * 4
     assert timing.native_rate == pytest.approx(timing.native_bytes / timing.native_seconds)
+
+
+def test_times_are_of_one_product(native_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that says every call takes a second; four copies of the codes fill the working set."""
+    ticks = itertools.count()
+    monkeypatch.setattr(curve, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(curve, "_WORKING_SET_BYTES", 4 * 96 * 64 // 2)
+    for timing in measure(open_library(), Shape(96, 64), [1, 2], 32, 1):
+        assert timing.native_seconds == timing.portable_seconds == 1 / 4
 
 
 def test_both_kernels_are_timed_on_the_same_product(native_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

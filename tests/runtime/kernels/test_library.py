@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from runtime.devices import physical_cores
 from runtime.kernels import library
 from runtime.kernels.build import SOURCES, VERSION, build
-from runtime.kernels.cases import cases
+from runtime.kernels.cases import cases, refusals
 from runtime.kernels.choice import PORTABLE
 from runtime.kernels.layout import LAYOUT_VERSION
 from runtime.kernels.library import KernelsError, Verdict, judge, open_library
@@ -178,6 +179,20 @@ def test_the_self_test_tells_every_operator_apart(native_library: Path, monkeypa
             fault = find_fault(native_library)
             assert fault is not None
             assert fault.startswith(f"{case.name} on 1 thread: 1 values of {name} [")
+
+
+def test_refusals_must_come_and_name_what_is_wrong(native_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, right), (tensor, wrong) = ("A", next(cases())), next(refusals())
+    monkeypatch.setattr("runtime.kernels.selftest.cases", lambda: iter(()))
+    for named, case, fault in (
+        (tensor, wrong, None),
+        ("A", right, "MatMulPanel takes A of a wrong size"),
+        ("Nonsense", wrong, "it refuses a wrong Nonsense with: .*MatMulPanel.*codes"),
+    ):
+        monkeypatch.setattr("runtime.kernels.selftest.refusals", lambda named=named, case=case: iter([(named, case)]))
+        found = find_fault(native_library)
+        assert found == fault or re.match(str(fault), str(found))
+    assert {name for name, _ in refusals()} == {"codes", "A", "qkv"}
 
 
 def test_values_are_compared_by_bits() -> None:

@@ -34,12 +34,14 @@ def test_fma_rounds_once(a: float, b: float, c: float) -> None:
     assert fma(a, b, c) == nearest(Fraction(a) * Fraction(b) + Fraction(c))
 
 
-@given(st.integers(-(2**23), 2**23), st.integers(-60, -26))
-def test_fma_rounds_once_next_to_a_tie(mantissa: int, exponent: int) -> None:
-    """A product just beside the middle of two floats, where rounding to float64 first would go wrong."""
-    tie = float(mantissa) + 0.5
-    exact = Fraction(tie) * Fraction(1.0) + Fraction(2.0**exponent)
-    assert fma(tie, 1.0, np.float32(2.0**exponent)) == nearest(exact)
+@given(st.integers(2**11, 2**12), st.integers(2**11, 2**12), st.integers(-60, -30), st.sampled_from([-1, 1]))
+def test_fma_rounds_once_beside_the_middle_of_two_floats(a: int, b: int, exponent: int, sign: int) -> None:
+    """An odd product of 25 bits is such a middle; what decides is lost if float64 rounds first."""
+    a, b = 2 * a + 1, 2 * b + 1
+    c = sign * 2.0**exponent
+    assert fma(a, b, c) == nearest(Fraction(a) * Fraction(b) + Fraction(c))
+    assert fma(97, 172961, 2.0**-40) == 2**24 + 2
+    assert fma(97, 172961, -(2.0**-40)) == 2**24
 
 
 @pytest.mark.parametrize("bits", [4, 8])
