@@ -86,7 +86,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add("--drafter", action="append", help="a drafter, may be repeated, or none (those suggested)")
     add("--intermediate", action="append", help="a model between drafter and target, or none (the one suggested)")
     add("--drafter-quant", choices=_WEIGHTS, help="weights of drafters (as the target)")
-    add("--block-size", type=int, help="weights that share a scale: 16 to 256 (128 where it divides every width)")
+    add("--block-size", type=int, help="weights that share a scale: 16 to 256 (32)")
     add("--quant-method", help="rtn, search or a calibrated one (search; calibrated if there is a text)")
     add("--calibration-text", type=Path, help="text that calibrated methods measure activations on")
     add("--random-weights", action="store_true", help="the model's shape without its weights, for timing")
