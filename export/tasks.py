@@ -17,8 +17,8 @@ from export.request import BITS, ExportRequest, Job, RequestError
 from export.sources import Model, describe_model
 from export.vocabulary import check_pair, read_vocabulary
 
-# By perplexity, with either kernels: on the text it was made for, stories260k has 4.94 in blocks of 32 and 5.09 in blocks
-# of 128, bitllama-3m 4.144 and 4.159 (tests/runtime/test_native_quality.py). It costs 9% more bytes.
+# By perplexity, with either kernels: on text they were made for, stories260k has 4.94 in blocks of 32, 5.09 in blocks
+# of 128, bitllama-3m 4.144 and 4.159 (tests/runtime/test_native_quality.py). They cost 9% more bytes.
 DEFAULT_BLOCK_SIZE = 32
 DEFAULT_METHOD, CALIBRATED_METHOD = "search", "gptq"
 # Methods by what they do with a calibration text: need one, can use one, or have no use for it.
