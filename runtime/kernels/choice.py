@@ -159,21 +159,23 @@ class Chooser:
         if self._wanted == "portable":
             return PORTABLE.description
         try:
-            return Native(_library_for(level), Path()).description
+            return Native(self._library_for(level), Path()).description
         except PocketspecError as error:
             return f"{PORTABLE.description}, since {error}"
 
     def _native(self, bundle: Path, manifest: Manifest, level: Level) -> Native:
         """The native kernels for ``level``, its weights packed; PocketspecError says why not."""
-        library = _library_for(level)
+        library = self._library_for(level)
         return Native(library, packed_graphs(bundle, manifest, level, self._progress, self._notify))
 
-
-def _library_for(level: Level) -> Library:
-    """The library, if ``level`` has a form for it; KernelsError says what is missing."""
-    if level.native is None:
-        raise KernelsError(_no_native_form(level))
-    return open_library()
+    def _library_for(self, level: Level) -> Library:
+        """The library, if ``level`` has a form for it; KernelsError says what is missing."""
+        if level.native is None:
+            raise KernelsError(_no_native_form(level))
+        library = open_library()
+        if self._wanted == "auto" and not library.is_fast:
+            raise KernelsError("native kernels have nothing faster than plain C++ for this processor")
+        return library
 
 
 def _graph_name(graphs: Mapping[str, str], name: str, kv_type: str) -> str:

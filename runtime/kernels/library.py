@@ -25,6 +25,8 @@ from runtime.record import device_key, forget, recall, user_folder
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+# The instruction set that is none: C++ for any processor.
+PLAIN = "portable"
 BUILD_COMMAND = "python -m runtime kernels --build"
 # The test takes a second; on a busy phone it may take many, and a test that hangs must not hang the user.
 _PATIENCE_SECONDS = 120
@@ -72,6 +74,14 @@ class Library:
     path: Path
     digest: str
     verdict: Verdict
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it has an instruction set of this processor; plain C++ takes 30 times as long as ONNX Runtime's own.
+
+        An instruction set that is forced passes for fast: whoever forces plain C++ wants to see it run.
+        """
+        return self.verdict.isa != PLAIN or _ISA_VARIABLE in os.environ
 
     def register(self, options: ort.SessionOptions, threads: int) -> None:
         """Makes the operators known to sessions with ``options``, whose operators run on ``threads`` threads."""

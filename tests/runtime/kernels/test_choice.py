@@ -209,3 +209,16 @@ def test_the_command_line_says_which_kernels_ran(
     assert capsys.readouterr().err == f"error: {reason}\n"
     assert main(["inspect", str(native_bundle)]) == 0
     assert f"  kernels: portable (ONNX Runtime's own), since {reason}\n" in capsys.readouterr().out
+
+
+def test_plain_cpp_runs_only_for_those_who_ask(native_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_plain() -> library.Library:
+        found = library.open_library()
+        return replace(found, verdict=replace(found.verdict, isa="portable"))
+
+    monkeypatch.setattr(choice, "open_library", open_plain)
+    engine, notes = open_engine(native_bundle)
+    assert kernels_of(engine) == ["portable", "portable"]
+    assert "nothing faster than plain C++ for this processor" in told(notes)[0]
+    engine, _ = open_engine(native_bundle, "native")
+    assert kernels_of(engine) == ["native", "native"]
