@@ -1,5 +1,7 @@
 // pocketspec::MatMulPanel: activations by a packed matrix, with what stands before and behind it in a layer.
+#include <atomic>
 #include <cstring>
+#include <mutex>
 
 #include "operators.h"
 #include "ranges.h"
@@ -105,8 +107,10 @@ class MatMulPanel {
   MatrixSpec spec_;
   float epsilon_ = 0;
   Activation activation_ = Activation::kNone;
-  // Read and checked at the first call, and again should the weights ever lie elsewhere.
-  const void* checked_ = nullptr;
+  // Read and checked at the first call, and again should the weights ever lie elsewhere; a session may run in several
+  // threads at once.
+  std::mutex reading_;
+  std::atomic<const void*> checked_{nullptr};
   PackedMatrix matrix_;
   const float *bias_ = nullptr, *gain_ = nullptr;
 };
@@ -132,6 +136,7 @@ Status MatMulPanel::check_vector(const char* what, const ort::Tensor& vector, in
 }
 
 Status MatMulPanel::read_constants(const OrtKernelContext* context) {
+  const std::lock_guard<std::mutex> lock(reading_);
   ort::Tensor codes, scales, zeros, bias, gain;
   POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 1, &codes));
   POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 2, &scales));
@@ -143,7 +148,7 @@ Status MatMulPanel::read_constants(const OrtKernelContext* context) {
   POCKETSPEC_RETURN_IF_ERROR(check_vector("gain", gain, spec_.k));
   bias_ = static_cast<const float*>(bias.data);
   gain_ = static_cast<const float*>(gain.data);
-  checked_ = codes.data;
+  checked_.store(codes.data, std::memory_order_release);
   return nullptr;
 }
 
@@ -152,7 +157,7 @@ Status MatMulPanel::compute(OrtKernelContext* context) {
   POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 0, &a));
   void* codes = nullptr;
   POCKETSPEC_RETURN_IF_ERROR(ort::input_data(context, 1, &codes));
-  if (codes != checked_) POCKETSPEC_RETURN_IF_ERROR(read_constants(context));
+  if (codes != checked_.load(std::memory_order_acquire)) POCKETSPEC_RETURN_IF_ERROR(read_constants(context));
   if (a.rank == 0 || a.dims[a.rank - 1] != spec_.k) {
     return ort::error(kInvalidArgument, "%s: the last axis of A has %lld elements, expected K = %lld", label_.text,
                       static_cast<long long>(a.rank ? a.dims[a.rank - 1] : 0), static_cast<long long>(spec_.k));
