@@ -80,8 +80,8 @@ class Portable:
         # A pattern would be kept for every length of the mask. It saves nothing here: within 1 MB of 35 with and
         # without, as is the arena, after 1,200 rows of prefill and 300 steps of a four-layer int4 graph.
         options.enable_mem_pattern = False
-        # Threads wait for work in a loop, which is fast, but they go on for 40 ms after a forward: those of a drafter would
-        # take the cores from the target's next step. Now they stop with the forward.
+        # Threads wait for work in a loop, which is fast, but they go on for 40 ms after a forward: those of a drafter
+        # would take the cores from the target's next step. Now they stop with the forward.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
