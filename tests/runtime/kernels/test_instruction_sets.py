@@ -8,6 +8,7 @@ this same program runs them natively). Those of ARM run under qemu's emulation o
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -17,11 +18,26 @@ from pathlib import Path
 
 import pytest
 
-from runtime.kernels.build import INSTRUCTION_SETS, SOURCES, build
+from runtime.kernels.build import INSTRUCTION_SETS, SOURCES, build, find_compiler
 
 CPUINFO = Path("/proc/cpuinfo")
 ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
+BARE_MACHINE = Path(__file__).with_name("bare_machine")
+# Without sound, which the library for it may not survive, and with a screen that nobody needs to look at.
+MACHINE = """
+megs: 512
+cpu: model={model}, count=1, ips=100000000
+ata0-master: type=cdrom, path={disk}, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev={folder}/serial.txt
+display_library: rfb, options="timeout=0"
+sound: driver=dummy, waveoutdrv=dummy, waveout=none, waveindrv=dummy, wavein=none, midioutdrv=dummy, midiout=none
+plugin_ctrl: speaker=0
+panic: action=fatal
+clock: sync=none
+log: {folder}/bochs.txt
+"""
 # Compiles as it is told, and keeps every object by the name of its source.
 KEEPER = """
 import shutil, subprocess, sys
@@ -133,6 +149,55 @@ def test_arm_gives_the_same_bits_as_this_processor(
 @pytest.mark.slow
 def test_the_objects_for_arm_offer_their_tables_and_no_code(arm: Made) -> None:
     check_symbols(arm.objects)
+
+
+def make_disk(folder: Path, program: Path) -> Path:
+    """A CD that boots into the program, without an operating system."""
+    kernel, disk = folder / "disk" / "boot" / "kernel", folder / "boot.iso"
+    (kernel.parent / "grub").mkdir(parents=True)
+    (kernel.parent / "grub" / "grub.cfg").write_text("set timeout=0\nmultiboot /boot/kernel\nboot\n")
+    flags = ("-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-fno-pic", "-fno-stack-protector")
+    source = BARE_MACHINE
+    commands: list[list[str | Path]] = [
+        ["gcc", f'-DPROGRAM="{program}"', "-c", source / "start.S", "-o", folder / "start.o"],
+        ["gcc", *flags, "-mgeneral-regs-only", "-c", source / "machine.c", "-o", folder / "machine.o"],
+        ["ld", "-T", source / "machine.ld", folder / "start.o", folder / "machine.o", "-o", folder / "kernel"],
+        ["objcopy", "-O", "elf32-i386", folder / "kernel", kernel],
+        ["grub-mkrescue", "-o", disk, folder / "disk"],
+    ]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return disk
+
+
+@pytest.mark.slow
+def test_avx512vnni_gives_the_same_bits_on_an_emulated_processor(
+    compiler: str, report: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    """The real instructions, the line of assembler too, as Bochs understands them: on its Tiger Lake.
+
+    Bochs 3 has processors with AVX-VNNI as well; POCKETSPEC_BOCHS_MODEL=sapphire_rapids tries one.
+    """
+    missing = [tool for tool in ("bochs", "gcc", "ld", "objcopy", "grub-mkrescue", "xorriso") if not shutil.which(tool)]
+    if missing or find_compiler().machine != "x86_64":
+        pytest.skip(f"needs an x86-64 Linux with {', '.join(missing)}")
+    model = os.environ.get("POCKETSPEC_BOCHS_MODEL", "tigerlake")
+    made = make(tmp_path, compiler, "-static", "-no-pie")
+    machine = MACHINE.format(model=model, disk=make_disk(tmp_path, made.program), folder=tmp_path)
+    (tmp_path / "machine.txt").write_text(machine)
+    # A Bochs with a debugger waits to be told to continue.
+    done = subprocess.run(
+        ["bochs", "-q", "-f", tmp_path / "machine.txt"], input="c\n", capture_output=True, text=True, timeout=1800
+    )
+    serial = tmp_path / "serial.txt"
+    if not serial.is_file():
+        pytest.skip(f"this Bochs does not start: {done.stdout[-300:]}")
+    lines = serial.read_text().splitlines()
+    assert lines[-1] == "exit 0", lines
+    native = {name: checksum for name, how, checksum in map(str.split, lines[:-1]) if how == "native"}
+    expected = {"portable", "avx2", "avx512vnni"} | ({"avxvnni"} if model == "sapphire_rapids" else set())
+    assert native == dict.fromkeys(expected, report["native"]["portable"])
 
 
 @pytest.mark.slow
