@@ -44,7 +44,7 @@ def replaced(path: Path, old: bytes, new: bytes) -> None:
     ("damage", "message"),
     [
         (lambda path: os.truncate(path, 5000), "has 5,000 bytes instead of"),
-        (lambda path: os.truncate(path, 50), "is no packed file"),
+        (lambda path: os.truncate(path, 50), "has 50 bytes instead of"),
         (lambda path: path.write_bytes(b"\xff" * 9000), "is no packed file"),
         (lambda path: replaced(path, b'"layout": 1', b'"layout": 9'), "has layout version 9, this version reads 1"),
         (lambda path: replaced(path, b'"source": "', b'"source": "x'), "is of other weights"),

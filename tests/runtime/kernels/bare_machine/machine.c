@@ -39,6 +39,8 @@ static void clear(uint64_t from, uint64_t to) {
 
 __attribute__((noreturn)) static void end(uint64_t code) {
   print(code ? "exit 1\n" : "exit 0\n", 7);
+  while (!(in(kSerial + 5) & 0x40)) {  // until the last byte is out
+  }
   for (const char* word = "Shutdown"; *word; ++word) out(kShutdown, (uint8_t)*word);
   for (;;) __asm__ volatile("cli; hlt");
 }
