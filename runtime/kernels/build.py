@@ -63,8 +63,8 @@ INSTRUCTION_SETS = (
     ),
     InstructionSet("avxvnni", "x86_64", (*_AVX2, "-mavxvnni"), ("avx2", "fma", "f16c", "avx_vnni")),
     InstructionSet("avx2", "x86_64", _AVX2, ("avx2", "fma", "f16c")),
-    InstructionSet("neon_i8mm", "aarch64", ("-march=armv8.2-a+dotprod+fp16+i8mm",), ("asimddp", "asimdhp", "i8mm")),
-    InstructionSet("neon_dot", "aarch64", ("-march=armv8.2-a+dotprod+fp16",), ("asimddp", "asimdhp")),
+    InstructionSet("neon_i8mm", "aarch64", ("-march=armv8.2-a+dotprod+i8mm",), ("asimddp", "i8mm")),
+    InstructionSet("neon_dot", "aarch64", ("-march=armv8.2-a+dotprod",), ("asimddp",)),
     InstructionSet("portable", None, (), ()),
 )
 
