@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 SCHEMA = 2  # 2: levels have a native form
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files, on first use where it is missing: never listed or hashed
+PACKING_TABLE_NAME = "native.json"  # how it is made
 
 Role = Literal["target", "intermediate", "drafter"]
 

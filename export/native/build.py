@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import PassManager
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
-from export.manifest import PACKED_FILE_NAME, NativeForm, sha256_of
+from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, NativeForm, sha256_of
 from export.native.attention import CacheAttention
 from export.native.caches import kv_types, with_kv_type
 from export.native.gates import FuseGates
@@ -19,8 +19,6 @@ from export.native.panels import place_weights
 from export.native.products import PanelGathers, PanelProducts
 from export.passes import CONTRIB
 from export.tidy import find_nodes
-
-TABLE = "native.json"
 
 
 def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
@@ -41,8 +39,8 @@ def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
     graphs = {kv_type: "native.onnx" if kv_type == "fp32" else f"native-{kv_type}.onnx" for kv_type in kv_types(model)}
     for kv_type, name in graphs.items():
         ir.save(with_kv_type(model, kv_type), folder / name)
-    (folder / TABLE).write_text(dump_table(table), encoding="utf-8")
-    return NativeForm(graphs, TABLE, PACKED_FILE_NAME, table.size, LAYOUT_VERSION)
+    (folder / PACKING_TABLE_NAME).write_text(dump_table(table), encoding="utf-8")
+    return NativeForm(graphs, PACKING_TABLE_NAME, PACKED_FILE_NAME, table.size, LAYOUT_VERSION)
 
 
 def pack_native(folder: Path, graph: str = "model.onnx", report: Callable[[int], None] = lambda count: None) -> Path:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import PACKED_FILE_NAME, PocketspecError
+from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, PocketspecError
 from runtime.kernels.layout import (
     LAYOUT_VERSION,
     PAGE,
@@ -38,7 +38,6 @@ from runtime.kernels.layout import (
 )
 from runtime.kernels.table import Matrix, Table, read_table
 
-TABLE = "native.json"
 MAGIC = "pocketspec native data"
 _SLAB_BYTES = 2 << 20  # of codes, read and written at a time
 _TILE_BYTES = 128 << 10  # of codes, laid out at a time: 3 x slower where it does not fit the cache
@@ -63,7 +62,7 @@ def pack(
     ``output`` None means ``folder``. ``source_hash``: SHA-256 of the weights, as the manifest has it. ``report`` is
     told the bytes written since its last call. Raises PackingError, and leaves nothing half-written.
     """
-    table, table_hash = read_table(folder / TABLE)
+    table, table_hash = read_table(folder / PACKING_TABLE_NAME)
     path = (output or folder) / PACKED_FILE_NAME
     part = path.with_name(f"{PACKED_FILE_NAME}.{os.getpid()}-{threading.get_ident()}.part")
     _check_source(folder / table.source, table)

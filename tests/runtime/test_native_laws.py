@@ -13,7 +13,7 @@ from memory.plan import Request, make_plan
 from runtime.devices import any_width
 from runtime.engine import Engine
 from runtime.kernels.choice import Chooser, Kernels
-from runtime.kernels.library import KernelsError, open_library
+from runtime.kernels.library import library_path, open_library
 from runtime.model import OrtModel
 from runtime.sampling import SamplingParams
 from runtime.speculation import PLAIN, Speculation
@@ -27,10 +27,9 @@ Logits = npt.NDArray[np.float32]
 
 @pytest.fixture(scope="module", autouse=True)
 def _library() -> None:
-    try:
-        open_library()
-    except KernelsError as error:
-        pytest.skip(str(error))
+    if not library_path().is_file():
+        pytest.skip("the native kernels are not built")
+    open_library()  # one that fails its self-test must not pass for one that is not there
 
 
 def open_native(bundle: Path, threads: int) -> OrtModel:
