@@ -15,6 +15,7 @@ from pathlib import Path
 import tokenizers
 
 from export.manifest import PocketspecError
+from runtime.heap import give_back
 from runtime.template import ChatTemplate, Message, read_chat_template
 
 # What a decoder puts in place of bytes that are no character, or not one yet.
@@ -46,6 +47,7 @@ class Tokenizer:
             raise TokenizerError(f"{path} is not a tokenizer ({' '.join(str(error).split())})") from None
         inner.no_truncation()
         inner.no_padding()
+        give_back()  # parsing leaves as much behind as it keeps
         return cls(inner, read_chat_template(folder))
 
     @property
