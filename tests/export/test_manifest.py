@@ -13,6 +13,7 @@ from export.manifest import (
     SCHEMA,
     Check,
     FileEntry,
+    KvEffect,
     Level,
     Manifest,
     ManifestError,
@@ -40,6 +41,9 @@ TARGET = Level(
     graphs={"fp32": "model.onnx"},
     weight_bytes=1000,
     check=Check("text", 10, 0.1, 0.01, 0.99, 5.0, 5.1),
+    kv_effects={"fp16": KvEffect(1.1, 64, "portable", 1.0), "int8": KvEffect(2.0, 64, "native")},
+    agreement=0.5,
+    sparse_bytes=100,
 )
 MANIFEST = Manifest("tiny", (TARGET,), {"model.onnx": FileEntry(3, "0" * 64)}, {"onnx": "1"})
 
@@ -51,6 +55,16 @@ def _parse_changed(**changes: Any) -> Manifest:
 
 def test_what_is_written_is_read_back() -> None:
     assert parse_manifest(dump_manifest(MANIFEST), "m.json") == MANIFEST
+
+
+@pytest.mark.parametrize(("schema", "newer"), [(1, 4), (2, 3)])
+def test_older_schemas_are_read_and_lack_only_what_came_later(schema: int, newer: int) -> None:
+    later = ["native", "kv_effects", "agreement", "sparse_bytes"][-newer:]
+    data = json.loads(dump_manifest(MANIFEST)) | {"schema": schema}
+    for name in later:
+        del data["levels"][0][name]
+    level = parse_manifest(json.dumps(data), "m.json").target
+    assert level == replace(TARGET, native=None, kv_effects={}, agreement=None, sparse_bytes=0)
 
 
 def test_order_of_keys_does_not_matter() -> None:
@@ -70,6 +84,10 @@ def test_order_of_keys_does_not_matter() -> None:
         ({"name": 3}, "m.json: field name has the value 3, expected <class 'str'>"),
         ({"colour": "red"}, "m.json: unknown field .colour"),
         ({"files": {"a": {"bytes": 1}}}, "m.json: files.a lacks one of sha256"),
+        (
+            {"levels": [json.loads(dump_manifest(MANIFEST))["levels"][0] | {"kv_effects": {"int8": {"luck": 1}}}]},
+            "m.json: unknown field levels[0].kv_effects.int8.luck",
+        ),
         ({"files": {"a": 1}}, "m.json: field files.a must be an object"),
     ],
 )
