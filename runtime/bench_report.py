@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import Level, Manifest
+from memory.meter import Memory
 from memory.plan import Plan
 from runtime.bench import Run, Spread, Start, spread
-from runtime.stats import Memory
 
 _MIB = 2**20
 

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from export.manifest import Level, Manifest, verify_files
+from memory.meter import read_memory
 from memory.plan import Plan, Request, make_plan
 from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
@@ -33,7 +34,7 @@ from runtime.model import OrtModel
 from runtime.record import check_files, device_folder, device_key, recall
 from runtime.sampling import SamplingParams
 from runtime.speculation import NONE, Speculation, Speculator
-from runtime.stats import GenerationStats, read_memory
+from runtime.stats import GenerationStats
 from runtime.stop import StopRule as TextStopRule
 from runtime.stop import StopText
 from runtime.template import Message

@@ -8,33 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from memory.meter import Memory
 
 if TYPE_CHECKING:
     from runtime.decode import Step
 
-_STATUS = Path("/proc/self/status")
 _MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Resident bytes of this process: anonymous ones, which only it can give back, and pages of mapped files."""
-
-    anonymous_bytes: int
-    file_bytes: int
-
-
-def read_memory() -> Memory | None:
-    """The process's memory now; None where the system does not tell the two kinds apart (only Linux does)."""
-    if not _STATUS.is_file():
-        return None
-    pairs = (line.split(":") for line in _STATUS.read_text().splitlines() if line.startswith("Rss"))
-    kib = {name: int(value.split()[0]) for name, value in pairs}
-    if not {"RssAnon", "RssFile"} <= set(kib):
-        return None
-    return Memory(kib["RssAnon"] * 1024, (kib["RssFile"] + kib.get("RssShmem", 0)) * 1024)
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, then prints the table."""
+    from memory.meter import read_memory
     from runtime.bench import Bench, measure_rows, references
     from runtime.bench_report import Report
-    from runtime.stats import read_memory
 
     _check(options)
     contenders = _contenders(options)

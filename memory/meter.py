@@ -1,0 +1,132 @@
+"""What a process really uses, to hold the formulas to account: resident bytes, their peaks by phase, files by name.
+
+Anonymous bytes are what only the process itself can give back; pages of mapped files the system may drop and read
+again. Only Linux tells the two apart: elsewhere every function here gives None, and a meter records no phase.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of one process: anonymous ones, and pages of mapped files (shared memory counts as a file)."""
+
+    anonymous_bytes: int
+    file_bytes: int
+
+
+def read_memory(pid: int | None = None) -> Memory | None:
+    """The memory of process ``pid`` now, None meaning this one.
+
+    None where the system does not tell the two kinds apart, or the process is gone. The system counts in batches per
+    processor, so that a figure can be off by some 100 KiB.
+    """
+    try:
+        _, resident, shared, *_ = (_folder(pid) / "statm").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return Memory((int(resident) - int(shared)) * mmap.PAGESIZE, int(shared) * mmap.PAGESIZE)
+
+
+def read_mapped_files(pid: int | None = None) -> Mapping[str, int] | None:
+    """Resident bytes of every file that process ``pid`` maps, by path, without the pages it has written to privately.
+
+    Counted page by page, which takes milliseconds for every GB. None as for ``read_memory``.
+    """
+    try:
+        lines = (_folder(pid) / "smaps").read_text().splitlines()
+    except OSError:
+        return None
+    files: defaultdict[str, int] = defaultdict(int)
+    path = ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "Rss":
+            files[path] += int(value.split()[0]) * 1024
+        elif name == "Anonymous":
+            files[path] -= int(value.split()[0]) * 1024
+        elif "-" in line.split(" ", 1)[0]:
+            fields = line.split(maxsplit=5)
+            path = fields[5] if len(fields) == 6 else ""
+    return {path: count for path, count in files.items() if path.startswith("/")}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a process used while something went on. ``peak`` has the highest of each kind, met at different times."""
+
+    name: str
+    before: Memory
+    peak: Memory
+    after: Memory
+
+
+class PeakMeter:
+    """Watches process ``pid`` (None: this one) from a thread while phases go on; ``phases`` are those that ended.
+
+    A peak that lasts less than ``interval_seconds`` can be missed, and in this very process one under which Python's
+    lock is held all the time.
+
+    >>> with PeakMeter() as meter:
+    ...     with meter.phase("open"):
+    ...         ballast = bytearray(100_000_000)
+    """
+
+    def __init__(self, pid: int | None = None, interval_seconds: float = 0.001) -> None:
+        self._pid, self._interval = pid, interval_seconds
+        self._peak = Memory(0, 0)
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory-meter", daemon=True)
+        self.phases: list[Phase] = []
+
+    def __enter__(self) -> PeakMeter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Records what is used until the block ends, also when it ends with an error. Phases do not nest."""
+        self._peak = Memory(0, 0)
+        before = self._sample()
+        try:
+            yield
+        finally:
+            after = self._sample()
+            if before is not None and after is not None:
+                self.phases.append(Phase(name, before, self._peak, after))
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._interval):
+            self._sample()
+
+    def _sample(self) -> Memory | None:
+        now = read_memory(self._pid)
+        if now is not None:
+            with self._lock:
+                peak = self._peak
+                self._peak = Memory(
+                    max(peak.anonymous_bytes, now.anonymous_bytes), max(peak.file_bytes, now.file_bytes)
+                )
+        return now
+
+
+def _folder(pid: int | None) -> Path:
+    return _PROC / ("self" if pid is None else str(pid))
