@@ -201,7 +201,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise ManifestError(
             f"{where} has schema {data['schema']}, this version reads up to {SCHEMA}; update pocketspec"
         )
-    manifest: Manifest = _build(Manifest, data, where, "")
+    manifest: Manifest = build_record(Manifest, data, where)
     if sum(level.role == "target" for level in manifest.levels) != 1:
         raise ManifestError(f"{where} must describe exactly one target")
     return manifest
@@ -240,6 +240,11 @@ def write_manifest(bundle: Path, manifest: Manifest) -> None:
     part = bundle / (FILE_NAME + ".part")
     part.write_text(dump_manifest(manifest), encoding="utf-8")
     os.replace(part, bundle / FILE_NAME)
+
+
+def build_record(kind: Any, data: Any, where: str) -> Any:
+    """``data`` (parsed JSON) as an instance of the dataclass ``kind``; ManifestError names ``where`` and the field."""
+    return _build(kind, data, where, "")
 
 
 def _build(kind: Any, value: Any, where: str, path: str) -> Any:
