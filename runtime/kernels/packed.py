@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from export.manifest import Level, Manifest, PocketspecError
+from runtime.kernels.disk import PackingError, make_in_first
 from runtime.kernels.layout import LAYOUT_VERSION, PAGE
-from runtime.kernels.packing import MAGIC, PackingError, make_header, pack
+from runtime.kernels.packing import MAGIC, make_header, pack
 from runtime.kernels.table import read_table
 from runtime.record import user_folder
 
@@ -66,7 +67,13 @@ def packed_graphs(
         if (place / native.data).exists():
             notify(f"{place / native.data} {fault}: the weights are packed again")
     with progress(f"packing the weights of {level.name} for the native kernels, once", table.size) as advance:
-        return _pack_somewhere(folder, places, graphs, lambda place: pack(folder, source_hash, place, advance))
+
+        def pack_into(place: Path) -> None:
+            if place != folder:
+                _copy_graphs(folder, place, graphs)
+            pack(folder, source_hash, place, advance)
+
+        return make_in_first(places, pack_into)
 
 
 def find_fault(path: Path, header: bytes) -> str | None:
@@ -94,22 +101,6 @@ def _user_place(header: bytes, graph_hashes: Iterable[str]) -> Path:
     """A folder of the user for these weights in this layout with these graphs, wherever the bundle lies."""
     key = hashlib.sha256(header + "".join(graph_hashes).encode()).hexdigest()
     return user_folder() / "packed" / f"{LAYOUT_VERSION}-{key[:16]}"
-
-
-def _pack_somewhere(
-    folder: Path, places: Iterable[Path], graphs: Iterable[str], pack_into: Callable[[Path], Path]
-) -> Path:
-    """The first of ``places`` that takes the packed file; PackingError says why the first one did not."""
-    errors: list[PackingError] = []
-    for place in places:
-        try:
-            if place != folder:
-                _copy_graphs(folder, place, graphs)
-            pack_into(place)
-            return place
-        except PackingError as error:
-            errors.append(error)
-    raise errors[0]
 
 
 def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:

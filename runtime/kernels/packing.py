@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, PocketspecError
+from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME
+from runtime.kernels.disk import PackingError, check_space, clear_abandoned, explain, put_in_place
 from runtime.kernels.layout import (
     LAYOUT_VERSION,
     PAGE,
@@ -41,13 +40,9 @@ from runtime.kernels.table import Matrix, Table, read_table
 MAGIC = "pocketspec native data"
 _SLAB_BYTES = 2 << 20  # of codes, read and written at a time
 _TILE_BYTES = 128 << 10  # of codes, laid out at a time: 3 x slower where it does not fit the cache
-_ABANDONED_SECONDS = 3600  # a part that nobody wrote to for so long belongs to a process that was killed
+_OTHERWISE = "use --kernels portable"
 
 _Piece = tuple[int, npt.NDArray[Any]]  # a position of the packed file, and what lies there
-
-
-class PackingError(PocketspecError, OSError):
-    """A packed file that cannot be made: no space, no permission, or a source that is not what the table says."""
 
 
 def pack(
@@ -67,8 +62,8 @@ def pack(
     part = path.with_name(f"{PACKED_FILE_NAME}.{os.getpid()}-{threading.get_ident()}.part")
     _check_source(folder / table.source, table)
     try:
-        _clear_abandoned(path)
-        _check_space(path, table.size)
+        clear_abandoned(path.parent, f"{PACKED_FILE_NAME}.*.part")
+        check_space(path.parent, table.size)
         with (folder / table.source).open("rb", buffering=0) as source, part.open("wb", buffering=0) as target:
             _write(target, 0, make_header(source_hash, table_hash, table.size))
             for position, array in _pieces(source, table, threads):
@@ -76,9 +71,9 @@ def pack(
                 report(array.nbytes)
             target.truncate(table.size)
             os.fsync(target.fileno())
-        _put_in_place(part, path)
+        put_in_place(part, path)
     except OSError as error:
-        raise _explained(error, path, table.size) from error
+        raise explain(error, path, table.size, _OTHERWISE) from error
     finally:
         with suppress(OSError):
             part.unlink()
@@ -189,40 +184,8 @@ def _write(target: BinaryIO, position: int, data: bytes | memoryview) -> None:
         view = view[target.write(view) :]
 
 
-def _put_in_place(part: Path, path: Path) -> None:
-    """Renames; where the system does not replace a file in use, one that another process just made is as good."""
-    try:
-        os.replace(part, path)
-    except PermissionError:
-        with part.open("rb") as ours, path.open("rb") as theirs:
-            same = ours.read(PAGE) == theirs.read(PAGE) and part.stat().st_size == path.stat().st_size
-        if not same:
-            raise
-
-
-def _clear_abandoned(path: Path) -> None:
-    for part in path.parent.glob(f"{PACKED_FILE_NAME}.*.part"):
-        if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
-            part.unlink(missing_ok=True)
-
-
 def _check_source(path: Path, table: Table) -> None:
     size = path.stat().st_size if path.is_file() else None
     if size != table.source_size:
         seen = "is missing" if size is None else f"has {size:,} bytes, its packing table says {table.source_size:,}"
         raise PackingError(f"{path} {seen}; export the bundle again")
-
-
-def _check_space(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"{free:,} bytes are free")
-
-
-def _explained(error: OSError, path: Path, needed: int) -> PackingError:
-    if error.errno == errno.ENOSPC:
-        return PackingError(
-            f"{path} needs {needed:,} bytes and its disk is full ({error.strerror}); free space, or set"
-            " POCKETSPEC_CACHE to a folder on another disk, or use --kernels portable",
-        )
-    return PackingError(f"{path} cannot be written ({error.strerror}); use --kernels portable")

@@ -13,8 +13,8 @@ import pytest
 
 from export.manifest import NativeForm
 from runtime.kernels import packing
+from runtime.kernels.disk import PackingError
 from runtime.kernels.packed import OtherLayoutError, packed_graphs
-from runtime.kernels.packing import PackingError
 from tests.runtime.kernels.packable import write_bundle
 
 
@@ -76,11 +76,11 @@ def test_other_weights_in_the_same_place_are_packed_again(bundle: Path) -> None:
 def read_only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
     """No packed file can be begun in the folders (which a superuser's permissions would allow)."""
 
-    def refuse(path: Path) -> None:
-        if path.parent in folders:
+    def refuse(folder: Path, pattern: str) -> None:
+        if folder in folders:
             raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(packing, "_clear_abandoned", refuse)
+    monkeypatch.setattr(packing, "clear_abandoned", refuse)
 
 
 def test_a_bundle_that_cannot_be_written_is_packed_into_the_users_folder(

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from runtime.kernels import packing
+from runtime.kernels.disk import PackingError
 from runtime.kernels.layout import portable_rows, unpack_codes, unpack_scales, unpack_zero_points
-from runtime.kernels.packing import PackingError, pack
+from runtime.kernels.packing import pack
 from runtime.kernels.table import Matrix, Table, TableError, read_table
 from tests.runtime.kernels.packable import VECTOR, make_sources, write_bundle
 
