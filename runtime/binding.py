@@ -117,7 +117,7 @@ class Binding:
         tree: bool,
     ) -> None:
         self.io = session.io_binding()
-        self.logits = buffers.logits[: logits_rows * signature.vocab_size].reshape(logits_rows, -1)
+        self.logits = buffers.logits[: logits_rows * signature.vocab_size].reshape(logits_rows, signature.vocab_size)
         self._ids, self._positions = buffers.ids[:width], buffers.positions[:width]
         self._offsets, self._mask, self._bias = buffers.offsets[:width], buffers.mask, buffers.bias
         self._width, self._tree = width, tree

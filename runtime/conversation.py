@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from runtime.engine import Engine, TextChunk
+from runtime.history import History
+from runtime.outgrow import make_policy
 from runtime.template import Message
 
 
 class Conversation:
-    """The messages so far, and the next answer. ``settings`` are those of ``Engine.generate``."""
+    """The messages so far, and the next answer. ``settings`` are those of ``Engine.generate``.
 
-    def __init__(self, engine: Engine, system: str | None = None, **settings: Any) -> None:
+    ``when_full`` says what happens when the conversation outgrows the engine's context: "stop", "drop" (the oldest
+    turns leave ``messages``) or "slide" (a window; see ``outgrow``). ``notify`` is told when it does, in one line.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        system: str | None = None,
+        when_full: str = "stop",
+        notify: Callable[[str], None] = lambda line: None,
+        **settings: Any,
+    ) -> None:
         self._engine, self._settings = engine, settings
+        self._history = History(engine.tokenizer)
+        self._policy = make_policy(when_full, engine.tokenizer, self._history, notify)
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
 
     def say(self, text: str) -> Generator[TextChunk, None, None]:
-        """Answers ``text`` chunk by chunk. An answer that is cancelled stays in the conversation as far as it came."""
+        """Answers ``text`` chunk by chunk. An answer that is cancelled stays in the conversation as far as it came.
+
+        What was read and said before is not computed again, unless the template changes it or turns were dropped.
+        ContextFullError if the conversation cannot go on.
+        """
         messages = [*self.messages, {"role": "user", "content": text}]
-        answer = self._engine.generate(messages, **self._settings)
+        tokens = self._policy.prompt(messages, self._engine.capacity)
+        answer = self._engine.generate(tokens, when_full=self._policy.refit, **self._settings)
         return self._record(messages, answer)
 
     def _record(
         self, messages: list[Message], answer: Generator[TextChunk, None, None]
     ) -> Generator[TextChunk, None, None]:
         pieces: list[str] = []
+        tokens: list[int] = []
+        ended = False
         try:
             for chunk in answer:
                 pieces.append(chunk.text)
+                tokens += chunk.step.tokens
+                ended = chunk.step.finish == "eos"
                 yield chunk
         finally:
             answer.close()
             if pieces:
-                self.messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
+                shown = "".join(pieces)
+                self._history.add_answer(tokens, shown, ended)
+                self.messages = [*messages, {"role": "assistant", "content": shown}]

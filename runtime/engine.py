@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-from export.manifest import Level, Manifest, verify_files
+from export.manifest import Level, Manifest, PocketspecError, verify_files
 from memory.meter import read_memory
 from memory.plan import Plan, Request, make_plan
 from runtime.cache import ContextFullError
@@ -31,6 +31,7 @@ from runtime.kernels.choice import Chooser, Kernels, Wanted
 from runtime.kernels.packed import Progress, no_progress
 from runtime.kernels.warming import Warmer
 from runtime.model import OrtModel
+from runtime.outgrow import Refit, go_on, sliding_text
 from runtime.record import check_files, device_folder, device_key, recall
 from runtime.sampling import SamplingParams
 from runtime.speculation import NONE, Speculation, Speculator
@@ -132,6 +133,11 @@ class Engine:
         """Makes a drafter of the caller's own known by its name, for ``Speculation(drafter=NAME)``."""
         self._speculator.add(drafter)
 
+    @property
+    def capacity(self) -> int:
+        """The most tokens of prompt and answer together."""
+        return self._context.capacity
+
     def is_exact(self, speculation: Speculation) -> bool:
         """Whether answers equal those of plain decoding bit for bit on this device, and not only up to near ties."""
         widths = self.target.widths
@@ -158,13 +164,19 @@ class Engine:
         raw: bool = False,
         ignore_eos: bool = False,
         speculation: Speculation | None = None,
+        when_full: Literal["stop", "slide"] | Refit = "stop",
     ) -> Generator[TextChunk, None, None]:
         """Answers ``prompt`` chunk by chunk; the chunks' texts put together are the answer.
 
-        Without ``max_new_tokens`` an answer may fill the context. A text that is not answered but continued (``raw``,
-        or no chat template) keeps its spacing at the seam. A running answer ends when another begins.
+        Without ``max_new_tokens`` an answer may fill the context. Then it ends, or goes on with the first four tokens
+        and the latest ("slide"), or with what a function of the caller's own keeps (``outgrow.Refit``). A text that is
+        not answered but continued (``raw``, or no chat template) keeps its spacing at the seam. A running answer ends
+        when another begins.
         """
         tokens = self.encode(prompt, raw=raw)
+        refit = _make_refit(when_full)
+        if refit is not None and len(tokens) >= self.capacity:
+            tokens = refit(tokens, self.capacity) or tokens
         chat = not raw and self.tokenizer.template is not None
         before = () if chat else tokens
         eos = () if ignore_eos else self.manifest.target.vocabulary.eos_token_ids
@@ -174,7 +186,7 @@ class Engine:
             max_new_tokens=max_new_tokens,
             stream=TextStream(self.tokenizer, before) if stop else None,
         )
-        steps = self.steps(tokens, stop=rule, sampling=sampling, speculation=speculation)
+        steps = self.steps(tokens, stop=rule, sampling=sampling, speculation=speculation, refit=refit)
         stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
         return self._chunks(steps, stats, TextStream(self.tokenizer, before), StopText(stop))
 
@@ -185,18 +197,25 @@ class Engine:
         stop: StopRule,
         sampling: SamplingParams | None = None,
         speculation: Speculation | None = None,
+        refit: Refit | None = None,
     ) -> Generator[Step, None, None]:
-        """Continues ``tokens`` step by step: the loop without text. A running answer ends when another begins."""
+        """Continues ``tokens`` step by step: the loop without text. A running answer ends when another begins.
+
+        ``refit`` says what of them is kept when the context is full; None: the answer ends.
+        """
         self.close()
         sampling = sampling or SamplingParams()
         strategy = self._speculator.strategy(speculation or Speculation(), sampling)
         _refuse_long(len(tokens), self._context.capacity)
-        self._context.truncate(0)
-        self._context.append(tokens)
-        self._context.sampling = sampling
-        self._answer = decode(
-            self.target, self._context, strategy.drafters, strategy.scheduler, strategy.verifier, stop
-        )
+        context = self._context
+        context.sampling = sampling
+
+        def start(tokens: Sequence[int], stop: StopRule) -> Generator[Step, None, None]:
+            context.truncate(0)
+            context.append(tokens)
+            return decode(self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop)
+
+        self._answer = start(tokens, stop) if refit is None else go_on(start, tokens, stop, context, refit)
         return self._answer
 
     @staticmethod
@@ -254,6 +273,14 @@ class _Levels:
             return OrtModel.open(self.bundle, level, planned, threads, chunk, widths, kernels)
 
         return self.chooser.open(self.bundle, self.manifest, level, make)
+
+
+def _make_refit(when_full: str | Refit) -> Refit | None:
+    if callable(when_full):
+        return when_full
+    if when_full not in ("stop", "slide"):
+        raise PocketspecError(f"no policy {when_full!r} for a text that fills its context; there are: stop, slide")
+    return sliding_text(lambda line: None) if when_full == "slide" else None
 
 
 def _refuse_long(num_tokens: int, capacity: int) -> None:

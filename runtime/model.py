@@ -1,7 +1,7 @@
 """One model on ONNX Runtime: a session, its KV cache, and one way to run rows through it.
 
-Every buffer is allocated when the model is opened, and nothing larger than a step's few integers afterwards. Past and
-present are the same memory, so the graph copies nothing and rollback moves a length.
+Every buffer is allocated when the model is opened or resized, and nothing larger than a step's few integers afterwards.
+Past and present are the same memory, so the graph copies nothing and rollback moves a length.
 
 Graphs as ``export`` writes them take ``tree_bias`` and ``logits_from``. Graphs without them, as other builders write
 them, work as well: drafts are chains then, and every row has its logits.
@@ -82,6 +82,8 @@ class OrtModel:
         widths: SafeWidths | None = None,
         kv_shape: tuple[int, int] | None = None,
         kernels: Kernels = PORTABLE,
+        first_rows: int | None = None,
+        growth: int = 0,
     ) -> None:
         self._session = session
         self.kernels = kernels
@@ -90,11 +92,8 @@ class OrtModel:
         self.max_rows = max_rows
         self.vocab_size = self._signature.vocab_size
         self.takes_trees = self._signature.takes_trees
-        self.cache = KVCache(self._signature.kv_shapes, self._signature.kv_types, capacity)
-        # Without logits_from every row of a chunk has logits, and the plan has max_rows of them.
-        self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, max_rows)
-        self._buffers = Buffers(self._signature, self.cache, max(self._chunk, max_rows), max_rows)
-        self._bindings: dict[tuple[int, int, bool], Binding] = {}
+        self.cache = KVCache(self._signature.kv_shapes, self._signature.kv_types, capacity, first_rows, growth)
+        self._make_buffers(prefill_chunk)
         # Spent inside ONNX Runtime so far; what a step takes beyond it is ours.
         self.session_seconds = 0.0
 
@@ -108,14 +107,34 @@ class OrtModel:
         prefill_chunk: int,
         widths: SafeWidths | None = None,
         kernels: Kernels = PORTABLE,
+        first_rows: int | None = None,
+        growth: int = 0,
     ) -> OrtModel:
         """Opens the graph of ``level`` that has the planned KV type; UnsupportedModelError says why it cannot.
 
         ``threads`` work on one operator, None leaves the number to ONNX Runtime. ``widths`` None means even ones.
+        ``first_rows`` and ``growth`` are those of the ``KVCache``.
         """
         session = open_session(kernels.graph(bundle / level.folder, level, plan.kv_type), threads, kernels)
         kv_shape = (level.shape.kv_heads, level.shape.head_size)
-        return cls(session, plan.capacity, plan.max_rows, prefill_chunk, widths, kv_shape, kernels)
+        return cls(session, plan.capacity, plan.max_rows, prefill_chunk, widths, kv_shape, kernels, first_rows, growth)
+
+    def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:
+        """Other sizes for the same session, rows held in the cache kept; ContextFullError if they do not fit.
+
+        Buffers are allocated anew, the old ones freed before. ``widths`` stay: more rows than they know are not run.
+        """
+        self.cache.resize(capacity)
+        self.max_rows = max_rows
+        self._bindings.clear()
+        del self._buffers
+        self._make_buffers(prefill_chunk)
+
+    def _make_buffers(self, prefill_chunk: int) -> None:
+        # Without logits_from every row of a chunk has logits, and the plan has max_rows of them.
+        self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, self.max_rows)
+        self._buffers = Buffers(self._signature, self.cache, max(self._chunk, self.max_rows), self.max_rows)
+        self._bindings: dict[tuple[int, int, bool], Binding] = {}
 
     def padded(self, rows: int) -> int:
         """See ``Model``."""
@@ -137,11 +156,11 @@ class OrtModel:
         return Output(binding.logits[logits_from - first : rows - first].astype(np.float32, copy=False))
 
     def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
-        """See ``Model``. In chunks as planned, with as few rows of logits as the graph allows."""
+        """See ``Model``. In chunks as planned, and without logits if the graph can leave them out."""
         self.cache.require(len(tokens))
         for start in range(0, len(tokens), self._chunk):
             chunk = tokens[start : start + self._chunk]
-            binding = self._binding(len(chunk), 1 if self._signature.limits_logits else len(chunk), tree=False)
+            binding = self._binding(len(chunk), 0 if self._signature.limits_logits else len(chunk), tree=False)
             binding.fill(chunk, None, self.cache.length)
             self._run(binding)
             self.cache.append(chunk)

@@ -21,6 +21,8 @@ from runtime.template import ChatTemplate, Message, read_chat_template
 # What a decoder puts in place of bytes that are no character, or not one yet.
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _NEWLINE = 10
+# Text that merges with little of what may follow it.
+_FRONT = "x"
 
 
 class TokenizerError(PocketspecError, ValueError):
@@ -63,11 +65,22 @@ class Tokenizer:
             raise TokenizerError(f"the prompt is not valid Unicode text: {error.reason}") from None
         return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
 
+    def encode_behind(self, text: str) -> list[int]:
+        """The ids of ``text`` where other text comes before it: without the space that some tokenizers put in front."""
+        front = self.encode(_FRONT, add_special_tokens=False)
+        whole = self.encode(_FRONT + text, add_special_tokens=False)
+        is_split = whole[: len(front)] == front
+        return whole[len(front) :] if is_split else self.encode(text, add_special_tokens=False)
+
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """The ids of ``messages`` in the chat template, up to where the assistant begins to speak."""
+        return self.encode(self.render_chat(messages), add_special_tokens=False)
+
+    def render_chat(self, messages: Sequence[Message]) -> str:
+        """The text of ``messages`` in the chat template, up to where the assistant begins to speak."""
         if self.template is None:
             raise TokenizerError("this model has no chat template; pass one text as the prompt, or use --raw")
-        return self.encode(self.template.render(messages), add_special_tokens=False)
+        return self.template.render(messages)
 
     def token(self, token: int) -> str:
         """One entry of the vocabulary as it is written there; for display."""

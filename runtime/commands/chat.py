@@ -21,6 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
     shared.add_speculation(parser)
     shared.add_sampling(parser)
+    parser.add_argument(
+        "--when-full",
+        choices=("stop", "drop", "slide"),
+        default="stop",
+        help="when the conversation outgrows its context: stop (default), drop the oldest turns, or slide a window that"
+        " keeps the system message",
+    )
     parser.add_argument("--stats", action="store_true", help="a line of statistics after every answer")
 
 
@@ -35,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
         conversation = Conversation(
             engine,
             options.system,
+            options.when_full,
+            shared.say,
             sampling=sampling,
             max_new_tokens=options.max_new_tokens,
             stop=options.stop,

@@ -15,6 +15,7 @@ from runtime.commands import options as shared
 if TYPE_CHECKING:
     from runtime.decode import Step
     from runtime.engine import Engine, Prompt, TextChunk
+    from runtime.outgrow import Refit
 
 _INTERRUPTED = 130
 
@@ -28,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     shared.add_speculation(parser)
     shared.add_sampling(parser)
+    parser.add_argument(
+        "--when-full",
+        choices=("stop", "slide"),
+        default="stop",
+        help="when the context is full: stop (default), or slide a window that keeps the first tokens",
+    )
     parser.add_argument("--stats", action="store_true", help="one line of statistics on standard error")
     parser.add_argument("--json", action="store_true", help="one JSON object with text, tokens and statistics")
     parser.add_argument("--verbose", action="store_true", help="the plan, and a line for every step")
@@ -48,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
             stop=options.stop,
             raw=options.raw,
             speculation=speculation,
+            when_full=_make_refit(engine, prompt) if options.when_full == "slide" else "stop",
         )
         chunks: list[TextChunk] = []
         code = 0
@@ -94,6 +102,16 @@ def make_prompt(engine: Engine, text: str, system: str | None, raw: bool) -> Pro
         return text
     messages = [{"role": "user", "content": text}]
     return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def _make_refit(engine: Engine, prompt: Prompt) -> Refit:
+    """Slides a window that keeps the first tokens; of messages, all up to the user's words."""
+    from runtime.outgrow import KEPT_FIRST, head_length, sliding_text
+
+    if isinstance(prompt, str):
+        return sliding_text(shared.say, KEPT_FIRST)
+    messages = [item for item in prompt if not isinstance(item, int)]
+    return sliding_text(shared.say, head_length(engine.tokenizer, messages, engine.encode(prompt)))
 
 
 def _show(chunk: TextChunk, number: int, options: argparse.Namespace) -> None:

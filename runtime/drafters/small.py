@@ -8,6 +8,8 @@ Rules that need to know the draft's distribution get drafts drawn with numbers o
 The tree of the most probable branches is grown level by level, one forward each. Scores are the drafter's cumulated
 probabilities and never rise along a path, so a node outside the best ``limit.nodes`` of a level stays outside; what
 is left in the end is the best tree of that size, as in EAGLE-2 (Li et al. 2024) but without a fixed beam.
+
+Of a text longer than its cache the drafter reads the latest part; see ``window.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 from runtime.context import Context, TokenArray, shared_prefix
 from runtime.draft import Draft, DraftLimit, FloatArray, Kind, make_chain
 from runtime.drafters.tree import ROOT, GrowingTree
+from runtime.drafters.window import window_of
 from runtime.model import Model
 from runtime.sampling import SamplingParams, Stream, draw, greedy_token, probabilities, uniform
 
@@ -28,6 +31,8 @@ Shape = Literal["chain", "tree"]
 
 # A node that the drafter itself gives less than this is not worth a row of the target. A heuristic.
 _MIN_SCORE = 0.01
+# Of one token nothing is left when the window moves.
+_MIN_WINDOW = 2
 
 
 class SmallDrafter:
@@ -52,24 +57,36 @@ class SmallDrafter:
         self.name = name
         self._model, self._shape, self._kind, self._branches = model, shape, kind, branches
         self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
-        # The cache has room for a step's rows beyond the tokens that the model has positions for.
-        self._max_tokens = model.cache.capacity - model.max_rows
-        self._max_nodes = max(rows for rows in range(model.max_rows + 1) if model.padded(rows) <= model.max_rows)
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """See ``Drafter``. Empty where the conversation is longer than the drafter's own context."""
-        nodes = min(limit.nodes, self._max_nodes)
-        depth = min(limit.depth, nodes, self._max_tokens - len(context) + 1)
-        if depth <= 0:
+        """See ``Drafter``. Empty only where the model's cache is too small for a window of two tokens."""
+        nodes = self._fitting_nodes(limit.nodes)
+        depth = min(limit.depth, nodes)
+        if depth <= 0 or self._window_size < _MIN_WINDOW:
             return Draft()
         limit = DraftLimit(nodes, depth)
         if context.sampling.temperature > 0 and self._kind is not Kind.ONE_HOT:
             return self._drawn(context, limit)
         return self._chain(context, depth) if self._shape == "chain" else self._best_tree(context, limit)
 
+    @property
+    def _window_size(self) -> int:
+        """The most committed tokens in the cache, which has ``max_rows`` rows more than the model has positions.
+
+        One draft's rows less than the positions, so that no draft is cut short at the end of the window.
+        """
+        return self._model.cache.capacity - 2 * self._model.max_rows + 1
+
+    def _fitting_nodes(self, wanted: int) -> int:
+        """As many nodes as one forward can run, padding included."""
+        nodes = min(wanted, self._model.max_rows)
+        while nodes > 0 and self._model.padded(nodes) > self._model.max_rows:
+            nodes -= 1
+        return nodes
+
     def _catch_up(self, context: Context) -> FloatArray:
-        """Brings the cache to all committed tokens; the logits that follow the last one, ``[vocab]``."""
-        cache, tokens = self._model.cache, context.tokens
+        """Brings the cache to all committed tokens of the window; the logits that follow the last one, ``[vocab]``."""
+        cache, tokens = self._model.cache, window_of(context.tokens, self._window_size)
         if self._vocab_size > self._model.vocab_size:  # padding ids, which the drafter lacks
             tokens = np.minimum(tokens, self._model.vocab_size - 1)
         kept = min(shared_prefix(cache.tokens, tokens), len(tokens) - 1)

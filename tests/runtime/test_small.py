@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from runtime.context import Context
+from runtime.context import Context, shared_prefix
 from runtime.decode import decode
 from runtime.draft import Draft, DraftLimit, Kind
 from runtime.drafters.small import SmallDrafter
+from runtime.drafters.window import window_of, window_start
 from runtime.sampling import SamplingParams, draw, greedy_token, probabilities, uniform
 from runtime.scheduler import FixedScheduler
 from runtime.verify import Verifier
@@ -189,11 +190,79 @@ def test_tokens_the_drafter_lacks_do_no_harm() -> None:
     assert max(tokens) > 6
 
 
-def test_it_falls_silent_at_the_end_of_its_own_context() -> None:
-    model = TableModel(capacity=20, max_rows=4)  # 16 positions
-    drafter = SmallDrafter(model, 11)
-    sizes = [len(drafter.propose(_context([1] * length), DraftLimit(3, 3))) for length in range(13, 19)]
-    assert sizes == [3, 3, 2, 1, 0, 0]
+WINDOWED = {"capacity": 20, "max_rows": 4}  # 16 positions, less a draft of 4: a window of 13 tokens
+
+
+@pytest.mark.parametrize("shape", ["chain", "tree"])
+def test_drafts_inside_the_window_are_those_of_a_model_without(shape: str) -> None:
+    small, large = (SmallDrafter(TableModel(**sizes), 11, shape=shape) for sizes in (WINDOWED, {"max_rows": 4}))
+    tokens = [place * 7 % 11 for place in range(13)]
+    for length in range(1, 14):
+        context = _context(tokens[:length])
+        assert small.propose(context, DraftLimit(3, 3)) == large.propose(context, DraftLimit(3, 3))
+
+
+@pytest.mark.parametrize("shape", ["chain", "tree"])
+def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache(shape: str) -> None:
+    model, tokens = TableModel(**WINDOWED), [place * place % 11 for place in range(64)]
+    drafter, read = SmallDrafter(model, 11, shape=shape), 0
+    for length in range(1, 64):
+        context, held = _context(tokens[:length]), model.cache.tokens.tolist()
+        draft = drafter.propose(context, DraftLimit(3, 3))
+        window = tokens[window_start(length, 13) : length]
+        assert draft == SmallDrafter(TableModel(max_rows=4), 11, shape=shape).propose(
+            _context(window), DraftLimit(3, 3)
+        )
+        assert 1 <= len(draft) <= 3
+        read += len(window) - min(shared_prefix(held, window), len(window) - 1)
+    # Once as they come, the last kept one again, and the half that is kept at each of the 9 moves by 6.
+    assert read <= 64 + 9 * 7
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.lists(st.integers(0, 10), min_size=1, max_size=30)), max_size=6))
+def test_a_window_follows_any_change_of_the_committed_tokens(turns: list[tuple[int, list[int]]]) -> None:
+    model, context = TableModel(**WINDOWED), Context(256, GREEDY)
+    drafter = SmallDrafter(model, 11, shape="tree")
+    context.append([1])
+    for forgotten, tokens in turns:
+        context.truncate(max(1, len(context) - forgotten))
+        context.append(tokens)
+        draft = drafter.propose(context, DraftLimit(3, 3))
+        assert draft == SmallDrafter(TableModel(**WINDOWED), 11, shape="tree").propose(context, DraftLimit(3, 3))
+        held, window = model.cache.tokens.tolist(), window_of(context.tokens, 13).tolist()
+        assert held[: len(window)] == window
+        assert np.array_equal(model.cache.arrays[0][:, :, : len(held)], fresh_rows(model, held))
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [("chain", Kind.ONE_HOT), ("tree", Kind.ONE_HOT), ("chain", Kind.INDEPENDENT), ("tree", Kind.WITHOUT_REPLACEMENT)],
+)
+def test_answers_longer_than_the_window_are_those_of_plain_decoding(
+    shape: str, kind: Kind, params: SamplingParams
+) -> None:
+    answers = []
+    for drafter in (None, SmallDrafter(TableModel(**WINDOWED), 11, shape=shape, kind=kind)):
+        steps = list(_decoded(TableModel(), _context(TOKENS, params), drafter, MatchVerifier(), 50))
+        answers.append([token for step in steps for token in step.tokens])
+    assert answers[0] == answers[1]
+    assert all(step.num_drafted for step in steps[:-1])
+    assert sum(step.num_accepted for step in steps) > 0
+
+
+def test_a_cache_without_room_for_a_window_gives_no_drafts() -> None:
+    assert len(SmallDrafter(TableModel(capacity=8, max_rows=4), 11).propose(_context([1]), DraftLimit(3, 3))) == 0
+
+
+def test_the_window_follows_a_model_that_was_resized() -> None:
+    model, tokens = TableModel(capacity=96, max_rows=4), [place * 7 % 11 for place in range(40)]
+    drafter, small = SmallDrafter(model, 11), SmallDrafter(TableModel(**WINDOWED), 11)
+    drafter.propose(_context(tokens), DraftLimit(3, 3))
+    model.cache.rollback(16)
+    model.cache.resize(20)
+    assert drafter.propose(_context(tokens), DraftLimit(3, 3)) == small.propose(_context(tokens), DraftLimit(3, 3))
 
 
 def _decoded(target: TableModel, context: Context, drafter: SmallDrafter | None, verifier: Verifier, length: int):

@@ -1,0 +1,55 @@
+"""Memory straight from the system: taken page by page when it is first written, given back page by page.
+
+An allocator keeps what is freed for later, and huge pages take two megabytes for one byte; a KV cache that is held to
+its plan can afford neither.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.manifest import PocketspecError
+
+
+class NoMemoryError(PocketspecError, MemoryError):
+    """Address space that the system does not give."""
+
+
+class Pages:
+    """``nbytes`` of zeroed, private memory, which live as long as this object or any array of them."""
+
+    def __init__(self, nbytes: int) -> None:
+        try:
+            self._map = _map_private(nbytes)
+        except OSError as error:
+            raise NoMemoryError(
+                f"the system gives no {nbytes:,} bytes for a KV cache ({error.strerror}): ask for a shorter context"
+            ) from None
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            self._map.madvise(mmap.MADV_NOHUGEPAGE)
+
+    def array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """All of it as one array."""
+        return np.frombuffer(self._map, dtype).reshape(shape)
+
+    def release(self, first: int, last: int) -> None:
+        """Gives the whole pages within bytes ``first`` to ``last`` back; what they held reads as zero, or as before.
+
+        Does nothing on systems that cannot take back a part.
+        """
+        first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = last // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if size > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, first, size)
+
+
+def _map_private(nbytes: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
