@@ -25,11 +25,18 @@ the cache and to those of its step up to its own, except where they are hidden o
 
 1. Heads: norm of a query or key over its head, as above, where there is a gain; then rotary: the pair a, b becomes
    fma(b, -sin, a * cos), fma(a, sin, b * cos). A query is multiplied by the scale.
-2. Cache: a row of keys or values is stored as it is, or rounded to float16, or quantized as one block. What is read is
-   the stored row.
-3. Scores: s = 0; s = fma(q[d], k[d], s) for d = 0, 1, ..; with a softcap, s = cap * tanh(s / cap), where tanh(v) =
-   1 + -2 / (1 + exp(v * 2)); + bias.
+2. Cache: a row of keys or values is stored as it is, or rounded to float16, or quantized as one block, or mixed and
+   quantized to four bits. What is read is the stored row.
+   Mixing, which leaves no dimension that sticks out: n is the largest power of two that divides D; for h = n / 2,
+   n / 4, .., 1, in every block of n values, the pair a = x[i], b = x[i + h] becomes a + b, a - b. Mixing twice
+   multiplies by n. Then half by half: m = max |x|; codes and scale are as above if m is not finite or m < 1e-30. Else
+   the scale is m / 8, negative where a value is m itself, rounded to bfloat16 with ties to even, and a code is
+   round(x * (1 / scale)), kept within -8 .. 7. Byte i of D / 2 has the code of i plus 8 in its low half and that of
+   i + D / 2 plus 8 in its high half; the two scales follow. A value is code * scale, still mixed.
+3. Scores: with keys of four bits the query is mixed first, then multiplied by 1 / n. s = 0; s = fma(q[d], k[d], s) for
+   d = 0, 1, ..; with a softcap, s = cap * tanh(s / cap), where tanh(v) = 1 + -2 / (1 + exp(v * 2)); + bias.
 4. Weights: the keys it sees are numbered in order, n = 0, 1, ..; w[n] = exp(s[n] - max s). Lane i of 16 sums w[n] over
    n = i, i + 16, ..; lanes i and i + 8 are added, then i + 4, i + 2, i + 1.
-5. Values: y[d] = 0; y[d] = fma(w[n], v[n][d], y[d]) for n = 0, 1, ..; y[d] is multiplied by 1 / (sum of w).
+5. Values: y[d] = 0; y[d] = fma(w[n], v[n][d], y[d]) for n = 0, 1, ..; y[d] is multiplied by 1 / (sum of w). With values
+   of four bits y is mixed then, and multiplied by 1 / n.
 """

@@ -158,6 +158,7 @@ def _attentions() -> Iterator[Case]:
     yield _attention("CachedAttention (float16, tree, softcap, norms)", tree, tree=True)
     part = replace(plain, kv_type="int8", window=4, interleaved=True, cos=cos[:, :4].copy(), sin=sin[:, :4].copy())
     yield _attention("CachedAttention (int8, window, part of a rotary)", part)
+    yield _attention("CachedAttention (int4, tree)", replace(plain, kv_type="int4"), tree=True)
 
 
 def _attention(name: str, attention: Attention, *, tree: bool = False) -> Case:

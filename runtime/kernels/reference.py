@@ -17,7 +17,8 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 COLUMNS = 16
-_SMALLEST = np.float32(1e-30)
+# Below it a block counts as zeros.
+SMALLEST = np.float32(1e-30)
 _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
@@ -120,7 +121,7 @@ def quantize(x: Floats, block: int) -> tuple[npt.NDArray[np.int32], Floats]:
     blocks = np.pad(x, ((0, 0), (0, num_blocks * block - k))).reshape(rows, num_blocks, block)
     top = np.abs(blocks).max(-1)
     finite = np.isfinite(top)
-    counts = finite & (top >= _SMALLEST)
+    counts = finite & (top >= SMALLEST)
     safe = np.where(counts, top, np.float32(1))
     factor = np.where(counts, np.float32(127) / safe, np.float32(0))
     scaled = np.where(counts[..., None], blocks, np.float32(0)) * factor[..., None]

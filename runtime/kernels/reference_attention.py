@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.kernels.reference import Floats, exponential, fma, norm, quantize
+from runtime.kernels.reference import SMALLEST, Bytes, Floats, exponential, fma, norm, quantize
 
 _HIDDEN = np.float32(-1e29)
 Ints = npt.NDArray[np.int64]
@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 class Attention:
     """One attention layer. ``cos`` and ``sin``: [positions, rotary size / 2], or None; gains: [head size], or None.
 
-    ``kv_type`` is what the cache holds: "float32", "float16" or "int8". ``window`` and ``softcap`` 0: none.
+    ``kv_type`` is what the cache holds: "float32", "float16", "int8" or "int4". ``window`` and ``softcap`` 0: none.
     """
 
     heads: int
@@ -46,6 +46,7 @@ class Attention:
         rows, past = len(qkv), keys.shape[1]
         split = qkv.reshape(rows, self.heads + 2 * self.kv_heads, self.head_size)
         queries = self._turn(split[:, : self.heads], self.query_gain, positions) * np.float32(self.scale)
+        queries = mix(queries) / _mixed(queries) if self.kv_type == "int4" else queries
         turned = self._turn(split[:, self.heads : self.heads + self.kv_heads], self.key_gain, positions)
         keys = np.concatenate([keys, self.store(turned).swapaxes(0, 1)], 1)
         values = np.concatenate([values, self.store(split[:, -self.kv_heads :]).swapaxes(0, 1)], 1)
@@ -58,10 +59,13 @@ class Attention:
                 own = head // (self.heads // self.kv_heads)
                 read = self.load(keys[own, seen]), self.load(values[own, seen])
                 y[row, head] = self._attend(queries[row, head], *read, row_bias[seen])
+        y = mix(y) / _mixed(y) if self.kv_type == "int4" else y
         return y.reshape(rows, -1), keys, values
 
     def store(self, x: Floats) -> npt.NDArray[Any]:
         """Rows [..., head_size] as the cache holds them."""
+        if self.kv_type == "int4":
+            return _store_nibbles(x)
         if self.kv_type != "int8":
             with np.errstate(over="ignore"):
                 return x.astype(self.kv_type)
@@ -71,6 +75,8 @@ class Attention:
 
     def load(self, stored: npt.NDArray[Any]) -> Floats:
         """What attention reads of rows that the cache holds."""
+        if self.kv_type == "int4":
+            return _load_nibbles(stored, self.head_size)
         if self.kv_type != "int8":
             return stored.astype(np.float32)
         scales = np.ascontiguousarray(stored[:, self.head_size :]).view(np.float32)
@@ -117,3 +123,50 @@ class Attention:
             y = fma(weight, value, y)
         result: Floats = y * (np.float32(1) / lanes[0])
         return result
+
+
+def mix(x: Floats) -> Floats:
+    """Hadamard's matrix times every block of a head [..., D], as step 2 says."""
+    size, distance = x.shape[-1], int(_mixed(x)) // 2
+    while distance:
+        pairs = x.reshape(*x.shape[:-1], size // (2 * distance), 2, distance)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        with np.errstate(invalid="ignore", over="ignore"):  # infinities become NaN, as they should
+            x = np.stack([first + second, first - second], -2).reshape(x.shape)
+        distance //= 2
+    return x
+
+
+def _mixed(x: Floats) -> np.float32:
+    """How many values of a head are mixed with each other."""
+    return np.float32(x.shape[-1] & -x.shape[-1])
+
+
+def _store_nibbles(x: Floats) -> Bytes:
+    halves = mix(x).reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
+    top = np.abs(halves).max(-1, keepdims=True)
+    finite = np.isfinite(top)
+    counts = finite & (top >= SMALLEST)
+    eighth = np.where(counts, top, np.float32(1)) / np.float32(8)
+    scales = _bfloat16(np.where((halves == top).any(-1, keepdims=True), -eighth, eighth))
+    codes = np.rint(np.where(counts, halves, np.float32(0)) * (np.float32(1) / scales))
+    codes = np.clip(codes, -8, 7).astype(np.int8) + np.int8(8)
+    packed = (codes[..., 0, :] | codes[..., 1, :] << 4).astype(np.uint8)
+    kept = np.where(finite, np.where(counts, scales, np.float32(0)), np.float32(np.nan))[..., 0]
+    upper = np.ascontiguousarray(kept).view(np.uint8).reshape(*x.shape[:-1], 2, 4)[..., 2:]
+    return np.concatenate([packed, upper.reshape(*x.shape[:-1], 4)], -1)
+
+
+def _load_nibbles(stored: Bytes, size: int) -> Floats:
+    """Rows [n, size] as they are read: mixed."""
+    scales = np.zeros((len(stored), 2, 4), np.uint8)
+    scales[..., 2:] = stored[:, size // 2 :].reshape(-1, 2, 2)
+    codes = np.stack([stored[:, : size // 2] & 15, stored[:, : size // 2] >> 4], 1).astype(np.float32) - np.float32(8)
+    rows: Floats = (codes * scales.view(np.float32)).reshape(-1, size)
+    return rows
+
+
+def _bfloat16(x: Floats) -> Floats:
+    """Finite values with the bits of a bfloat16, the nearest one, ties to even."""
+    bits = x.view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)

@@ -8,12 +8,18 @@
 // 2. Cache: a row of keys or values is stored as it is; rounded to half; or as D codes and a float scale: m = max |x|,
 //    scale = m / 127, code = round(x * (127 / m)), all 0 if m < 1e-30; if m is infinite or not a number, codes are 0 and
 //    the scale is NaN. What is read is the stored row: half widened, code * scale.
-// 3. Scores: s = 0; s = fma(q[d], k[d], s) for d = 0, 1, ..; with a softcap, s = cap * tanh(s / cap), where
-//    tanh(v) = 1 + -2 / (1 + exp(v * 2)), exp as in panel.h; + bias.
+//    In four bits a row is mixed first: n is the largest power of two that divides D, and for h = n / 2, n / 4, .., 1, in
+//    every block of n values, the pair a = x[i], b = x[i + h] becomes a + b, a - b. Each half of the mixed row has D / 2
+//    codes and a scale: m = max |x|, scale = m / 8, or -m / 8 where some x is m, rounded to bfloat16; code =
+//    round(x * (1 / scale)), kept within -8 .. 7; if m < 1e-30, infinite or not a number, as above. Byte i holds code i
+//    plus 8 in its low half and code i + D / 2 plus 8 in its high half; the two scales follow. The row is read mixed.
+// 3. Scores: where keys have four bits, a query is mixed and multiplied by 1 / n. s = 0; s = fma(q[d], k[d], s) for d = 0,
+//    1, ..; with a softcap, s = cap * tanh(s / cap), where tanh(v) = 1 + -2 / (1 + exp(v * 2)), exp as in panel.h; + bias.
 // 4. Weights: the keys that a row sees are numbered in order, n = 0, 1, ..; the others do not count at all.
 //    w[n] = exp(s[n] - max s); lane i of 16 sums w[n] over n = i, i+16, ..; lanes i and i+8 are added, then i+4, i+2, i+1.
-// 5. Values: y[d] = 0; y[d] = fma(w[n], v[n][d], y[d]) for n = 0, 1, ..; y[d] is multiplied by 1 / (sum of w). A row that
-//    sees nothing becomes zeros; scores that are infinite or not a number make it NaN.
+// 5. Values: y[d] = 0; y[d] = fma(w[n], v[n][d], y[d]) for n = 0, 1, ..; y[d] is multiplied by 1 / (sum of w). Where values
+//    have four bits, y is mixed, which takes the mixing back, and multiplied by 1 / n. A row that sees nothing becomes
+//    zeros; scores that are infinite or not a number make it NaN.
 // So a row depends on its query and the keys it sees, in order: neither on the other rows of the step, nor on hidden
 // keys between them, nor on how the cache was filled, nor on the number of threads.
 #pragma once
@@ -29,7 +35,10 @@ constexpr int kKeyLanes = 16;           // keys scored side by side
 constexpr int kMostPanels = 4;          // of 16 keys each, packed at once
 constexpr int kValueRows = 32;          // rows of values that stay in the first cache while all queries use them
 
-enum class Stored { kFloat, kHalf, kInt8 };
+enum class Stored { kFloat, kHalf, kInt8, kInt4 };
+
+// How many dimensions of a head are mixed with each other in a cache of four bits.
+constexpr int64_t mixed_together(int64_t head_size) { return head_size & -head_size; }
 
 // Keys or values of all heads: rows one behind the other.
 struct KvRows {
@@ -38,7 +47,12 @@ struct KvRows {
   int64_t head_size, capacity;
 
   int64_t row_bytes() const {
-    return type == Stored::kFloat ? head_size * 4 : type == Stored::kHalf ? head_size * 2 : head_size + 4;
+    switch (type) {
+      case Stored::kFloat: return head_size * 4;
+      case Stored::kHalf: return head_size * 2;
+      case Stored::kInt8: return head_size + 4;
+      default: return head_size / 2 + 4;
+    }
   }
   uint8_t* row(int64_t head, int64_t index) const { return data + (head * capacity + index) * row_bytes(); }
 };
@@ -53,6 +67,7 @@ struct Head {
   int64_t rotary_size;
   bool interleaved;
   float scale;
+  bool mixed;  // for keys in four bits
 };
 
 // What a row sees: the keys first .. run_end-1; those from run_end to end-1 that Attention::sees; nothing else.

@@ -23,14 +23,27 @@ Status check_rows(const char* label, const ort::Tensor& qkv, const AttentionSpec
   return nullptr;
 }
 
+Stored stored_type(int type) {
+  switch (type) {
+    case kFloat: return Stored::kFloat;
+    case kHalf: return Stored::kHalf;
+    case kInt8: return Stored::kInt8;
+    default: return Stored::kInt4;
+  }
+}
+
 Status check_cache(const char* label, const char* what, const ort::Tensor& tensor, const Attention& call, KvRows* rows) {
-  const int64_t width = call.head_size + (tensor.type == kInt8 ? 4 : 0);
+  const Stored type = stored_type(tensor.type);
+  if (type == Stored::kInt4 && call.head_size % 2 != 0) {
+    return ort::error(kInvalidArgument, "%s: %s has four bits, which need an even head size, not %lld; use a cache of int8",
+                      label, what, print(call.head_size));
+  }
+  *rows = {static_cast<uint8_t*>(tensor.data), type, call.head_size, tensor.rank == 4 ? tensor.dims[2] : 0};
+  const int64_t width = type == Stored::kFloat || type == Stored::kHalf ? call.head_size : rows->row_bytes();
   if (tensor.rank != 4 || tensor.dims[0] != 1 || tensor.dims[1] != call.kv_heads || tensor.dims[3] != width) {
     return ort::error(kInvalidArgument, "%s: %s has %lld elements in %d axes, expected shape [1, %lld, capacity, %lld]", label,
                       what, print(tensor.count()), tensor.rank, print(call.kv_heads), print(width));
   }
-  const Stored type = tensor.type == kFloat ? Stored::kFloat : tensor.type == kHalf ? Stored::kHalf : Stored::kInt8;
-  *rows = {static_cast<uint8_t*>(tensor.data), type, call.head_size, tensor.dims[2]};
   if (call.total() <= rows->capacity) return nullptr;
   return ort::error(kInvalidArgument, "%s: total is %lld, more than the %lld rows of %s; use a larger cache", label,
                     print(call.total()), print(rows->capacity), what);
@@ -171,6 +184,7 @@ Status AttentionSpec::check(const char* label, const AttentionTensors& inputs, A
   POCKETSPEC_RETURN_IF_ERROR(check_length(label, inputs[kTotal], call));
   POCKETSPEC_RETURN_IF_ERROR(check_cache(label, "past_key", inputs[kPastKey], *call, &call->keys));
   POCKETSPEC_RETURN_IF_ERROR(check_cache(label, "past_value", inputs[kPastValue], *call, &call->values));
+  call->query.mixed = call->keys.type == Stored::kInt4;
   POCKETSPEC_RETURN_IF_ERROR(check_rotary(label, inputs, *this, call));
   POCKETSPEC_RETURN_IF_ERROR(check_bias(label, inputs[kBias], call));
   POCKETSPEC_RETURN_IF_ERROR(check_gain(label, "q_gain", inputs[kQueryGain], &call->query));

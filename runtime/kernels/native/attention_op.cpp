@@ -174,7 +174,8 @@ CustomOp* make_cached_attention(const Settings& settings, ElementType type) {
   switch (type) {
     case kFloat: return new (std::nothrow) Operator<CachedAttentionOf<kFloat>>(settings);
     case kHalf: return new (std::nothrow) Operator<CachedAttentionOf<kHalf>>(settings);
-    default: return new (std::nothrow) Operator<CachedAttentionOf<kInt8>>(settings);
+    case kInt8: return new (std::nothrow) Operator<CachedAttentionOf<kInt8>>(settings);
+    default: return new (std::nothrow) Operator<CachedAttentionOf<kUint8>>(settings);
   }
 }
 

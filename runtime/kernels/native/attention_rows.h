@@ -41,8 +41,12 @@ void prepare_head(const Head& head, float* y) {
     store_part(x, y + i, count);
   }
   if (head.cos) turn_pairs(head, y);
-  if (head.scale == 1.0f) return;
-  for (int64_t i = 0; i < head.size; ++i) y[i] = y[i] * head.scale;
+  if (head.scale != 1.0f) {
+    for (int64_t i = 0; i < head.size; ++i) y[i] = y[i] * head.scale;
+  }
+  if (!head.mixed) return;
+  mix(y, head.size);
+  unscale(y, head.size);
 }
 
 // One unit on its way through the steps 3 to 5.
@@ -234,6 +238,9 @@ void UnitRun::store(int64_t query) const {
   for (int64_t d = 0; d < size; d += 16) {
     store_part(Lanes::load(sums + d) * factor, y + d, static_cast<int>(size - d < 16 ? size - d : 16));
   }
+  if (call_.values.type != Stored::kInt4) return;
+  mix(y, size);
+  unscale(y, size);
 }
 
 void attend(const Attention& call, const AttentionUnit& unit) { UnitRun(call, unit).run(); }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "nibble_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -62,6 +63,7 @@ void store_row(const float* x, const KvRows& cache, int64_t head, int64_t index)
     case Stored::kFloat: std::memcpy(to, x, static_cast<size_t>(cache.head_size) * sizeof(float)); break;
     case Stored::kHalf: store_halves(x, cache.head_size, reinterpret_cast<uint16_t*>(to)); break;
     case Stored::kInt8: store_codes(x, cache.head_size, to); break;
+    case Stored::kInt4: store_nibbles(x, cache.head_size, to); break;
   }
 }
 
@@ -77,7 +79,7 @@ inline void widen_halves(const uint16_t* from, int64_t size, float* to) {
 inline void widen_codes(const uint8_t* from, int64_t size, float* to) {
   float scale;
   std::memcpy(&scale, from + size, 4);
-  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<float>(static_cast<int8_t>(from[i])) * scale;
+  multiply_codes(reinterpret_cast<const int8_t*>(from), size, scale, to);
 }
 
 // Rows index .. index+count-1 of a head as floats, `stride` apart.
@@ -88,6 +90,7 @@ inline void widen_rows(const KvRows& cache, int64_t head, int64_t index, int64_t
       case Stored::kFloat: std::memcpy(to, from, static_cast<size_t>(cache.head_size) * sizeof(float)); break;
       case Stored::kHalf: widen_halves(reinterpret_cast<const uint16_t*>(from), cache.head_size, to); break;
       case Stored::kInt8: widen_codes(from, cache.head_size, to); break;
+      case Stored::kInt4: widen_nibbles(from, cache.head_size, to); break;
     }
   }
 }

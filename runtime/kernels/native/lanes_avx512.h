@@ -21,6 +21,9 @@ struct Lanes {
   static Lanes load_half(const uint16_t* from) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
   }
+  static Lanes load_codes(const int8_t* from) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))))};
+  }
   void store(float* to) const { _mm512_storeu_ps(to, all); }
 };
 

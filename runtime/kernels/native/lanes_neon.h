@@ -24,6 +24,12 @@ struct Lanes {
   static Lanes load_half(const uint16_t* from) {
     return make([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + i * 4))); });
   }
+  static Lanes load_codes(const int8_t* from) {
+    const int8x16_t codes = vld1q_s8(from);
+    const int16x8_t low = vmovl_s8(vget_low_s8(codes)), high = vmovl_s8(vget_high_s8(codes));
+    return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+             vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+  }
   void store(float* to) const {
     for (int i = 0; i < 4; ++i) vst1q_f32(to + i * 4, v[i]);
   }

@@ -45,6 +45,9 @@ struct Lanes {
   static Lanes load_half(const uint16_t* from) {
     return make([=](int i) { return widen_half(from[i]); });
   }
+  static Lanes load_codes(const int8_t* from) {
+    return make([=](int i) { return static_cast<float>(from[i]); });
+  }
   void store(float* to) const { std::memcpy(to, v, sizeof v); }
 };
 

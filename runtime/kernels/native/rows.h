@@ -114,6 +114,14 @@ void finish(const float* sums, const float* gate, int rows, const Finish& job) {
   }
 }
 
+// Sixteen by sixteen: code * scale.
+inline void multiply_codes(const int8_t* codes, int64_t size, float scale, float* to) {
+  const Lanes factor = Lanes::set(scale);
+  int64_t i = 0;
+  for (; i + 16 <= size; i += 16) (Lanes::load_codes(codes + i) * factor).store(to + i);
+  for (; i < size; ++i) to[i] = static_cast<float>(codes[i]) * scale;
+}
+
 inline Lanes block_scales(const Panel& panel, int block) {
   const int64_t at = static_cast<int64_t>(block) * kColumns;
   if (panel.half_scales) return Lanes::load_half(static_cast<const uint16_t*>(panel.scales) + at);

@@ -14,6 +14,7 @@ from transformers import Qwen2Config
 from export.datafile import DataFile
 from export.graph import GraphOptions, lower
 from export.native.build import can_pack, write_native
+from export.native.caches import kv_types
 from export.native.panels import place_weights
 from export.recipe import AliasRecipe, LoweredGraph
 from runtime.kernels.table import Table, read_table
@@ -83,9 +84,9 @@ def test_every_tensor_begins_at_a_page_and_overlaps_none(wide: Path) -> None:
 
 
 def test_graphs_of_other_kv_types_differ_in_their_caches_alone(wide: Path) -> None:
-    graphs = {kind: ir.load(wide / f"native{kind}.onnx").graph for kind in ("", "-fp16", "-int8")}
-    dims = {"": 128, "-fp16": 128, "-int8": 132}
-    types = {"": ir.DataType.FLOAT, "-fp16": ir.DataType.FLOAT16, "-int8": ir.DataType.INT8}
+    graphs = {kind: ir.load(wide / f"native{kind}.onnx").graph for kind in ("", "-fp16", "-int8", "-int4")}
+    dims = {"": 128, "-fp16": 128, "-int8": 132, "-int4": 68}
+    types = {"": ir.DataType.FLOAT, "-fp16": ir.DataType.FLOAT16, "-int8": ir.DataType.INT8, "-int4": ir.DataType.UINT8}
     for kind, graph in graphs.items():
         assert [value.name for value in graph.inputs] == [value.name for value in graphs[""].inputs]
         for value in [*graph.inputs, *graph.outputs]:
@@ -126,6 +127,21 @@ agraph (float[1, s, 32] x, uint8[16, {blocks}, {bytes}] codes, float[16, {blocks
 def test_only_known_blocks_are_packed(bits: int, size: int, fits: bool) -> None:
     text = MATRIX.format(bits=bits, size=size, blocks=-(-32 // size), bytes=size * bits // 8)
     assert can_pack(ir.from_onnx_text(text)) == fits
+
+
+ATTENTION = """<ir_version: 10, opset_import: ["" : 21, "pocketspec" : 1]>
+g (float[1, s, {width}] x, float[1, 1, c, {size}] key, float[1, 1, c, {size}] value,
+   int64[1, s] positions, int64[1] total) => (float[1, s, {size}] y) {{
+  y, k, v = pocketspec.CachedAttention <num_heads = 1, kv_num_heads = 1> (
+    x, key, value, positions, total)
+}}
+"""
+
+
+@pytest.mark.parametrize(("size", "types"), [(18, ["fp32", "fp16", "int8", "int4"]), (19, ["fp32", "fp16", "int8"])])
+def test_heads_of_an_odd_size_have_no_cache_of_four_bits(size: int, types: list[str]) -> None:
+    model = ir.from_onnx_text(ATTENTION.format(size=size, width=3 * size))
+    assert kv_types(model) == types
 
 
 def test_nothing_is_written_for_other_weights(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from runtime.kernels import packing
 from runtime.kernels.packed import packed_graphs
 from tests.conftest import TinyModels
 
-FILES = {"native.onnx", "native-fp16.onnx", "native-int8.onnx", "native.json"}
+FILES = {"native.onnx", "native-fp16.onnx", "native-int8.onnx", "native-int4.onnx", "native.json"}
 
 
 def native_files(folder: Path) -> set[str]:
@@ -29,6 +29,7 @@ def test_every_level_has_its_native_graphs_and_no_packed_weights(tiny_bundle_int
             "fp32": "native.onnx",
             "fp16": "native-fp16.onnx",
             "int8": "native-int8.onnx",
+            "int4": "native-int4.onnx",
         }
         assert {(Path(level.folder) / name).as_posix() for name in FILES} <= set(manifest.files)
         assert not any(name.endswith("native.data") for name in manifest.files)

@@ -23,7 +23,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Shape:
-    """An attention layer. ``kind`` is the cache's type; ``rotary_dim`` 0 is all of a head, None no rotary at all."""
+    """An attention layer. ``kind``: what its cache holds; ``rotary_dim`` 0 is all of a head, None no rotary at all."""
 
     heads: int = 4
     kv_heads: int = 2
@@ -44,7 +44,12 @@ class Shape:
     @property
     def row_width(self) -> int:
         """Elements of a cached row of one head."""
-        return self.size + (4 if self.kind == "int8" else 0)
+        return {"int8": self.size + 4, "int4": self.size // 2 + 4}.get(self.kind, self.size)
+
+    @property
+    def element(self) -> str:
+        """The type of the cache's tensors."""
+        return "uint8" if self.kind == "int4" else self.kind
 
     def constants(self) -> dict[str, Floats]:
         """Cosines, sines and gains, as far as there are any."""
@@ -66,7 +71,7 @@ class Shape:
     def model(self, biased: bool = False, **changed: npt.NDArray[Any]) -> bytes:
         """One operator. Sizes are left open, or ONNX Runtime would refuse wrong ones before the operator does."""
         constants = {**self.constants(), **changed}
-        cache = ValueType(self.kind, (1, "KV", "C", "W"))
+        cache = ValueType(self.element, (1, "KV", "C", "W"))
         given = {
             "qkv": ValueType("float32", ("B", "S", "N")),
             "past_key": cache,
@@ -118,7 +123,7 @@ class Layer:
         """Forgets everything; what the cache held stays there, as garbage."""
         if not hasattr(self, "keys"):
             size = (1, self.shape.kv_heads, self.shape.capacity, self.shape.row_width)
-            self.keys, self.values = np.zeros(size, self.shape.kind), np.zeros(size, self.shape.kind)
+            self.keys, self.values = np.zeros(size, self.shape.element), np.zeros(size, self.shape.element)
             self._bound = [ort.OrtValue.ortvalue_from_numpy(array) for array in (self.keys, self.values)]
         self.length = 0
 
@@ -143,15 +148,31 @@ class Layer:
 
     def stored(self) -> tuple[Doubles, Doubles]:
         """Keys and values of all rows held, as they are read: ``[kv_heads, length, size]``."""
-        keys, values = (_widened(array[0, :, : self.length]) for array in (self.keys, self.values))
+        held = (array[0, :, : self.length] for array in (self.keys, self.values))
+        keys, values = (_widened(rows, self.shape.kind) for rows in held)
         return keys, values
 
 
-def _widened(rows: npt.NDArray[Any]) -> Doubles:
-    if rows.dtype != np.int8:
+def _widened(rows: npt.NDArray[Any], kind: str) -> Doubles:
+    """The stored rows as float64. Those of four bits are mixed back, by the whole matrix and not as the kernel does."""
+    if kind == "int8":
+        scales = np.ascontiguousarray(rows[..., -4:]).view(np.float32)
+        return rows[..., :-4].astype(np.float64) * scales
+    if kind != "int4":
         return rows.astype(np.float64)
-    scales = np.ascontiguousarray(rows[..., -4:]).view(np.float32)
-    return rows[..., :-4].astype(np.float64) * scales
+    upper = np.ascontiguousarray(rows[..., -4:]).view(np.uint16).astype(np.uint32) << 16
+    low, high = np.moveaxis(upper.view(np.float32).astype(np.float64)[..., None], -2, 0)
+    halves = (rows[..., :-4] & 15).astype(np.float64) - 8, (rows[..., :-4] >> 4).astype(np.float64) - 8
+    return np.concatenate([halves[0] * low, halves[1] * high], -1) @ mixing(2 * halves[0].shape[-1], inverse=True)
+
+
+def mixing(size: int, inverse: bool = False) -> Doubles:
+    """The symmetric matrix that mixes a head, ``[size, size]``: Hadamard's in blocks, as large as ``size`` allows."""
+    together = size & -size
+    matrix = np.ones((1, 1))
+    while len(matrix) < together:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return np.kron(np.eye(size // together), matrix / together if inverse else matrix)
 
 
 def prepared(shape: Shape, heads: Floats, positions: Sequence[int], gain: Floats | None) -> Doubles:
@@ -207,7 +228,7 @@ def expected(
 
 def same_bits(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
     """Whether all bits agree; every NaN is as good as another."""
-    if found.dtype == np.int8:
+    if found.itemsize == 1:
         return np.array_equal(found, wanted)
     unsigned = {2: np.uint16, 4: np.uint32}[found.itemsize]
     same = (found.view(unsigned) == wanted.view(unsigned)) | (np.isnan(found) & np.isnan(wanted))

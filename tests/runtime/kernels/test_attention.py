@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from runtime.binding import ancestors
+from runtime.kernels.reference_attention import Attention
 from runtime.kernels.selftest import describe
 from tests.runtime.kernels.attention_op import (
     HIDDEN,
@@ -25,16 +26,27 @@ from tests.runtime.kernels.attention_op import (
     same_bits,
 )
 
-KINDS = ("float32", "float16", "int8")
+KINDS = ("float32", "float16", "int8", "int4")
 SHAPES = {
     "grouped": Shape(heads=6, kv_heads=2, size=64),
     "interleaved, part of a head": Shape(heads=3, kv_heads=3, size=40, rotary_dim=24, interleaved=True),
     "gains, window, softcap": Shape(heads=7, kv_heads=1, size=80, gains=True, window=9, softcap=2.5),
     "no rotary, odd size": Shape(heads=8, kv_heads=2, size=19, rotary_dim=None, window=30),
+    "odd halves": Shape(heads=2, kv_heads=1, size=18, rotary_dim=10, softcap=30.0),
     "partial halves": Shape(heads=2, kv_heads=1, size=32, rotary_dim=20, softcap=30.0),
 }
-cases = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+# Two codes of four bits share a byte.
+CACHED = {
+    f"{name}, {kind}": replace(shape, kind=kind)
+    for name, shape in SHAPES.items()
+    for kind in KINDS
+    if kind != "int4" or shape.size % 2 == 0
+}
+cases = pytest.mark.parametrize("shape", CACHED.values(), ids=CACHED)
 kinds = pytest.mark.parametrize("kind", KINDS)
+# Of the largest magnitude that a key has: how far its neighbours among the values that can be stored are apart. Sixteen
+# codes over what a mixed row spans, and errors that mixing back averages.
+STEPS = {"float32": 1e-6, "float16": 2**-10, "int8": 1 / 127, "int4": 1 / 4}
 
 
 def run_widths(layer: Layer, rows: Floats, widths: Sequence[int]) -> Floats:
@@ -46,9 +58,8 @@ def run_widths(layer: Layer, rows: Floats, widths: Sequence[int]) -> Floats:
 
 
 @cases
-@kinds
-def test_numbers_are_those_of_float64(native_library: Path, shape: Shape, kind: str) -> None:
-    layer = Layer(native_library, replace(shape, kind=kind), threads=2)
+def test_numbers_are_those_of_float64(native_library: Path, shape: Shape) -> None:
+    layer = Layer(native_library, shape, threads=2)
     rows = shape.rows(70)
     rng = np.random.default_rng(5)
     for start, end in ((0, 41), (41, 42), (42, 47), (47, 70)):
@@ -62,15 +73,12 @@ def test_numbers_are_those_of_float64(native_library: Path, shape: Shape, kind: 
         # A capped score carries the rounding of 1 - 2 / (1 + exp), times the cap.
         np.testing.assert_allclose(found, wanted, atol=3e-6 + 3e-7 * shape.softcap, rtol=0)
         stored = layer.stored()[0][:, start:]
-        step = {"float32": 1e-6, "float16": 2**-10, "int8": 1 / 127}[kind]
-        assert np.abs(stored - keys).max() <= 0.51 * step * np.abs(keys).max() + 2e-6
+        assert np.abs(stored - keys).max() <= 0.51 * STEPS[shape.kind] * np.abs(keys).max() + 2e-6
 
 
 @cases
-@kinds
-def test_rows_do_not_depend_on_width_or_threads(native_library: Path, shape: Shape, kind: str) -> None:
+def test_rows_do_not_depend_on_width_or_threads(native_library: Path, shape: Shape) -> None:
     """One prefill, single rows, and steps between them leave the same outputs and the same cache, bit for bit."""
-    shape = replace(shape, kind=kind)
     rows = shape.rows(75)
     layers = [Layer(native_library, shape, threads) for threads in (1, 2, 3, 4)]
     wanted = run_widths(layers[0], rows, [1] * 75)
@@ -83,9 +91,8 @@ def test_rows_do_not_depend_on_width_or_threads(native_library: Path, shape: Sha
 
 
 @cases
-@kinds
-def test_a_tree_path_equals_that_path_alone(native_library: Path, shape: Shape, kind: str) -> None:
-    layer = Layer(native_library, replace(shape, kind=kind), threads=2)
+def test_a_tree_path_equals_that_path_alone(native_library: Path, shape: Shape) -> None:
+    layer = Layer(native_library, shape, threads=2)
     past, count = 37, 14
     parents = [-1, 0, 0, 1, 2, 1, 5, 4, 4, 6, 3, 9, 2, 12]
     visible = ancestors(parents, count)
@@ -159,7 +166,7 @@ def test_what_is_not_a_number_stays_with_the_rows_that_see_it(native_library: Pa
 def test_values_are_stored_as_specified(
     native_library: Path, kind: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the nearest, ties to even; for halves also subnormal and too large ones, for int8 also rows of zeros."""
+    """To the nearest, ties to even; for halves also subnormal and too large ones, for codes also rows of zeros."""
     monkeypatch.setenv("POCKETSPEC_ISA", instruction_set)
     shape = Shape(kind=kind, size=64, capacity=64)
     layer = Layer(native_library, shape)
@@ -170,13 +177,18 @@ def test_values_are_stored_as_specified(
     values[:2] = np.nextafter(halves[:256], np.inf).reshape(2, 2, 64)
     values[2:6] = ((halves[1000:1512] + halves[1001:1513]) / 2).reshape(4, 2, 64)
     values[6], values[7, 0, :4] = 0, (65519.9, 65520, -65520, 1e9)
+    values[8:16] = np.random.default_rng(1).integers(-4, 5, (8, 2, 64))
+    if kind == "int4":
+        values[16, :, 3], values[17] = (np.nan, -np.inf), 3e38
     layer.step(rows)
     found = layer.values[0].transpose(1, 0, 2)
-    if kind == "int8":
+    if kind == "int4":
+        wanted: npt.NDArray[Any] = Attention(4, 2, 64, 1.0, kind).store(values)
+    elif kind == "int8":
         largest = np.abs(values).max(-1, keepdims=True)
         factor = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest >= 1e-30)
         codes = np.rint(values * factor).astype(np.int8)
-        wanted: npt.NDArray[Any] = np.concatenate([codes, (largest / np.float32(127)).view(np.int8)], -1)
+        wanted = np.concatenate([codes, (largest / np.float32(127)).view(np.int8)], -1)
     else:
         with np.errstate(over="ignore"):
             wanted = values.astype(kind)
@@ -184,11 +196,9 @@ def test_values_are_stored_as_specified(
 
 
 @cases
-@kinds
 def test_every_instruction_set_gives_the_same_bits(
-    native_library: Path, shape: Shape, kind: str, monkeypatch: pytest.MonkeyPatch
+    native_library: Path, shape: Shape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = replace(shape, kind=kind)
     rows = shape.rows(44)
     bias = np.random.default_rng(2).standard_normal((11, 44)).astype(np.float32)
     bias[bias > 1] = HIDDEN
@@ -271,6 +281,23 @@ def test_refusals_name_operator_and_tensor(native_library: Path, changed: dict[s
     session = open_session(Shape(gains=True).model(True, **constants), native_library, 1)
     with pytest.raises(Exception, match="CachedAttention") as refusal:
         session.run(None, inputs)
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "message"),
+    [
+        (31, 19, "past_key has four bits, which need an even head size, not 31; use a cache of int8"),
+        (32, 16, "past_key has 512 elements in 4 axes, expected shape [1, 2, capacity, 20]"),
+        (32, 36, "past_key has 1152 elements in 4 axes, expected shape [1, 2, capacity, 20]"),
+    ],
+)
+def test_refused_caches_of_four_bits(native_library: Path, size: int, width: int, message: str) -> None:
+    held = np.zeros((1, 2, 16, width), np.uint8)
+    given = {"qkv": cache(1, 3, 8 * size), "past_key": held, "past_value": held, "position_ids": np.arange(3)[None]}
+    session = open_session(Shape(kind="int4", size=size, rotary_dim=None).model(), native_library, 1)
+    with pytest.raises(Exception, match="CachedAttention") as refusal:
+        session.run(None, {**given, "total": np.array([3])})
     assert message in str(refusal.value)
 
 

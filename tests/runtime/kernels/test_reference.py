@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.kernels import layout, reference
+from runtime.kernels import layout, reference, reference_attention
 from runtime.kernels.cases import cases, make_matrix, packed
 from runtime.kernels.onnx_bytes import Node, ValueType, encode_model
 from runtime.kernels.reference import fma
 from runtime.kernels.reference_attention import Attention
+from tests.runtime.kernels.attention_op import mixing
 
 FLOATS = st.floats(width=32, min_value=-(2.0**40), max_value=2.0**40)
 
@@ -123,7 +124,7 @@ def test_blocks_that_cannot_be_quantized_give_zeros_or_nan() -> None:
     assert not np.nan_to_num(scales).any()
 
 
-@pytest.mark.parametrize("kv_type", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("kv_type", ["float32", "float16", "int8", "int4"])
 def test_attention_is_near_softmax_in_float64(kv_type: str) -> None:
     rng = np.random.default_rng(0)
     angles = np.outer(np.arange(16), 1 / 10 ** np.arange(8))
@@ -142,9 +143,31 @@ def test_attention_is_near_softmax_in_float64(kv_type: str) -> None:
         distance = np.arange(9)[:, None] - np.arange(9)
         weights = np.exp(np.where((distance >= 0) & (distance < 5), scores, -np.inf))
         exact = weights / weights.sum(1, keepdims=True) @ split[:, 6 + own]
-        tolerance = {"float32": 1e-5, "float16": 3e-3, "int8": 5e-2}[kv_type]
+        tolerance = {"float32": 1e-5, "float16": 3e-3, "int8": 5e-2, "int4": 0.6}[kv_type]
         np.testing.assert_allclose(y.reshape(9, 4, 16)[:, head], exact, atol=tolerance)
-    assert keys.shape == values.shape == (2, 9, 20 if kv_type == "int8" else 16)
+    assert keys.shape == values.shape == (2, 9, {"int8": 20, "int4": 12}.get(kv_type, 16))
+
+
+@pytest.mark.parametrize("size", [2, 18, 24, 64, 80])
+def test_mixing_is_hadamard_in_blocks(size: int) -> None:
+    mixed = reference_attention.mix(np.eye(size, dtype=np.float32))
+    np.testing.assert_array_equal(mixed, mixing(size))
+    np.testing.assert_array_equal(mixed @ mixed, (size & -size) * np.eye(size))
+
+
+def test_a_row_of_four_bits_byte_by_byte() -> None:
+    """Mixed, the first row is 8, -4, 1, -2: codes -8 and 4 of scale -1, then 4 and -8 of scale 0.25."""
+    rows = np.float32([[0.75, 3.75, 1.25, 2.25], [0, 0, 0, 0], [1, np.inf, 0, 0]])
+    attention = Attention(1, 1, 4, 1.0, "int4")
+    stored = attention.store(rows)
+    assert stored.dtype == np.uint8
+    assert stored[0].tobytes() == bytes([0xC0, 0x0C, 0x80, 0xBF, 0x80, 0x3E])
+    assert stored[1].tobytes() == bytes([0x88, 0x88, 0, 0, 0, 0])
+    assert stored[2].tobytes() == bytes([0x88, 0x88, 0xC0, 0x7F, 0xC0, 0x7F])
+    read = attention.load(stored)
+    assert read[0].tolist() == [8, -4, 1, -2]
+    assert not read[1].any()
+    assert np.isnan(read[2]).all()
 
 
 def test_models_are_as_the_onnx_package_reads_them() -> None:

@@ -18,16 +18,17 @@ void check_head(Comparison& comparison, Random& random, int size, Kind kind) {
   const std::vector<float> x = numbers(random, kind, size), gain = numbers(random, Kind::kOrdinary, size);
   const std::vector<float> cos = numbers(random, Kind::kOrdinary, rotary / 2);
   const std::vector<float> sin = numbers(random, kind, rotary / 2);
-  Head head = {x.data(), size, normed ? gain.data() : nullptr, 1e-6f, nullptr, nullptr, 0, interleaved, 0.125f};
+  Head head = {x.data(), size, normed ? gain.data() : nullptr, 1e-6f, nullptr, nullptr, 0, interleaved, 0.125f, false};
   if (turned) {
     head.cos = cos.data();
     head.sin = sin.data();
     head.rotary_size = rotary;
   }
   if (random.below(2)) head.scale = 1.0f;
+  head.mixed = random.below(2);
   comparison.compare("prepare_head",
-                     text("size=%d %s norm=%d rotary=%d interleaved=%d", size, name_of(kind), normed,
-                          turned ? rotary : 0, interleaved),
+                     text("size=%d %s norm=%d rotary=%d interleaved=%d mixed=%d", size, name_of(kind), normed,
+                          turned ? rotary : 0, interleaved, head.mixed),
                      Output(static_cast<size_t>(size) + 1, 0, 0),
                      [&](const Isa& isa, Output& out) { isa.prepare_head(head, out.floats.data()); });
 }
@@ -42,7 +43,7 @@ void check_store(Comparison& comparison, Random& random, int size, Kind kind, St
                        KvRows own = rows;
                        own.data = reinterpret_cast<uint8_t*>(out.bytes.data());
                        isa.store_row(x.data(), own, 1, 1);
-                       if (type == Stored::kInt8) return;
+                       if (type == Stored::kInt8 || type == Stored::kInt4) return;
                        const size_t width = type == Stored::kHalf ? 2 : 4;
                        for (size_t i = 0; i < bytes / width; ++i) {
                          uint32_t bits = 0;
@@ -79,6 +80,9 @@ std::vector<uint8_t> random_cache(Random& random, const KvRows& rows, int heads,
     }
     const float scale = number(random, kind);
     if (rows.type == Stored::kInt8) std::memcpy(to + rows.head_size, &scale, 4);
+    // The upper half of a float is a bfloat16.
+    const uint8_t* upper = reinterpret_cast<const uint8_t*>(&scale) + 2;
+    for (int i = 0; i < 4 && rows.type == Stored::kInt4; ++i) to[rows.head_size / 2 + i] = upper[i % 2];
   }
   return bytes;
 }
@@ -161,7 +165,7 @@ void check_attend(Comparison& comparison, Random& random, const Shape& shape, Ki
 
 void check_attention(Comparison& comparison) {
   Random random(3);
-  constexpr Stored kTypes[] = {Stored::kFloat, Stored::kHalf, Stored::kInt8};
+  constexpr Stored kTypes[] = {Stored::kFloat, Stored::kHalf, Stored::kInt8, Stored::kInt4};
   for (const Kind kind : kKinds) {
     for (const int size : {2, 8, 16, 18, 30, 32, 64, 80, 128}) {
       for (int i = 0; i < 8; ++i) check_head(comparison, random, size, kind);
@@ -174,7 +178,7 @@ void check_attention(Comparison& comparison) {
                          kSizes[random.below(5)],  1 + random.below(4),
                          1 + random.below(2),      random.below(3) ? 0 : 1 + random.below(40),
                          random.below(2) ? 0.0f : 30.0f, random.below(2) != 0,
-                         kTypes[i % 3]};
+                         kTypes[i % 4]};
     check_attend(comparison, random, shape, random.below(2) ? Kind::kOrdinary : kKinds[random.below(6)]);
   }
 }

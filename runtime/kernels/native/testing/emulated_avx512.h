@@ -77,6 +77,9 @@ inline EmulatedIntegers emulated_srli_epi16(EmulatedIntegers a, int count) {
 inline EmulatedIntegers emulated_cvtepu8_epi32(__m128i a) {
   return {_mm256_cvtepu8_epi32(a), _mm256_cvtepu8_epi32(_mm_srli_si128(a, 8))};
 }
+inline EmulatedIntegers emulated_cvtepi8_epi32(__m128i a) {
+  return {_mm256_cvtepi8_epi32(a), _mm256_cvtepi8_epi32(_mm_srli_si128(a, 8))};
+}
 inline __m128i emulated_cvtepi32_epi8(EmulatedIntegers a) {
   int8_t bytes[16];
   int32_t whole[16];
@@ -129,6 +132,7 @@ __attribute__((noinline)) EmulatedIntegers emulated_dpbusd_epi32(EmulatedInteger
 #define _mm512_castsi512_ps emulated_castsi512_ps
 #define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
+#define _mm512_cvtepi8_epi32 emulated_cvtepi8_epi32
 #define _mm512_cvtepu8_epi32 emulated_cvtepu8_epi32
 #define _mm512_cvtph_ps emulated_cvtph_ps
 #define _mm512_cvtps_epi32 emulated_cvtps_epi32
