@@ -1,58 +1,220 @@
-"""Bytes of one level, by part, from its manifest and the sizes the plan gives it."""
+"""Every byte of a level and of the process, by part: what is anonymous, what is mapped and needed, what may be evicted.
+
+Anonymous memory can only be given back by the process; pages of mapped files can be dropped by the system and read
+again. Of those, a step needs the *hot* ones: all weights but tables of which it reads a few rows. The rest is *cold*:
+evicting it costs nothing that a user would notice.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from export.manifest import Level, Shape
+from export.manifest import Level, Manifest, Quantization, Shape
+from memory.activations import native_activations, portable_activations
+from memory.device import Residence
 
-ITEM_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+MIB = 1 << 20
 
-# ONNX Runtime copies block-quantized weights into its kernels' layout: 1.1 x the file at block 128, 1.37 x at block 32,
-# measured on 1.31 (AVX512-VNNI). The interpolation between them is ours.
-_PACKED_SHARE = {128: 1.1, 64: 1.2, 32: 1.37, 16: 1.7}
+# Bytes that the suffix drafter keeps per token of the context; tests/runtime/test_suffix.py holds it to that.
+SUFFIX_BYTES_PER_TOKEN = 36
+
+# Measured on Linux x86-64 with Python 3.11, NumPy 2, ONNX Runtime 1.31.1: 27.9 MiB each when all modules are loaded.
+_PROCESS_ANONYMOUS = int(28 * MIB)
+_PROCESS_FILE = int(30 * MIB)
+# Bytes in memory per byte of tokenizer.json, beside Python and libraries: at most while it is parsed, and afterwards
+# (Qwen2: 11.4 MB take 122 MiB, then 42).
+_TOKENIZER_PARSE = 11.2
+_TOKENIZER_OPEN = 3.85
+# A session: 1.37 MiB once for the library and its threads, then by layer.
+_POOL = int(1.2 * MIB)
+_GRAPH = int(0.17 * MIB)
+_LAYER_NATIVE = int(0.0854 * MIB)
+_LAYER_PORTABLE = int(0.25 * MIB)
+_LEAST_MARGIN = 4 * MIB
+_MARGIN_SHARE = 0.04
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of one thing, by kind."""
+
+    name: str
+    anonymous: int = 0
+    hot: int = 0
+    cold: int = 0
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted bytes of one level: weights as they sit in memory, KV cache, logits, step inputs, prefill workspace."""
+    """Predicted bytes of a level or of the process, part by part. ``total`` is what must stay in memory."""
 
-    weights: int
-    kv_cache: int
-    logits: int
-    inputs: int
-    workspace: int
+    parts: tuple[Part, ...]
+
+    @property
+    def anonymous(self) -> int:
+        """Bytes that only the process can give back."""
+        return sum(part.anonymous for part in self.parts)
+
+    @property
+    def hot(self) -> int:
+        """Bytes of mapped files that every step reads."""
+        return sum(part.hot for part in self.parts)
+
+    @property
+    def cold(self) -> int:
+        """Bytes of mapped files that may be evicted at no cost."""
+        return sum(part.cold for part in self.parts)
 
     @property
     def total(self) -> int:
-        """All parts together."""
-        return self.weights + self.kv_cache + self.logits + self.inputs + self.workspace
+        """Anonymous and hot bytes together."""
+        return self.anonymous + self.hot
+
+    def part(self, name: str) -> Part:
+        """The part called ``name``, an empty one if there is none."""
+        return next((part for part in self.parts if part.name == name), Part(name))
 
 
-def kv_bytes_per_token(shape: Shape, kv_type: str) -> int:
-    """Bytes that one token adds to the KV cache: layers * 2 * kv_heads * head_size * itemsize.
+@dataclass(frozen=True)
+class Sizes:
+    """What a level is opened with.
+
+    ``capacity`` rows of KV cache of ``kv_type``, at most ``rows`` rows a forward of a draft (a tree's if ``tree``) with
+    the logits of ``logits_rows``, and prompts in chunks of ``prefill_chunk`` rows.
+    """
+
+    kv_type: str
+    capacity: int
+    rows: int
+    logits_rows: int
+    prefill_chunk: int
+    tree: bool
+
+
+def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
+    """Bytes of one row of one KV head. Native int8 and int4 rows carry a float32 scale, portable ones do not."""
+    scale = 4 if residence == "native" else 0
+    return {"fp32": 4 * head_size, "fp16": 2 * head_size, "int8": head_size + scale, "int4": head_size // 2 + scale}[
+        kv_type
+    ]
+
+
+def kv_bytes_per_token(shape: Shape, kv_type: str, residence: Residence = "native") -> int:
+    """Bytes that one token adds to the KV cache: layers * 2 * kv_heads * bytes of a row.
 
     Qwen2-1.5B in fp16: 28 * 2 * 2 * 128 * 2 = 28,672 B.
     """
-    return shape.layers * 2 * shape.kv_heads * shape.head_size * ITEM_BYTES[kv_type]
+    return shape.layers * 2 * shape.kv_heads * kv_row_bytes(shape.head_size, kv_type, residence)
 
 
-def logits_bytes(shape: Shape, rows: int) -> int:
-    """Bytes of ``rows`` float32 rows of logits."""
-    return rows * shape.vocab_size * 4
-
-
-def level_footprint(level: Level, kv_type: str, capacity: int, rows: int, prefill_chunk: int) -> Footprint:
-    """The footprint of a level with ``capacity`` cache rows, ``rows`` rows a step and prompts read in chunks."""
+def level_footprint(level: Level, sizes: Sizes, residence: Residence, threads: int) -> Footprint:
+    """The footprint of a level whose weights sit as ``residence`` says, run by ``threads`` threads."""
     shape = level.shape
-    block = level.quantization.block_size
-    packed = _PACKED_SHARE.get(block, 1.1) if block else 1.0
-    attention = max(rows, prefill_chunk) * shape.heads * capacity * 4
-    activations = prefill_chunk * (3 * shape.hidden_size + 3 * shape.mlp_size) * 4
     return Footprint(
-        weights=int(level.weight_bytes * packed),
-        kv_cache=capacity * kv_bytes_per_token(shape, kv_type),
-        logits=logits_bytes(shape, rows),
-        inputs=rows * capacity * 4 + capacity * 8,
-        workspace=attention + activations,
+        (
+            _weights(level, residence),
+            Part("KV cache", sizes.capacity * kv_bytes_per_token(shape, sizes.kv_type, residence)),
+            Part("logits", sizes.logits_rows * shape.vocab_size * 4),
+            Part("inputs", _inputs(sizes)),
+            Part("activations", _activations(level, sizes, residence, threads)),
+            Part("session", _session(level, residence)),
+        )
     )
+
+
+def process_footprint(manifest: Manifest, context: int, suffix: bool) -> Footprint:
+    """What the process takes whatever is loaded: Python, libraries, tokenizer, the text, the suffix drafter's index."""
+    parts = [
+        Part("Python and libraries", _PROCESS_ANONYMOUS, _PROCESS_FILE),
+        Part("tokenizer", tokenizer_bytes(manifest)),
+        Part("tokens", context * 8),
+    ]
+    if suffix:
+        parts.append(Part("suffix index", context * SUFFIX_BYTES_PER_TOKEN))
+    return Footprint(tuple(parts))
+
+
+def loading_bytes(manifest: Manifest, process: Footprint, levels: Iterable[tuple[Level, Residence, Footprint]]) -> int:
+    """The peak of anonymous bytes while loading: what is open by then, and what is needed for a moment.
+
+    The tokenizer's text is parsed before any session is opened. ONNX Runtime packs the matrices of a prepacked file
+    once more to recognize them, and drops each again.
+    """
+    parsing = _PROCESS_ANONYMOUS + int(_tokenizer_file_bytes(manifest) * _TOKENIZER_PARSE)
+    open_by_then, peak = process.anonymous, parsing
+    for level, residence, footprint in levels:
+        kept = footprint.part("weights").anonymous + footprint.part("session").anonymous
+        peak = max(peak, open_by_then + kept + (largest_matrix_bytes(level) if residence == "prepacked" else 0))
+        open_by_then += kept
+    return peak
+
+
+def margin_bytes(anonymous: int) -> int:
+    """How far the prediction of so many anonymous bytes may be off: what the allocator rounds up and holds back."""
+    return max(_LEAST_MARGIN, int(anonymous * _MARGIN_SHARE))
+
+
+def hot_weight_bytes(level: Level, residence: Residence) -> int:
+    """Bytes of weights that every step reads, wherever they lie."""
+    if residence == "native" and level.native is not None:
+        return level.native.data_bytes - level.sparse_bytes
+    return int((level.weight_bytes - level.sparse_bytes) * packed_ratio(level.quantization))
+
+
+def packed_ratio(quantization: Quantization) -> float:
+    """Bytes of weights as ONNX Runtime packs them, relative to the file.
+
+    A block of b weights takes codes and one float32 scale in the file; packed, also a float32 sum, and the scales stay
+    beside it (1.31.1, AVX2: 868 MB of 837 at blocks of 128).
+    """
+    bits, block = {"int4": 4, "int8": 8}.get(quantization.weights), quantization.block_size
+    if bits is None or block is None:
+        return 1.0
+    codes = block * bits / 8
+    return (codes + 8) / (codes + 4)
+
+
+def largest_matrix_bytes(level: Level) -> int:
+    """The head, packed by ONNX Runtime."""
+    bits, block = {"int4": 4, "int8": 8, "fp16": 16}.get(level.quantization.weights, 32), level.quantization.block_size
+    sums = 8 / block if block else 0
+    return int(level.shape.vocab_size * level.shape.hidden_size * (bits / 8 + sums))
+
+
+def tokenizer_bytes(manifest: Manifest) -> int:
+    """Anonymous bytes of an open tokenizer, from the size of its file."""
+    return int(_tokenizer_file_bytes(manifest) * _TOKENIZER_OPEN)
+
+
+def _tokenizer_file_bytes(manifest: Manifest) -> int:
+    entry = manifest.files.get("tokenizer.json")
+    return 0 if entry is None else entry.bytes
+
+
+def _weights(level: Level, residence: Residence) -> Part:
+    hot = hot_weight_bytes(level, residence)
+    if residence == "copied":
+        return Part("weights", anonymous=hot + level.sparse_bytes)
+    # The file that ONNX Runtime writes has the weights as they were, too.
+    cold = level.sparse_bytes + (level.weight_bytes if residence == "prepacked" else 0)
+    return Part("weights", hot=hot, cold=cold)
+
+
+def _inputs(sizes: Sizes) -> int:
+    """Ids, positions, offsets and the mask, int64; of a tree's bias, float32 for every row and key."""
+    rows = max(sizes.rows, sizes.prefill_chunk)
+    return 3 * rows * 8 + sizes.capacity * (8 + 4) + (sizes.rows * sizes.capacity * 4 if sizes.tree else 0)
+
+
+def _activations(level: Level, sizes: Sizes, residence: Residence, threads: int) -> int:
+    rows, block = max(sizes.rows, sizes.prefill_chunk), level.quantization.block_size
+    if residence == "native":
+        return native_activations(level.shape, rows, sizes.capacity, block or 1, threads)
+    return portable_activations(level.shape, rows, sizes.capacity, block, threads)
+
+
+def _session(level: Level, residence: Residence) -> int:
+    """What ONNX Runtime keeps for a graph; the first session's pool of threads is counted with the target."""
+    pool = _POOL if level.role == "target" else 0
+    return pool + _GRAPH + level.shape.layers * (_LAYER_NATIVE if residence == "native" else _LAYER_PORTABLE)

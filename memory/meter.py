@@ -9,13 +9,14 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 _PROC = Path("/proc")
+_PAGE_ENTRY = 8  # bytes of /proc/PID/pagemap for every page
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,22 @@ def read_mapped_files(pid: int | None = None) -> Mapping[str, int] | None:
             fields = line.split(maxsplit=5)
             path = fields[5] if len(fields) == 6 else ""
     return {path: count for path, count in files.items() if path.startswith("/")}
+
+
+def resident_bytes(spans: Iterable[tuple[int, int]]) -> int | None:
+    """Bytes of this process's pages in ``spans`` (address, size) that are in memory; None where that is not told."""
+    pages: set[int] = set()
+    try:
+        with (_folder(None) / "pagemap").open("rb", buffering=0) as table:
+            for address, size in spans:
+                first, last = address // mmap.PAGESIZE, -(-(address + size) // mmap.PAGESIZE)
+                table.seek(first * _PAGE_ENTRY)
+                entries = table.read((last - first) * _PAGE_ENTRY)
+                # The top bit of an entry, little-endian, says that the page is there.
+                pages.update(first + i for i, top in enumerate(entries[_PAGE_ENTRY - 1 :: _PAGE_ENTRY]) if top & 0x80)
+    except OSError:
+        return None
+    return len(pages) * mmap.PAGESIZE
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,29 @@
 """The plan: every size the runtime will use, fixed before an inference session exists.
 
-``make_plan`` is pure. It keeps the whole requested context and gives up, in this order, what costs most for least:
-draft size, prefill chunk, intermediates, drafters; what is left is plain decoding, and below that nothing fits.
+A frozen value: comparable, printable, JSON in and out (``plan.schema.json`` describes it; other programs, such as the
+Android app, obey the same file). ``memory.planner`` makes it, the runtime opens nothing that is not in it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
-from export.manifest import Level, Manifest, PocketspecError
-from memory.footprint import Footprint, level_footprint
+from export.manifest import Manifest, PocketspecError, build_record
+from memory.device import Residence
+from memory.footprint import Footprint
 
-DRAFT_SIZES = (16, 12, 8, 6, 4, 2)
-PREFILL_CHUNKS = (256, 128, 64, 32)
-# An odd number of rows gets a dummy row, whose cache row is never committed.
-PADDING_ROWS = 1
+SCHEMA = 1
+SCHEMA_FILE = Path(__file__).with_name("plan.schema.json")
+
+Shape = Literal["chain", "tree"]
+WhenFull = Literal["stop", "drop", "slide"]
+
+
+class PlanError(PocketspecError, ValueError):
+    """A plan that cannot be read, or that is for another bundle."""
 
 
 class OverBudgetError(PocketspecError, ValueError):
@@ -26,50 +31,112 @@ class OverBudgetError(PocketspecError, ValueError):
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asks for: ``context`` tokens in all (None: what the target can), and at most ``budget_bytes``.
+class LevelPlan:
+    """One level as it will be opened.
 
-    ``drafters`` names the levels that may be loaded beside the target, None meaning all of them.
+    ``capacity`` rows of KV cache at most, ``first_capacity`` of them at first, growing by ``growth`` rows at a time (0:
+    all at once); at most ``max_rows`` rows a forward of a draft (of a tree, if ``tree``), and the
+    logits of ``logits_rows`` of them.
     """
 
-    context: int | None = None
-    budget_bytes: int | None = None
-    drafters: tuple[str, ...] | None = None
-    max_draft: int = DRAFT_SIZES[0]
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
-class LevelPlan:
-    """One level as it will be opened: ``capacity`` rows of KV cache, at most ``max_rows`` rows a forward of a draft."""
-
     name: str
+    role: str
+    residence: Residence
     kv_type: str
     capacity: int
+    first_capacity: int
+    growth: int
     max_rows: int
+    tree: bool
+    logits_rows: int
     footprint: Footprint
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Every size the runtime uses.
+class DraftPlan:
+    """The largest draft: ``nodes`` of them in ``shape``; none is plain decoding."""
 
-    ``context`` bounds prompt and answer together, ``max_draft`` the nodes of a draft; ``prefill_chunk`` is in tokens.
+    shape: Shape
+    nodes: int
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """One step down the ladder: what it is, from what to what, the bytes it saved, and why it was taken there."""
+
+    step: str
+    change: str
+    saved_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The smallest budgets, in bytes, for the same context and what may be given up: with a drafter, and without."""
+
+    speculative_bytes: int | None
+    plain_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every size the runtime uses, and what it will cost.
+
+    ``context`` bounds prompt and answer together in tokens, for a conversation of ``turns`` turns; ``prefill_chunk`` is
+    in tokens. ``process`` is what all levels share. ``loading_bytes`` is the peak of anonymous bytes while loading;
+    ``margin_bytes`` is how far the prediction of anonymous bytes may be off. ``disk_bytes`` of the hot ones do not fit
+    the budget and will be read from disk at every step. ``tokens_per_second`` is predicted. ``warnings`` are sentences
+    that a user should read before it runs.
     """
 
     bundle: str
     context: int
-    max_draft: int
+    turns: int
+    draft: DraftPlan
     prefill_chunk: int
     threads: int | None
-    budget_bytes: int | None
+    budget_bytes: int
+    process: Footprint
     levels: tuple[LevelPlan, ...]
-    given_up: tuple[str, ...] = ()
+    loading_bytes: int
+    margin_bytes: int
+    tokens_per_second: float
+    bounds: Bounds
+    disk_bytes: int = 0
+    given_up: tuple[GivenUp, ...] = ()
+    warnings: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def anonymous_bytes(self) -> int:
+        """Predicted peak of anonymous bytes, without the margin."""
+        running = self.process.anonymous + sum(level.footprint.anonymous for level in self.levels)
+        return max(running, self.loading_bytes)
+
+    @property
+    def hot_bytes(self) -> int:
+        """Bytes of mapped files that must stay in memory for steps not to read from disk."""
+        return self.process.hot + sum(level.footprint.hot for level in self.levels)
+
+    @property
+    def cold_bytes(self) -> int:
+        """Bytes of mapped files that may be evicted at no cost."""
+        return self.process.cold + sum(level.footprint.cold for level in self.levels)
 
     @property
     def total_bytes(self) -> int:
-        """Predicted bytes of all levels."""
-        return sum(level.footprint.total for level in self.levels)
+        """Anonymous bytes and hot ones."""
+        return self.anonymous_bytes + self.hot_bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        """The budget that this plan needs: ``total_bytes`` and the margin, less what is read from disk."""
+        return self.total_bytes + self.margin_bytes - self.disk_bytes
+
+    @property
+    def target(self) -> LevelPlan:
+        """The level whose output must be reproduced."""
+        return self.levels[0]
 
     def level(self, name: str) -> LevelPlan | None:
         """The plan of level ``name``, None when it is not to be opened."""
@@ -81,81 +148,28 @@ def dump_plan(plan: Plan) -> str:
     return json.dumps(asdict(plan), indent=2) + "\n"
 
 
-def parse_plan(text: str) -> Plan:
-    """The plan in JSON ``text``, as ``dump_plan`` wrote it."""
-    data: dict[str, Any] = json.loads(text)
-    levels = tuple(LevelPlan(**{**level, "footprint": Footprint(**level["footprint"])}) for level in data["levels"])
-    return Plan(**{**data, "levels": levels, "given_up": tuple(data["given_up"])})
+def parse_plan(text: str, where: str = "the plan") -> Plan:
+    """The plan in JSON ``text``, as ``dump_plan`` wrote it; PlanError names ``where`` and what is wrong."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"{where} is not JSON ({error}); make it again with python -m memory plan --json") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise PlanError(f"{where} has plan schema {found}, this version reads {SCHEMA}; make the plan again")
+    try:
+        plan: Plan = build_record(Plan, data, where)
+    except PocketspecError as error:
+        raise PlanError(str(error)) from None
+    if not plan.levels or plan.levels[0].role != "target":
+        raise PlanError(f"{where} does not begin with a target; make the plan again")
+    return plan
 
 
-def make_plan(manifest: Manifest, request: Request) -> Plan:
-    """The first plan of the ladder that fits; OverBudgetError if not even plain decoding does."""
-    plans = list(_ladder(manifest, request, _context(manifest, request)))
-    budget = request.budget_bytes
-    if budget is None:
-        return plans[0]
-    for plan in plans:
-        if plan.total_bytes <= budget:
-            return plan
-    raise OverBudgetError(_refusal(plans[-1], budget))
-
-
-def _context(manifest: Manifest, request: Request) -> int:
-    positions = manifest.target.shape.positions
-    if request.context is None:
-        return positions
-    if not 2 <= request.context <= positions:
-        raise PocketspecError(
-            f"a context of {request.context} tokens is outside 2..{positions}, what {manifest.target.name} was made for"
-        )
-    return request.context
-
-
-def _ladder(manifest: Manifest, request: Request, context: int) -> Iterator[Plan]:
-    """Plans from the most useful to the leanest, each with what it gave up so far."""
-    drafts = [request.max_draft, *(size for size in DRAFT_SIZES if size < request.max_draft)]
-    partners = [level for level in manifest.drafters() if request.drafters is None or level.name in request.drafters]
-    make = partial(_plan, manifest, request, context)
-    yield make(drafts[0], PREFILL_CHUNKS[0], partners, ())
-    given_up: tuple[str, ...] = ()
-    for size in drafts[1:]:
-        given_up = (f"draft size {drafts[0]} -> {size}",)
-        yield make(size, PREFILL_CHUNKS[0], partners, given_up)
-    for chunk in PREFILL_CHUNKS[1:]:
-        yield make(drafts[-1], chunk, partners, (*given_up, f"prefill chunk {PREFILL_CHUNKS[0]} -> {chunk}"))
-    given_up = (*given_up, f"prefill chunk {PREFILL_CHUNKS[0]} -> {PREFILL_CHUNKS[-1]}")
-    for kept in reversed(range(len(partners))):
-        given_up = (*given_up, f"without {partners[kept].role} {partners[kept].name}")
-        yield make(drafts[-1], PREFILL_CHUNKS[-1], partners[:kept], given_up)
-
-
-def _plan(
-    manifest: Manifest,
-    request: Request,
-    context: int,
-    max_draft: int,
-    chunk: int,
-    partners: list[Level],
-    given_up: tuple[str, ...],
-) -> Plan:
-    rows = max_draft + 1 + PADDING_ROWS
-    levels = []
-    for level in [manifest.target, *partners]:
-        kv_type = next(iter(level.graphs))
-        capacity = min(context, level.shape.positions) + rows
-        footprint = level_footprint(level, kv_type, capacity, rows, chunk)
-        levels.append(LevelPlan(level.name, kv_type, capacity, rows, footprint))
-    return Plan(
-        manifest.name, context, max_draft, chunk, request.threads, request.budget_bytes, tuple(levels), given_up
-    )
-
-
-def _refusal(plan: Plan, budget: int) -> str:
-    target = plan.levels[0].footprint
-    parts = {"weights": target.weights, "KV cache": target.kv_cache, "logits": target.logits}
-    largest = max(parts, key=lambda part: parts[part])
-    return (
-        f"{budget:,} bytes are {plan.total_bytes - budget:,} too few for {plan.bundle} with a context of"
-        f" {plan.context}: the largest part is the {largest} with {parts[largest]:,} bytes; allow at least"
-        f" {plan.total_bytes:,} bytes or ask for a shorter context"
-    )
+def check_plan(plan: Plan, manifest: Manifest) -> None:
+    """PlanError unless ``plan`` was made for this bundle."""
+    known = {level.name for level in manifest.levels}
+    unknown = [level.name for level in plan.levels if level.name not in known]
+    if plan.bundle != manifest.name or unknown:
+        what = f"names level {unknown[0]!r}" if unknown else f"is for bundle {plan.bundle!r}"
+        raise PlanError(f"this plan {what}, and the bundle is {manifest.name!r}; make the plan again")

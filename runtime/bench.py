@@ -18,6 +18,7 @@ from pathlib import Path
 from time import perf_counter
 
 from export.manifest import PocketspecError
+from memory.plan import Shape
 from runtime.decode import Step
 from runtime.devices import any_width
 from runtime.drafters.replay import ReplayDrafter
@@ -25,7 +26,7 @@ from runtime.engine import Engine
 from runtime.kernels.choice import Wanted
 from runtime.kernels.warming import evict, resident_share
 from runtime.model import OrtModel
-from runtime.speculation import PLAIN, Shape, Speculation
+from runtime.speculation import PLAIN, Speculation
 from runtime.stop import StopRule
 
 PERFECT = "perfect"

@@ -8,7 +8,7 @@ an error in the middle of a step leaves everything as it was before that step.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
@@ -35,6 +35,12 @@ class StopRule(Protocol):
         ...
 
 
+class Drafters(Protocol):
+    """Drafters by name."""
+
+    def __getitem__(self, name: str) -> Drafter: ...
+
+
 @dataclass(frozen=True)
 class Step:
     """One forward of the target and the ``tokens`` it committed, with who proposed each (``sources``).
@@ -57,7 +63,7 @@ class Step:
 def decode(
     target: Model,
     context: Context,
-    drafters: Mapping[str, Drafter],
+    drafters: Drafters,
     scheduler: Scheduler,
     verifier: Verifier,
     stop: StopRule,
@@ -96,7 +102,7 @@ class _Loop:
         self,
         target: Model,
         context: Context,
-        drafters: Mapping[str, Drafter],
+        drafters: Drafters,
         verifier: Verifier,
         stop: StopRule,
     ) -> None:

@@ -10,29 +10,34 @@ still holds from the last answer is not computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
-from export.manifest import Level, Manifest, PocketspecError, verify_files
+from export.manifest import PocketspecError, verify_files
+from memory.choices import Request
+from memory.device import Device, read_device
 from memory.meter import read_memory
-from memory.plan import Plan, Request, make_plan
+from memory.plan import DraftPlan, Plan, check_plan
+from memory.planner import make_plan, require_available
+from memory.report import given_up_lines
 from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
 from runtime.decode import Step, StopRule, decode
-from runtime.devices import SafeWidths, any_width, find_safe_widths
 from runtime.drafters import Drafter
 from runtime.foreign import is_foreign, read_bundle
-from runtime.kernels.choice import Chooser, Kernels, Wanted
+from runtime.heap import give_back
+from runtime.kernels.choice import Chooser, Wanted
 from runtime.kernels.packed import Progress, no_progress
 from runtime.kernels.warming import Warmer
-from runtime.model import OrtModel
+from runtime.levels import Levels, OtherResidenceError, fit
 from runtime.outgrow import Refit, go_on, sliding_text
-from runtime.record import check_files, device_folder, device_key, recall
+from runtime.record import check_files
 from runtime.sampling import SamplingParams
 from runtime.speculation import NONE, Speculation, Speculator
 from runtime.stats import GenerationStats
@@ -56,14 +61,16 @@ class TextChunk:
 class Engine:
     """An open bundle. ``Engine.open`` makes one; everything in ``plan`` is open, and nothing else."""
 
-    def __init__(
-        self, manifest: Manifest, plan: Plan, tokenizer: Tokenizer, target: OrtModel, drafters: Mapping[str, OrtModel]
-    ) -> None:
-        self.manifest, self.plan, self.tokenizer = manifest, plan, tokenizer
-        self.target, self.drafters = target, dict(drafters)
-        self._speculator = Speculator(target, drafters, plan.max_draft)
+    def __init__(self, levels: Levels, plan: Plan, request: Request, tokenizer: Tokenizer) -> None:
+        self.manifest, self.plan, self.tokenizer = levels.manifest, plan, tokenizer
+        self.target, self.drafters = levels.open_target(plan), levels.open_drafters(plan)
+        self._levels, self._request = levels, request
+        self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
+        self._speculator = Speculator(self.target, self.drafters, plan.draft)
         self._context = Context(plan.context, SamplingParams())
         self._answer: Generator[Step, None, None] | None = None
+        self._next_plan: Plan | None = None
+        self._stepping = Lock()
         self._warmer: Warmer | None = None
 
     @classmethod
@@ -73,6 +80,7 @@ class Engine:
         request: Request | None = None,
         *,
         plan: Plan | None = None,
+        device: Device | None = None,
         verify: bool = False,
         warm: bool = False,
         kernels: Wanted = "auto",
@@ -81,11 +89,12 @@ class Engine:
     ) -> Engine:
         """Opens ``bundle`` within ``request``, or as an own ``plan`` says.
 
-        ``verify`` hashes all files even if they seem unchanged since the last open. ``kernels``: "native" ones or an
-        error, ONNX Runtime's "portable" ones, or "auto": the native ones where they can be used. ``notify`` is told,
-        one line each, what a user should know: what the plan gave up, why kernels are not native, and whether output is
-        exact; ``progress`` shows the packing of weights. Weights that are mapped and not in memory are read ahead while
-        the first step runs; with ``warm``, before ``open`` returns. Errors are PocketspecError.
+        ``device`` None: this one as it is now. ``verify`` hashes all files even if they seem unchanged since the last
+        open. ``kernels``: "native" ones or an error, ONNX Runtime's "portable" ones, or "auto": the native ones where
+        they can be used. ``notify`` is told, one line each, what a user should know: what the plan gave up, why kernels
+        are not native, and whether output is exact; ``progress`` shows the packing of weights. Weights that are mapped
+        and not in memory are read ahead while the first step runs; with ``warm``, before ``open`` returns. Errors are
+        PocketspecError; nothing was loaded if it is an OverBudgetError.
         """
         bundle = Path(bundle)
         manifest = read_bundle(bundle)
@@ -93,17 +102,34 @@ class Engine:
             verify_files(bundle, manifest)
         elif not is_foreign(bundle):
             check_files(bundle, manifest)
-        request = request or Request()
-        plan = plan or make_plan(manifest, request)
-        for line in plan.given_up:
-            notify(f"to fit {plan.budget_bytes} bytes: {line}")
-        tokenizer = Tokenizer.open(bundle)
-        levels = _Levels(bundle, manifest, plan, Chooser(kernels, notify, progress))
-        engine = cls(manifest, plan, tokenizer, levels.open_target(notify), levels.open_drafters())
+        device, chooser = device or read_device(), Chooser(kernels, notify, progress)
+        levels = Levels(bundle, manifest, chooser, notify)
+        if plan is None:
+            engine = cls._open_within(levels, request or Request(), device)
+        else:
+            check_plan(plan, manifest)
+            require_available(plan, device)
+            engine = cls(levels, plan, request or Request(), Tokenizer.open(bundle))
         engine._warmer = Warmer(engine.mapped_files())
         if warm:
             engine._warmer.wait()
         return engine
+
+    @classmethod
+    def _open_within(cls, levels: Levels, request: Request, device: Device) -> Engine:
+        """Plans and opens; plans again if a level's weights turn out to sit otherwise than was expected."""
+        residences = levels.expected_residences()
+        while True:
+            plan = make_plan(levels.manifest, replace(device, residences=residences), request)
+            require_available(plan, device)
+            try:
+                engine = cls(levels, plan, request, Tokenizer.open(levels.bundle))
+            except OtherResidenceError as error:
+                residences = {**residences, error.level: error.residence}
+                continue
+            for line in (*given_up_lines(plan), *plan.warnings):
+                levels.notify(line)
+            return engine
 
     def __enter__(self) -> Engine:
         return self
@@ -140,8 +166,46 @@ class Engine:
 
     def is_exact(self, speculation: Speculation) -> bool:
         """Whether answers equal those of plain decoding bit for bit on this device, and not only up to near ties."""
-        widths = self.target.widths
-        return widths.exact and (widths.tree or speculation.shape == "chain" or speculation.drafter == NONE)
+        widths, shape = self.target.widths, speculation.shape or self.plan.draft.shape
+        return widths.exact and (widths.tree or shape == "chain" or speculation.drafter == NONE)
+
+    def set_budget(self, budget_bytes: int) -> None:
+        """Plans anew for ``budget_bytes``, from the next step on: of a running answer, too, whose text stays the same.
+
+        Smaller budgets cost drafts, drafters and the size of prefill chunks, larger ones bring them back. The context,
+        the KV type and the kernels stay. OverBudgetError if that cannot be; nothing is changed then. May be called from
+        any thread.
+        """
+        request = replace(
+            self._request,
+            context=self.plan.context,
+            up_to=False,
+            kv_type=self.plan.target.kv_type,
+            budget_bytes=budget_bytes,
+            may_give_up=frozenset(),
+        )
+        device = Device(budget_bytes, budget_bytes, residences=self._residences)
+        self._next_plan = make_plan(self.manifest, device, request)
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._follow_plan()
+            finally:
+                self._stepping.release()
+
+    def _follow_plan(self) -> None:
+        """Makes what is open what was planned last."""
+        plan, self._next_plan = self._next_plan, None
+        if plan is None:
+            return
+        kept = {name: model for name, model in self.drafters.items() if plan.level(name) is not None}
+        self._speculator.allow({}, DraftPlan("chain", 0))
+        self.drafters = kept
+        give_back()
+        fit(self.target, plan.target, plan)
+        self.drafters = self._levels.open_drafters(plan, kept)
+        self._speculator.allow(self.drafters, plan.draft)
+        self.plan = plan
+        give_back()
 
     def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
         """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids."""
@@ -215,8 +279,20 @@ class Engine:
             context.append(tokens)
             return decode(self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop)
 
-        self._answer = start(tokens, stop) if refit is None else go_on(start, tokens, stop, context, refit)
+        steps = start(tokens, stop) if refit is None else go_on(start, tokens, stop, context, refit)
+        self._answer = self._planned(steps)
         return self._answer
+
+    def _planned(self, steps: Generator[Step, None, None]) -> Generator[Step, None, None]:
+        """The same steps; a new plan takes effect between two of them."""
+        with closing(steps):
+            while True:
+                with self._stepping:
+                    self._follow_plan()
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
 
     @staticmethod
     def _chunks(
@@ -231,48 +307,6 @@ class Engine:
                     text += shown.feed(stream.flush()) + shown.flush()
                     stats = replace(stats, memory=read_memory())
                 yield TextChunk(text, step, stats)
-
-
-@dataclass(frozen=True)
-class _Levels:
-    """Opens what is planned of a bundle."""
-
-    bundle: Path
-    manifest: Manifest
-    plan: Plan
-    chooser: Chooser
-
-    def open_target(self, notify: Callable[[str], None]) -> OrtModel:
-        """The target, at the widths that agree bit for bit on this device; those are found out once."""
-        model = self._open(self.manifest.target)
-
-        def find() -> dict[str, Any]:
-            notify("testing which row counts agree bit for bit (once for this model on this device)")
-            return asdict(find_safe_widths(model))
-
-        hashes = {name: entry.sha256 for name, entry in self.manifest.files.items() if ".onnx" in name}
-        key = [device_key(), hashes, self.plan.threads, model.max_rows, model.kernels.key]
-        name = f"widths-{model.kernels.name}-{self.plan.threads or 'all'}-{model.max_rows}"
-        found = find() if is_foreign(self.bundle) else recall(device_folder(self.bundle), name, key, find)
-        model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
-        if not model.widths.exact:
-            notify("no two row counts agree bit for bit here: speculation is exact up to near ties")
-        return model
-
-    def open_drafters(self) -> dict[str, OrtModel]:
-        """Every planned drafter by its name."""
-        planned = (self.manifest.level(level.name) for level in self.plan.levels)
-        return {level.name: self._open(level) for level in planned if level.role == "drafter"}
-
-    def _open(self, level: Level) -> OrtModel:
-        planned = self.plan.level(level.name)
-        assert planned is not None, level.name
-        threads, chunk, widths = self.plan.threads, self.plan.prefill_chunk, any_width(planned.max_rows)
-
-        def make(kernels: Kernels) -> OrtModel:
-            return OrtModel.open(self.bundle, level, planned, threads, chunk, widths, kernels)
-
-        return self.chooser.open(self.bundle, self.manifest, level, make)
 
 
 def _make_refit(when_full: str | Refit) -> Refit | None:

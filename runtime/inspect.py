@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from export.manifest import Check, Level, Manifest, Quantization, Source
+from export.manifest import Check, KvEffect, Level, Manifest, Quantization, Source
 from memory.footprint import kv_bytes_per_token
 from memory.plan import Plan
+from memory.report import plan_lines
 from runtime.speculation import known_drafters
-
-_MIB = 2**20
 
 
 def describe(manifest: Manifest, plan: Plan, verified: str, kernels: Mapping[str, str]) -> dict[str, Any]:
@@ -29,12 +28,12 @@ def describe(manifest: Manifest, plan: Plan, verified: str, kernels: Mapping[str
             {
                 **asdict(level),
                 "kernels": kernels[level.name],
-                "kv_bytes_per_token": {kind: kv_bytes_per_token(level.shape, kind) for kind in level.graphs},
+                "kv_bytes_per_token": {kind: kv_bytes_per_token(level.shape, kind, "copied") for kind in level.graphs},
             }
             for level in manifest.levels
         ],
         "drafters": list(_drafters(manifest)),
-        "plan": {**asdict(plan), "total_bytes": plan.total_bytes},
+        "plan": asdict(plan),
     }
 
 
@@ -67,30 +66,17 @@ def level_lines(level: Level) -> Iterator[str]:
     )
     end = ", ".join(map(str, level.vocabulary.eos_token_ids))
     yield f"  vocabulary of {level.vocabulary.entries:,} in {shape.vocab_size:,} logits, end tokens {end}"
-    yield f"  weights {_quantization(level.quantization)}, {level.weight_bytes:,} bytes; drafts: {_shapes(level)}"
+    yield f"  weights {_quantization(level.quantization)}, {_weight_bytes(level)}; drafts: {_shapes(level)}"
     for kind, graph in level.graphs.items():
-        per_token = kv_bytes_per_token(shape, kind)
+        per_token = kv_bytes_per_token(shape, kind, "copied")
         yield f"  KV cache {kind}: {per_token:,} bytes per token, graph {graph}"
+    for kind, effect in level.kv_effects.items():
+        yield f"  KV cache {kind} against fp32: {_effect(effect)}"
     if level.native is not None:
         yield f"  native form: weights packed into {level.native.data}, {level.native.data_bytes:,} bytes"
     yield f"  check: {_check(level.check)}"
-
-
-def plan_lines(plan: Plan) -> Iterator[str]:
-    """The plan: what would be opened, and the bytes it would take."""
-    budget = "no limit given" if plan.budget_bytes is None else f"of {plan.budget_bytes:,} allowed"
-    yield f"plan: {plan.total_bytes:,} bytes predicted, {budget}"
-    yield (
-        f"  context {plan.context:,} tokens, drafts of up to {plan.max_draft}, prompts in chunks of"
-        f" {plan.prefill_chunk}, threads {plan.threads or 'as ONNX Runtime chooses'}"
-    )
-    for level in plan.levels:
-        parts = ", ".join(
-            f"{part.replace('_', ' ')} {size / _MIB:.1f}" for part, size in asdict(level.footprint).items()
-        )
-        yield f"  {level.name}: KV cache {level.kv_type}, {level.capacity:,} rows; MiB: {parts}"
-    for line in plan.given_up:
-        yield f"  given up: {line}"
+    if level.agreement is not None:
+        yield f"  the target's most probable token is its own on {level.agreement:.1%} of the target's check"
 
 
 def _drafters(manifest: Manifest) -> tuple[str, ...]:
@@ -109,6 +95,16 @@ def _quantization(quantization: Quantization) -> str:
     method = f" by {quantization.method}" if quantization.method else ""
     error = "" if quantization.error is None else f", relative error {quantization.error:.4f}"
     return f"{quantization.weights}{block}{method}{error}"
+
+
+def _weight_bytes(level: Level) -> str:
+    tables = f", {level.sparse_bytes:,} of them read a few rows at a time" if level.sparse_bytes else ""
+    return f"{level.weight_bytes:,} bytes{tables}"
+
+
+def _effect(effect: KvEffect) -> str:
+    perplexity = "" if effect.perplexity is None else f"perplexity x {effect.perplexity:.4f}, "
+    return f"{perplexity}steps x {effect.speed:.2f} a second behind {effect.rows:,} rows ({effect.kernels} kernels)"
 
 
 def _shapes(level: Level) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,3 +40,19 @@ class FixedScheduler:
     def pick(self, last: Step | None) -> Pick:
         """See ``Scheduler``."""
         return self._pick
+
+
+class PlannedScheduler:
+    """Another scheduler's picks within what the plan allows at the moment, which may change between two steps.
+
+    ``most`` says how many nodes a drafter may draft now, 0: it is not open.
+    """
+
+    def __init__(self, inner: Scheduler, most: Callable[[str], int]) -> None:
+        self._inner, self._most = inner, most
+
+    def pick(self, last: Step | None) -> Pick:
+        """See ``Scheduler``."""
+        pick = self._inner.pick(last)
+        nodes = 0 if pick.drafter is None else min(pick.limit.nodes, self._most(pick.drafter))
+        return Pick(pick.drafter, DraftLimit(nodes, min(pick.limit.depth, nodes))) if nodes else Pick(None)

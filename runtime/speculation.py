@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 from export.manifest import PocketspecError
+from memory.plan import DraftPlan, Shape
+from runtime.decode import Drafters
 from runtime.draft import DraftLimit, Kind
 from runtime.drafters import Drafter
 from runtime.drafters.fallback import FallbackDrafter
@@ -14,7 +16,7 @@ from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.model import Model, OrtModel
 from runtime.sampling import SamplingParams
-from runtime.scheduler import FixedScheduler
+from runtime.scheduler import FixedScheduler, PlannedScheduler, Scheduler
 from runtime.verify import Verifier
 from runtime.verify.block import BlockVerifier
 from runtime.verify.greedy import GreedyVerifier
@@ -24,11 +26,8 @@ from runtime.verify.recursive import RecursiveVerifier
 AUTO, NONE, SUFFIX = "auto", "none", "suffix"
 JOIN = "+"
 
-Shape = Literal["chain", "tree"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
 
-# Nodes of a draft when the user does not say. One row less than an even number of rows, so that no dummy row is needed;
-# a chain of 3 did best on the CPU with ONNX Runtime's own int4 kernels (1.91 x, a chain of 7: 1.64 x).
-DEFAULT_NODES: Mapping[Shape, int] = {"chain": 3, "tree": 7}
 # A suffix match is right for long stretches or not at all, and it says how far it trusts itself.
 _SUFFIX_NODES = 7
 
@@ -49,13 +48,13 @@ class Speculation:
 
     ``drafter`` is "auto" (the bundle's first drafter, or else "suffix"), "none" (plain decoding), "suffix" (repetition
     in prompt and answer), the name of a drafter in the bundle, or several with plus signs ("suffix+NAME": the first
-    that has something to say). ``draft_size`` is the most nodes of a draft, None: a default for its shape.
+    that has something to say). ``draft_size`` is the most nodes of a draft; None, and ``shape`` None: as planned.
     ``acceptance`` None means greedy at temperature 0 and "match" above.
     """
 
     drafter: str = AUTO
     draft_size: int | None = None
-    shape: Shape = "chain"
+    shape: Shape | None = None
     acceptance: str | None = None
 
     @property
@@ -71,19 +70,19 @@ PLAIN = Speculation(drafter=NONE)
 class Strategy:
     """What the decoding loop is given."""
 
-    drafters: Mapping[str, Drafter]
-    scheduler: FixedScheduler
+    drafters: Drafters
+    scheduler: Scheduler
     verifier: Verifier
 
 
 class Speculator:
-    """Makes strategies for one target. Drafters are made once, so that what they have learnt or cached is kept.
+    """Makes strategies for one target, and keeps them within what is planned and open at the moment.
 
-    ``levels`` are the drafter models that are open, ``max_draft`` the most nodes that were planned.
+    Drafters are made once, so that what they have learnt or cached is kept as long as the plan does not change.
     """
 
-    def __init__(self, target: Model, levels: Mapping[str, OrtModel], max_draft: int) -> None:
-        self._target, self._levels, self._max_draft = target, dict(levels), max_draft
+    def __init__(self, target: Model, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
+        self._target, self._levels, self._planned = target, dict(levels), planned
         self._drafters: dict[tuple[str, Shape, Kind], Drafter] = {}
         self._given: dict[str, Drafter] = {}
 
@@ -91,16 +90,23 @@ class Speculator:
         """Makes a drafter of the caller's own known by its name."""
         self._given[drafter.name] = drafter
 
+    def allow(self, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
+        """From the next step on drafts are those of ``planned``, by the drafter models ``levels``."""
+        self._levels, self._planned = dict(levels), planned
+        self._drafters.clear()
+
     def strategy(self, speculation: Speculation, sampling: SamplingParams) -> Strategy:
         """The strategy for one answer; PocketspecError for what cannot be."""
         acceptance = _acceptance(speculation, sampling)
         verifier = VERIFIERS[acceptance]()
         name = self.drafter_name(speculation.drafter)
-        if name is None:
+        if name is None or not self._planned.nodes:
             return Strategy({}, FixedScheduler(), verifier)
-        limit = self._limit(speculation, name)
-        kind = _DRAWN[speculation.shape] if acceptance in _NEED_DRAWN else Kind.ONE_HOT
-        return Strategy({name: self._drafter(name, speculation.shape, kind)}, FixedScheduler(name, limit), verifier)
+        shape = speculation.shape or ("chain" if acceptance == "block" else self._planned.shape)
+        limit = self._limit(speculation, shape, name)
+        kind = _DRAWN[shape] if acceptance in _NEED_DRAWN else Kind.ONE_HOT
+        scheduler = PlannedScheduler(FixedScheduler(name, limit), self._most)
+        return Strategy(_Named(lambda wanted: self._drafter(wanted, shape, kind)), scheduler, verifier)
 
     def drafter_name(self, name: str) -> str | None:
         """The drafter that ``name`` stands for, None for plain decoding; an unknown name lists those there are."""
@@ -110,6 +116,11 @@ class Speculator:
             return None
         check_drafter(name, (*self._levels, *self._given), "is open")
         return name
+
+    def _most(self, name: str) -> int:
+        """The most nodes that the drafter called ``name`` may draft now; none if one of its models is not open."""
+        is_open = all(part == SUFFIX or part in self._levels or part in self._given for part in name.split(JOIN))
+        return self._planned.nodes if is_open else 0
 
     def _drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
         key = (name, shape, kind)
@@ -126,20 +137,32 @@ class Speculator:
             return self._given[name]
         return SmallDrafter(self._levels[name], self._target.vocab_size, name, shape=shape, kind=kind)
 
-    def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
-        shape, size = speculation.shape, speculation.draft_size
-        if shape not in DEFAULT_NODES:
-            raise PocketspecError(f"no draft shape {shape!r}; there are: {', '.join(DEFAULT_NODES)}")
+    def _limit(self, speculation: Speculation, shape: Shape, name: str) -> DraftLimit:
+        size, planned = speculation.draft_size, self._planned
+        if shape not in SHAPES:
+            raise PocketspecError(f"no draft shape {shape!r}; there are: {', '.join(SHAPES)}")
         if shape == "tree" and not self._target.takes_trees:
             raise PocketspecError("this bundle's target cannot verify trees; ask for shape chain, or export it again")
+        if shape == "tree" and planned.shape == "chain":
+            raise PocketspecError("the plan has no room for trees; open the bundle with shape tree, or ask for a chain")
         if speculation.acceptance == "block" and shape == "tree":
             raise PocketspecError("acceptance 'block' judges chains; ask for shape chain, or for acceptance recursive")
-        if size is not None and not 1 <= size <= self._max_draft:
+        if size is not None and not 1 <= size <= planned.nodes:
             raise PocketspecError(
-                f"a draft size of {size}; the plan allows 1 to {self._max_draft} (drafter none is plain decoding)"
+                f"a draft size of {size}; the plan allows 1 to {planned.nodes}: open the bundle with a larger one"
             )
-        nodes = min(draft_nodes(speculation, name), self._max_draft)
-        return DraftLimit(nodes, nodes)
+        nodes = size or (_SUFFIX_NODES if name == SUFFIX else planned.nodes)
+        return DraftLimit(min(nodes, planned.nodes), min(nodes, planned.nodes))
+
+
+class _Named:
+    """Drafters by name as they are now: a model may be closed and opened again between two steps."""
+
+    def __init__(self, find: Callable[[str], Drafter]) -> None:
+        self._find = find
+
+    def __getitem__(self, name: str) -> Drafter:
+        return self._find(name)
 
 
 def check_drafter(name: str, levels: Collection[str], where: str) -> None:
@@ -159,13 +182,6 @@ def needed_levels(name: str, levels: Sequence[str]) -> tuple[str, ...]:
     if name == AUTO:
         return tuple(levels[:1])
     return tuple(level for level in levels if level in name.split(JOIN))
-
-
-def draft_nodes(speculation: Speculation, name: str) -> int:
-    """The most nodes of a draft by the drafter called ``name``."""
-    if speculation.draft_size is not None:
-        return speculation.draft_size
-    return _SUFFIX_NODES if name == SUFFIX else DEFAULT_NODES[speculation.shape]
 
 
 def _acceptance(speculation: Speculation, sampling: SamplingParams) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memory.plan import Request
+from memory import Request
 from runtime.engine import Engine
 from runtime.speculation import PLAIN, Speculation
 from runtime.stop import StopRule

@@ -101,11 +101,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _open(options: argparse.Namespace, contenders: list[Contender], rows: list[int], kernels: Wanted | None) -> Engine:
     """An engine with room for every contender, so that those with other kernels have the same."""
+    from runtime.foreign import read_bundle
     from runtime.speculation import JOIN
 
-    drafters = {part: None for contender in contenders for part in contender.speculation.drafter.split(JOIN)}
+    named = {part for contender in contenders for part in contender.speculation.drafter.split(JOIN)}
+    drafters = tuple(level.name for level in read_bundle(options.bundle).drafters() if level.name in named)
     sizes = [contender.speculation.draft_size or 1 for contender in contenders]
-    return shared.open_engine(options, tuple(drafters), max([*sizes, *(count - 1 for count in rows)]), kernels)
+    nodes = max([*sizes, *(count - 1 for count in rows)])
+    shape = "tree" if any(contender.speculation.shape == "tree" for contender in contenders) else "chain"
+    return shared.open_engine(options, kernels, drafters=drafters, shape=shape, nodes=nodes)
 
 
 def _starts(options: argparse.Namespace, contenders: list[Contender], rows: list[int]) -> dict[str, Start]:

@@ -145,7 +145,7 @@ def _report(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace
 
 
 def _show_plan(engine: Engine) -> None:
-    from runtime.inspect import plan_lines
+    from memory.report import plan_lines
 
     for line in plan_lines(engine.plan):
         print(line, file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from memory.options import make_request
 from runtime.commands import options as shared
 
 
@@ -17,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Verifies, then shows."""
     from export.manifest import verify_files
-    from memory.plan import Request, make_plan
+    from memory.device import read_device
+    from memory.planner import make_plan
     from runtime.foreign import is_foreign, read_bundle
     from runtime.inspect import describe, describe_lines
     from runtime.kernels.choice import Chooser
@@ -32,8 +34,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         check_files(options.bundle, manifest)
         verified = "hashes were right when first opened, and nothing has changed since"
-    request = Request(context=options.context, budget_bytes=options.max_memory, threads=options.threads)
-    plan = make_plan(manifest, request)
+    device = read_device()
+    plan = make_plan(manifest, device, make_request(options, device))
     chooser = Chooser(options.kernels)
     kernels = {level.name: chooser.expect(level) for level in manifest.levels}
     if options.json:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError
+from memory.options import check_threads
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.kernels.library import library_path
 
     rows, shapes = _rows(options.rows), _shapes(options.shape)
-    threads = shared.check_threads(options.threads) or physical_cores()
+    threads = check_threads(options.threads) or physical_cores()
     path = library_path()
     if options.build:
         from runtime.kernels.build import build

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError
+from memory.options import add_request, make_request
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from runtime.sampling import SamplingParams
     from runtime.speculation import Speculation
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _NO_EFFECT_WHEN_GREEDY = ("top_k", "top_p", "min_p", "seed")
 
 
@@ -55,31 +53,9 @@ def parse_counts(option: str, text: str) -> list[int]:
     return counts
 
 
-def check_threads(threads: int | None) -> int | None:
-    """``threads`` as given, if there can be so many."""
-    if threads is not None and threads < 1:
-        raise PocketspecError(f"--threads {threads}: it must be at least 1")
-    return threads
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from a number with or without a unit: ``1500000``, ``800MB``, ``1.5GiB``. MB is 10**6, MiB 2**20."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if not match or match[2].upper() not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or a number with MB, GB, MiB or GiB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """The bundle and what it may use of the device."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder written by python -m export")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads per operator (default: ONNX Runtime's choice)"
-    )
-    parser.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer (default: the model's)")
-    parser.add_argument(
-        "--max-memory", type=parse_bytes, metavar="SIZE", help="bytes, or with MB, GB: planned and kept"
-    )
+    """The bundle, what it may use of the device, and how it is opened."""
+    add_request(parser)
     parser.add_argument("--verify", action="store_true", help="hash all files, even if they seem unchanged")
     parser.add_argument(
         "--warm", action="store_true", help="read all mapped weights into memory first, not while the first step runs"
@@ -100,10 +76,8 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a drafter of the bundle, suffix, both as suffix+NAME, none, or auto (default)",
     )
-    parser.add_argument(
-        "--draft-size", type=int, metavar="N", help="most tokens of a draft (default: 3, tree and suffix 7)"
-    )
-    parser.add_argument("--shape", choices=("chain", "tree"), help="of a drafter model's drafts (default: chain)")
+    parser.add_argument("--draft-size", type=int, metavar="N", help="most tokens of a draft (default: as planned)")
+    parser.add_argument("--shape", choices=("chain", "tree"), help="of a drafter model's drafts (default: as planned)")
     parser.add_argument(
         "--acceptance",
         choices=("greedy", "match", "block", "recursive"),
@@ -148,23 +122,20 @@ def make_speculation(options: argparse.Namespace) -> Speculation:
     for name in ("draft_size", "shape"):
         if drafter == NONE and getattr(options, name) is not None:
             raise PocketspecError(f"--{name.replace('_', '-')} means nothing without speculation; drop it")
-    return Speculation(drafter, options.draft_size, options.shape or "chain", options.acceptance)
+    return Speculation(drafter, options.draft_size, options.shape, options.acceptance)
 
 
-def open_engine(
-    options: argparse.Namespace, drafters: tuple[str, ...] | None, max_draft: int, kernels: Wanted | None = None
-) -> Engine:
-    """The engine for ``options.bundle``; of the bundle's drafters only ``drafters`` are opened, None: all.
+def open_engine(options: argparse.Namespace, kernels: Wanted | None = None, **request: Any) -> Engine:
+    """The engine for ``options.bundle``; ``request`` are fields of a Request that no option stands for.
 
     ``kernels`` None: those of ``options``.
     """
-    from memory.plan import Request
+    from memory.device import read_device
     from runtime.engine import Engine
 
-    request = Request(options.context, options.max_memory, drafters, max_draft, check_threads(options.threads))
     return Engine.open(
         options.bundle,
-        request,
+        make_request(options, read_device(), **request),
         verify=options.verify,
         warm=options.warm,
         kernels=kernels or options.kernels,
@@ -176,16 +147,21 @@ def open_engine(
 def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
     """The engine with no more open than ``speculation`` needs."""
     from runtime.foreign import read_bundle
-    from runtime.speculation import AUTO, NONE, SUFFIX, check_drafter, draft_nodes, needed_levels
+    from runtime.speculation import AUTO, NONE, check_drafter, needed_levels
 
     levels = [level.name for level in read_bundle(options.bundle).drafters()]
     if speculation.drafter not in (AUTO, NONE):
         check_drafter(speculation.drafter, levels, f"in {options.bundle}")
-    wanted = needed_levels(speculation.drafter, levels)
-    size = draft_nodes(speculation, wanted[0] if wanted else SUFFIX)
-    if size < 1:
-        raise PocketspecError(f"--draft-size {size}: it must be at least 1 (plain decoding is --no-speculation)")
-    engine = open_engine(options, wanted, size)
+    if speculation.draft_size is not None and speculation.draft_size < 1:
+        raise PocketspecError(
+            f"--draft-size {speculation.draft_size}: it must be at least 1 (plain decoding is --no-speculation)"
+        )
+    engine = open_engine(
+        options,
+        drafters=needed_levels(speculation.drafter, levels),
+        shape=speculation.shape,
+        nodes=0 if speculation.drafter == NONE else speculation.draft_size,
+    )
     if engine.target.widths.exact and not engine.is_exact(speculation):
         say("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")
     return engine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memory.plan import Request
+from memory import Request
 from runtime.engine import Engine
 from tests.runtime.tiny_bundle import write_foreign_bundle, write_tiny_bundle
 
@@ -33,5 +33,5 @@ def foreign_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engine(random_bundle: Path) -> Iterator[Engine]:
     """The random bundle, open for the whole session: nothing a test does may spoil it for the next."""
-    with Engine.open(random_bundle, Request(threads=1)) as engine:
+    with Engine.open(random_bundle, Request(threads=1, shape="tree", nodes=15)) as engine:
         yield engine

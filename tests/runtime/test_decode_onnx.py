@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export.manifest import Level, read_manifest
-from memory.plan import Request, make_plan
+from memory import Request, make_plan
 from runtime.context import Context
 from runtime.decode import decode
 from runtime.devices import SafeWidths, any_width, find_safe_widths
@@ -22,6 +22,7 @@ from runtime.model import OrtModel, open_session
 from runtime.sampling import SamplingParams
 from runtime.scheduler import FixedScheduler
 from runtime.verify.match import MatchVerifier
+from tests.devices import AMPLE
 from tests.runtime.guesses import Random
 from tests.runtime.test_decode import Ends
 from tests.runtime.tiny_graph import VOCAB, write_tiny_graph
@@ -105,7 +106,7 @@ def test_in_int4_speculation_changes_not_a_token_at_safe_widths(
 @pytest.mark.parametrize("shape", ["chain", "tree"])
 def test_an_exported_pair_decodes_as_its_target_alone(tiny_bundle: Path, shape: str, sampling: SamplingParams) -> None:
     manifest = read_manifest(tiny_bundle)
-    plan = make_plan(manifest, Request(context=CAPACITY - ROWS, max_draft=ROWS - 2))
+    plan = make_plan(manifest, AMPLE, Request(context=CAPACITY - ROWS, nodes=ROWS - 2))
 
     def opened(level: Level) -> OrtModel:
         planned = plan.level(level.name)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models
 
 from export.manifest import ManifestError, PocketspecError
-from memory.plan import Request, make_plan
+from memory import Request, make_plan
 from runtime.cache import ContextFullError
 from runtime.conversation import Conversation
 from runtime.devices import SafeWidths
@@ -22,6 +22,7 @@ from runtime.sampling import SamplingParams
 from runtime.speculation import PLAIN, Speculation
 from runtime.stop import StopRule
 from runtime.text import Tokenizer
+from tests.devices import AMPLE
 from tests.runtime.tiny_bundle import END, VOCAB
 
 SPECULATIONS = [
@@ -189,7 +190,7 @@ def test_what_the_cache_holds_of_a_prompt_is_not_computed_again(engine: Engine) 
 def test_turns_with_a_kept_cache_equal_plain_turns(random_bundle: Path, speculation: Speculation) -> None:
     texts = []
     for choice in (PLAIN, speculation):
-        with Engine.open(random_bundle, Request(threads=1)) as engine:
+        with Engine.open(random_bundle, Request(threads=1, shape="tree", nodes=8)) as engine:
             conversation = Conversation(engine, "Be kind.", speculation=choice, max_new_tokens=25)
             texts.append([text_of(list(conversation.say(line))) for line in ("one", "two", "three")])
             assert [message["role"] for message in conversation.messages] == [
@@ -216,7 +217,7 @@ def test_prompts_are_chats_where_there_is_a_template(engine: Engine) -> None:
 
 
 def test_only_planned_levels_are_open(random_bundle: Path) -> None:
-    with Engine.open(random_bundle, Request(drafters=("far",), max_draft=3, threads=1)) as engine:
+    with Engine.open(random_bundle, Request(drafters=("far",), nodes=3, threads=1)) as engine:
         assert list(engine.drafters) == ["far"]
         assert engine.target.max_rows == 5
         with pytest.raises(PocketspecError, match="no drafter 'near' is open; there are: far, suffix, none, auto"):
@@ -230,19 +231,20 @@ def test_exactness_is_said_for_each_shape(engine: Engine) -> None:
     try:
         for exact, tree, expected in ((True, True, [1, 1, 1]), (True, False, [1, 1, 0]), (False, False, [0, 0, 0])):
             engine.target.widths = SafeWidths(widths.widths, exact, tree)
-            asked = (PLAIN, Speculation("near"), Speculation("near", shape="tree"))
+            asked = (PLAIN, Speculation("near", shape="chain"), Speculation("near", shape="tree"))
             assert [engine.is_exact(speculation) for speculation in asked] == expected
     finally:
         engine.target.widths = widths
 
 
 def test_what_a_tight_budget_gives_up_is_said(random_bundle: Path) -> None:
-    everything = make_plan(read_bundle(random_bundle), Request()).total_bytes
+    with Engine.open(random_bundle, Request(threads=1)) as engine:
+        everything = engine.plan.needed_bytes
     notes: list[str] = []
     request = Request(budget_bytes=everything - 1, threads=1)
     with Engine.open(random_bundle, request, notify=notes.append) as engine:
-        assert engine.plan.total_bytes < everything
-    assert any(note.startswith(f"to fit {everything - 1} bytes: ") for note in notes)
+        assert engine.plan.needed_bytes < everything
+    assert any(note.startswith("given up: ") for note in notes)
 
 
 def test_widths_are_tested_once(random_bundle: Path, tmp_path: Path) -> None:
@@ -250,7 +252,7 @@ def test_widths_are_tested_once(random_bundle: Path, tmp_path: Path) -> None:
     notes: list[list[str]] = []
     for _ in range(2):
         notes.append([])
-        with Engine.open(bundle, Request(threads=1, max_draft=6), notify=notes[-1].append) as engine:
+        with Engine.open(bundle, Request(threads=1, nodes=6), notify=notes[-1].append) as engine:
             assert engine.target.widths.exact
     assert ["testing which row counts" in " ".join(each) for each in notes] == [True, False]
 
@@ -282,7 +284,7 @@ def test_a_foreign_bundle_answers_as_ours(plain_bundle: Path, foreign_bundle: Pa
         (Speculation(acceptance="block"), SamplingParams(), "'block' needs a temperature above 0"),
         (Speculation(acceptance="block", shape="tree"), SAMPLED, "'block' judges chains"),
         (Speculation(shape="star"), SamplingParams(), "no draft shape 'star'"),  # type: ignore[arg-type]
-        (Speculation(draft_size=0), SamplingParams(), "a draft size of 0; the plan allows 1 to 16"),
+        (Speculation(draft_size=0), SamplingParams(), "a draft size of 0; the plan allows 1 to 15"),
     ],
 )
 def test_impossible_speculation_is_refused(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from export.manifest import Check, read_manifest
-from memory.plan import Request, make_plan
+from export.manifest import Check, KvEffect, read_manifest
+from memory import Request, make_plan
 from runtime.__main__ import main
 from runtime.inspect import describe, level_lines, plan_lines
+from tests.devices import AMPLE
 
 
 def test_all_levels_files_and_the_plan_are_shown(random_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +28,7 @@ def test_all_levels_files_and_the_plan_are_shown(random_bundle: Path, capsys: py
         "drafters: near, far, suffix, none, auto",
         "drafters/far/model.onnx",
         "hashes were right when first opened",
-        "plan: ",
+        "plan for tiny: ",
     ):
         assert part in out
 
@@ -39,7 +40,7 @@ def test_json_says_the_same(random_bundle: Path, capsys: pytest.CaptureFixture[s
     assert data["levels"][0]["kv_bytes_per_token"] == {"fp32": 512}
     assert data["verified"] == "all hashes are right"
     assert data["plan"]["context"] == 100
-    assert sum(level["footprint"]["kv_cache"] for level in data["plan"]["levels"]) < data["plan"]["total_bytes"]
+    assert [level["name"] for level in data["plan"]["levels"]] == ["tiny", "near", "far"]
 
 
 def test_verify_finds_a_change_that_keeps_size_and_time(
@@ -76,12 +77,26 @@ def test_checks_are_shown_with_their_numbers(random_bundle: Path) -> None:
     )
 
 
+def test_measured_effects_are_shown(random_bundle: Path) -> None:
+    effects = {"int8": KvEffect(1.25, 64, "native", 1.001), "fp16": KvEffect(0.5, 1000, "portable")}
+    level = replace(read_manifest(random_bundle).target, kv_effects=effects, agreement=0.48, sparse_bytes=1000)
+    lines = list(level_lines(level))
+    for wanted in (
+        "  KV cache int8 against fp32: perplexity x 1.0010, steps x 1.25 a second behind 64 rows (native kernels)",
+        "  KV cache fp16 against fp32: steps x 0.50 a second behind 1,000 rows (portable kernels)",
+        "  the target's most probable token is its own on 48.0% of the target's check",
+    ):
+        assert wanted in lines
+    assert any(f"{level.weight_bytes:,} bytes, 1,000 of them read a few rows" in line for line in lines)
+
+
 def test_what_the_plan_gives_up_is_shown(random_bundle: Path) -> None:
     manifest = read_manifest(random_bundle)
-    whole = make_plan(manifest, Request())
-    plan = make_plan(manifest, Request(budget_bytes=whole.total_bytes - 1))
+    whole = make_plan(manifest, AMPLE, Request())
+    plan = make_plan(manifest, AMPLE, Request(budget_bytes=whole.needed_bytes - 1))
     text = "\n".join(plan_lines(plan))
-    assert f"of {whole.total_bytes - 1:,} allowed" in text
-    assert f"given up: {plan.given_up[0]}" in text
+    assert plan.given_up
+    for entry in plan.given_up:
+        assert f"given up: {entry.step}, {entry.change}" in text
     kernels = {level.name: "" for level in manifest.levels}
-    assert describe(manifest, plan, "", kernels)["plan"]["given_up"] == plan.given_up
+    assert describe(manifest, plan, "", kernels)["plan"]["given_up"] == tuple(asdict(entry) for entry in plan.given_up)

@@ -9,14 +9,16 @@ import numpy.typing as npt
 import pytest
 
 from export.manifest import read_manifest
-from memory.plan import Request, make_plan
+from memory import Request, make_plan
 from runtime.devices import any_width
 from runtime.engine import Engine
-from runtime.kernels.choice import Chooser, Kernels
+from runtime.kernels.choice import Chooser
+from runtime.kernels.forms import Kernels
 from runtime.kernels.library import library_path, open_library
 from runtime.model import OrtModel
 from runtime.sampling import SamplingParams
 from runtime.speculation import PLAIN, Speculation
+from tests.devices import AMPLE
 
 ROWS, CAPACITY, PREFIX = 32, 256, 70
 PROMPTS = ["Once upon a time", "a", "the cat sat on the mat, the cat sat on the", "0123456789" * 6]
@@ -35,8 +37,8 @@ def _library() -> None:
 def open_native(bundle: Path, threads: int) -> OrtModel:
     """The target alone, on native kernels, at whatever widths it is asked for."""
     manifest = read_manifest(bundle)
-    request = Request(context=CAPACITY, max_draft=ROWS - 1)
-    planned = make_plan(manifest, request).level(manifest.target.name)
+    request = Request(context=CAPACITY, nodes=ROWS - 1)
+    planned = make_plan(manifest, AMPLE, request).level(manifest.target.name)
     assert planned is not None
 
     def make(kernels: Kernels) -> OrtModel:
@@ -117,7 +119,7 @@ def test_a_path_through_a_tree_is_bit_equal_to_the_path_alone(model: OrtModel, t
 def test_answers_equal_plain_decoding(
     tiny_bundle_int4: Path, drafter: str, shape: str, sampling: SamplingParams
 ) -> None:
-    with Engine.open(tiny_bundle_int4, Request(context=CAPACITY, max_draft=12), kernels="native") as engine:
+    with Engine.open(tiny_bundle_int4, Request(context=CAPACITY, nodes=12), kernels="native") as engine:
         assert engine.target.kernels.name == "native"
         assert engine.target.widths.exact
         assert engine.target.widths.pad(1) == 1  # one row is as good as many: plain decoding pays for no padding

@@ -12,7 +12,7 @@ import pytest
 
 from export.bundle import export_bundle
 from export.request import ExportRequest
-from memory.plan import Request
+from memory import Request
 from runtime.engine import Engine
 from runtime.kernels.choice import Wanted
 from runtime.kernels.library import library_path
@@ -35,7 +35,7 @@ def texts_for(model: str, shared_data: Path) -> Iterator[str]:
 
 def perplexity(bundle: Path, kernels: Wanted, texts: Iterator[str]) -> float:
     """Per token, over windows of text that each begin with an empty cache."""
-    request = Request(context=WINDOW + ROWS, drafters=(), max_draft=ROWS - 1)
+    request = Request(context=WINDOW + ROWS, drafters=(), nodes=ROWS - 1)
     loss, count = 0.0, 0
     with Engine.open(bundle, request, kernels=kernels) as engine:
         assert engine.target.kernels.name == kernels

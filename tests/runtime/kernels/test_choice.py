@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from export.manifest import PocketspecError, read_manifest, write_manifest
-from memory.plan import Request
+from memory import Request
 from runtime.__main__ import main
 from runtime.binding import UnsupportedModelError
 from runtime.devices import physical_cores
 from runtime.engine import Engine
 from runtime.kernels import choice, library
-from runtime.kernels.choice import PORTABLE, Chooser, Native, Wanted
+from runtime.kernels.choice import Chooser, Wanted
+from runtime.kernels.forms import PORTABLE, Native
 from runtime.kernels.library import KernelsError
 from runtime.record import device_folder
 from runtime.speculation import PLAIN, Speculation

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memory.plan import Request
+from memory import Request
 from runtime.engine import Engine
 from runtime.kernels.warming import Warmer, evict, read_through, resident_share
 

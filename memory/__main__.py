@@ -1,0 +1,24 @@
+"""``python -m memory``: plans before anything is loaded, and holds the plan to account."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from memory.command_line import make_parser, run_command
+
+# Each is a module in memory.commands with add_arguments(parser) and run(options).
+_COMMANDS = {
+    "plan": "decide every size for a bundle and a budget, without loading a weight",
+    "curve": "predicted tokens a second and context against the budget",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    parser = make_parser("memory", "Plans the memory of exported models.", _COMMANDS)
+    return run_command("memory", lambda: parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

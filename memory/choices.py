@@ -1,0 +1,139 @@
+"""What is to be decided, what is asked for, and what stays the same while it is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+from export.manifest import Level, Manifest, PocketspecError
+from memory.device import Device, Residence
+from memory.plan import Shape
+
+Allowed = Literal["context", "disk"]
+ALLOWED: tuple[Allowed, ...] = get_args(Allowed)
+
+DEFAULT_CONTEXT = 4096
+MIN_CONTEXT = 2
+MAX_NODES = 63
+# Sizes of drafts that are considered, in nodes.
+TREE_SIZES = (15, 11, 7, 3)
+CHAIN_SIZES = (7, 5, 4, 3, 2, 1)
+# Rows of a prompt that run at once. Larger chunks than the first read prompts no faster on the processors at hand (1.5B
+# shape, AVX2: 128 tokens/s in chunks of 32, 128 and 256).
+PREFILL_CHUNKS = (128, 64, 32, 16)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for.
+
+    ``context`` tokens of prompt and answer in all (None: 4,096, or the target's positions if fewer, and less if that is
+    what fits), in ``turns`` turns of a conversation; ``up_to`` lets the context be smaller and grow as it is used. At
+    most ``budget_bytes`` (None: what the device has, less a margin). ``drafters`` names the levels that may be loaded
+    beside the target, None: all drafters. ``shape`` and ``nodes`` of drafts (0: plain decoding), ``kv_type`` of the
+    target and ``prefill_chunk``: None lets the plan decide. ``may_give_up`` names what is given up only if the user
+    says so: "context", and "disk": weights that do not fit are read from disk.
+    """
+
+    context: int | None = None
+    turns: int = 1
+    up_to: bool = False
+    budget_bytes: int | None = None
+    drafters: tuple[str, ...] | None = None
+    shape: Shape | None = None
+    nodes: int | None = None
+    kv_type: str | None = None
+    prefill_chunk: int | None = None
+    threads: int | None = None
+    may_give_up: frozenset[Allowed] = frozenset()
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether the context may be smaller than wanted."""
+        return self.context is None or self.up_to or "context" in self.may_give_up
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One rung of the ladder: everything a plan is computed from.
+
+    ``drafters`` are the levels loaded beside the target. ``window`` is the most tokens of the conversation that their
+    KV caches of ``drafter_kv_type`` hold. With ``nodes`` 0 there is no speculation at all; without ``drafters`` it is
+    model-free.
+    """
+
+    context: int
+    shape: Shape
+    nodes: int
+    drafters: tuple[str, ...]
+    window: int
+    drafter_kv_type: str
+    kv_type: str
+    prefill_chunk: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a decision may look at, and what it cannot change."""
+
+    manifest: Manifest
+    device: Device
+    request: Request
+
+    @cached_property
+    def levels(self) -> dict[str, Level]:
+        """The bundle's levels by name."""
+        return {level.name: level for level in self.manifest.levels}
+
+    def residence(self, name: str) -> Residence:
+        """How the weights of a level will sit."""
+        native = self.device.kernels == "native" and self.levels[name].native is not None
+        return self.device.residences.get(name, "native" if native else "prepacked")
+
+    def kv_types(self, name: str) -> tuple[str, ...]:
+        """The KV types that a level has graphs for, the most exact first."""
+        level = self.levels[name]
+        graphs = level.native.graphs if level.native is not None and self.residence(name) == "native" else level.graphs
+        return tuple(kind for kind in ("fp32", "fp16", "int8", "int4") if kind in graphs)
+
+    @property
+    def threads(self) -> int:
+        """Threads that work on one operator."""
+        return self.request.threads or self.device.cores
+
+
+def wanted_context(manifest: Manifest, request: Request) -> int:
+    """The tokens asked for, or the default."""
+    positions = manifest.target.shape.positions
+    return min(DEFAULT_CONTEXT, positions) if request.context is None else request.context
+
+
+def check_request(scene: Scene) -> None:
+    """PocketspecError for a request that no memory can satisfy."""
+    manifest, request, target = scene.manifest, scene.request, scene.manifest.target
+    context, positions = wanted_context(manifest, request), target.shape.positions
+    if not MIN_CONTEXT <= context <= positions:
+        raise PocketspecError(
+            f"a context of {context} tokens is outside {MIN_CONTEXT}..{positions}, what {target.name} was made for;"
+            f" ask for at most {positions}"
+        )
+    if not 1 <= request.turns <= context // MIN_CONTEXT:
+        raise PocketspecError(
+            f"{request.turns} turns do not fit a context of {context} tokens; ask for 1 to {context // MIN_CONTEXT}"
+        )
+    if request.nodes is not None and not 0 <= request.nodes <= MAX_NODES:
+        raise PocketspecError(
+            f"a draft size of {request.nodes}: allowed are 1 to {MAX_NODES}, and 0 for plain decoding"
+        )
+    _check_names((request.kv_type,), scene.kv_types(target.name), f"no KV type of {target.name}; it has")
+    _check_names(request.may_give_up, ALLOWED, "nothing that can be given up; there are")
+    beside = [level.name for level in manifest.levels if level.role != "target"]
+    _check_names(request.drafters or (), beside, "no drafter of this bundle; it has")
+
+
+def _check_names(given: Iterable[str | None], known: Iterable[str], what: str) -> None:
+    for name in given:
+        if name is not None and name not in known:
+            raise PocketspecError(f"{name!r} is {what}: {', '.join(known) or 'none'}")

@@ -1,0 +1,85 @@
+"""The options by which a user says what may be used of the device; every command that opens a bundle has them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from export.manifest import PocketspecError
+from memory.choices import ALLOWED, Request
+from memory.device import Device
+from memory.size import Share, parse_size
+
+_CONTEXT = re.compile(r"(up\s*to\s*)?(\d+)", re.IGNORECASE)
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """The bundle and what it may use."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder written by python -m export")
+    parser.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="bytes, or with MB, MiB, GB, or a share of what is available as in 60%% (default: what the device has,"
+        " less a margin): planned before anything is loaded, and kept",
+    )
+    parser.add_argument(
+        "--context",
+        metavar="N",
+        help="tokens of prompt and answers in all, or 'up to N': fewer if that is what fits (default: up to 4096)",
+    )
+    parser.add_argument(
+        "--turns", type=int, default=1, metavar="N", help="turns of the planned conversation (default: 1)"
+    )
+    parser.add_argument(
+        "--kv-type", metavar="TYPE", help="of the target's KV cache: fp32, fp16, int8, int4 (default: planned)"
+    )
+    parser.add_argument(
+        "--prefill-chunk", type=int, metavar="N", help="rows of a prompt that run at once (default: planned)"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        choices=ALLOWED,
+        help="what may be given up at the very end: context, or disk (weights that do not fit are read from disk at"
+        " every step); can be repeated",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads per operator (default: one per core)")
+
+
+def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Request:
+    """The request that the options stand for; ``more`` are fields that a command has options of its own for."""
+    context, up_to = _parse_context(options.context)
+    if options.prefill_chunk is not None and options.prefill_chunk < 1:
+        raise PocketspecError(f"--prefill-chunk {options.prefill_chunk}: it must be at least 1")
+    budget = None if options.max_memory is None else parse_size(options.max_memory)
+    return Request(
+        context=context,
+        turns=options.turns,
+        up_to=up_to,
+        budget_bytes=budget.of(device.available_bytes) if isinstance(budget, Share) else budget,
+        kv_type=options.kv_type,
+        prefill_chunk=options.prefill_chunk,
+        threads=check_threads(options.threads),
+        may_give_up=frozenset(options.allow),
+        **more,
+    )
+
+
+def check_threads(threads: int | None) -> int | None:
+    """``threads`` as given, if there can be so many."""
+    if threads is not None and threads < 1:
+        raise PocketspecError(f"--threads {threads}: it must be at least 1")
+    return threads
+
+
+def _parse_context(text: str | None) -> tuple[int | None, bool]:
+    """Tokens, and whether fewer will do."""
+    if text is None:
+        return None, False
+    match = _CONTEXT.fullmatch(text.strip())
+    if not match:
+        raise PocketspecError(f"--context {text!r} is no number of tokens; write 4096, or 'up to 4096'")
+    return int(match[2]), match[1] is not None

@@ -1,0 +1,250 @@
+"""Makes the plan: a pure function from manifest, device and request, in a few milliseconds.
+
+It walks down the ladder to the first rung that fits. What does not fit even at the end is refused, with the bytes that
+are missing and the smallest budgets that would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from export.manifest import Level, Manifest
+from memory.choices import (
+    CHAIN_SIZES,
+    PREFILL_CHUNKS,
+    TREE_SIZES,
+    Choices,
+    Request,
+    Scene,
+    check_request,
+    wanted_context,
+)
+from memory.device import Device
+from memory.footprint import Sizes, level_footprint, loading_bytes, margin_bytes, process_footprint
+from memory.ladder import Rung, rungs
+from memory.plan import Bounds, DraftPlan, GivenUp, LevelPlan, OverBudgetError, Plan, Shape
+from memory.speed import REFERENCE, Costs, Predictor
+
+# A cache that grows begins with so many rows and grows by as many.
+GROWTH_ROWS = 1024
+# With ONNX Runtime's kernels an odd number of rows gets a dummy row, whose cache row is never committed.
+_PADDING_ROWS = 1
+# Bytes a second of a solid-state disk with random reads of a few megabytes; a guess, used for a warning alone.
+_DISK_BANDWIDTH = 500e6
+
+
+def make_plan(manifest: Manifest, device: Device, request: Request, costs: Mapping[str, Costs] = REFERENCE) -> Plan:
+    """The best plan within the budget; OverBudgetError if not even plain decoding fits.
+
+    ``costs`` are those of forwards on this device, by kind of kernels; where none were measured, the reference's.
+    """
+    scene = Scene(manifest, device, request)
+    check_request(scene)
+    return Planner(scene, Predictor(scene, costs)).plan()
+
+
+def make_plans(
+    manifest: Manifest, device: Device, request: Request, costs: Mapping[str, Costs] = REFERENCE
+) -> list[Plan]:
+    """The plans of all rungs, each the best one for budgets from its ``needed_bytes`` up to that of the one before."""
+    scene = Scene(manifest, device, request)
+    check_request(scene)
+    return Planner(scene, Predictor(scene, costs)).ladder(device.total_bytes)[1]
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans one scene."""
+
+    scene: Scene
+    predictor: Predictor
+
+    def plan(self) -> Plan:
+        """See ``make_plan``."""
+        device, wanted = self.scene.device, self.scene.request.budget_bytes
+        budget = device.usable_bytes if wanted is None else min(wanted, device.total_bytes)
+        ladder, plans = self.ladder(budget)
+        place = next((place for place, plan in enumerate(plans) if plan.needed_bytes <= budget), len(plans) - 1)
+        found = replace(plans[place], given_up=tuple(_given_up(ladder[: place + 1], plans)))
+        if found.needed_bytes > budget:
+            found = self._from_disk(found, budget)
+        return replace(found, warnings=tuple(self._warnings(found)))
+
+    def ladder(self, budget: int) -> tuple[list[Rung], list[Plan]]:
+        """All rungs and their plans."""
+        made: dict[Choices, Plan] = {}
+
+        def weigh(choices: Choices) -> int:
+            made[choices] = self._make(choices, budget)
+            return made[choices].needed_bytes
+
+        ladder = list(rungs(self._start(), self.scene, weigh))
+        plans = [made[rung.choices] for rung in ladder]
+        bounds = _bounds(ladder, plans)
+        return ladder, [replace(plan, bounds=bounds) for plan in plans]
+
+    def _start(self) -> Choices:
+        """The fastest choices, with the leanest draft that is as fast."""
+        scene, request = self.scene, self.scene.request
+        context = wanted_context(scene.manifest, request)
+        named = tuple(level.name for level in scene.manifest.drafters())
+        drafters = named if request.drafters is None else request.drafters
+        if request.nodes == 0:
+            drafters = ()
+        shape, nodes = self._largest_draft()
+        turn = -(-context // request.turns)
+        start = Choices(
+            context=context,
+            shape=shape,
+            nodes=nodes,
+            drafters=drafters,
+            window=context if drafters else 0,
+            drafter_kv_type="fp32",
+            kv_type=request.kv_type or scene.kv_types(scene.manifest.target.name)[0],
+            prefill_chunk=request.prefill_chunk
+            or min((c for c in PREFILL_CHUNKS if c >= turn), default=PREFILL_CHUNKS[0]),
+        )
+        if request.nodes is not None or not drafters:
+            return start
+        shape, nodes = self.predictor.best_shape(start, request.shape)
+        return replace(start, shape=shape, nodes=nodes)
+
+    def _largest_draft(self) -> tuple[Shape, int]:
+        """What the user asked for, or the largest draft there is."""
+        request = self.scene.request
+        if request.nodes is not None or request.shape == "chain" or not self.scene.manifest.target.tree:
+            return request.shape or "chain", CHAIN_SIZES[0] if request.nodes is None else request.nodes
+        if request.drafters == () or not self.scene.manifest.drafters():
+            return "chain", CHAIN_SIZES[0]
+        return "tree", TREE_SIZES[0]
+
+    def _make(self, choices: Choices, budget: int) -> Plan:
+        scene = self.scene
+        process = process_footprint(scene.manifest, choices.context, suffix=choices.nodes > 0)
+        levels = tuple(
+            self._level(scene.levels[name], choices) for name in (scene.manifest.target.name, *choices.drafters)
+        )
+        loading = loading_bytes(
+            scene.manifest, process, [(scene.levels[level.name], level.residence, level.footprint) for level in levels]
+        )
+        plan = Plan(
+            bundle=scene.manifest.name,
+            context=choices.context,
+            turns=scene.request.turns,
+            draft=DraftPlan(choices.shape, choices.nodes),
+            prefill_chunk=choices.prefill_chunk,
+            threads=scene.request.threads,
+            budget_bytes=budget,
+            process=process,
+            levels=levels,
+            loading_bytes=loading,
+            margin_bytes=0,
+            tokens_per_second=self.predictor.tokens_per_second(choices),
+            bounds=Bounds(0, 0),
+        )
+        return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes))
+
+    def _level(self, level: Level, choices: Choices) -> LevelPlan:
+        residence = self.scene.residence(level.name)
+        is_target = level.role == "target"
+        rows = choices.nodes + 1 + (0 if residence == "native" else _PADDING_ROWS)
+        held = choices.context if is_target else min(choices.window, level.shape.positions)
+        kv_type = choices.kv_type if is_target else choices.drafter_kv_type
+        tree = choices.shape == "tree"
+        sizes = Sizes(
+            kv_type=kv_type,
+            capacity=held + rows,
+            rows=rows,
+            # A drafter's chain needs the logits of the last row alone.
+            logits_rows=rows if is_target or tree else 1,
+            prefill_chunk=choices.prefill_chunk,
+            tree=tree,
+        )
+        growth = GROWTH_ROWS if self.scene.request.up_to and held > GROWTH_ROWS else 0
+        return LevelPlan(
+            name=level.name,
+            role=level.role,
+            residence=residence,
+            kv_type=kv_type,
+            capacity=sizes.capacity,
+            first_capacity=growth + rows if growth else sizes.capacity,
+            growth=growth,
+            max_rows=rows,
+            tree=tree,
+            logits_rows=sizes.logits_rows,
+            footprint=level_footprint(level, sizes, residence, self.scene.threads),
+        )
+
+    def _from_disk(self, leanest: Plan, budget: int) -> Plan:
+        """The leanest plan with weights read from disk, if the user allows that; else OverBudgetError."""
+        missing = leanest.needed_bytes - budget
+        if "disk" not in self.scene.request.may_give_up or missing > leanest.hot_bytes:
+            raise OverBudgetError(_refusal(leanest, budget))
+        seconds = 1 / leanest.tokens_per_second + missing / _DISK_BANDWIDTH
+        return replace(leanest, disk_bytes=missing, tokens_per_second=1 / seconds)
+
+    def _warnings(self, plan: Plan) -> Iterator[str]:
+        device, wanted = self.scene.device, self.scene.request.budget_bytes
+        if wanted is not None and wanted > device.total_bytes:
+            yield (
+                f"a budget of {wanted:,} bytes is more than the {device.total_bytes:,} of this machine, which are taken"
+                " instead"
+            )
+        if plan.disk_bytes:
+            yield (
+                f"{plan.disk_bytes:,} of the {plan.hot_bytes:,} bytes that every step reads do not fit the budget:"
+                " steps read them from disk, many times slower; a larger budget or a smaller model avoids that"
+            )
+        if plan.total_bytes > device.available_bytes:
+            yield (
+                f"{plan.total_bytes:,} bytes are needed and {device.available_bytes:,} are available now: it will not"
+                " be loaded unless other programs are closed"
+            )
+
+
+def require_available(plan: Plan, device: Device) -> None:
+    """OverBudgetError unless the device has the planned bytes now."""
+    needed = plan.total_bytes - plan.disk_bytes
+    if needed > device.available_bytes:
+        raise OverBudgetError(
+            f"{plan.bundle} needs {needed:,} bytes as planned, and {device.available_bytes:,} are available now; close"
+            " other programs, or allow less with a smaller budget"
+        )
+
+
+def _bounds(ladder: Sequence[Rung], plans: Sequence[Plan]) -> Bounds:
+    """The smallest budgets for the whole context: with drafts like those at the top, and without any."""
+    first = ladder[0].choices
+    whole = [(rung.choices, plan) for rung, plan in zip(ladder, plans, strict=True) if plan.context == first.context]
+    drafting = [
+        plan.needed_bytes for choices, plan in whole if choices.nodes and bool(choices.drafters) == bool(first.drafters)
+    ]
+    return Bounds(min(drafting, default=None), min(plan.needed_bytes for _, plan in whole))
+
+
+def _given_up(ladder: Sequence[Rung], plans: Sequence[Plan]) -> Iterator[GivenUp]:
+    """One entry for each step that was taken, over all of its rungs."""
+    for place, rung in enumerate(ladder):
+        is_last = place == len(ladder) - 1 or ladder[place + 1].step is not rung.step
+        if rung.step is None or not is_last:
+            continue
+        before = max(i for i in range(place) if ladder[i].step is not rung.step)
+        change = f"{rung.step.describe(ladder[before].choices)} -> {rung.step.describe(rung.choices)}"
+        yield GivenUp(rung.step.NAME, change, plans[before].total_bytes - plans[place].total_bytes, rung.step.REASON)
+
+
+def _refusal(plan: Plan, budget: int) -> str:
+    parts = [
+        (part.anonymous + part.hot, f"{part.name} of {level.name}")
+        for level in plan.levels
+        for part in level.footprint.parts
+    ]
+    largest, name = max([*parts, *((part.anonymous + part.hot, part.name) for part in plan.process.parts)])
+    disk = plan.needed_bytes - plan.hot_bytes
+    return (
+        f"{budget:,} bytes are {plan.needed_bytes - budget:,} too few for {plan.bundle} with a context of"
+        f" {plan.context}: the largest part is {name} with {largest:,} bytes; allow at least"
+        f" {plan.needed_bytes:,} bytes, or ask for a shorter context (with weights read from disk at every"
+        f" step, many times slower, {disk:,} bytes would do)"
+    )

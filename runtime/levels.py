@@ -1,0 +1,89 @@
+"""Opens what is planned of a bundle, level by level, and makes what is open smaller or larger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from export.manifest import Level, Manifest
+from memory.device import Residence
+from memory.plan import LevelPlan, Plan
+from runtime.devices import SafeWidths, any_width, find_safe_widths
+from runtime.foreign import is_foreign
+from runtime.kernels.choice import Chooser
+from runtime.kernels.forms import Kernels
+from runtime.model import OrtModel
+from runtime.record import device_folder, device_key, recall
+
+
+class OtherResidenceError(Exception):
+    """The weights of ``level`` sit in memory as ``residence`` says, and the plan is for another one."""
+
+    def __init__(self, level: str, residence: Residence) -> None:
+        super().__init__(f"the weights of {level} are {residence} here, and the plan says otherwise")
+        self.level, self.residence = level, residence
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A bundle's levels, to be opened as plans say with the kernels that ``chooser`` finds.
+
+    ``notify`` is told what a user should know, a line each.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    chooser: Chooser
+    notify: Callable[[str], None]
+
+    def expected_residences(self) -> dict[str, Residence]:
+        """How the weights of every level will sit if nothing goes wrong."""
+        return {level.name: self.chooser.expected_residence(self.manifest, level) for level in self.manifest.levels}
+
+    def open_target(self, plan: Plan) -> OrtModel:
+        """The target, at the widths that agree bit for bit on this device; those are found out once."""
+        model = self._open(plan.target, plan)
+
+        def find() -> dict[str, Any]:
+            self.notify("testing which row counts agree bit for bit (once for this model on this device)")
+            return asdict(find_safe_widths(model))
+
+        hashes = {name: entry.sha256 for name, entry in self.manifest.files.items() if ".onnx" in name}
+        kv_type = plan.target.kv_type
+        key = [device_key(), hashes, plan.threads, model.max_rows, kv_type, model.kernels.key]
+        name = f"widths-{model.kernels.name}-{kv_type}-{plan.threads or 'all'}-{model.max_rows}"
+        found = find() if is_foreign(self.bundle) else recall(device_folder(self.bundle), name, key, find)
+        model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
+        if not model.widths.exact:
+            self.notify("no two row counts agree bit for bit here: speculation is exact up to near ties")
+        return model
+
+    def open_drafters(self, plan: Plan, kept: dict[str, OrtModel] | None = None) -> dict[str, OrtModel]:
+        """Every planned drafter by its name; those that are ``kept`` open are fitted to the plan."""
+        models: dict[str, OrtModel] = {}
+        for planned in plan.levels[1:]:
+            model = (kept or {}).get(planned.name)
+            if model is not None:
+                fit(model, planned, plan)
+            models[planned.name] = model or self._open(planned, plan)
+        return models
+
+    def _open(self, planned: LevelPlan, plan: Plan) -> OrtModel:
+        level: Level = self.manifest.level(planned.name)
+        widths = any_width(planned.max_rows)
+
+        def make(kernels: Kernels) -> OrtModel:
+            if kernels.residence != planned.residence:
+                raise OtherResidenceError(level.name, kernels.residence)
+            return OrtModel.open(self.bundle, level, planned, plan.threads, plan.prefill_chunk, widths, kernels)
+
+        return self.chooser.open(self.bundle, self.manifest, level, make)
+
+
+def fit(model: OrtModel, planned: LevelPlan, plan: Plan) -> None:
+    """Makes the buffers of an open level those of another plan. What its cache holds is kept if it still fits."""
+    if model.cache.length > planned.capacity - planned.max_rows:
+        model.cache.rollback(0)  # of a drafter, which reads again what it needs; the target's capacity never falls
+    model.resize(planned.capacity, planned.max_rows, plan.prefill_chunk)
