@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from export.manifest import Level
@@ -135,6 +136,13 @@ class OrtModel:
         self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, self.max_rows)
         self._buffers = Buffers(self._signature, self.cache, max(self._chunk, self.max_rows), self.max_rows)
         self._bindings: dict[tuple[int, int, bool], Binding] = {}
+
+    @property
+    def arrays(self) -> dict[str, tuple[npt.NDArray[Any], ...]]:
+        """The arrays it holds, by what the memory plan calls them."""
+        buffers = self._buffers
+        inputs = (buffers.ids, buffers.positions, buffers.offsets, buffers.mask, buffers.bias)
+        return {"KV cache": self.cache.arrays, "logits": (buffers.logits,), "inputs": inputs}
 
     def padded(self, rows: int) -> int:
         """See ``Model``."""
