@@ -10,16 +10,21 @@ import errno
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from export.agreement import with_agreement
 from export.calibrate import Calibration, read_tokens
-from export.check import check_level, read_passage
+from export.check import Passage, check_level, read_passage
+from export.effects import measure_effects
 from export.estimate import estimate_job
 from export.genai import make_genai_config, write_genai_config
 from export.graph import lower
+from export.kvgraphs import write_kv_graphs
 from export.manifest import (
+    PACKED_FILE_NAME,
+    KvEffect,
     Level,
     Manifest,
     NativeForm,
@@ -34,6 +39,7 @@ from export.recipe import LoweredGraph, TensorSource
 from export.report import PlannedLevel, Reporter, SilentReporter, Timing
 from export.request import ExportRequest, make_jobs
 from export.sources import open_weights
+from export.sparse import sparse_bytes
 from export.tasks import DEFAULT_METHOD, LevelTask, installed_versions, make_tasks, request_key
 from export.weights import WeightReport, write_weights
 from export.workspace import Workspace
@@ -67,9 +73,11 @@ def export_bundle(request: ExportRequest, reporter: Reporter | None = None) -> P
         return request.output
     workspace = Workspace(request.output, key)
     _plan(request, tasks, workspace, reporter)
-    levels = [_finish_level(task, request, workspace, reporter) for task in tasks]
+    levels = tuple(_finish_level(task, request, workspace, reporter) for task in tasks)
+    text = read_passage(tasks[0].model.folder, tasks[0].shape, request.check_text)
+    levels = with_agreement(workspace.folder, GRAPH, levels, text.tokens)
     versions = {**installed_versions(), "request": key}
-    manifest = Manifest(tasks[0].job.name, tuple(levels), workspace.files(), versions)
+    manifest = Manifest(tasks[0].job.name, levels, workspace.files(), versions)
     workspace.publish(manifest)
     reporter.result(request.output, manifest, done_before=False)
     return request.output
@@ -135,10 +143,10 @@ def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporte
     written_at, export_peak = time.monotonic(), peak_bytes()
     reporter.stage(job.name, "checking against the reference")
     passage = read_passage(model.folder, task.shape, request.check_text)
-    check = check_level(folder / GRAPH, lowered, model.config, source, task.shape, passage)
-    seconds = (lowered_at - started, written_at - lowered_at, time.monotonic() - written_at)
-    reporter.timing(job.name, Timing(*seconds, export_peak, peak_bytes()))
-    return Level(
+    check = check_level(folder / GRAPH, lowered, model.config, source, passage)
+    checked_at = time.monotonic()
+    reporter.stage(job.name, "measuring KV types")
+    level = Level(
         name=job.name,
         role=job.role,
         folder=job.folder,
@@ -147,11 +155,16 @@ def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporte
         shape=task.shape,
         vocabulary=task.vocabulary,
         quantization=Quantization(job.weights, task.block_size, task.method, written.error),
-        graphs={"fp32": GRAPH},
+        graphs={"fp32": GRAPH, **write_kv_graphs(folder, GRAPH, job.role, task.shape, model.folder)},
         weight_bytes=written.bytes,
         check=check,
         native=native,
+        sparse_bytes=sparse_bytes(folder / GRAPH),
     )
+    effects = _measure_effects(level, request, folder, passage, reporter)
+    seconds = (lowered_at - started, written_at - lowered_at, checked_at - written_at, time.monotonic() - checked_at)
+    reporter.timing(job.name, Timing(*seconds, export_peak, peak_bytes()))
+    return replace(level, kv_effects=effects)
 
 
 def _write(
@@ -190,6 +203,20 @@ def _calibration(task: LevelTask, request: ExportRequest, source: TensorSource) 
         return None
     tokens = read_tokens(task.model.folder / "tokenizer.json", request.calibration_text, task.shape.positions)
     return Calibration(task.model.config, source, tokens, task.method)
+
+
+def _measure_effects(
+    level: Level, request: ExportRequest, folder: Path, passage: Passage, reporter: Reporter
+) -> Mapping[str, KvEffect]:
+    """Effects of the KV types, none where they cannot be measured. Packed weights stay only where they are wanted."""
+    try:
+        return measure_effects(folder, GRAPH, level, passage.tokens)
+    except PocketspecError as error:
+        reporter.note(f"{level.name}: effects of its KV types are not known: {error}")
+        return {}
+    finally:
+        if request.kernels != "native":
+            (folder / PACKED_FILE_NAME).unlink(missing_ok=True)
 
 
 def _write_texts(task: LevelTask, folder: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 from transformers import PretrainedConfig
 
@@ -55,12 +56,20 @@ class Passage:
     tokens: tuple[int, ...]
 
 
-def read_passage(folder: Path | None, shape: Shape, text_file: Path | None = None) -> Passage:
-    """The check's tokens: of ``text_file``, else of the bundled passage; random ones where there is no tokenizer."""
+def read_passage(
+    folder: Path | None,
+    shape: Shape,
+    text_file: Path | None = None,
+    bundled: tuple[str, str] = (PASSAGE_NAME, PASSAGE),
+) -> Passage:
+    """Tokens of ``text_file``, else of a ``bundled`` text with its name; random ones where there is no tokenizer.
+
+    As many as a check of a model of this shape takes.
+    """
     if folder is None or not (folder / "tokenizer.json").is_file():
         tokens = np.random.default_rng(0).integers(0, shape.vocab_size, STRUCTURE_TOKENS)
         return Passage("random tokens", tuple(tokens.tolist()))
-    name, text = PASSAGE_NAME, PASSAGE
+    name, text = bundled
     if text_file is not None:
         try:
             name, text = text_file.name, text_file.read_text(encoding="utf-8")
@@ -69,7 +78,8 @@ def read_passage(folder: Path | None, shape: Shape, text_file: Path | None = Non
     ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
     if len(ids) < MIN_TOKENS:
         raise CheckError(f"the check text {name} has {len(ids)} tokens, at least {MIN_TOKENS} are needed")
-    return Passage(name, tuple(token for token in ids if token < shape.vocab_size))
+    known = [token for token in ids if token < shape.vocab_size]
+    return Passage(name, tuple(known[: count_tokens(shape, len(known))]))
 
 
 def count_tokens(shape: Shape, available: int) -> int:
@@ -82,7 +92,7 @@ def count_tokens(shape: Shape, available: int) -> int:
 
 
 def check_level(
-    graph: Path, lowered: LoweredGraph, config: PretrainedConfig, source: TensorSource, shape: Shape, passage: Passage
+    graph: Path, lowered: LoweredGraph, config: PretrainedConfig, source: TensorSource, passage: Passage
 ) -> Check:
     """Compares the graph written at ``graph`` with the model of ``config`` and ``source``.
 
@@ -90,24 +100,29 @@ def check_level(
     """
     written = WrittenWeights(graph, lowered.recipes, source)
     _check_weights(graph, lowered, source, written)
-    tokens = passage.tokens[: count_tokens(shape, len(passage.tokens))]
+    tokens = passage.tokens
     _check_structure(graph, config, written, tokens[:STRUCTURE_TOKENS])
     exported = graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens)
     return compare(passage.name, tokens, exported, reference_logits(config, source, tokens))
 
 
+def predict(graph: Path, tokens: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The most probable token after each of ``tokens``, by the graph written at ``graph``."""
+    return graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens).argmax(-1)
+
+
 def graph_logits(graph: PiecedGraph, tokens: Sequence[int]) -> FloatArray:
     """Float32 logits ``[tokens, vocab]``: a prompt, several tokens after it, and one alone, as decoding meets them."""
-    steps, carried = make_steps(graph, tokens)
-    return np.concatenate([logits[0] for logits in graph.run(steps, carried, "logits")])
+    bounds = [0, len(tokens) * 2 // 3, len(tokens) - 1, len(tokens)]
+    steps, carried = make_steps(graph, tokens, bounds)
+    return np.concatenate([values["logits"][0] for values in graph.run(steps, carried, ["logits"])])
 
 
-def make_steps(graph: PiecedGraph, tokens: Sequence[int]) -> tuple[list[Inputs], dict[str, str]]:
+def make_steps(graph: PiecedGraph, tokens: Sequence[int], bounds: Sequence[int]) -> tuple[list[Inputs], dict[str, str]]:
     """The inputs of each step over ``tokens``, and which inputs continue which outputs.
 
-    24 tokens make steps of 16, 7 and 1 rows, over one KV cache with a capacity of 24.
+    24 tokens with bounds 0, 16, 23, 24 make steps of 16, 7 and 1 rows, over one KV cache with a capacity of 24.
     """
-    bounds = [0, len(tokens) * 2 // 3, len(tokens) - 1, len(tokens)]
     steps: list[Inputs] = []
     for first, last in itertools.pairwise(bounds):
         step = {

@@ -1,4 +1,7 @@
-"""The text every export is checked on, unless another is given: real English, in the public domain."""
+"""The text every export is checked on, unless another is given: real English, in the public domain.
+
+And one that says how large keys and values become: of many kinds, and another than the one that measures the result.
+"""
 
 from __future__ import annotations
 
@@ -20,4 +23,28 @@ watch out of its waistcoat-pocket, and looked at it, and then hurried on, Alice 
 across her mind that she had never before seen a rabbit with either a waistcoat-pocket, or a watch to take out of it, \
 and burning with curiosity, she ran across the field after it, and fortunately was just in time to see it pop down a \
 large rabbit-hole under the hedge.
+"""
+
+MIXTURE_NAME = "a mixture of texts"
+
+MIXTURE = """\
+User: Hi! Can you plan three days in Lisbon for two people, under 400 euros?
+Assistant: Sure. Day 1: Alfama on foot (free), lunch at 12:30, tram 28 at 3.10 each. Day 2: Belém; the tower costs 8.
+
+def mean(values: list[float]) -> float:
+    total = sum(x * 1.0 for x in values if x is not None)
+    return total / max(1, len(values))  # 0.0 for an empty list
+
+Once upon a time there was a little girl named Lily. She loved to play with her big red ball in the park. One day the \
+ball rolled away, and Lily began to cry. "Do not worry," said Tom, "I will help you find it!"
+
+In 1969, 600 million people watched; 1,234.56 + 78.9 = 1313.46, so x^2 - 3x + 2 = 0 has the roots 1 and 2.
+| city | people | km2 |
+|------|--------|-----|
+| Oslo | 709037 | 454 |
+
+Die Straße war naß, und es regnete. Où est la gare ? ¿Qué hora es? Пожалуйста, дайте воды. 你好,世界。今日は晴れです。
+
+{"id": 17, "tags": ["a", "b"], "url": "https://example.org/a?b=c&d=%20", "ok": true, "note": null}
+WHEREAS the parties agree as follows: (a) the Seller shall deliver; (b) the Buyer shall pay within thirty (30) days.
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ class PiecedGraph:
         needs = tuple(name for name in used if name not in made and name not in self._initializers)
         return Piece(first, last, needs, tuple(name for name in made if name in later))
 
-    def run(self, steps: Sequence[Inputs], carried: Mapping[str, str], output: str) -> list[npt.NDArray[Any]]:
-        """``output`` of each step. ``carried`` maps an input to the output of the step before that it continues.
+    def run(self, steps: Sequence[Inputs], carried: Mapping[str, str], outputs: Collection[str]) -> list[Values]:
+        """``outputs`` of each step. ``carried`` maps an input to the output of the step before that it continues.
 
         The pieces run one after another, each through all steps, so that a piece is opened once. Inputs that carry
         are given for the first step alone.
@@ -90,9 +90,9 @@ class PiecedGraph:
                 results = session.run(piece.gives, {name: values[name] for name in piece.needs})
                 values.update(zip(piece.gives, results, strict=True))
             del session  # before the next one opens, so that only one piece is in memory
-            later = {output}.union(*(other.needs for other in self.pieces[number + 1 :]))
+            later = set(outputs).union(*(other.needs for other in self.pieces[number + 1 :]))
             live = [{name: value for name, value in values.items() if name in later} for values in live]
-        return [values[output] for values in live]
+        return live
 
     def _open(self, piece: Piece, values: Values) -> onnxruntime.InferenceSession:
         nodes = self._proto.graph.node[piece.first : piece.last]

@@ -30,11 +30,12 @@ class PlannedLevel:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the three parts of a level, and the most resident memory of the process when two of them ended."""
+    """Seconds of the four parts of a level, and the most resident memory of the process after two and after all."""
 
     graph_seconds: float
     weights_seconds: float
     check_seconds: float
+    effects_seconds: float
     export_peak_bytes: int | None
     check_peak_bytes: int | None
 
@@ -152,6 +153,8 @@ class ConsoleReporter:
             self._out.print(f"nothing to do: {output} is complete, and every file is as it was written")
         self._out.print(_levels_table(output, manifest))
         self._out.print(_checks_table(manifest))
+        if any(level.kv_effects for level in manifest.levels):
+            self._out.print(_effects_table(manifest))
         for name, timing in self._timings.items():
             self._out.print(_timing_line(name, timing))
 
@@ -186,11 +189,25 @@ def _checks_table(manifest: Manifest) -> Table:
     table = Table(title="Check against the reference model in fp32", title_justify="left")
     table.add_column("level")
     table.add_column("text", max_width=40)
-    for column in ("tokens", "max diff", "mean diff", "same argmax", "ppl reference", "ppl export"):
+    for column in ("tokens", "max diff", "mean diff", "same argmax", "ppl reference", "ppl export", "as target"):
         table.add_column(column, justify="right")
     for level in manifest.levels:
         if (check := level.check) is not None:
-            table.add_row(level.name, *_check_cells(check))
+            agreement = "" if level.agreement is None else f"{level.agreement:.1%}"
+            table.add_row(level.name, *_check_cells(check), agreement)
+    return table
+
+
+def _effects_table(manifest: Manifest) -> Table:
+    table = Table(title="KV types against fp32", title_justify="left")
+    for column in ("level", "type", "kernels"):
+        table.add_column(column)
+    for column in ("ppl", "steps/s", "at rows"):
+        table.add_column(column, justify="right")
+    for level in manifest.levels:
+        for kind, effect in level.kv_effects.items():
+            perplexity = "" if effect.perplexity is None else f"x {effect.perplexity:.4f}"
+            table.add_row(level.name, kind, effect.kernels, perplexity, f"x {effect.speed:.2f}", f"{effect.rows:,}")
     return table
 
 
@@ -211,7 +228,8 @@ def _timing_line(name: str, timing: Timing) -> str:
     return (
         f"{name}: exported in {exported:.1f} s (graph {timing.graph_seconds:.1f} s, weights"
         f" {timing.weights_seconds:.1f} s), peak memory {_megabytes(timing.export_peak_bytes)};"
-        f" check {timing.check_seconds:.1f} s, peak memory {_megabytes(timing.check_peak_bytes)}"
+        f" check {timing.check_seconds:.1f} s, KV types {timing.effects_seconds:.1f} s, peak memory"
+        f" {_megabytes(timing.check_peak_bytes)}"
     )
 
 

@@ -45,7 +45,6 @@ class Written:
             "lowered": self.lowered,
             "config": self.config,
             "source": self.source,
-            "shape": self.shape,
             "passage": Passage("some bytes", TOKENS),
         }
         return check_level(**{**arguments, **changes})

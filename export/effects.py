@@ -1,0 +1,129 @@
+"""What every KV type of a level costs and gains, measured with the graphs as they will run: perplexity and speed.
+
+Types take turns, a few steps each, so that what else the machine does meets all of them alike. Rows behind which steps
+are timed are copies of the text's: their values do not matter, but that they are memory does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.check import perplexity
+from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError
+from export.native.build import pack_native
+
+if TYPE_CHECKING:
+    from runtime.kernels.forms import Kernels
+    from runtime.model import OrtModel
+
+# Context of the steps that are timed; at 4,096 rows, what a KV type gains or loses is about four times as much.
+ROWS = 1024
+# Portable sessions hold a copy of the weights each, and those of all KV types are open at once.
+PORTABLE_BYTES = 256 << 20
+_CHUNK = 32
+_TURNS, _STEPS = 15, 5  # of every type; the first step of a turn finds the caches cold and does not count
+_MIN_TURNS, _SECONDS = 3, 10.0
+
+
+class EffectsError(PocketspecError, RuntimeError):
+    """A level whose KV types cannot be measured on this machine; the message says why."""
+
+
+def measure_effects(folder: Path, graph: str, level: Level, tokens: Sequence[int]) -> dict[str, KvEffect]:
+    """Effects of the KV types of ``level``, which lies in ``folder``, on the text ``tokens``.
+
+    By the native kernels if they run here and by ONNX Runtime's else; ``native.data`` is made if it is missing, and
+    stays. EffectsError where that needs too much memory.
+    """
+    kernels = _open_kernels(folder, graph, level)
+    native = level.native if kernels.name == "native" else None
+    if native is None and level.weight_bytes > PORTABLE_BYTES:
+        raise EffectsError(
+            f"ONNX Runtime's own kernels would copy {level.weight_bytes:,} bytes of weights for every type, at most"
+            f" {PORTABLE_BYTES:,} are copied; export with int4 or int8 weights where native kernels run"
+        )
+    rows = min(level.shape.positions - 1, ROWS)
+    kinds = level.graphs if native is None else native.graphs
+    models = {kind: _open_model(kernels, folder, level, kind, max(rows, len(tokens))) for kind in kinds}
+    perplexities = {kind: _read(model, tokens) for kind, model in models.items()}
+    seconds = _time_steps(models, rows)
+    random = level.source.kind == "random-weights"
+    return {
+        kind: KvEffect(
+            speed=seconds["fp32"] / seconds[kind],
+            rows=rows,
+            kernels=kernels.name,
+            perplexity=None if random else perplexities[kind] / perplexities["fp32"],
+        )
+        for kind in models
+        if kind != "fp32"
+    }
+
+
+def _open_kernels(folder: Path, graph: str, level: Level) -> Kernels:
+    """The kernels that the runtime would choose here."""
+    from runtime.kernels.forms import PORTABLE, Native
+    from runtime.kernels.library import open_library
+
+    if level.native is None:
+        return PORTABLE
+    try:
+        if not (library := open_library()).is_fast:
+            return PORTABLE
+        if not (folder / PACKED_FILE_NAME).is_file():
+            pack_native(folder, graph)
+    except PocketspecError:
+        return PORTABLE
+    return Native(library, folder)
+
+
+def _open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: int) -> OrtModel:
+    from runtime.devices import any_width
+    from runtime.model import OrtModel, open_session
+
+    session = open_session(kernels.graph(folder, level, kind), None, kernels)
+    return OrtModel(session, rows + 1, _CHUNK, _CHUNK, any_width(_CHUNK), kernels=kernels)
+
+
+def _read(model: OrtModel, tokens: Sequence[int]) -> float:
+    """Perplexity of ``tokens``, whose rows the cache holds afterwards."""
+    starts = range(0, len(tokens), _CHUNK)
+    logits = [model.forward(tokens[start : start + _CHUNK]).logits.copy() for start in starts]
+    return perplexity(np.concatenate(logits), tokens)
+
+
+def _fill(model: OrtModel, rows: int) -> None:
+    """Makes the cache one of ``rows`` rows, by repeating those it holds."""
+    model.cache.rollback(min(model.cache.length, rows))
+    held = model.cache.length
+    for array in model.cache.arrays:
+        array[:, :, held:rows] = array[:, :, np.arange(held, rows) % held]
+    model.cache.append(np.resize(model.cache.tokens, rows - held))
+
+
+def _time_steps(models: Mapping[str, OrtModel], rows: int) -> dict[str, float]:
+    """Median seconds of a plain step of every model behind ``rows`` rows."""
+    found: dict[str, list[float]] = {kind: [] for kind in models}
+    for model in models.values():
+        _fill(model, rows)
+    began = perf_counter()
+    for turn in range(_TURNS):
+        if turn >= _MIN_TURNS and perf_counter() - began > _SECONDS:
+            break
+        for kind, model in models.items():
+            found[kind] += [_step_seconds(model, rows) for _ in range(_STEPS)][1:]
+    return {kind: median(seconds) for kind, seconds in found.items()}
+
+
+def _step_seconds(model: OrtModel, rows: int) -> float:
+    started = perf_counter()
+    model.forward((1,))
+    seconds = perf_counter() - started
+    model.cache.rollback(rows)
+    return seconds

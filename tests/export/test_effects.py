@@ -1,0 +1,123 @@
+"""Measured effects: every type a level has, ratios that can be true, and what cannot be measured is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import effects
+from export.agreement import with_agreement
+from export.bundle import export_bundle
+from export.effects import EffectsError, measure_effects
+from export.manifest import Level, Source, read_manifest
+from export.report import SilentReporter
+from export.request import ExportRequest
+from runtime.kernels.library import library_path, verdict_on
+from tests.conftest import TinyModels
+from tests.export.test_kvgraphs import open_graph
+
+TOKENS = np.random.default_rng(3).integers(0, 256, 40).tolist()
+
+
+def target_of(bundle: Path) -> Level:
+    return read_manifest(bundle).target
+
+
+def test_every_level_says_what_its_kv_types_do(tiny_bundle: Path, tiny_bundle_int4: Path) -> None:
+    native = verdict_on(library_path())
+    for bundle in (tiny_bundle, tiny_bundle_int4):
+        for level in read_manifest(bundle).levels:
+            fast = level.native is not None and native.fault is None and native.isa != "portable"
+            graphs = level.native.graphs if fast and level.native is not None else level.graphs
+            assert set(level.kv_effects) == set(graphs) - {"fp32"}
+            for effect in level.kv_effects.values():
+                assert (effect.rows, effect.kernels) == (511, "native" if fast else "portable")
+                assert 0.01 < effect.speed < 100
+                assert effect.perplexity == pytest.approx(1, abs=0.5)
+            assert level.kv_effects["fp16"].perplexity == pytest.approx(1, abs=0.02)
+        assert not list(bundle.rglob("native.data"))
+
+
+def test_types_are_measured_with_onnx_runtime_where_there_are_no_kernels(
+    tiny_bundle_int4: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POCKETSPEC_LIBRARY", "nowhere.so")
+    found = measure_effects(tiny_bundle_int4, "model.onnx", target_of(tiny_bundle_int4), TOKENS)
+    assert {kind: effect.kernels for kind, effect in found.items()} == dict.fromkeys(
+        ("fp16", "int8", "int4"), "portable"
+    )
+
+
+def test_the_context_is_as_long_as_asked_or_as_the_model_allows(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effects, "ROWS", 17)  # fewer than the text has
+    found = measure_effects(tiny_bundle, "model.onnx", target_of(tiny_bundle), TOKENS)
+    assert {effect.rows for effect in found.values()} == {17}
+
+
+def test_a_filled_cache_repeats_its_rows(tiny_bundle: Path) -> None:
+    model = open_graph(tiny_bundle, "int4")
+    model.prefill(TOKENS)
+    effects._fill(model, 60)
+    assert model.cache.tokens.tolist() == [*TOKENS, *TOKENS[:20]]
+    assert all(np.array_equal(array[:, :, 40:60], array[:, :, :20]) for array in model.cache.arrays)
+
+
+def test_weights_too_large_to_copy_are_said_so(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "PORTABLE_BYTES", 1000)
+    with pytest.raises(EffectsError, match=r"would copy [\d,]+ bytes of weights for every type, at most 1,000 are"):
+        measure_effects(tiny_bundle, "model.onnx", target_of(tiny_bundle), TOKENS)
+
+
+@pytest.mark.usefixtures("lowered_once")
+def test_what_cannot_be_measured_is_noted_and_left_out(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    class Recorder(SilentReporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    monkeypatch.setattr(effects, "PORTABLE_BYTES", 1000)
+    request = ExportRequest(str(tiny_models.target), tmp_path / "out", weights="fp32", drafters=())
+    assert target_of(export_bundle(request, Recorder())).kv_effects == {}
+    assert [note.partition(":")[0] for note in notes] == ["tiny-target"]
+
+
+@pytest.mark.usefixtures("lowered_once")
+def test_random_weights_have_a_speed_alone(tiny_models: TinyModels, tmp_path: Path) -> None:
+    drafters = (str(tiny_models.drafter),)
+    request = ExportRequest(str(tiny_models.target), tmp_path / "out", drafters=drafters, random_weights=True)
+    target, drafter = read_manifest(export_bundle(request)).levels
+    assert {"fp16", "int8"} <= set(target.kv_effects)
+    assert {(effect.perplexity, effect.speed > 0) for effect in target.kv_effects.values()} == {(None, True)}
+    assert set(target.graphs) == {"fp32", "fp16", "int8", "int4"}
+    assert drafter.agreement is None
+
+
+def test_a_model_agrees_with_itself(tiny_bundle: Path) -> None:
+    target = target_of(tiny_bundle)
+    mirrored = with_agreement(tiny_bundle, "model.onnx", (target, replace(target, role="intermediate")), TOKENS)
+    assert [level.agreement for level in mirrored] == [None, 1.0]
+
+
+def test_agreement_is_the_share_of_equal_tokens(tiny_bundle: Path) -> None:
+    levels = read_manifest(tiny_bundle).levels
+    assert levels[1].agreement is not None
+    assert 0 < levels[1].agreement < 1
+    _, drafter = with_agreement(tiny_bundle, "model.onnx", levels, TOKENS)
+    said = [open_graph(tiny_bundle / level.folder, "fp32").forward(TOKENS).logits.argmax(-1) for level in levels]
+    assert drafter.agreement == np.mean(said[0] == said[1])
+
+
+def test_random_weights_agree_with_nobody(tiny_bundle: Path) -> None:
+    target, drafter = read_manifest(tiny_bundle).levels
+    random = Source("nothing", kind="random-weights")
+    for levels in ((target, replace(drafter, source=random)), (replace(target, source=random), drafter)):
+        bare = tuple(replace(level, agreement=None) for level in levels)
+        assert with_agreement(tiny_bundle, "model.onnx", bare, TOKENS) == bare
