@@ -26,7 +26,7 @@ from runtime.cache import KVCache
 from runtime.context import TokenArray
 from runtime.devices import SafeWidths, even_widths
 from runtime.draft import FloatArray
-from runtime.kernels.choice import PORTABLE, Kernels
+from runtime.kernels.forms import PORTABLE, Kernels
 
 
 @dataclass(frozen=True)

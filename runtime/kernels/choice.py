@@ -1,21 +1,19 @@
 """Which kernels run a level: the native ones where library, self-test and bundle allow, else ONNX Runtime's own.
 
-The two forms of a level take and give the same; they differ in the graph file and in the session's options, and that is
-all the rest of the runtime knows of kernels.
+Portable kernels read mapped weights where the file for that can be made, else ONNX Runtime copies the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args
-
-import onnxruntime as ort
+from typing import Literal, TypeVar, get_args
 
 from export.manifest import Level, Manifest, PocketspecError
-from runtime.binding import UnsupportedModelError
-from runtime.devices import physical_cores
+from memory.device import Residence
+from runtime.heap import give_back
+from runtime.kernels.forms import PORTABLE, Kernels, Native, Prepacked
 from runtime.kernels.layout import BLOCK_SIZES
 from runtime.kernels.library import KernelsError, Library, open_library
 from runtime.kernels.packed import Progress, no_progress, packed_graphs
@@ -23,106 +21,12 @@ from runtime.kernels.packed import Progress, no_progress, packed_graphs
 Wanted = Literal["auto", "native", "portable"]
 WANTED: tuple[Wanted, ...] = get_args(Wanted)
 
-_ERRORS_ONLY = 3
 _WEIGHTS = ("int4", "int8")
 # Measured with both in turns at the Qwen2-1.5B shape on two cores with AVX2: 1 row 1.6 times the time, 4 to 16 rows 2.3
 # to 2.5 times.
 _COST = "plain steps take about 1.6 times as long, steps that verify drafts about 2.4 times"
 
 _Opened = TypeVar("_Opened")
-
-
-class Kernels(Protocol):
-    """One way to run a level: its ``name``, what people are told, and as ``key`` what the bits of results depend on."""
-
-    @property
-    def name(self) -> Literal["native", "portable"]: ...
-
-    @property
-    def description(self) -> str: ...
-
-    @property
-    def key(self) -> tuple[str, ...]: ...
-
-    def graph(self, folder: Path, level: Level, kv_type: str) -> Path:
-        """The graph file of ``level`` for one of its KV types."""
-        ...
-
-    def mapped_files(self, level: Level) -> tuple[Path, ...]:
-        """The files whose pages a session of ``level`` reads in every step."""
-        ...
-
-    def session_options(self, threads: int | None) -> ort.SessionOptions:
-        """Options for a session of such a graph; ``threads`` None: as many as there are cores."""
-        ...
-
-
-@dataclass(frozen=True)
-class Portable:
-    """ONNX Runtime's own operators."""
-
-    name: Literal["portable"] = "portable"
-    description: str = "portable (ONNX Runtime's own)"
-    key: tuple[str, ...] = ("portable",)
-
-    def graph(self, folder: Path, level: Level, kv_type: str) -> Path:
-        """See ``Kernels``."""
-        return folder / _graph_name(level.graphs, level.name, kv_type)
-
-    def mapped_files(self, level: Level) -> tuple[Path, ...]:
-        """See ``Kernels``. None: ONNX Runtime copies the weights when it opens a session."""
-        return ()
-
-    def session_options(self, threads: int | None) -> ort.SessionOptions:
-        """See ``Kernels``."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = _ERRORS_ONLY
-        # A pattern would be kept for every length of the mask. It saves nothing here: within 1 MB of 35 with and
-        # without, as is the arena, after 1,200 rows of prefill and 300 steps of a four-layer int4 graph.
-        options.enable_mem_pattern = False
-        # Threads wait for work in a loop, which is fast, but they go on for 40 ms after a forward: those of a drafter
-        # would take the cores from the target's next step. Now they stop with the forward.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        return options
-
-
-PORTABLE = Portable()
-
-
-@dataclass(frozen=True)
-class Native:
-    """Our own operators, on weights that are packed into ``graphs``, the folder of the native graphs."""
-
-    library: Library
-    graphs: Path
-    name: Literal["native"] = "native"
-
-    @property
-    def description(self) -> str:
-        """See ``Kernels``."""
-        return f"native ({self.library.verdict.isa})"
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """See ``Kernels``."""
-        return ("native", self.library.verdict.version, self.library.verdict.isa, self.library.digest)
-
-    def graph(self, folder: Path, level: Level, kv_type: str) -> Path:
-        """See ``Kernels``."""
-        assert level.native is not None
-        return self.graphs / _graph_name(level.native.graphs, level.name, kv_type)
-
-    def mapped_files(self, level: Level) -> tuple[Path, ...]:
-        """See ``Kernels``."""
-        assert level.native is not None
-        return (self.graphs / level.native.data,)
-
-    def session_options(self, threads: int | None) -> ort.SessionOptions:
-        """See ``Kernels``."""
-        options = PORTABLE.session_options(threads)
-        self.library.register(options, threads or physical_cores())
-        return options
 
 
 class Chooser:
@@ -138,25 +42,60 @@ class Chooser:
             raise PocketspecError(f"no kernels {wanted!r}; there are: {', '.join(WANTED)}")
         self._wanted, self._notify, self._progress = wanted, notify, progress
         self._told: set[str] = set()
+        self._failed: dict[tuple[str, Residence], str] = {}
 
     def open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
         """What ``make`` makes with the best kernels that work for ``level``.
 
         "native" refuses where the target cannot have them: a drafter's kernels are no part of the answer.
         """
+        opened = self._open(bundle, manifest, level, make)
+        give_back()  # opening a session leaves tens of megabytes behind
+        return opened
+
+    def _open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
         if self._wanted == "portable":
-            return make(PORTABLE)
+            return self._open_portable(bundle, manifest, level, make)
         try:
-            return make(self._native(bundle, manifest, level))
+            return self._attempt("native", level, lambda: make(self._native(bundle, manifest, level)))
         except PocketspecError as error:
             if self._wanted == "native" and level.role == "target":
                 raise
             reason = str(error)
-        opened = make(PORTABLE)
-        if reason not in self._told:
-            self._notify(f"ONNX Runtime's own kernels run {level.name}, so that {_COST}: {reason}")
-            self._told.add(reason)
+        opened = self._open_portable(bundle, manifest, level, make)
+        self._tell(f"ONNX Runtime's own kernels run {level.name}, so that {_COST}", reason)
         return opened
+
+    def _open_portable(
+        self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]
+    ) -> _Opened:
+        """With mapped weights if that works, else with copied ones."""
+        if not _can_prepack(manifest):
+            return make(PORTABLE)
+        prepacked = Prepacked(bundle, manifest, self._progress, self._notify)
+        try:
+            return self._attempt("prepacked", level, lambda: make(prepacked))
+        except PocketspecError as error:
+            reason = str(error)
+        opened = make(PORTABLE)
+        self._tell(f"the weights of {level.name} are copied into memory", reason)
+        return opened
+
+    def _attempt(self, residence: Residence, level: Level, attempt: Callable[[], _Opened]) -> _Opened:
+        """What failed once is not tried again: who plans anew for what is left would not get on."""
+        if (level.name, residence) in self._failed:
+            raise KernelsError(self._failed[level.name, residence])
+        try:
+            return attempt()
+        except PocketspecError as error:
+            self._failed[level.name, residence] = str(error)
+            raise
+
+    def _tell(self, what: str, reason: str) -> None:
+        """A reason that holds for several levels is told once."""
+        if reason not in self._told:
+            self._notify(f"{what}: {reason}")
+            self._told.add(reason)
 
     def expect(self, level: Level) -> str:
         """Which kernels would run ``level``, and why; its weights are not packed for it."""
@@ -166,6 +105,16 @@ class Chooser:
             return Native(self._library_for(level), Path()).description
         except PocketspecError as error:
             return f"{PORTABLE.description}, since {error}"
+
+    def expected_residence(self, manifest: Manifest, level: Level) -> Residence:
+        """How the weights of ``level`` will sit if nothing goes wrong; they are not packed for it."""
+        if self._wanted != "portable" and (level.name, "native") not in self._failed:
+            with suppress(PocketspecError):
+                self._library_for(level)
+                return "native"
+        if _can_prepack(manifest) and (level.name, "prepacked") not in self._failed:
+            return "prepacked"
+        return "copied"
 
     def _native(self, bundle: Path, manifest: Manifest, level: Level) -> Native:
         """The native kernels for ``level``, its weights packed; PocketspecError says why not."""
@@ -182,10 +131,9 @@ class Chooser:
         return library
 
 
-def _graph_name(graphs: Mapping[str, str], name: str, kv_type: str) -> str:
-    if kv_type not in graphs:
-        raise UnsupportedModelError(f"{name} has no graph for a {kv_type} KV cache; it has: {', '.join(graphs)}")
-    return graphs[kv_type]
+def _can_prepack(manifest: Manifest) -> bool:
+    """Not what other builders made: nobody has hashed their files, so that none could be told from another."""
+    return bool(manifest.files)
 
 
 def _no_native_form(level: Level) -> str:

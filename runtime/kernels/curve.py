@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from runtime.kernels.choice import PORTABLE
+from runtime.kernels.forms import PORTABLE
 from runtime.kernels.layout import MatrixLayout
 from runtime.kernels.library import Library
 from runtime.kernels.onnx_bytes import Attribute, Node, ValueType, encode_model

@@ -51,17 +51,23 @@ def check_space(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{free:,} bytes are free")
 
 
-def put_in_place(part: Path, path: Path) -> None:
-    """Renames; where the system does not replace a file in use, one that another process just made is as good.
+def is_same(part: Path, path: Path) -> bool:
+    """Whether ``path`` is as good as ``part``: of the same size and beginning with the same page.
 
-    As good is one of the same size that begins with the same page: packed files begin with what they are made of.
+    Packed files begin with what they are made of.
     """
+    if not path.is_file() or part.stat().st_size != path.stat().st_size:
+        return False
+    with part.open("rb") as ours, path.open("rb") as theirs:
+        return ours.read(_HEAD_BYTES) == theirs.read(_HEAD_BYTES)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Renames; where the system does not replace a file in use, one that another process just made is as good."""
     try:
         os.replace(part, path)
     except PermissionError:
-        with part.open("rb") as ours, path.open("rb") as theirs:
-            same = ours.read(_HEAD_BYTES) == theirs.read(_HEAD_BYTES) and part.stat().st_size == path.stat().st_size
-        if not same:
+        if not is_same(part, path):
             raise
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME
-from runtime.kernels.disk import PackingError, check_space, clear_abandoned, explain, put_in_place
+from runtime.kernels.disk import PackingError, check_space, clear_abandoned, explain, is_same, put_in_place
 from runtime.kernels.layout import (
     LAYOUT_VERSION,
     PAGE,
@@ -71,7 +71,8 @@ def pack(
                 report(array.nbytes)
             target.truncate(table.size)
             os.fsync(target.fileno())
-        put_in_place(part, path)
+        if not is_same(part, path):  # else another process was faster: who opens its file shares its pages
+            put_in_place(part, path)
     except OSError as error:
         raise explain(error, path, table.size, _OTHERWISE) from error
     finally:

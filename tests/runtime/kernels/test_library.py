@@ -16,7 +16,7 @@ from runtime.devices import physical_cores
 from runtime.kernels import library
 from runtime.kernels.build import SOURCES, VERSION, build
 from runtime.kernels.cases import cases, refusals
-from runtime.kernels.choice import PORTABLE
+from runtime.kernels.forms import PORTABLE
 from runtime.kernels.layout import LAYOUT_VERSION
 from runtime.kernels.library import KernelsError, Verdict, judge, open_library
 from runtime.kernels.selftest import count_different, find_fault

@@ -57,5 +57,9 @@ def test_an_empty_file_counts_as_resident(tmp_path: Path) -> None:
 def test_an_engine_that_was_opened_warm_has_all_its_weights_in_memory(tiny_bundle_int4: Path) -> None:
     with Engine.open(tiny_bundle_int4, Request(context=64), warm=True) as engine:
         files = engine.mapped_files()
-        assert (engine.target.kernels.name == "native") == bool(files)
+        assert {model.kernels.residence for model in (engine.target, *engine.drafters.values())} <= {
+            "native",
+            "prepacked",
+        }
+        assert len(files) == 1 + len(engine.drafters)
         assert all(resident_share(file) == 1.0 for file in files)

@@ -1,0 +1,360 @@
+"""ONNX Runtime's packed weights in a file: same bits, no copies, shared by processes, made again where it must be."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from export.manifest import read_manifest
+from runtime.foreign import read_bundle
+from runtime.kernels import prepacked, prepacking
+from runtime.kernels.choice import Chooser, Wanted
+from runtime.kernels.disk import PackingError
+from runtime.kernels.forms import PORTABLE
+from runtime.kernels.packed import Advance, no_progress
+from runtime.kernels.prepacked import place_of, prepacked_graph
+from runtime.model import OrtModel, open_session
+from tests.runtime.kernels.weighty import MAX_ROWS, open_target, write_weighty_bundle
+
+ROOT = Path(__file__).parents[3]
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells only on Linux")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small int4 bundle with its weights beside the graph; the user's folder is beside it."""
+    monkeypatch.setenv("POCKETSPEC_CACHE", str(tmp_path / "user"))
+    return write_weighty_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="module")
+def heavy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 MB in fp32, packed already."""
+    bundle = write_weighty_bundle(tmp_path_factory.mktemp("heavy") / "bundle", wide=1024, bits=32)
+    open_target(bundle)
+    return bundle
+
+
+def pairs(folder: Path) -> list[Path]:
+    """The folders of pairs below ``folder``, and parts of them."""
+    return sorted(folder.glob("**/prepacked/**/model.onnx/*/"))
+
+
+def logits(model: OrtModel, width: int) -> np.ndarray:
+    rows = np.random.default_rng(1).integers(0, model.vocab_size, 2 * MAX_ROWS).tolist()
+    model.cache.rollback(0)
+    return np.concatenate([model.forward(rows[i : i + width]).logits.copy() for i in range(0, len(rows), width)])
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_results_are_those_of_copied_weights_bit_for_bit(tmp_path: Path, bits: int) -> None:
+    bundle = write_weighty_bundle(tmp_path / "bundle", bits=bits)
+    copied = OrtModel(open_session(bundle / "model.onnx", 1), 4 * MAX_ROWS, MAX_ROWS, MAX_ROWS)
+    mapped = open_target(bundle)
+    assert mapped.kernels.residence == "prepacked"
+    for width in (2, 4, 8):
+        assert np.array_equal(logits(copied, width), logits(mapped, width))
+    assert (mapped.kernels.name, mapped.kernels.key) == (PORTABLE.name, PORTABLE.key)
+
+
+def test_a_pair_is_made_once(bundle: Path) -> None:
+    notes: list[str] = []
+    open_target(bundle, notify=notes.append)
+    (folder,) = pairs(bundle)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.onnx.data", "prepacked.json"]
+    made = {path: path.stat().st_ino for path in folder.iterdir()}
+    model = open_target(bundle, notify=notes.append)
+    assert {path: path.stat().st_ino for path in folder.iterdir()} == made
+    assert model.kernels.mapped_files(read_manifest(bundle).target) == (folder / "model.onnx.data",)
+    assert notes == []
+
+
+@contextmanager
+def started(bundle: Path, wanted: Wanted) -> Iterator[subprocess.Popen[str]]:
+    """A process that opens the target and keeps it open."""
+    command = [sys.executable, "-m", "tests.runtime.kernels.weighty", str(bundle), wanted]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        yield process
+        process.stdin.close()
+
+
+def found_by(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a process says of its memory once the target is open."""
+    assert process.stdout is not None
+    return dict(json.loads(process.stdout.readline()))
+
+
+@linux_only
+def test_weights_are_not_in_anonymous_memory(heavy_bundle: Path) -> None:
+    with started(heavy_bundle, "portable") as process:
+        found = found_by(process)
+        weight_bytes = read_manifest(heavy_bundle).target.weight_bytes
+        assert weight_bytes > 30e6
+        assert found["residence"] == "prepacked"
+        assert found["anonymous"] < weight_bytes / 4
+
+
+def mapped_bytes(pid: int, file: Path) -> dict[str, int]:
+    """Sums over the mappings of ``file``, by the names that smaps has."""
+    sums: dict[str, int] = {}
+    wanted = False
+    for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            wanted = line.endswith(str(file))
+        elif wanted and rest[-1] == "kB":
+            sums[first[:-1]] = sums.get(first[:-1], 0) + int(rest[0])
+    return sums
+
+
+@linux_only
+@pytest.mark.parametrize("wanted", ["portable", "native"])
+def test_two_processes_share_the_pages_of_weights(
+    wanted: Wanted, heavy_bundle: Path, request: pytest.FixtureRequest
+) -> None:
+    bundle = heavy_bundle
+    if wanted == "native":
+        request.getfixturevalue("native_library")
+        bundle = request.getfixturevalue("native_bundle")
+    with started(bundle, wanted) as first, started(bundle, wanted) as second:
+        found = found_by(first)
+        assert found_by(second)["files"] == found["files"]
+        assert found["residence"] == {"portable": "prepacked", "native": "native"}[wanted]
+        (file,) = found["files"]
+        for process in (first, second):
+            sums = mapped_bytes(process.pid, Path(file))
+            assert sums["Rss"] > 0
+            assert sums["Shared_Clean"] > 0.9 * sums["Rss"]
+            assert sums["Pss"] < 0.6 * sums["Rss"]
+            assert sums["Anonymous"] == 0
+
+
+def other_runtime(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "__version__", "0.9")
+
+
+def other_processor(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked, "processor_features", lambda: frozenset({"abacus"}))
+
+
+def other_format(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked, "FORMAT", -1)
+
+
+def other_weights(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weighty_bundle(bundle, seed=1)
+
+
+def cut_off(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.truncate(pairs(bundle)[0] / "model.onnx.data", 500)
+
+
+def damaged_graph(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = pairs(bundle)[0] / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[::-1])
+
+
+def interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pairs(bundle)[0] / "prepacked.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_runtime, "was made by another version of ONNX Runtime"),
+        (other_processor, "was made for another processor"),
+        (other_format, "has another format"),
+        (other_weights, "is of other weights"),
+        (cut_off, "has 500 bytes in model.onnx.data instead of "),
+        (damaged_graph, "has a damaged model.onnx"),
+        (interrupted, "is incomplete"),
+    ],
+)
+def test_a_pair_that_is_not_current_is_made_again(
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path, pytest.MonkeyPatch], None],
+    message: str,
+) -> None:
+    open_target(bundle)
+    change(bundle, monkeypatch)
+    notes: list[str] = []
+    model = open_target(bundle, notify=notes.append)
+    (note,) = notes
+    assert f"{message}" in note
+    assert note.endswith(": the weights are packed again")
+    assert len(pairs(bundle)) == 1
+    again: list[str] = []
+    copied = OrtModel(open_session(bundle / "model.onnx", 1), 4 * MAX_ROWS, MAX_ROWS, MAX_ROWS)
+    assert np.array_equal(logits(open_target(bundle, notify=again.append), 4), logits(copied, 4))
+    assert np.array_equal(logits(model, 4), logits(copied, 4))
+    assert again == []
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """Nothing can be begun below the folders (which a superuser's permissions would allow)."""
+
+    def refuse(folder: Path, pattern: str) -> None:
+        if any(folder.is_relative_to(place) for place in folders):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(prepacking, "clear_abandoned", refuse)
+
+
+def test_a_bundle_that_cannot_be_written_has_its_pair_in_the_users_folder(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_only(monkeypatch, bundle)
+    model = open_target(bundle)
+    assert pairs(bundle) == []
+    (folder,) = pairs(bundle.parent / "user")
+    assert model.kernels.mapped_files(read_manifest(bundle).target) == (folder / "model.onnx.data",)
+    shutil.copytree(bundle, bundle.parent / "elsewhere")
+    monkeypatch.setattr(prepacked, "prepack", None)  # a second packing would fail
+    assert open_target(bundle.parent / "elsewhere").kernels.residence == "prepacked"
+
+
+def full_disk(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    usage = shutil.disk_usage(bundle)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    return "its disk is full (1,000 bytes are free); free space, or set POCKETSPEC_CACHE to a folder on another disk"
+
+
+def no_writable_place(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    read_only(monkeypatch, bundle.parent)
+    return "cannot be written (Read-only file system)"
+
+
+def other_results(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    run = prepacking._results
+    results = iter([0.0, 1e-6] * 2)
+    monkeypatch.setattr(prepacking, "_results", lambda *given: [array + next(results) for array in run(*given)[:1]])
+    return f"packs the weights of {bundle / 'model.onnx'} so that its results change"
+
+
+def no_data_written(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As where a disk fills up behind ONNX Runtime's back."""
+    run = prepacking._results
+
+    def cut(pair: prepacking.Pair, graph: Path, options: ort.SessionOptions) -> Any:
+        results = run(pair, graph, options)
+        if graph == pair.graph:
+            (part,) = graph.parent.glob("**/*.part/model.onnx.data")
+            os.truncate(part, 100)
+        return results
+
+    read_only(monkeypatch, bundle.parent / "user")
+    monkeypatch.setattr(prepacking, "_results", cut)
+    return f"cannot pack the weights of {bundle / 'model.onnx'}: "
+
+
+@pytest.mark.parametrize("fault", [full_disk, no_writable_place, other_results, no_data_written])
+def test_weights_that_cannot_be_packed_are_copied_and_one_line_says_why(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Path, pytest.MonkeyPatch], str]
+) -> None:
+    reason = fault(bundle, monkeypatch)
+    notes: list[str] = []
+    model = open_target(bundle, notify=notes.append)
+    assert model.kernels.residence == "copied"
+    assert np.isfinite(logits(model, 4)).all()
+    (note,) = notes
+    assert note.startswith("the weights of weighty are copied into memory: ")
+    assert reason in note
+    assert "\n" not in note
+    assert pairs(bundle.parent) == []
+
+
+def test_what_failed_is_expected_to_fail_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(bundle)
+    chooser = Chooser("portable")
+    assert chooser.expected_residence(manifest, manifest.target) == "prepacked"
+    no_writable_place(bundle, monkeypatch)
+    for _ in range(2):
+        found = chooser.open(
+            bundle,
+            manifest,
+            manifest.target,
+            lambda kernels: (kernels.graph(bundle, manifest.target, "fp32"), kernels)[1],
+        )
+        assert found.residence == chooser.expected_residence(manifest, manifest.target) == "copied"
+        monkeypatch.undo()
+
+
+def test_processes_that_pack_at_once_both_end_well(bundle: Path) -> None:
+    with started(bundle, "portable") as first, started(bundle, "portable") as second:
+        for found in (found_by(first), found_by(second)):
+            assert found["residence"] == "prepacked"
+            assert found["files"] == [str(pairs(bundle)[0] / "model.onnx.data")]
+    assert len(pairs(bundle)) == 1
+
+
+def test_what_another_process_has_just_made_is_left(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_target(bundle)
+    (folder,) = pairs(bundle)
+    before = (folder / "model.onnx.data").stat().st_ino
+    manifest = read_manifest(bundle)
+    prepacking.prepack(place_of(bundle, manifest, manifest.target, "model.onnx").pair, folder)
+    assert (folder / "model.onnx.data").stat().st_ino == before
+    assert pairs(bundle) == [folder]
+
+
+@pytest.mark.skipif(
+    tuple(map(int, ort.__version__.split(".")[:2])) < (1, 27), reason="ONNX Runtime has no fp16 caches on CPUs yet"
+)
+def test_graphs_of_several_kv_types_share_one_file_of_weights(tmp_path: Path) -> None:
+    bundle = write_weighty_bundle(tmp_path / "bundle", kv_types=2)
+    open_target(bundle)
+    model = open_target(bundle, kv_type="fp16")
+    files = sorted((bundle / ".device").glob("**/model.onnx.data"))
+    assert len(files) == 2
+    assert len({file.stat().st_ino for file in files}) == 1
+    assert len(model.kernels.mapped_files(read_manifest(bundle).target)) == 1
+
+
+def test_bundles_of_other_builders_are_copied_and_not_written_to(foreign_bundle: Path) -> None:
+    before = sorted(foreign_bundle.rglob("*"))
+    manifest = read_bundle(foreign_bundle)
+    found = Chooser("portable").open(foreign_bundle, manifest, manifest.target, lambda kernels: kernels)
+    assert found.residence == Chooser("auto").expected_residence(manifest, manifest.target) == "copied"
+    assert sorted(foreign_bundle.rglob("*")) == before
+
+
+def test_nothing_is_left_of_a_pair_that_was_interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(part: Path, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepacking, "_put_in_place", interrupt)
+    manifest = read_manifest(bundle)
+    with pytest.raises(KeyboardInterrupt):
+        prepacked_graph(place_of(bundle, manifest, manifest.target, "model.onnx"), no_progress)
+    assert pairs(bundle) == []
+
+
+def test_packing_says_what_it_does(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(bundle)
+    titles: list[str] = []
+
+    def show(title: str, total: int) -> AbstractContextManager[Advance]:
+        titles.append(title)
+        return no_progress(title, total)
+
+    place = place_of(bundle, manifest, manifest.target, "model.onnx")
+    prepacked_graph(place, show)
+    assert titles == ["packing the weights of weighty for ONNX Runtime's kernels, once"]
+    read_only(monkeypatch, bundle.parent)
+    shutil.rmtree(bundle / ".device")
+    with pytest.raises(PackingError, match="cannot be written"):
+        prepacked_graph(place)
