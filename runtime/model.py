@@ -26,6 +26,7 @@ from runtime.cache import KVCache
 from runtime.context import TokenArray
 from runtime.devices import SafeWidths, even_widths
 from runtime.draft import FloatArray
+from runtime.heap import keep_large_blocks_apart
 from runtime.kernels.forms import PORTABLE, Kernels
 
 
@@ -195,6 +196,7 @@ def open_session(path: Path, threads: int | None, kernels: Kernels = PORTABLE) -
         raise UnsupportedModelError(f"{path} is missing; export the bundle again")
     try:
         options = kernels.session_options(threads)
+        keep_large_blocks_apart()
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:  # ONNX Runtime's errors share no other base
         reason = str(error).strip().splitlines()[0]

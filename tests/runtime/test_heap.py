@@ -26,9 +26,36 @@ give_back()
 print(before - anonymous())
 """
 
+# A very large block that is freed makes glibc take even larger ones from the heap, where one small block behind them
+# keeps them from going back.
+_LARGE_BLOCKS = """
+import sys
+from runtime.heap import keep_large_blocks_apart
+from memory.meter import read_memory
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc and /proc are Linux's")
-def test_freed_memory_between_blocks_in_use_goes_back() -> None:
-    done = subprocess.run([sys.executable, "-c", _PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
+if sys.argv[1] == "apart":
+    keep_large_blocks_apart()
+del (large := [bytearray(30 << 20)])[:]
+before = read_memory().anonymous_bytes
+blocks = [bytearray(b"x") * (size << 10) for size in (20_000, 300, 10_000, 2)]
+del blocks[:3]
+print(read_memory().anonymous_bytes - before)
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc and /proc are Linux's")
+
+
+def run(program: str, *arguments: str) -> int:
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 40 << 20
+    return int(done.stdout)
+
+
+def test_freed_memory_between_blocks_in_use_goes_back() -> None:
+    assert run(_PROGRAM) > 40 << 20
+
+
+def test_large_blocks_go_back_when_they_are_freed() -> None:
+    assert run(_LARGE_BLOCKS, "apart") < 1 << 20
+    assert run(_LARGE_BLOCKS, "together") > 20 << 20
