@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("native_library")
 
 def open_engine(bundle: Path, kernels: Wanted = "auto") -> tuple[Engine, list[str]]:
     notes: list[str] = []
-    return Engine.open(bundle, Request(context=128, threads=2), kernels=kernels, notify=notes.append), notes
+    return Engine.open(bundle, Request(context=128, threads=2, nodes=8), kernels=kernels, notify=notes.append), notes
 
 
 def kernels_of(engine: Engine) -> list[str]:
