@@ -158,11 +158,16 @@ def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: F
 
 def perplexity(logits: FloatArray, tokens: Sequence[int]) -> float:
     """Perplexity per token of ``tokens[1:]``, row ``i`` of ``logits`` predicting token ``i + 1``."""
-    losses = []
-    for row, token in zip(logits, tokens[1:], strict=False):
+    return float(np.exp(np.mean(surprises(logits, tokens[1:]))))
+
+
+def surprises(logits: FloatArray, tokens: Sequence[int]) -> list[float]:
+    """Negative log probability of each of ``tokens``, row ``i`` of ``logits`` predicting token ``i``."""
+    found = []
+    for row, token in zip(logits, tokens, strict=False):
         peak = row.max()
-        losses.append(float(peak + np.log(np.exp(row - peak, dtype=np.float64).sum()) - row[token]))
-    return float(np.exp(np.mean(losses)))
+        found.append(float(peak + np.log(np.exp(row - peak, dtype=np.float64).sum()) - row[token]))
+    return found
 
 
 def _check_structure(graph: Path, config: PretrainedConfig, written: TensorSource, tokens: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -110,7 +110,8 @@ class KvEffect:
     """What a KV type does to a level, as ratios to its own fp32 cache, both run by ``kernels``.
 
     ``speed``: plain steps a second behind ``rows`` rows of context; above 1 is faster. ``perplexity``: on the text of
-    the level's check; above 1 is worse, None where the weights are random and it would say nothing.
+    the level's check; above 1 is worse, None where the weights are random and it would say nothing. A check has a few
+    hundred tokens: a ratio within a percent of 1 may as well be 1.
     """
 
     speed: float
@@ -279,5 +280,6 @@ def _build_dataclass(kind: Any, value: Any, where: str, path: str) -> Any:
     try:
         return kind(**built)
     except TypeError:
-        missing = [f.name for f in fields(kind) if f.name not in built]
-        raise ManifestError(f"{where}: {path.lstrip('.') or 'manifest'} lacks one of {', '.join(missing)}") from None
+        missing = [f.name for f in fields(kind) if f.name not in built and f.default is f.default_factory is MISSING]
+        name = path.lstrip(".") or kind.__name__.lower()
+        raise ManifestError(f"{where}: {name} lacks {', '.join(missing)}") from None

@@ -11,6 +11,7 @@ import pytest
 from export import effects
 from export.agreement import with_agreement
 from export.bundle import export_bundle
+from export.check import perplexity
 from export.effects import EffectsError, measure_effects
 from export.manifest import Level, Source, read_manifest
 from export.report import SilentReporter
@@ -57,6 +58,14 @@ def test_the_context_is_as_long_as_asked_or_as_the_model_allows(
     monkeypatch.setattr(effects, "ROWS", 17)  # fewer than the text has
     found = measure_effects(tiny_bundle, "model.onnx", target_of(tiny_bundle), TOKENS)
     assert {effect.rows for effect in found.values()} == {17}
+
+
+def test_perplexity_does_not_depend_on_chunks(tiny_bundle: Path) -> None:
+    model = open_graph(tiny_bundle, "fp32")
+    wanted = perplexity(model.forward(TOKENS).logits.copy(), TOKENS)
+    model.cache.rollback(0)
+    assert effects._read(model, TOKENS) == pytest.approx(wanted, rel=1e-5)
+    assert model.cache.tokens.tolist() == TOKENS
 
 
 def test_a_filled_cache_repeats_its_rows(tiny_bundle: Path) -> None:
