@@ -83,7 +83,7 @@ def test_order_of_keys_does_not_matter() -> None:
         ({"levels": []}, "m.json must describe exactly one target"),
         ({"name": 3}, "m.json: field name has the value 3, expected <class 'str'>"),
         ({"colour": "red"}, "m.json: unknown field .colour"),
-        ({"files": {"a": {"bytes": 1}}}, "m.json: files.a lacks one of sha256"),
+        ({"files": {"a": {"bytes": 1}}}, "m.json: files.a lacks sha256"),
         (
             {"levels": [json.loads(dump_manifest(MANIFEST))["levels"][0] | {"kv_effects": {"int8": {"luck": 1}}}]},
             "m.json: unknown field levels[0].kv_effects.int8.luck",
