@@ -10,11 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 import torch
 import transformers
 
 from export.graph import GraphOptions
+from export.kvgraphs import measure_ranges, write_kv_graph
+from runtime.devices import any_width
+from runtime.model import OrtModel, open_session
 from tests.export.filled import Case, relative
 
 SMALL = {
@@ -153,6 +157,17 @@ def test_a_tree_path_equals_that_path_alone(case: Case) -> None:
 
 def test_only_wanted_rows_come_back(case: Case) -> None:
     assert relative(case.runner.step(TEXT, logits_from=15), case.reference(TEXT)[15:]) < TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("fp16", 5e-3), ("int8", 0.1), ("int4", 0.6)])
+def test_other_kv_types_are_close(case: Case, kind: str, tolerance: float, tmp_path: Path) -> None:
+    """Windows, softcaps and odd scales of attention count in quantized caches, too."""
+    ir.save(case.graph.model, tmp_path / "model.onnx")
+    ranges = measure_ranges(tmp_path / "model.onnx", TEXT)
+    graph = tmp_path / write_kv_graph(tmp_path, "model.onnx", kind, ranges)
+    model = OrtModel(open_session(graph, 1), 40, 20, 20, any_width(20))
+    model.forward(TEXT[:9])
+    assert relative(model.forward(TEXT[9:]).logits, case.reference(TEXT)[9:]) < tolerance
 
 
 @pytest.mark.slow
