@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from runtime.binding import ancestors
 from runtime.cache import ContextFullError
 from runtime.devices import any_width, even_widths
+from runtime.kernels.choice import PORTABLE
 from runtime.model import OrtModel, UnsupportedModelError, fitting_rows, open_session
 from tests.runtime.tiny_graph import POSITIONS, VOCAB, write_tiny_graph
 
@@ -175,6 +176,44 @@ def test_a_warm_step_allocates_next_to_nothing(graph: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
     assert peak < 1500  # a copy of the mask alone would be 2,000 bytes, the logits 1,500
+
+
+def test_a_cache_that_grows_changes_no_logits(graph: Path) -> None:
+    whole, growing = _open(graph), OrtModel(open_session(graph, 1), 64, ROWS, 5, any_width(ROWS), None, PORTABLE, 16, 8)
+    for start in range(0, 60, 4):
+        tokens = [token % VOCAB for token in range(start, start + 4)]
+        assert np.array_equal(whole.forward(tokens).logits, growing.forward(tokens).logits)
+        assert growing.cache.rows == max(16, -(-(start + 4) // 8) * 8)
+
+
+def test_a_resized_model_goes_on_where_it_was(graph: Path) -> None:
+    model, expected = _open(graph, capacity=64), _open(graph, capacity=64)
+    for each in (model, expected):
+        each.prefill(TOKENS)
+    wanted = expected.forward([1, 2, 3]).logits
+    for capacity, max_rows, chunk in ((24, 4, 2), (200, ROWS, 16), (64, 3, 64)):
+        model.resize(capacity, max_rows, chunk)
+        assert fitting_rows(model, ROWS) == min(max_rows, capacity - len(TOKENS))
+        assert np.array_equal(model.forward([1, 2, 3]).logits, wanted)
+        model.cache.rollback(len(TOKENS))
+    model.cache.rollback(5)
+    model.prefill(TOKENS[5:])
+    assert model.cache.tokens.tolist() == TOKENS
+    assert np.allclose(model.forward([1, 2, 3]).logits, wanted, **CLOSE)
+
+
+def test_prefill_computes_no_logits(graph: Path, model: OrtModel, tmp_path: Path) -> None:
+    """Of no row, whatever multiplies by the matrix of the head: fp32 here, four bits, our own kernels elsewhere."""
+    expected = _logits(model, TOKENS)[-1]
+    for path in (graph, write_tiny_graph(tmp_path / "model.onnx", bits=4)):
+        fresh = _open(path)
+        fresh._buffers.logits[:] = 7
+        fresh.prefill(TOKENS[:-1])
+        assert (fresh._buffers.logits == 7).all()
+        logits = fresh.forward(TOKENS[-1:]).logits[0]
+        assert np.isfinite(logits).all()
+        if path == graph:
+            assert np.allclose(logits, expected, **CLOSE)
 
 
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
