@@ -157,7 +157,7 @@ def _share_data(part: Path, folder: Path) -> None:
     for theirs in folder.glob(f"*/*/{DATA}"):
         same_size = ours.is_file() and ours.stat().st_size == theirs.stat().st_size
         if theirs != ours and same_size and filecmp.cmp(ours, theirs, shallow=False):
-            with suppress(OSError):
+            with suppress(OSError, AttributeError):
                 os.link(theirs, part / "link")
                 os.replace(part / "link", ours)
             return

@@ -98,6 +98,13 @@ def test_an_interruption_keeps_the_file_that_was_there(bundle: Path) -> None:
     assert (bundle / "native.data").read_bytes() == packed
 
 
+def test_what_another_process_has_just_made_is_left(bundle: Path) -> None:
+    write_bundle(bundle)
+    first = pack(bundle, "same").stat().st_ino
+    assert pack(bundle, "same").stat().st_ino == first
+    assert pack(bundle, "other").stat().st_ino != first
+
+
 def test_a_full_disk_is_said_before_and_while_it_fills(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bundle(bundle)
     before = sorted(bundle.iterdir())
