@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import PocketspecError
+from runtime.reuse import ReusedArrays, at_least, masks
 
 FloatArray = npt.NDArray[np.float32]
 TokenArray = npt.NDArray[np.int32]
@@ -33,6 +34,8 @@ _FEW = 2048
 _BLOCK = 512
 
 _MASK = (1 << 64) - 1
+
+_floats = ReusedArrays(np.float32)
 
 
 class SamplingError(PocketspecError, ValueError):
@@ -107,7 +110,7 @@ def probabilities(logits: FloatArray, tokens: Sequence[int] | TokenArray, params
     not numbers.
     """
     if params.temperature == 0:
-        certain = np.zeros(len(logits), np.float32)
+        certain = _zeros(len(logits))
         certain[greedy_token(logits, tokens, params)] = 1.0
         return certain
     row = _penalized(logits, tokens, params.repetition_penalty)
@@ -116,13 +119,13 @@ def probabilities(logits: FloatArray, tokens: Sequence[int] | TokenArray, params
         raise _logits_error(top)
     kept = None
     if 0 < params.top_k < len(row):
-        kept = np.flatnonzero(row >= _kth_largest(row, params.top_k))
+        kept = np.flatnonzero(at_least(row, _kth_largest(row, params.top_k)))
         row = row[kept]
     weights = _filtered(_weights(row, top, params.temperature), params)
     weights /= weights.sum()
     if kept is None:
         return weights
-    dense = np.zeros(len(logits), np.float32)
+    dense = _zeros(len(logits))
     dense[kept] = weights
     return dense
 
@@ -170,7 +173,8 @@ def _penalized(logits: FloatArray, tokens: Sequence[int] | TokenArray, penalty: 
     """Logits of tokens seen before moved away from them: divided if positive, multiplied if negative."""
     if penalty == 1.0:
         return logits
-    row = logits.copy()
+    row = _floats.take(len(logits))
+    row[:] = logits
     seen = np.asarray(tokens, np.int64)
     seen = seen[seen < len(row)]
     values = row[seen]
@@ -178,9 +182,15 @@ def _penalized(logits: FloatArray, tokens: Sequence[int] | TokenArray, penalty: 
     return row
 
 
+def _zeros(size: int) -> FloatArray:
+    zeros: FloatArray = _floats.take(size)
+    zeros.fill(0)
+    return zeros
+
+
 def _weights(row: FloatArray, top: np.float32, temperature: float) -> FloatArray:
     """Probabilities up to a factor: exactly 1 at the top."""
-    weights = row - top
+    weights: FloatArray = np.subtract(row, top, out=_floats.take(len(row)))
     with np.errstate(over="ignore", under="ignore"):  # far below the top, infinity is as good as a large number
         weights /= np.float32(temperature)
         np.exp(weights, out=weights)
@@ -193,7 +203,7 @@ def _filtered(weights: FloatArray, params: SamplingParams) -> FloatArray:
     if params.top_p < 1:
         floor = max(floor, _nucleus_floor(weights, params.top_p))
     if floor > 0:
-        weights *= weights >= np.float32(floor)
+        weights *= at_least(weights, np.float32(floor))
     return weights
 
 
@@ -206,7 +216,7 @@ def _kth_largest(row: FloatArray, k: int) -> np.float32:
     sample = np.sort(row[::_STRIDE])
     rank = k // _STRIDE + 8 + 4 * math.isqrt(k // _STRIDE)
     if rank < len(sample):
-        candidates = row[row >= sample[len(sample) - rank]]
+        candidates = row[at_least(row, sample[len(sample) - rank])]
         if len(candidates) >= k:
             row = candidates
     return np.float32(np.partition(row, len(row) - k)[len(row) - k])
@@ -222,14 +232,17 @@ def _nucleus_floor(weights: FloatArray, top_p: float) -> float:
     mass, pool, above, below = top_p * total, weights, 0.0, 0.0
     while len(pool) > _FEW:
         low, high = _bracket(pool, total - mass - below)
-        is_upper = pool > high
+        is_upper = np.greater(pool, high, out=masks.take(len(pool)))
         upper_mass = _masked_sum(pool, is_upper)
         if above + upper_mass >= mass and is_upper.any():
             below, pool = total - above - upper_mass, pool[is_upper]
             continue
-        middle = pool[(pool >= low) ^ is_upper]
+        is_middle = at_least(pool, low)
+        is_middle ^= is_upper
+        middle = pool[is_middle]
         middle_mass = float(middle.sum(dtype=np.float64))
-        is_lower = pool < low if above + upper_mass + middle_mass < mass else None
+        has_more = above + upper_mass + middle_mass < mass
+        is_lower = np.less(pool, low, out=is_middle) if has_more else None
         if len(middle) == len(pool) or (is_lower is not None and not is_lower.any()):
             break  # ties, which no bracket can part, or a sum that rounding left short
         above += upper_mass
@@ -256,7 +269,8 @@ def _bracket(pool: FloatArray, mass: float) -> tuple[np.float32, np.float32]:
 def _masked_sum(values: FloatArray, mask: npt.NDArray[np.bool_]) -> float:
     """The sum of ``values`` where ``mask``; gathering them first pays only when they are few."""
     few = np.count_nonzero(mask) < len(values) // 8
-    return float((values[mask] if few else values * mask).sum(dtype=np.float64))
+    masked = values[mask] if few else np.multiply(values, mask, out=_floats.take(len(values)))
+    return float(masked.sum(dtype=np.float64))
 
 
 def _logits_error(value: np.float32) -> LogitsError:

@@ -25,6 +25,7 @@ from runtime.draft import Draft, DraftLimit, FloatArray, Kind, make_chain
 from runtime.drafters.tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of
 from runtime.model import Model
+from runtime.reuse import at_least
 from runtime.sampling import SamplingParams, Stream, draw, greedy_token, probabilities, uniform
 
 Shape = Literal["chain", "tree"]
@@ -190,5 +191,5 @@ def _scoring(params: SamplingParams) -> SamplingParams:
 
 def _likeliest(probs: FloatArray, floor: float, most: int) -> list[int]:
     """At most ``most`` tokens of probability ``floor`` and above, the most probable first."""
-    found = np.flatnonzero(probs >= floor)
+    found = np.flatnonzero(at_least(probs, floor))
     return [int(token) for token in found[np.argsort(-probs[found], kind="stable")][:most]]

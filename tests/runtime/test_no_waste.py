@@ -1,0 +1,148 @@
+"""A step in steady state allocates nothing that grows with the vocabulary or the context, and keeps nothing.
+
+What remains are Python's own small objects: the step itself, the tokens of a draft, views of arrays. Memory that
+ONNX Runtime takes inside a forward is not traced; that it comes to rest is the law of the last test.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.context import Context
+from runtime.decode import Step, decode
+from runtime.draft import Draft, DraftLimit
+from runtime.drafters.small import SmallDrafter
+from runtime.drafters.suffix import SuffixDrafter
+from runtime.model import OrtModel, open_session
+from runtime.sampling import SamplingParams
+from runtime.scheduler import FixedScheduler
+from runtime.stop import StopRule
+from runtime.verify.greedy import GreedyVerifier
+from runtime.verify.match import MatchVerifier
+from tests.runtime import tiny_graph
+from tests.runtime.tiny_graph import write_tiny_graph
+
+ROOT = Path(__file__).parents[2]
+VOCAB = 128_000
+CONTEXT, ROWS = 400, 16
+# Of the small objects of one step, all at once; a row of logits takes 512,000, a mask over the vocabulary 128,000. Sums
+# in float64 of float32 go through 65,536 bytes of NumPy's own, whatever their length, and the cut of top_k is estimated
+# from every 37th logit.
+STEP_BYTES = {"greedy": 12_000, "sampled": 100_000}
+# What a token leaves in the list of those generated, with what Python keeps for lists that grow.
+TOKEN_BYTES = 64
+SAMPLING = {"greedy": SamplingParams(), "sampled": SamplingParams(temperature=1.0, top_k=50, top_p=0.9, seed=1)}
+
+
+class Widest:
+    """Drafts as many nodes as are allowed, two behind every node; as good as always wrong."""
+
+    name = "widest"
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        return Draft(tuple(range(limit.nodes)), tuple((node - 1) // 2 for node in range(limit.nodes)))
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose vocabulary is not tiny."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_graph, "VOCAB", VOCAB)
+        return write_tiny_graph(tmp_path_factory.mktemp("wide") / "model.onnx", layers=1)
+
+
+def open_model(graph: Path) -> OrtModel:
+    return OrtModel(open_session(graph, 1), CONTEXT + ROWS, ROWS, 32)
+
+
+def endless(target: OrtModel, drafter: object, sampling: SamplingParams) -> Iterator[Step]:
+    """Steps one conversation after another, each until its context is full."""
+    name = getattr(drafter, "name", None)
+    scheduler = FixedScheduler(name, DraftLimit(3, 3)) if name else FixedScheduler()
+    context = Context(CONTEXT, sampling)
+    for number in itertools.count():
+        context.truncate(0)
+        context.append([1, 2, number % 50])
+        verifier = MatchVerifier() if sampling.temperature else GreedyVerifier()
+        yield from decode(target, context, {name: drafter}, scheduler, verifier, StopRule())
+
+
+def traced() -> int:
+    return tracemalloc.get_traced_memory()[0]
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("kind", ["plain", "widest", "suffix", "chain", "tree"])
+def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampling: str) -> None:
+    drafter = {
+        "plain": lambda: None,
+        "widest": Widest,
+        "suffix": SuffixDrafter,
+        "chain": lambda: SmallDrafter(open_model(graph), VOCAB),
+        "tree": lambda: SmallDrafter(open_model(graph), VOCAB, shape="tree"),
+    }[kind]()
+    steps = endless(open_model(graph), drafter, SAMPLING[sampling])
+    for _ in itertools.islice(steps, 70):
+        pass
+    tracemalloc.start()
+    try:
+        gc.collect()
+        tokens, most, start = 0, 0, traced()
+        for _ in range(30):
+            before = traced()
+            tracemalloc.reset_peak()
+            tokens += len(next(steps).tokens)
+            most = max(most, tracemalloc.get_traced_memory()[1] - before)
+        gc.collect()  # also empties the lists in which Python keeps small objects that were freed
+        kept = traced() - start
+    finally:
+        tracemalloc.stop()
+    assert most < STEP_BYTES[sampling]
+    assert kept < STEP_BYTES[sampling] + tokens * TOKEN_BYTES
+
+
+def test_ten_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Path) -> None:
+    """In a process of its own, with drafts that are always wrong and as wide as they may be."""
+    write_tiny_graph(tmp_path / "model.onnx", layers=1)
+    done = subprocess.run(
+        [sys.executable, "-c", _LONG_RUN, str(tmp_path / "model.onnx")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    early, late = (int(count) for count in done.stdout.split())
+    if not early:
+        pytest.skip("this system does not tell anonymous from file-backed memory")
+    assert late - early < 1 << 20
+
+
+# Half a mebibyte is what the system's count of resident pages is off by.
+_LONG_RUN = """
+import itertools, sys
+from pathlib import Path
+from memory.meter import read_memory
+from runtime.sampling import SamplingParams
+from tests.runtime.test_no_waste import Widest, endless, open_model
+
+def anonymous():
+    memory = read_memory()
+    return memory.anonymous_bytes if memory else 0
+
+steps = endless(open_model(Path(sys.argv[1])), Widest(), SamplingParams())
+for _ in itertools.islice(steps, 500):
+    pass
+early = anonymous()
+for _ in itertools.islice(steps, 9_500):
+    pass
+print(early, anonymous())
+"""
