@@ -11,7 +11,7 @@ from export.manifest import Level, Manifest, PocketspecError
 from memory.device import Device, Residence
 from memory.plan import Shape
 
-Allowed = Literal["context", "disk"]
+Allowed = Literal["precision", "context", "disk"]
 ALLOWED: tuple[Allowed, ...] = get_args(Allowed)
 
 DEFAULT_CONTEXT = 4096
@@ -34,7 +34,8 @@ class Request:
     most ``budget_bytes`` (None: what the device has, less a margin). ``drafters`` names the levels that may be loaded
     beside the target, None: all drafters. ``shape`` and ``nodes`` of drafts (0: plain decoding), ``kv_type`` of the
     target and ``prefill_chunk``: None lets the plan decide. ``may_give_up`` names what is given up only if the user
-    says so: "context", and "disk": weights that do not fit are read from disk.
+    says so: "precision": KV types with which the target speaks measurably worse, "context", and "disk": weights that do
+    not fit are read from disk.
     """
 
     context: int | None = None

@@ -43,8 +43,8 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=ALLOWED,
-        help="what may be given up at the very end: context, or disk (weights that do not fit are read from disk at"
-        " every step); can be repeated",
+        help="what may be given up at the very end: precision (KV types with which the target speaks measurably worse),"
+        " context, or disk (weights that do not fit are read from disk at every step); can be repeated",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads per operator (default: one per core)")
 

@@ -203,6 +203,21 @@ class Planner:
             )
 
 
+def request_of(plan: Plan) -> Request:
+    """A request that ``plan`` is an answer to, for planning again within another budget."""
+    return Request(
+        context=plan.context,
+        turns=plan.turns,
+        budget_bytes=plan.budget_bytes,
+        drafters=tuple(level.name for level in plan.levels[1:]),
+        shape=plan.draft.shape,
+        nodes=plan.draft.nodes,
+        kv_type=plan.target.kv_type,
+        prefill_chunk=plan.prefill_chunk,
+        threads=plan.threads,
+    )
+
+
 def require_available(plan: Plan, device: Device) -> None:
     """OverBudgetError unless the device has the planned bytes now."""
     needed = plan.total_bytes - plan.disk_bytes

@@ -23,8 +23,8 @@ from export.manifest import PocketspecError, verify_files
 from memory.choices import Request
 from memory.device import Device, read_device
 from memory.meter import read_memory
-from memory.plan import DraftPlan, Plan, check_plan
-from memory.planner import make_plan, require_available
+from memory.plan import DraftPlan, Plan, PlanError, check_plan
+from memory.planner import make_plan, request_of, require_available
 from memory.report import given_up_lines
 from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
@@ -45,6 +45,7 @@ from runtime.stop import StopRule as TextStopRule
 from runtime.stop import StopText
 from runtime.template import Message
 from runtime.text import TextStream, Tokenizer
+from runtime.watcher import Reading, Watcher
 
 Prompt = str | Sequence[Message] | Sequence[int]
 
@@ -72,6 +73,7 @@ class Engine:
         self._next_plan: Plan | None = None
         self._stepping = Lock()
         self._warmer: Warmer | None = None
+        self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)
 
     @classmethod
     def open(
@@ -109,7 +111,11 @@ class Engine:
         else:
             check_plan(plan, manifest)
             require_available(plan, device)
-            engine = cls(levels, plan, request or Request(), Tokenizer.open(bundle))
+            try:
+                engine = cls(levels, plan, request or request_of(plan), Tokenizer.open(bundle))
+            except OtherResidenceError as error:
+                raise PlanError(f"{error}; make the plan again for this device") from None
+        engine._watcher.start()
         engine._warmer = Warmer(engine.mapped_files())
         if warm:
             engine._warmer.wait()
@@ -140,13 +146,17 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Ends a running answer. Memory goes with the last reference to the engine."""
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
+        """Ends a running answer and all threads. Memory goes with the last reference to the engine."""
+        self._end_answer()
         if self._warmer is not None:
             self._warmer.close()
             self._warmer = None
+        self._watcher.close()
+
+    def _end_answer(self) -> None:
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
 
     def mapped_files(self) -> list[Path]:
         """The files of weights that steps read, the target's first; none of levels whose weights were copied."""
@@ -170,12 +180,17 @@ class Engine:
         return widths.exact and (widths.tree or shape == "chain" or speculation.drafter == NONE)
 
     def set_budget(self, budget_bytes: int) -> None:
-        """Plans anew for ``budget_bytes``, from the next step on: of a running answer, too, whose text stays the same.
+        """Uses at most ``budget_bytes`` from the next step on: of a running answer, too, whose text stays the same.
 
         Smaller budgets cost drafts, drafters and the size of prefill chunks, larger ones bring them back. The context,
         the KV type and the kernels stay. OverBudgetError if that cannot be; nothing is changed then. May be called from
         any thread.
         """
+        self.replan(budget_bytes)
+        self._watcher.want(budget_bytes)
+
+    def replan(self, budget_bytes: int) -> None:
+        """As ``set_budget``, for the moment: the watcher grows back to the budget that was set."""
         request = replace(
             self._request,
             context=self.plan.context,
@@ -267,7 +282,7 @@ class Engine:
 
         ``refit`` says what of them is kept when the context is full; None: the answer ends.
         """
-        self.close()
+        self._end_answer()
         sampling = sampling or SamplingParams()
         strategy = self._speculator.strategy(speculation or Speculation(), sampling)
         _refuse_long(len(tokens), self._context.capacity)

@@ -77,7 +77,17 @@ class Levels:
         def make(kernels: Kernels) -> OrtModel:
             if kernels.residence != planned.residence:
                 raise OtherResidenceError(level.name, kernels.residence)
-            return OrtModel.open(self.bundle, level, planned, plan.threads, plan.prefill_chunk, widths, kernels)
+            return OrtModel.open(
+                self.bundle,
+                level,
+                planned,
+                plan.threads,
+                plan.prefill_chunk,
+                widths,
+                kernels,
+                first_rows=planned.first_capacity,
+                growth=planned.growth,
+            )
 
         return self.chooser.open(self.bundle, self.manifest, level, make)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.manifest import Manifest, PocketspecError
+from export.manifest import KvEffect, Manifest, PocketspecError
 from memory import Device, OverBudgetError, Plan, Request, make_plan
 from memory.choices import Scene
 from memory.footprint import kv_bytes_per_token
@@ -112,6 +112,16 @@ def test_every_step_says_what_it_gave_up_and_the_bytes_add_up() -> None:
     assert all(" -> " in entry.change and entry.reason for entry in leanest.given_up)
     assert sum(entry.saved_bytes for entry in leanest.given_up) == whole.total_bytes - leanest.total_bytes
     assert whole.given_up == ()
+
+
+def test_a_kv_type_that_harms_is_taken_only_if_the_user_allows_that() -> None:
+    harmful = {**TARGET.kv_effects, "int4": KvEffect(1.0, 1024, "native", 1.4)}
+    manifest = replace(PAIR, levels=(replace(TARGET, kv_effects=harmful), *PAIR.levels[1:]))
+    request = Request(context=32_768, may_give_up=frozenset({"disk"}), budget_bytes=900_000_000)
+    assert make_plan(manifest, AMPLE, request).target.kv_type == "int8"
+    allowed = replace(request, may_give_up=request.may_give_up | {"precision"})
+    assert make_plan(manifest, AMPLE, allowed).target.kv_type == "int4"
+    assert make_plan(PAIR, AMPLE, request).target.kv_type == "int4"
 
 
 @pytest.mark.parametrize("name", REQUESTS)

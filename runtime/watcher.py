@@ -1,0 +1,125 @@
+"""Watches memory while an engine runs: real use against the plan, and what the system has left.
+
+When the system runs short, the engine is asked to do with less, and when there is room again, to take back what it gave
+up. A thread of its own looks once a second, which costs a fraction of a millisecond.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from memory.device import Device
+from memory.meter import Memory
+from memory.plan import OverBudgetError, Plan
+
+# The system is short when less than this is available: what a desktop needs to stay responsive.
+_LOW_BYTES = 100 << 20
+_LOW_SHARE = 0.02
+# Room must be there for so many looks in a row before anything grows back.
+_PATIENCE = 5
+
+
+class Budgeted(Protocol):
+    """What is watched: an engine."""
+
+    plan: Plan
+
+    def replan(self, budget_bytes: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look: this process's memory (None where the system does not tell) and the device."""
+
+    own: Memory | None
+    device: Device
+
+
+class Watcher:
+    """Keeps ``engine`` within what the system has. ``look`` reads, ``notify`` is told in one line what was done.
+
+    It does not keep the engine alive.
+    """
+
+    def __init__(self, engine: Budgeted, look: Callable[[], Reading], notify: Callable[[str], None]) -> None:
+        self._engine, self._look, self._notify = weakref.ref(engine), look, notify
+        self._wanted = engine.plan.budget_bytes
+        self._calm = 0
+        self._told_excess = False
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, seconds: float = 1.0) -> None:
+        """Looks every so many seconds from now on."""
+        self._thread = threading.Thread(target=self._run, args=(seconds,), name="pocketspec-watcher", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops looking."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def want(self, budget_bytes: int) -> None:
+        """The budget to grow back to, when the application sets another one."""
+        self._wanted = budget_bytes
+
+    def check(self) -> bool:
+        """One look and what follows from it; False when the engine is gone."""
+        engine, reading = self._engine(), self._look()
+        if engine is None:
+            return False
+        self._compare(engine.plan, reading.own)
+        low = max(_LOW_BYTES, int(reading.device.total_bytes * _LOW_SHARE))
+        short = low - reading.device.available_bytes
+        if short > 0:
+            self._calm = 0
+            self._shrink(engine, short)
+        else:
+            self._calm += 1
+            given_up = self._wanted - engine.plan.budget_bytes
+            if self._calm >= _PATIENCE and given_up > 0:
+                self._grow(engine, -short)
+        return True
+
+    def _run(self, seconds: float) -> None:
+        while not self._stopped.wait(seconds) and self.check():
+            pass
+
+    def _compare(self, plan: Plan, own: Memory | None) -> None:
+        if own is None or self._told_excess or own.anonymous_bytes <= plan.anonymous_bytes + plan.margin_bytes:
+            return
+        self._told_excess = True
+        self._notify(
+            f"this process has {own.anonymous_bytes:,} bytes of anonymous memory, and the plan says"
+            f" {plan.anonymous_bytes:,} and a margin of {plan.margin_bytes:,}: what else runs in it is not in the plan"
+        )
+
+    def _shrink(self, engine: Budgeted, short: int) -> None:
+        """To a plan with at least ``short`` bytes less, or else to the leanest there is."""
+        plan = engine.plan
+        for budget in (plan.needed_bytes - short, plan.bounds.plain_bytes):
+            if budget >= plan.needed_bytes:
+                continue
+            try:
+                engine.replan(budget)
+            except OverBudgetError:
+                continue
+            self._notify(
+                f"the system is short of {short:,} bytes of memory: going on within {budget:,} instead of"
+                f" {plan.needed_bytes:,}; the text stays the same"
+            )
+            return
+
+    def _grow(self, engine: Budgeted, room: int) -> None:
+        """Takes back what fits into ``room`` bytes, and half of that at most, lest it has to be given up at once."""
+        self._calm = 0
+        before = engine.plan
+        budget = min(self._wanted, before.needed_bytes + room // 2)
+        engine.replan(budget)
+        if engine.plan != before:
+            self._notify(f"there is memory again: going on within {budget:,} bytes")
