@@ -33,7 +33,7 @@ PAIRS = pair_tokenizer()
 @pytest.fixture(scope="module")
 def pair_engine(random_bundle: Path) -> Iterator[Engine]:
     """The random bundle, speaking pairs of letters."""
-    with Engine.open(random_bundle, Request(threads=1)) as engine:
+    with Engine.open(random_bundle, Request(threads=1, nodes=4)) as engine:
         engine.tokenizer = PAIRS
         yield engine
 

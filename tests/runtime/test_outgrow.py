@@ -37,7 +37,7 @@ SPECULATIONS = [
 @pytest.fixture(scope="module")
 def small(random_bundle: Path) -> Iterator[Engine]:
     """The random bundle with a short context."""
-    with Engine.open(random_bundle, Request(context=CONTEXT, threads=1)) as engine:
+    with Engine.open(random_bundle, Request(context=CONTEXT, threads=1, shape="tree", nodes=8)) as engine:
         yield engine
 
 

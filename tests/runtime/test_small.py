@@ -202,6 +202,17 @@ def test_drafts_inside_the_window_are_those_of_a_model_without(shape: str) -> No
         assert small.propose(context, DraftLimit(3, 3)) == large.propose(context, DraftLimit(3, 3))
 
 
+def test_a_context_that_fits_needs_no_window() -> None:
+    """Room for as many tokens as the context may have, and a draft's rows: nothing is read twice until its end."""
+    model, context = TableModel(capacity=64 + 4, max_rows=4), _context([])
+    drafter = SmallDrafter(model, 11)
+    for length in range(1, 64):
+        context.append([length % 11])
+        depth = min(3, 64 - length)
+        assert len(drafter.propose(context, DraftLimit(3, depth))) == depth
+        assert model.cache.tokens[:length].tolist() == context.tokens.tolist()
+
+
 @pytest.mark.parametrize("shape", ["chain", "tree"])
 def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache(shape: str) -> None:
     model, tokens = TableModel(**WINDOWED), [place * place % 11 for place in range(64)]
