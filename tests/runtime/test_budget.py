@@ -6,13 +6,15 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from export.manifest import read_manifest
 from memory import Device, OverBudgetError, Plan, Request, dump_plan, make_plan, parse_plan
 from memory.meter import Memory
-from memory.plan import PlanError
+from memory.plan import PlanError, Shape
 from runtime.engine import Engine
 from runtime.speculation import Speculation
 from runtime.watcher import Reading, Watcher
@@ -29,14 +31,13 @@ def engine(random_bundle: Path) -> Iterator[Engine]:
         yield engine
 
 
-def text(engine: Engine, **settings: object) -> str:
-    return "".join(
-        chunk.text for chunk in engine.generate("a long one", max_new_tokens=60, ignore_eos=True, **settings)
-    )
+def text(engine: Engine, speculation: Speculation | None = None) -> str:
+    answer = engine.generate("a long one", max_new_tokens=60, ignore_eos=True, speculation=speculation)
+    return "".join(chunk.text for chunk in answer)
 
 
 @pytest.mark.parametrize("shape", ["chain", "tree"])
-def test_a_lowered_budget_keeps_the_text_and_costs_the_drafter(engine: Engine, shape: str) -> None:
+def test_a_lowered_budget_keeps_the_text_and_costs_the_drafter(engine: Engine, shape: Shape) -> None:
     speculation = Speculation("near", shape=shape)
     expected, full = text(engine, speculation=speculation), engine.plan
     answer = engine.generate("a long one", max_new_tokens=60, ignore_eos=True, speculation=speculation)
@@ -122,18 +123,15 @@ def test_what_is_not_available_now_is_not_loaded(random_bundle: Path) -> None:
 
 
 class Fake:
-    """An engine as the watcher sees it: it obeys, and keeps to its bounds."""
+    """An engine as the watcher sees it: it obeys."""
 
-    def __init__(self, plan: Plan, random_bundle: Path) -> None:
-        self.plan = plan
-        self._bundle = random_bundle
+    def __init__(self, bundle: Path) -> None:
+        self._bundle = bundle
+        self.replan(make_plan(read_manifest(bundle), AMPLE, REQUEST).needed_bytes)
 
     def replan(self, budget_bytes: int) -> None:
-        from export.manifest import read_manifest
-
-        self.plan = make_plan(
-            read_manifest(self._bundle), AMPLE, Request(**{**vars(REQUEST), "budget_bytes": budget_bytes})
-        )
+        request = replace(REQUEST, budget_bytes=budget_bytes)
+        self.plan: Plan = make_plan(read_manifest(self._bundle), AMPLE, request)
 
 
 class Machine:
@@ -148,14 +146,7 @@ class Machine:
 
 @pytest.fixture
 def watched(random_bundle: Path) -> tuple[Fake, Machine, Watcher, list[str]]:
-    from export.manifest import read_manifest
-
-    machine, notes = Machine(), list[str]()
-    plan = make_plan(read_manifest(random_bundle), AMPLE, REQUEST)
-    engine = Fake(
-        make_plan(read_manifest(random_bundle), AMPLE, Request(**{**vars(REQUEST), "budget_bytes": plan.needed_bytes})),
-        random_bundle,
-    )
+    engine, machine, notes = Fake(random_bundle), Machine(), list[str]()
     return engine, machine, Watcher(engine, machine.look, notes.append), notes
 
 
