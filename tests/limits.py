@@ -24,7 +24,7 @@ def run_in_group(
 ) -> subprocess.CompletedProcess[str]:
     """Runs ``command`` in a new memory group of at most ``limit_bytes``; killed when it wants more.
 
-    ``files`` are read before, so that their pages are not the group's; ``given`` is its standard input. OSError where no
+    ``files`` are read before, so that their pages are not the group's; ``given`` is standard input. OSError where no
     group can be made.
     """
     for file in files:
