@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from time import sleep
 import pytest
 
 from memory import meter
-from memory.meter import PeakMeter, read_mapped_files, read_memory
+from memory.meter import PeakMeter, read_mapped_files, read_memory, resident_bytes
 
 BYTES = 50_000_000
 # The system counts resident pages in batches, and Python allocates on its own.
@@ -77,6 +78,21 @@ def test_pages_written_to_privately_are_anonymous_and_no_longer_the_files(file: 
     assert files.get(str(file), 0) < BYTES // 2 + SLACK
 
 
+def test_resident_bytes_are_those_of_the_pages_that_were_touched() -> None:
+    page = mmap.PAGESIZE
+    with mmap.mmap(-1, 100 * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            held.madvise(mmap.MADV_NOHUGEPAGE)
+        held[10 * page] = held[20 * page] = held[21 * page] = 1
+        anchor = ctypes.c_char.from_buffer(held)
+        start = ctypes.addressof(anchor)
+        assert resident_bytes([(start, 100 * page)]) == 3 * page
+        assert resident_bytes([(start, 15 * page), (start + 5 * page, 10 * page)]) == page
+        assert resident_bytes([(start + 20 * page + 7, page)]) == 2 * page
+        assert resident_bytes([]) == 0
+        del anchor
+
+
 def test_a_peak_belongs_to_its_phase() -> None:
     with PeakMeter() as meter:
         with meter.phase("quiet"):
@@ -121,6 +137,7 @@ def test_a_system_that_does_not_tell_gives_none_and_no_phases(monkeypatch: pytes
     monkeypatch.setattr(meter, "_PROC", tmp_path)
     assert read_memory() is None
     assert read_mapped_files() is None
+    assert resident_bytes([(0, 1)]) is None
     with PeakMeter() as watching, watching.phase("nothing"):
         pass
     assert watching.phases == []
