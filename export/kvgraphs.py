@@ -1,12 +1,15 @@
 """The portable graph once more for every other type of KV cache: small files beside it, over the same weights.
 
-GroupQueryAttention of ONNX Runtime's CPU provider (1.27 and later) keeps float16 caches beside float32 queries, and
-int8 and int4 ones whose scales are constants: one for each layer, KV head and channel. They follow from the largest
-values that the float32 graph puts into its caches on a text. What later texts have beyond that is clipped, hence
-headroom. Measured on 3,000 tokens of stories, calibrated on other texts (KL divergence from the float32 cache, a 3M and
-a 9M model): keys and values of the stories exceed the calibration's by 16% to 21% in the mean, twice at most;
-int8 with headroom 1 loses 6e-3, with 1.25 1e-3 to 2e-3, with 2 2e-4 to 4e-4, as little as float16 does in the first;
-int4 loses 8e-3 to 9e-3 with 1, 7e-3 to 8e-3 with 1.15, and 8e-3 to 9e-3 with 1.3, for its 15 steps are dear.
+A float16 cache needs float16 queries as well: beside float32 ones, ONNX Runtime's CPU provider (1.31) takes it, but
+converts the whole of it, unused rows too, in every step (17 ms instead of 1.4 with 1,100 rows of a 9M model). So what
+goes into attention is made float16, and what comes out float32 again.
+
+int8 and int4 caches (1.27 and later) have constant scales, for each layer, KV head and channel. They follow from the
+largest values that the float32 graph puts into its caches on a text. Later texts may have larger ones, which are
+clipped, hence headroom. Measured on 3,000 tokens of stories, calibrated on other texts (KL divergence from the float32
+cache, a 3M and a 9M model): keys and values of the stories exceed the calibration's by 16% to 21% in the mean, 2.8
+times at most; int8 with headroom 1 loses 6e-3, with 1.25 1e-3 to 2e-3, with 2 2e-4 to 4e-4; int4 loses 8e-3 to 9e-3
+with 1, 7e-3 to 8e-3 with 1.15, and 8e-3 to 9e-3 with 1.3, for its 15 steps are dear.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from export.passage import MIXTURE, MIXTURE_NAME
 from export.passes import CONTRIB
 from export.pieces import PiecedGraph
 from export.recipe import FloatArray
-from export.tidy import dims_of, find_nodes, input_of
+from export.tidy import dims_of, find_nodes, input_of, redirect
 
+_FLOAT_INPUTS = (0, 1, 2, 10)  # query, key, value, bias
 # Channels that the text left near zero: their scale is that of a range this far below the head's largest.
 _FLOOR = 1 / 128
 _TINY = 1e-6  # of a head that is zero throughout
@@ -82,11 +86,39 @@ def write_kv_graph(folder: Path, graph: str, kv_type: str, ranges: Mapping[str, 
         if str(value.name).startswith(("past_key_values.", "present.")):
             *outer, size = dims_of(value)
             value.dtype, value.shape = kind.dtype, ir.Shape([*outer, int(size) * min(kind.bits, 8) // 8])
-    if kind.levels is not None:
-        for node in find_nodes(model, "GroupQueryAttention", CONTRIB):
+    for node in find_nodes(model, "GroupQueryAttention", CONTRIB):
+        if kind.levels is None:
+            _attend_in(kind.dtype, node)
+        else:
             _give_scales(model, node, kind, ranges)
     ir.save(model, folder / name)
     return name
+
+
+def _attend_in(dtype: ir.DataType, node: ir.Node) -> None:
+    """Makes a float32 attention one of another float type, but for what the rest of the graph sees of it."""
+    for slot in _FLOAT_INPUTS:
+        value = input_of(node, slot)
+        known = (user.outputs[0] for user, _ in value.uses() if user.op_type == "Cast")  # all layers share the bias
+        cast = next((output for output in known if output.dtype == dtype), None)
+        node.replace_input_with(slot, cast or _cast(value, dtype, node))
+    output = node.outputs[0]
+    users = list(output.uses())
+    back = ir.node("Cast", [output], {"to": ir.DataType.FLOAT.value})
+    back.outputs[0].shape, back.outputs[0].dtype = output.shape, ir.DataType.FLOAT
+    output.dtype = dtype
+    assert node.graph is not None
+    node.graph.insert_after(node, back)
+    redirect(output, back.outputs[0], users)
+
+
+def _cast(value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
+    """``value`` as another type, made in front of a node."""
+    cast = ir.node("Cast", [value], {"to": dtype.value})
+    cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, dtype
+    assert before.graph is not None
+    before.graph.insert_before(before, cast)
+    return cast.outputs[0]
 
 
 def _give_scales(model: ir.Model, node: ir.Node, kind: _KvType, ranges: Mapping[str, FloatArray]) -> None:

@@ -22,8 +22,8 @@ from runtime.kernels.packed import Progress
 from runtime.kernels.prepacked import place_of, prepacked_data, prepacked_graph
 from runtime.kernels.session import session_options
 
-# The first ONNX Runtime whose attention on CPUs has caches of other types than float32. Found by trying 1.23 to 1.31:
-# up to 1.24 the graphs do not load, 1.25 and 1.26 fail in the first step.
+# The first ONNX Runtime whose attention on CPUs has caches of whole numbers. Found by trying 1.23 to 1.31: up to 1.24
+# the graphs do not load, 1.25 and 1.26 fail in the first step.
 _KV_TYPES_SINCE = (1, 27)
 
 
@@ -68,11 +68,11 @@ class Portable:
 
     def graph(self, folder: Path, level: Level, kv_type: str) -> Path:
         """See ``Kernels``. UnsupportedModelError where this ONNX Runtime is too old for the KV type."""
-        if kv_type != "fp32" and _ort_version() < _KV_TYPES_SINCE:
+        if kv_type in ("int8", "int4") and _ort_version() < _KV_TYPES_SINCE:
             since = ".".join(map(str, _KV_TYPES_SINCE))
             raise UnsupportedModelError(
                 f"{level.name} cannot have a KV cache in {kv_type} with ONNX Runtime {ort.__version__}, which needs"
-                f" {since} for that; install it or take fp32"
+                f" {since} for that; install it or take fp16"
             )
         return folder / _graph_name(level.graphs, level.name, kv_type)
 
