@@ -10,6 +10,7 @@ from memory.command_line import make_parser, run_command
 # Each is a module in memory.commands with add_arguments(parser) and run(options).
 _COMMANDS = {
     "plan": "decide every size for a bundle and a budget, without loading a weight",
+    "verify": "run the plan in a process of its own, and show predicted beside measured bytes",
     "curve": "predicted tokens a second and context against the budget",
 }
 

@@ -12,33 +12,43 @@ from export.manifest import Shape
 _FLOAT = 4
 # The C library's heap around what is alive: 1.02 to 1.40 measured with ONNX Runtime's own operators.
 _PORTABLE_HEAP = 1.12
-_REST = 300_000
 # ONNX Runtime's attention works on blocks of keys that fill a second-level cache of this size.
 _CACHE_BYTES = 512 * 1024
 
 
-def native_activations(shape: Shape, rows: int, keys: int, block: int, threads: int) -> int:
-    """Bytes for ``rows`` rows over at most ``keys`` keys with the native operators, blocks of ``block`` weights.
-
-    Tensors: residual streams, norms, q/k/v, the gated product. Scratch of the operators stays with the threads: int8
-    codes, scales and sums of the widest input of a product, rotated queries, and for every thread one unit of attention
-    (``runtime/kernels/native``: matmul_op.cpp, attention_op.cpp, attention_rows.h).
-    """
+def native_activations(shape: Shape, rows: int) -> int:
+    """Bytes of the tensors of ``rows`` rows in a native graph: residual streams, q/k/v, the gated product."""
     hidden, queries, keys_values = shape.hidden_size, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     streams = 3 * hidden if queries == hidden else 2 * hidden + queries
-    tensors = _FLOAT * rows * (streams + queries + 2 * keys_values + shape.mlp_size)
-    widest = max(_up(size, block) for size in (hidden, shape.mlp_size, queries))
+    return _FLOAT * rows * (streams + queries + 2 * keys_values + shape.mlp_size)
+
+
+def native_scratch(shape: Shape, rows: int, keys: int, block: int, threads: int) -> int:
+    """Bytes that the native operators keep for ``rows`` rows over ``keys`` keys, weights in blocks of ``block``.
+
+    They stay with the threads of the session: int8 codes, scales and sums of the widest input of a product, rotated
+    queries, and for every thread one unit of attention (``runtime/kernels/native``: matmul_op.cpp, attention_op.cpp,
+    attention_rows.h).
+    """
+    queries = shape.heads * shape.head_size
+    widest = max(_up(size, block) for size in (shape.hidden_size, shape.mlp_size, queries))
     codes = rows * widest + 8 * rows * (widest // block)
     rotated = rows * (_FLOAT * queries + 32)
     # A unit is as many queries of one KV head as keep their scores in a megabyte, between 24 and 48 of them.
     most = min(rows * (shape.heads // shape.kv_heads), min(max((1 << 20) // (_FLOAT * keys), 24), 48))
     scores = most * (_up(keys, 16) + 16)
     sums = most * _up(shape.head_size, 16) + 64 * shape.head_size + 32 * _up(shape.head_size, 16)
-    return tensors + codes + rotated + threads * _FLOAT * (scores + sums) + _REST
+    return codes + rotated + threads * _FLOAT * (scores + sums)
 
 
-def portable_activations(shape: Shape, rows: int, keys: int, block: int | None, threads: int) -> int:
-    """The same with ONNX Runtime's operators: more tensors, the attention bias for every key, quantized inputs."""
+def portable_activations(
+    shape: Shape, rows: int, keys: int, block: int | None, threads: int, kv_type: str = "fp32"
+) -> int:
+    """The same with ONNX Runtime's operators: more tensors, the attention bias for every key, quantized inputs.
+
+    Over a float16 cache its attention keeps scores of all keys (0.8 of a float32 each, measured at 1,024 and 2,048
+    keys); over the other types it goes through the keys in blocks.
+    """
     hidden, queries, keys_values = shape.hidden_size, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     streams = 4 * hidden if queries == hidden else 4 * hidden + 2 * queries
     tensors = _FLOAT * rows * (streams + 5 * shape.mlp_size + queries + 5 * keys_values)
@@ -47,8 +57,10 @@ def portable_activations(shape: Shape, rows: int, keys: int, block: int | None, 
     queries_at_once = min(keys_at_once, 2 * shape.head_size, rows)
     attention = _FLOAT * rows * (queries + 2 * keys_values)
     attention += _FLOAT * threads * queries_at_once * (2 + keys_at_once + shape.head_size)
+    if kv_type == "fp16":
+        attention += int(0.8 * _FLOAT * rows * shape.heads * keys)
     codes = 0 if block is None else int(rows * max(_up(hidden, block), _up(shape.mlp_size, block)) * (1 + 8 / block))
-    return int((tensors + bias + max(attention, codes)) * _PORTABLE_HEAP) + _REST
+    return int((tensors + bias + max(attention, codes)) * _PORTABLE_HEAP)
 
 
 def _up(size: int, multiple: int) -> int:

@@ -11,21 +11,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from export.manifest import Level, Manifest, Quantization, Shape
-from memory.activations import native_activations, portable_activations
+from memory.activations import native_activations, native_scratch, portable_activations
 from memory.device import Residence
 
 MIB = 1 << 20
+LIBRARIES = "Python and libraries"
 
 # Bytes that the suffix drafter keeps per token of the context; tests/runtime/test_suffix.py holds it to that.
 SUFFIX_BYTES_PER_TOKEN = 36
 
-# Measured on Linux x86-64 with Python 3.11, NumPy 2, ONNX Runtime 1.31.1: 27.9 MiB each when all modules are loaded.
-_PROCESS_ANONYMOUS = int(28 * MIB)
-_PROCESS_FILE = int(30 * MIB)
-# Bytes in memory per byte of tokenizer.json, beside Python and libraries: at most while it is parsed, and afterwards
-# (Qwen2: 11.4 MB take 122 MiB, then 42).
-_TOKENIZER_PARSE = 11.2
-_TOKENIZER_OPEN = 3.85
+# Measured on Linux x86-64 with Python 3.11, NumPy 2, ONNX Runtime 1.31.1: when all modules are loaded, and the pages of
+# libraries that a conversation touches; with ONNX Runtime's own operators it touches more of them.
+_PROCESS_ANONYMOUS = 31_300_000
+_NATIVE_FILES = 41_000_000
+_PORTABLE_FILES = 44_500_000
+# Anonymous bytes of a tokenizer, per byte of tokenizer.json while it is parsed, and per byte and entry when it is open
+# (Qwen2, SmolLM and GPT-2: within 3%).
+_TOKENIZER_PARSE = 9.2
+_TOKENIZER_OPEN = 2.9
+_TOKENIZER_ENTRY = 98
 # A session: 1.37 MiB once for the library and its threads, then by layer (28 layers: 3.8 MiB native, 5.4 prepacked).
 _POOL = int(1.2 * MIB)
 _GRAPH = int(0.17 * MIB)
@@ -33,6 +37,10 @@ _LAYER_NATIVE = int(0.0854 * MIB)
 _LAYER_PORTABLE = int(0.145 * MIB)
 # ONNX Runtime finds a matrix in the prepacked file by packing it again; 146 to 168 MiB were seen for a head of 125.
 _PACKING_PEAK = 1.25
+# Arrays over the vocabulary that sampling reuses: three of float32 and a mask.
+_SAMPLING = 13
+# Python's own objects in a conversation, and holes in the heap.
+_OBJECTS = 1_000_000
 _LEAST_MARGIN = 4 * MIB
 _MARGIN_SHARE = 0.04
 
@@ -119,37 +127,44 @@ def level_footprint(level: Level, sizes: Sizes, residence: Residence, threads: i
             Part("KV cache", sizes.capacity * kv_bytes_per_token(shape, sizes.kv_type, residence)),
             Part("logits", sizes.logits_rows * shape.vocab_size * 4),
             Part("inputs", _inputs(sizes)),
-            Part("activations", _activations(level, sizes, residence, threads)),
+            Part("scratch", _scratch(level, sizes, residence, threads)),
             Part("session", _session(level, residence)),
         )
     )
 
 
-def process_footprint(manifest: Manifest, context: int, suffix: bool) -> Footprint:
-    """What the process takes whatever is loaded: Python, libraries, tokenizer, the text, the suffix drafter's index."""
+def process_footprint(
+    manifest: Manifest, residence: Residence, context: int, activations: Iterable[int], suffix: bool
+) -> Footprint:
+    """What the levels share: Python, libraries, tokenizer, the text, sampling, the suffix drafter's index, activations.
+
+    ``activations`` are those of every level: they never run at once, and nothing of a forward is kept.
+    """
+    libraries = _NATIVE_FILES if residence == "native" else _PORTABLE_FILES
     parts = [
-        Part("Python and libraries", _PROCESS_ANONYMOUS, _PROCESS_FILE),
+        Part(LIBRARIES, _PROCESS_ANONYMOUS, libraries),
         Part("tokenizer", tokenizer_bytes(manifest)),
         Part("tokens", context * 8),
+        Part("sampling", _SAMPLING * manifest.target.shape.vocab_size),
+        Part("activations", _OBJECTS + max(activations)),
     ]
     if suffix:
         parts.append(Part("suffix index", context * SUFFIX_BYTES_PER_TOKEN))
     return Footprint(tuple(parts))
 
 
-def loading_bytes(manifest: Manifest, process: Footprint, levels: Iterable[tuple[Level, Residence, Footprint]]) -> int:
+def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, Footprint]], manifest: Manifest) -> int:
     """The peak of anonymous bytes while loading: what is open by then, and what is needed for a moment.
 
     The tokenizer's text is parsed before any session is opened. ONNX Runtime packs the matrices of a prepacked file
     once more to recognize them, and drops each again.
     """
-    parsing = _PROCESS_ANONYMOUS + int(_tokenizer_file_bytes(manifest) * _TOKENIZER_PARSE)
-    open_by_then, peak = process.anonymous, parsing
+    peak = _PROCESS_ANONYMOUS + int(_tokenizer_file_bytes(manifest) * _TOKENIZER_PARSE)
+    held = _PROCESS_ANONYMOUS + process.part("tokenizer").anonymous
     for level, residence, footprint in levels:
-        kept = footprint.part("weights").anonymous + footprint.part("session").anonymous
+        held += footprint.part("weights").anonymous + footprint.part("session").anonymous
         packing = _PACKING_PEAK * largest_matrix_bytes(level) if residence == "prepacked" else 0
-        peak = max(peak, open_by_then + kept + int(packing))
-        open_by_then += kept
+        peak = max(peak, held + int(packing))
     return peak
 
 
@@ -186,8 +201,9 @@ def largest_matrix_bytes(level: Level) -> int:
 
 
 def tokenizer_bytes(manifest: Manifest) -> int:
-    """Anonymous bytes of an open tokenizer, from the size of its file."""
-    return int(_tokenizer_file_bytes(manifest) * _TOKENIZER_OPEN)
+    """Anonymous bytes of an open tokenizer, from the size of its file and the number of its entries."""
+    entries = manifest.target.vocabulary.entries
+    return int(_tokenizer_file_bytes(manifest) * _TOKENIZER_OPEN) + entries * _TOKENIZER_ENTRY
 
 
 def _tokenizer_file_bytes(manifest: Manifest) -> int:
@@ -210,11 +226,20 @@ def _inputs(sizes: Sizes) -> int:
     return 3 * rows * 8 + sizes.capacity * (8 + 4) + (sizes.rows * sizes.capacity * 4 if sizes.tree else 0)
 
 
-def _activations(level: Level, sizes: Sizes, residence: Residence, threads: int) -> int:
-    rows, block = max(sizes.rows, sizes.prefill_chunk), level.quantization.block_size
+def activation_bytes(level: Level, sizes: Sizes, residence: Residence, threads: int) -> int:
+    """Bytes of tensors during a forward of a level."""
+    rows = max(sizes.rows, sizes.prefill_chunk)
     if residence == "native":
-        return native_activations(level.shape, rows, sizes.capacity, block or 1, threads)
-    return portable_activations(level.shape, rows, sizes.capacity, block, threads)
+        return native_activations(level.shape, rows)
+    block = level.quantization.block_size
+    return portable_activations(level.shape, rows, sizes.capacity, block, threads, sizes.kv_type)
+
+
+def _scratch(level: Level, sizes: Sizes, residence: Residence, threads: int) -> int:
+    if residence != "native":
+        return 0
+    rows = max(sizes.rows, sizes.prefill_chunk)
+    return native_scratch(level.shape, rows, sizes.capacity, level.quantization.block_size or 1, threads)
 
 
 def _session(level: Level, residence: Residence) -> int:

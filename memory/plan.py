@@ -110,8 +110,12 @@ class Plan:
     @property
     def anonymous_bytes(self) -> int:
         """Predicted peak of anonymous bytes, without the margin."""
-        running = self.process.anonymous + sum(level.footprint.anonymous for level in self.levels)
-        return max(running, self.loading_bytes)
+        return max(self.running_bytes, self.loading_bytes)
+
+    @property
+    def running_bytes(self) -> int:
+        """Predicted peak of anonymous bytes once everything is loaded."""
+        return self.process.anonymous + sum(level.footprint.anonymous for level in self.levels)
 
     @property
     def hot_bytes(self) -> int:

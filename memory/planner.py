@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from export.manifest import Level, Manifest
+from export.manifest import Manifest
+from memory.build import build_plan
 from memory.choices import (
     CHAIN_SIZES,
     PREFILL_CHUNKS,
@@ -21,15 +22,10 @@ from memory.choices import (
     wanted_context,
 )
 from memory.device import Device
-from memory.footprint import Sizes, level_footprint, loading_bytes, margin_bytes, process_footprint
 from memory.ladder import Rung, rungs
-from memory.plan import Bounds, DraftPlan, GivenUp, LevelPlan, OverBudgetError, Plan, Shape
+from memory.plan import Bounds, GivenUp, OverBudgetError, Plan, Shape
 from memory.speed import REFERENCE, Costs, Predictor
 
-# A cache that grows begins with so many rows and grows by as many.
-GROWTH_ROWS = 1024
-# With ONNX Runtime's kernels an odd number of rows gets a dummy row, whose cache row is never committed.
-_PADDING_ROWS = 1
 # Bytes a second of a solid-state disk with random reads of a few megabytes; a guess, used for a warning alone.
 _DISK_BANDWIDTH = 500e6
 
@@ -120,61 +116,7 @@ class Planner:
         return "tree", TREE_SIZES[0]
 
     def _make(self, choices: Choices, budget: int) -> Plan:
-        scene = self.scene
-        process = process_footprint(scene.manifest, choices.context, suffix=choices.nodes > 0)
-        levels = tuple(
-            self._level(scene.levels[name], choices) for name in (scene.manifest.target.name, *choices.drafters)
-        )
-        loading = loading_bytes(
-            scene.manifest, process, [(scene.levels[level.name], level.residence, level.footprint) for level in levels]
-        )
-        plan = Plan(
-            bundle=scene.manifest.name,
-            context=choices.context,
-            turns=scene.request.turns,
-            draft=DraftPlan(choices.shape, choices.nodes),
-            prefill_chunk=choices.prefill_chunk,
-            threads=scene.request.threads,
-            budget_bytes=budget,
-            process=process,
-            levels=levels,
-            loading_bytes=loading,
-            margin_bytes=0,
-            tokens_per_second=self.predictor.tokens_per_second(choices),
-            bounds=Bounds(0, 0),
-        )
-        return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes))
-
-    def _level(self, level: Level, choices: Choices) -> LevelPlan:
-        residence = self.scene.residence(level.name)
-        is_target = level.role == "target"
-        rows = choices.nodes + 1 + (0 if residence == "native" else _PADDING_ROWS)
-        held = choices.context if is_target else min(choices.window, level.shape.positions)
-        kv_type = choices.kv_type if is_target else choices.drafter_kv_type
-        tree = choices.shape == "tree"
-        sizes = Sizes(
-            kv_type=kv_type,
-            capacity=held + rows,
-            rows=rows,
-            # A drafter's chain needs the logits of the last row alone.
-            logits_rows=rows if is_target or tree else 1,
-            prefill_chunk=choices.prefill_chunk,
-            tree=tree,
-        )
-        growth = GROWTH_ROWS if self.scene.request.up_to and held > GROWTH_ROWS else 0
-        return LevelPlan(
-            name=level.name,
-            role=level.role,
-            residence=residence,
-            kv_type=kv_type,
-            capacity=sizes.capacity,
-            first_capacity=growth + rows if growth else sizes.capacity,
-            growth=growth,
-            max_rows=rows,
-            tree=tree,
-            logits_rows=sizes.logits_rows,
-            footprint=level_footprint(level, sizes, residence, self.scene.threads),
-        )
+        return build_plan(self.scene, choices, budget, self.predictor.tokens_per_second(choices))
 
     def _from_disk(self, leanest: Plan, budget: int) -> Plan:
         """The leanest plan with weights read from disk, if the user allows that; else OverBudgetError."""

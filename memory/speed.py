@@ -138,14 +138,21 @@ class Predictor:
         return self._costs(target.name).seconds(target, hot_weight_bytes(target, residence) + kv, rows) * slower
 
     def _effects_down_to(self, target: Level, kv_type: str) -> Iterator[KvEffect]:
-        """Those of a KV type and of all wider ones: a step down is never counted as a gain."""
+        """Those of a KV type and of all wider ones: a step down is never counted as a gain.
+
+        Measured with the kernels that are planned alone: other kernels have other graphs.
+        """
         types = self.scene.kv_types(target.name)
         for wider in types[: types.index(kv_type) + 1]:
-            if wider in target.kv_effects:
-                yield target.kv_effects[wider]
+            effect = target.kv_effects.get(wider)
+            if effect is not None and effect.kernels == self._kernels(target.name):
+                yield effect
 
     def _costs(self, name: str) -> Costs:
-        return self.costs["native" if self.scene.residence(name) == "native" else "portable"]
+        return self.costs[self._kernels(name)]
+
+    def _kernels(self, name: str) -> str:
+        return "native" if self.scene.residence(name) == "native" else "portable"
 
 
 def draft_sizes(shape: Shape, most: int) -> Iterator[tuple[Shape, int]]:

@@ -110,7 +110,7 @@ class _Widest:
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``. A tree has two children at every node."""
-        nodes = limit.nodes if self._tree else min(limit.nodes, limit.depth)
+        nodes = min(limit.nodes, (1 << limit.depth + 1) - 2 if self._tree else limit.depth)
         parents = tuple((node - 1) // 2 if self._tree else node - 1 for node in range(nodes))
         return Draft(tuple(self._random.choices(range(self._vocab_size), k=nodes)), parents)
 

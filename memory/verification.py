@@ -1,0 +1,94 @@
+"""Predicted bytes beside measured ones: a plan is run by ``python -m runtime probe`` in a process of its own.
+
+The process is started and not imported, because the planner knows nothing of what runs its plans.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.manifest import PocketspecError
+from memory.footprint import LIBRARIES
+from memory.plan import Plan, dump_plan
+
+
+class ProbeError(PocketspecError, RuntimeError):
+    """The plan could not be run; the message is the probe's own."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One part: predicted and measured bytes."""
+
+    name: str
+    predicted: int
+    measured: int
+
+    @property
+    def difference(self) -> float:
+        """(predicted - measured) / measured; 0 where nothing was measured."""
+        return self.predicted / self.measured - 1 if self.measured else 0.0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All parts of one plan, and the sums that count: the peak of anonymous bytes, and all bytes that must stay."""
+
+    plan: Plan
+    parts: tuple[Row, ...]
+    anonymous: Row
+    total: Row
+
+
+def verify_plan(bundle: Path, plan: Plan) -> Verification:
+    """Runs ``plan`` and compares; ProbeError if it cannot be run."""
+    command = [sys.executable, "-m", "runtime", "probe", str(bundle), "--plan", "-", "--json"]
+    done = subprocess.run(command, input=dump_plan(plan), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        reason = lines[-1].removeprefix("error: ") if lines else f"it ended with exit code {done.returncode}"
+        raise ProbeError(f"the plan for {plan.bundle} could not be run: {reason}")
+    return compare(plan, json.loads(done.stdout))
+
+
+def compare(plan: Plan, measured: Mapping[str, Any]) -> Verification:
+    """``plan`` beside what the probe measured of it.
+
+    What a session keeps, the scratch of its threads and activations are one row for all levels: a session uses pages
+    that the tokenizer has freed, and scratch grows in the first forwards, so they cannot be told apart from outside.
+    """
+    parts, running = measured["parts"], measured["running"]
+    libraries = plan.process.part(LIBRARIES)
+    rows = [
+        Row(LIBRARIES, libraries.anonymous, parts["process"][LIBRARIES]),
+        Row(f"{LIBRARIES}, files", libraries.hot, running["file_bytes"] - sum(measured["weights"].values())),
+        Row("tokenizer", plan.process.part("tokenizer").anonymous, parts["process"]["tokenizer"]),
+    ]
+    seen = parts["process"]["activations"]
+    for level in plan.levels:
+        footprint, held = level.footprint, parts[level.name]
+        seen += held["session"]
+        rows.append(Row(f"{level.name}: weights, files", footprint.hot, measured["weights"][level.name]))
+        rows += [
+            Row(f"{level.name}: {name}", footprint.part(name).anonymous, held[name])
+            for name in ("KV cache", "logits", "inputs")
+        ]
+    told = sum(row.predicted for row in rows if not row.name.endswith("files"))
+    rows.append(Row("sessions, scratch, activations, sampling", plan.running_bytes - told, seen))
+    peak = max(measured["loading"]["anonymous_bytes"], running["anonymous_bytes"])
+    return Verification(
+        plan,
+        tuple(rows),
+        anonymous=Row("anonymous, at most", plan.anonymous_bytes, peak),
+        total=Row(
+            "in all while running",
+            plan.running_bytes + plan.hot_bytes,
+            running["anonymous_bytes"] + running["file_bytes"],
+        ),
+    )
