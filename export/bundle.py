@@ -74,8 +74,7 @@ def export_bundle(request: ExportRequest, reporter: Reporter | None = None) -> P
     workspace = Workspace(request.output, key)
     _plan(request, tasks, workspace, reporter)
     levels = tuple(_finish_level(task, request, workspace, reporter) for task in tasks)
-    text = read_passage(tasks[0].model.folder, tasks[0].shape, request.check_text)
-    levels = with_agreement(workspace.folder, GRAPH, levels, text.tokens)
+    levels = _measure_agreement(levels, workspace.folder, reporter)
     versions = {**installed_versions(), "request": key}
     manifest = Manifest(tasks[0].job.name, levels, workspace.files(), versions)
     workspace.publish(manifest)
@@ -217,6 +216,16 @@ def _measure_effects(
     finally:
         if request.kernels != "native":
             (folder / PACKED_FILE_NAME).unlink(missing_ok=True)
+
+
+def _measure_agreement(levels: tuple[Level, ...], bundle: Path, reporter: Reporter) -> tuple[Level, ...]:
+    """``levels`` with what partners have in common with the target, as they were where it cannot be measured."""
+    reporter.stage(levels[0].name, "comparing drafters with its answers")
+    try:
+        return with_agreement(bundle, GRAPH, levels)
+    except PocketspecError as error:
+        reporter.note(f"how often drafters agree with {levels[0].name} is not known: {error}")
+        return levels
 
 
 def _write_texts(task: LevelTask, folder: Path) -> None:

@@ -19,7 +19,7 @@ from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError
 from export.native.build import pack_native
 
 if TYPE_CHECKING:
-    from runtime.kernels.forms import Kernels
+    from runtime.kernels.forms import Kernels, Native
     from runtime.model import OrtModel
 
 # Context of the steps that are timed; at 4,096 rows, what a KV type gains or loses is about four times as much.
@@ -41,16 +41,11 @@ def measure_effects(folder: Path, graph: str, level: Level, tokens: Sequence[int
     By the native kernels if they run here and by ONNX Runtime's else; ``native.data`` is made if it is missing, and
     stays. EffectsError where that needs too much memory.
     """
-    kernels = _open_kernels(folder, graph, level)
+    kernels = open_kernels(folder, graph, level)
     native = level.native if kernels.name == "native" else None
-    if native is None and level.weight_bytes > PORTABLE_BYTES:
-        raise EffectsError(
-            f"ONNX Runtime's own kernels would copy {level.weight_bytes:,} bytes of weights for every type, at most"
-            f" {PORTABLE_BYTES:,} are copied; export with int4 or int8 weights where native kernels run"
-        )
     rows = min(level.shape.positions - 1, ROWS)
     kinds = level.graphs if native is None else native.graphs
-    models = {kind: _open_model(kernels, folder, level, kind, max(rows, len(tokens))) for kind in kinds}
+    models = {kind: open_model(kernels, folder, level, kind, max(rows, len(tokens))) for kind in kinds}
     random = level.source.kind == "random-weights"
     perplexities = {kind: _read(model, tokens[:_CHUNK] if random else tokens) for kind, model in models.items()}
     seconds = _time_steps(models, rows)
@@ -66,24 +61,40 @@ def measure_effects(folder: Path, graph: str, level: Level, tokens: Sequence[int
     }
 
 
-def _open_kernels(folder: Path, graph: str, level: Level) -> Kernels:
-    """The kernels that the runtime would choose here."""
-    from runtime.kernels.forms import PORTABLE, Native
+def open_kernels(folder: Path, graph: str, level: Level) -> Kernels:
+    """The kernels that the runtime would choose here, ``native.data`` made for them.
+
+    EffectsError where a session would copy too much.
+    """
+    from runtime.kernels.forms import PORTABLE
+
+    native = _native_kernels(folder, graph, level)
+    if native is None and level.weight_bytes > PORTABLE_BYTES:
+        raise EffectsError(
+            f"ONNX Runtime's own kernels would copy {level.weight_bytes:,} bytes of weights for every session, at most"
+            f" {PORTABLE_BYTES:,} are copied; export with int4 or int8 weights where native kernels run"
+        )
+    return native or PORTABLE
+
+
+def _native_kernels(folder: Path, graph: str, level: Level) -> Native | None:
+    from runtime.kernels.forms import Native
     from runtime.kernels.library import open_library
 
     if level.native is None:
-        return PORTABLE
+        return None
     try:
         if not (library := open_library()).is_fast:
-            return PORTABLE
+            return None
         if not (folder / PACKED_FILE_NAME).is_file():
             pack_native(folder, graph)
     except PocketspecError:
-        return PORTABLE
+        return None
     return Native(library, folder)
 
 
-def _open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: int) -> OrtModel:
+def open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: int) -> OrtModel:
+    """``level`` with a KV cache of ``rows`` rows of type ``kind``, for forwards of up to 32 rows of any number."""
     from runtime.devices import any_width
     from runtime.model import OrtModel, open_session
 

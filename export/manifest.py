@@ -125,10 +125,10 @@ class Level:
     """One exported model. ``graphs`` maps a KV type to a graph file in ``folder`` (relative to the bundle).
 
     ``native`` is None where our own kernels cannot run it. ``kv_effects`` has the KV types that were measured, but for
-    fp32, which they are measured against. ``agreement`` in [0, 1], of drafters and intermediates: the share of rows of
-    the target's check in which the most probable token is the target's; None where it was not measured.
-    ``sparse_bytes``: of ``weight_bytes``, those of tables of which a step reads a few rows alone (an embedding that is
-    not tied to the head, rotary tables).
+    fp32, which they are measured against. ``agreement`` in [0, 1], of drafters and intermediates: the share of tokens
+    of the target's own greedy answers to prompts of mixed kinds that they find most probable, too; None where it was
+    not measured. ``sparse_bytes``: of ``weight_bytes``, those of tables of which a step reads a few rows alone (an
+    embedding that is not tied to the head, rotary tables).
     """
 
     name: str

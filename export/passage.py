@@ -1,6 +1,7 @@
 """The text every export is checked on, unless another is given: real English, in the public domain.
 
 And one that says how large keys and values become: of many kinds, and another than the one that measures the result.
+And prompts, short and of many kinds, to which a target's answers tell how well its drafters know it.
 """
 
 from __future__ import annotations
@@ -48,3 +49,23 @@ Die Straße war naß, und es regnete. Où est la gare ? ¿Qué hora es? Пожа
 {"id": 17, "tags": ["a", "b"], "url": "https://example.org/a?b=c&d=%20", "ok": true, "note": null}
 WHEREAS the parties agree as follows: (a) the Seller shall deliver; (b) the Buyer shall pay within thirty (30) days.
 """
+
+# To models that chat.
+PROMPTS = (
+    "Write a short bedtime story about a little fox who cannot sleep.",
+    "Explain to a child why the sky is blue.",
+    "Write a Python function that returns the mean of a list of numbers.",
+    "Plan three days in Lisbon for two people, under 400 euros.",
+    "A train leaves at 9:40 and arrives at 12:15. How long is the journey? Think step by step.",
+    "Write a polite email that moves a meeting from Monday to Thursday.",
+)
+
+# To models that go on with a text.
+OPENINGS = (
+    "Once upon a time there was a little girl named Lily. She loved to play",
+    "The sky is blue because",
+    "def mean(values: list[float]) -> float:\n",
+    "Tom and his mother went to the city. On the first day, they",
+    "Question: A train leaves at 9:40 and arrives at 12:15. How long is the journey?\nAnswer:",
+    "Dear Ms. Miller,\n\nI am writing to",
+)

@@ -148,6 +148,7 @@ class ConsoleReporter:
 
     def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
         """Sizes, errors and checks of all levels; times and memory of those exported now."""
+        self._end_stage()
         self._progress.stop()
         if done_before:
             self._out.print(f"nothing to do: {output} is complete, and every file is as it was written")

@@ -10,7 +10,7 @@ from export.manifest import Check, KvEffect, Level, Manifest, Quantization, Sour
 from memory.footprint import kv_bytes_per_token
 from memory.plan import Plan
 from memory.report import plan_lines
-from runtime.speculation import known_drafters
+from runtime.speculation import known_drafters, levels_below
 
 
 def describe(manifest: Manifest, plan: Plan, verified: str, kernels: Mapping[str, str]) -> dict[str, Any]:
@@ -76,11 +76,11 @@ def level_lines(level: Level) -> Iterator[str]:
         yield f"  native form: weights packed into {level.native.data}, {level.native.data_bytes:,} bytes"
     yield f"  check: {_check(level.check)}"
     if level.agreement is not None:
-        yield f"  the target's most probable token is its own on {level.agreement:.1%} of the target's check"
+        yield f"  it would have said {level.agreement:.1%} of the tokens of the target's greedy answers"
 
 
 def _drafters(manifest: Manifest) -> tuple[str, ...]:
-    return known_drafters(level.name for level in manifest.drafters())
+    return known_drafters(levels_below(manifest))
 
 
 def _source(source: Source) -> str:

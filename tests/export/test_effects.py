@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export import effects
-from export.agreement import with_agreement
 from export.bundle import export_bundle
 from export.check import perplexity
 from export.effects import EffectsError, measure_effects
-from export.manifest import Level, Source, read_manifest
+from export.manifest import Level, read_manifest
 from export.report import SilentReporter
 from export.request import ExportRequest
 from runtime.kernels.library import library_path, verdict_on
@@ -78,7 +76,7 @@ def test_a_filled_cache_repeats_its_rows(tiny_bundle: Path) -> None:
 
 def test_weights_too_large_to_copy_are_said_so(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effects, "PORTABLE_BYTES", 1000)
-    with pytest.raises(EffectsError, match=r"would copy [\d,]+ bytes of weights for every type, at most 1,000 are"):
+    with pytest.raises(EffectsError, match=r"would copy [\d,]+ bytes of weights for every session, at most 1,000 are"):
         measure_effects(tiny_bundle, "model.onnx", target_of(tiny_bundle), TOKENS)
 
 
@@ -107,26 +105,3 @@ def test_random_weights_have_a_speed_alone(tiny_models: TinyModels, tmp_path: Pa
     assert {(effect.perplexity, effect.speed > 0) for effect in target.kv_effects.values()} == {(None, True)}
     assert set(target.graphs) == {"fp32", "fp16", "int8", "int4"}
     assert drafter.agreement is None
-
-
-def test_a_model_agrees_with_itself(tiny_bundle: Path) -> None:
-    target = target_of(tiny_bundle)
-    mirrored = with_agreement(tiny_bundle, "model.onnx", (target, replace(target, role="intermediate")), TOKENS)
-    assert [level.agreement for level in mirrored] == [None, 1.0]
-
-
-def test_agreement_is_the_share_of_equal_tokens(tiny_bundle: Path) -> None:
-    levels = read_manifest(tiny_bundle).levels
-    assert levels[1].agreement is not None
-    assert 0 < levels[1].agreement < 1
-    _, drafter = with_agreement(tiny_bundle, "model.onnx", levels, TOKENS)
-    said = [open_graph(tiny_bundle / level.folder, "fp32").forward(TOKENS).logits.argmax(-1) for level in levels]
-    assert drafter.agreement == np.mean(said[0] == said[1])
-
-
-def test_random_weights_agree_with_nobody(tiny_bundle: Path) -> None:
-    target, drafter = read_manifest(tiny_bundle).levels
-    random = Source("nothing", kind="random-weights")
-    for levels in ((target, replace(drafter, source=random)), (replace(target, source=random), drafter)):
-        bare = tuple(replace(level, agreement=None) for level in levels)
-        assert with_agreement(tiny_bundle, "model.onnx", bare, TOKENS) == bare

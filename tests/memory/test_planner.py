@@ -220,6 +220,10 @@ def test_a_conversation_keeps_its_room_and_a_draft_has_its_own() -> None:
     assert (growing.first_capacity, growing.growth, growing.capacity) == (1032, 1024, 4104)
 
 
+def test_up_to_more_than_there_is_is_what_there_is() -> None:
+    assert make_plan(PAIR, AMPLE, Request(context=10**6, up_to=True)).context == QWEN.positions
+
+
 def test_a_chain_drafter_has_one_row_of_logits_and_no_bias() -> None:
     chain = make_plan(PAIR, AMPLE, Request(context=2048, shape="chain", nodes=7)).level("small")
     tree = make_plan(PAIR, AMPLE, Request(context=2048, shape="tree", nodes=7)).level("small")
@@ -243,6 +247,16 @@ def test_a_bundle_without_measurements_is_planned_all_the_same() -> None:
     assert plan.target.residence == "prepacked"
     lean = make_plan(manifest, AMPLE, Request(context=2048, budget_bytes=plan.bounds.plain_bytes))
     assert lean.target.kv_type == "fp32"
+
+
+def test_effects_that_were_measured_with_other_kernels_say_nothing() -> None:
+    def rate(kernels: Literal["native", "portable"]) -> float:
+        effects = {"int8": KvEffect(0.25, 1024, kernels, 1.0)}
+        manifest = replace(PAIR, levels=(replace(TARGET, kv_effects=effects), *PAIR.levels[1:]))
+        return make_plan(manifest, AMPLE, Request(context=2048, kv_type="int8", nodes=0)).tokens_per_second
+
+    assert make_plan(PAIR, AMPLE, Request(context=2048)).target.residence == "native"
+    assert rate("native") < 0.5 * rate("portable")
 
 
 @pytest.mark.parametrize("agreement", [0.0, 0.3, 0.8, 1.0])
