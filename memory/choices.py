@@ -106,9 +106,11 @@ class Scene:
 
 
 def wanted_context(manifest: Manifest, request: Request) -> int:
-    """The tokens asked for, or the default."""
+    """The tokens asked for, or the default; never more than the target's positions where fewer will do."""
     positions = manifest.target.shape.positions
-    return min(DEFAULT_CONTEXT, positions) if request.context is None else request.context
+    if request.context is None:
+        return min(DEFAULT_CONTEXT, positions)
+    return min(request.context, positions) if request.up_to else request.context
 
 
 def check_request(scene: Scene) -> None:

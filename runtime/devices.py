@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Long enough that keys span several vector registers and more than one block of a blocked softmax.
 _PREFIX_ROWS = 40
 _NO_WIDTH = 1 << 31
+# A row and its padding.
+_PLAIN_ROWS = 2
 # A tree that can tell: the anchor, two children, and a path behind the second.
 _TREE_ROWS = 6
 
@@ -98,6 +100,9 @@ def find_safe_widths(model: OrtModel, seed: int = 0) -> SafeWidths:
         agreeing.setdefault(_fingerprint(model, tokens[prefix:], prefix, width), []).append(width)
     best = max(agreeing.values(), key=lambda widths: (len(widths), -widths[0]))
     exact = len(best) > 1 and best[-1] >= rows - 1
+    if rows <= _PLAIN_ROWS:
+        # Without drafts every step runs the same number of rows: the padded one, as plain steps beside drafts do.
+        best, exact = next(widths for widths in agreeing.values() if rows in widths), True
     wide = next((width for width in best if width >= _TREE_ROWS), None)
     tree = exact and model.takes_trees and wide is not None and _tree_agrees(model, tokens[prefix:], prefix, wide)
     model.cache.rollback(0)

@@ -10,7 +10,7 @@ import pytest
 
 from export.bundle import export_bundle
 from export.manifest import read_manifest
-from export.tasks import ExportRequest
+from export.request import ExportRequest
 from memory import Plan, Request, make_plan, read_device
 from memory.__main__ import main
 from memory.plan import PlanError, parse_plan

@@ -50,6 +50,16 @@ def test_the_agreeing_widths_are_found(device: Device, expected: SafeWidths) -> 
     assert device.cache.length == 0
 
 
+@pytest.mark.parametrize(
+    ("most", "bits", "widths"), [(1, 1, (1,)), (2, 0, (1, 2)), (2, 1, (2,)), (3, 1, (1, 2, 3))], ids=str
+)
+def test_without_drafts_all_steps_run_the_padded_row(most: int, bits: int, widths: tuple[int, ...]) -> None:
+    """Of so few rows no two need agree; of three, where drafts are possible, they do."""
+    device = Device(lambda rows: rows * bits)
+    device.max_rows = most
+    assert find_safe_widths(device) == SafeWidths(widths, exact=most <= 2, tree=False)
+
+
 def test_rows_are_padded_to_the_next_safe_width() -> None:
     widths = SafeWidths((2, 3, 8), True, False)
     assert [widths.pad(rows) for rows in (1, 2, 3, 4, 8)] == [2, 2, 3, 8, 8]
