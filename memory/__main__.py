@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -17,8 +18,12 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    parser = make_parser("memory", "Plans the memory of exported models.", _COMMANDS)
-    return run_command("memory", lambda: parser.parse_args(arguments))
+    return run_command("memory", lambda: parse(arguments))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    return make_parser("memory", "Plans the memory of exported models.", _COMMANDS).parse_args(arguments)
 
 
 if __name__ == "__main__":

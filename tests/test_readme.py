@@ -31,6 +31,13 @@ def test_export_commands_are_understood(words: list[str], tmp_path: Path, monkey
     assert request.target == words[words.index("--target") + 1]
 
 
+@pytest.mark.parametrize("words", _commands("memory"), ids=" ".join)
+def test_memory_commands_are_understood(words: list[str]) -> None:
+    from memory.__main__ import parse
+
+    assert parse(words).command == words[0]
+
+
 @pytest.mark.parametrize("words", _commands("runtime"), ids=" ".join)
 def test_runtime_commands_are_understood(words: list[str]) -> None:
     from runtime.__main__ import parse
