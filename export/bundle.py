@@ -220,7 +220,8 @@ def _measure_effects(
 
 def _measure_agreement(levels: tuple[Level, ...], bundle: Path, reporter: Reporter) -> tuple[Level, ...]:
     """``levels`` with what partners have in common with the target, as they were where it cannot be measured."""
-    reporter.stage(levels[0].name, "comparing drafters with its answers")
+    if len(levels) > 1:
+        reporter.stage(levels[-1].name, "comparing with the target's answers")
     try:
         return with_agreement(bundle, GRAPH, levels)
     except PocketspecError as error:

@@ -47,10 +47,13 @@ def test_prompts_are_instructions_where_there_is_a_template_and_openings_else(
     assert read_prompts(tmp_path)[1] == tokenizer.encode(OPENINGS[1])
 
 
-def test_answers_are_those_of_plain_decoding(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_those_of_plain_decoding(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(agreement, "TOKENS", 40)
     prompts = [[5, 6, 7], list(range(100, 140))]
-    with Engine.open(tiny_bundle, kernels="portable") as engine:
+    copied = shutil.copytree(tiny_bundle, tmp_path / "bundle")  # engines write beside what they open
+    with Engine.open(copied, kernels="portable") as engine:
         wanted = [
             [token for chunk in engine.generate(prompt, max_new_tokens=20) for token in chunk.step.tokens]
             for prompt in prompts
