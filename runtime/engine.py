@@ -10,11 +10,10 @@ still holds from the last answer is not computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from time import perf_counter
 from types import TracebackType
 from typing import Literal
@@ -23,7 +22,7 @@ from export.manifest import PocketspecError, verify_files
 from memory.choices import Request
 from memory.device import Device, read_device
 from memory.meter import read_memory
-from memory.plan import DraftPlan, Plan, PlanError, check_plan
+from memory.plan import Plan, PlanError, check_plan
 from memory.planner import make_plan, request_of, require_available
 from memory.report import given_up_lines
 from runtime.cache import ContextFullError
@@ -31,15 +30,16 @@ from runtime.context import Context, shared_prefix
 from runtime.decode import Step, StopRule, decode
 from runtime.drafters import Drafter
 from runtime.foreign import is_foreign, read_bundle
-from runtime.heap import give_back
 from runtime.kernels.choice import Chooser, Wanted
 from runtime.kernels.packed import Progress, no_progress
 from runtime.kernels.warming import Warmer
-from runtime.levels import Levels, OtherResidenceError, fit
+from runtime.levels import Levels, OtherResidenceError
+from runtime.model import OrtModel
 from runtime.outgrow import Refit, go_on, sliding_text
+from runtime.planned import PlannedModels
 from runtime.record import check_files
 from runtime.sampling import SamplingParams
-from runtime.speculation import NONE, Speculation, Speculator
+from runtime.speculation import NONE, Speculation
 from runtime.stats import GenerationStats
 from runtime.stop import StopRule as TextStopRule
 from runtime.stop import StopText
@@ -63,17 +63,27 @@ class Engine:
     """An open bundle. ``Engine.open`` makes one; everything in ``plan`` is open, and nothing else."""
 
     def __init__(self, levels: Levels, plan: Plan, request: Request, tokenizer: Tokenizer) -> None:
-        self.manifest, self.plan, self.tokenizer = levels.manifest, plan, tokenizer
-        self.target, self.drafters = levels.open_target(plan), levels.open_drafters(plan)
-        self._levels, self._request = levels, request
-        self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
-        self._speculator = Speculator(self.target, self.drafters, plan.draft)
+        self.manifest, self.tokenizer = levels.manifest, tokenizer
+        self._models = PlannedModels(levels, plan, request)
         self._context = Context(plan.context, SamplingParams())
         self._answer: Generator[Step, None, None] | None = None
-        self._next_plan: Plan | None = None
-        self._stepping = Lock()
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)
+
+    @property
+    def plan(self) -> Plan:
+        """What is open now."""
+        return self._models.plan
+
+    @property
+    def target(self) -> OrtModel:
+        """The model whose output is reproduced."""
+        return self._models.target
+
+    @property
+    def drafters(self) -> Mapping[str, OrtModel]:
+        """The drafter models that are open, by name."""
+        return self._models.drafters
 
     @classmethod
     def open(
@@ -167,7 +177,7 @@ class Engine:
 
     def add_drafter(self, drafter: Drafter) -> None:
         """Makes a drafter of the caller's own known by its name, for ``Speculation(drafter=NAME)``."""
-        self._speculator.add(drafter)
+        self._models.speculator.add(drafter)
 
     @property
     def capacity(self) -> int:
@@ -191,36 +201,7 @@ class Engine:
 
     def replan(self, budget_bytes: int) -> None:
         """As ``set_budget``, for the moment: the watcher grows back to the budget that was set."""
-        request = replace(
-            self._request,
-            context=self.plan.context,
-            up_to=False,
-            kv_type=self.plan.target.kv_type,
-            budget_bytes=budget_bytes,
-            may_give_up=frozenset(),
-        )
-        device = Device(budget_bytes, budget_bytes, residences=self._residences)
-        self._next_plan = make_plan(self.manifest, device, request)
-        if self._stepping.acquire(blocking=False):
-            try:
-                self._follow_plan()
-            finally:
-                self._stepping.release()
-
-    def _follow_plan(self) -> None:
-        """Makes what is open what was planned last."""
-        plan, self._next_plan = self._next_plan, None
-        if plan is None:
-            return
-        kept = {name: model for name, model in self.drafters.items() if plan.level(name) is not None}
-        self._speculator.allow({}, DraftPlan("chain", 0))
-        self.drafters = kept
-        give_back()
-        fit(self.target, plan.target, plan)
-        self.drafters = self._levels.open_drafters(plan, kept)
-        self._speculator.allow(self.drafters, plan.draft)
-        self.plan = plan
-        give_back()
+        self._models.replan(budget_bytes)
 
     def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
         """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids."""
@@ -284,7 +265,7 @@ class Engine:
         """
         self._end_answer()
         sampling = sampling or SamplingParams()
-        strategy = self._speculator.strategy(speculation or Speculation(), sampling)
+        strategy = self._models.speculator.strategy(speculation or Speculation(), sampling)
         _refuse_long(len(tokens), self._context.capacity)
         context = self._context
         context.sampling = sampling
@@ -295,19 +276,8 @@ class Engine:
             return decode(self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop)
 
         steps = start(tokens, stop) if refit is None else go_on(start, tokens, stop, context, refit)
-        self._answer = self._planned(steps)
+        self._answer = self._models.within_plan(steps)
         return self._answer
-
-    def _planned(self, steps: Generator[Step, None, None]) -> Generator[Step, None, None]:
-        """The same steps; a new plan takes effect between two of them."""
-        with closing(steps):
-            while True:
-                with self._stepping:
-                    self._follow_plan()
-                    step = next(steps, None)
-                if step is None:
-                    return
-                yield step
 
     @staticmethod
     def _chunks(

@@ -26,7 +26,8 @@ _PATIENCE = 5
 class Budgeted(Protocol):
     """What is watched: an engine."""
 
-    plan: Plan
+    @property
+    def plan(self) -> Plan: ...
 
     def replan(self, budget_bytes: int) -> None: ...
 

@@ -1,0 +1,79 @@
+"""What is open, exactly as planned; another plan takes effect between two steps of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from threading import Lock
+
+from memory.choices import Request
+from memory.device import Device
+from memory.plan import DraftPlan, Plan
+from memory.planner import make_plan
+from runtime.decode import Step
+from runtime.heap import give_back
+from runtime.levels import Levels, fit
+from runtime.model import OrtModel
+from runtime.speculation import Speculator
+
+
+class PlannedModels:
+    """The models of ``plan``: the target, the drafters by name, and what makes strategies of them."""
+
+    def __init__(self, levels: Levels, plan: Plan, request: Request) -> None:
+        self.plan = plan
+        self.target: OrtModel = levels.open_target(plan)
+        self.drafters: dict[str, OrtModel] = levels.open_drafters(plan)
+        self.speculator = Speculator(self.target, self.drafters, plan.draft)
+        self._levels, self._request = levels, request
+        self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
+        self._next_plan: Plan | None = None
+        self._stepping = Lock()
+
+    def replan(self, budget_bytes: int) -> None:
+        """Plans anew for ``budget_bytes``, from the next step on; OverBudgetError if that cannot be.
+
+        Context, KV type and kernels stay: the text does not change. May be called from any thread.
+        """
+        request = replace(
+            self._request,
+            context=self.plan.context,
+            up_to=False,
+            kv_type=self.plan.target.kv_type,
+            budget_bytes=budget_bytes,
+            may_give_up=frozenset(),
+        )
+        device = Device(budget_bytes, budget_bytes, residences=self._residences)
+        self._next_plan = make_plan(self._levels.manifest, device, request)
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._follow_plan()
+            finally:
+                self._stepping.release()
+
+    def within_plan(self, steps: Generator[Step, None, None]) -> Generator[Step, None, None]:
+        """The same steps; a new plan takes effect between two of them."""
+        with closing(steps):
+            while True:
+                with self._stepping:
+                    self._follow_plan()
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
+
+    def _follow_plan(self) -> None:
+        """Makes what is open what was planned last: first smaller, then larger."""
+        plan, self._next_plan = self._next_plan, None
+        if plan is None:
+            return
+        kept = {name: model for name, model in self.drafters.items() if plan.level(name) is not None}
+        self.speculator.allow({}, DraftPlan("chain", 0))
+        self.drafters = kept
+        give_back()
+        fit(self.target, plan.target, plan)
+        self.drafters = self._levels.open_drafters(plan, kept)
+        self.speculator.allow(self.drafters, plan.draft)
+        self.plan = plan
+        give_back()
