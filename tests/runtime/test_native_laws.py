@@ -119,7 +119,7 @@ def test_a_path_through_a_tree_is_bit_equal_to_the_path_alone(model: OrtModel, t
 def test_answers_equal_plain_decoding(
     tiny_bundle_int4: Path, drafter: str, shape: str, sampling: SamplingParams
 ) -> None:
-    with Engine.open(tiny_bundle_int4, Request(context=CAPACITY, nodes=12), kernels="native") as engine:
+    with Engine.open(tiny_bundle_int4, Request(context=CAPACITY, shape="tree", nodes=12), kernels="native") as engine:
         assert engine.target.kernels.name == "native"
         assert engine.target.widths.exact
         assert engine.target.widths.pad(1) == 1  # one row is as good as many: plain decoding pays for no padding

@@ -36,7 +36,7 @@ CONTEXT, ROWS = 400, 16
 # Of the small objects of one step, all at once; a row of logits takes 512,000, a mask over the vocabulary 128,000. Sums
 # in float64 of float32 go through 65,536 bytes of NumPy's own, whatever their length, and the cut of top_k is estimated
 # from every 37th logit.
-STEP_BYTES = {"greedy": 12_000, "sampled": 100_000}
+STEP_BYTES = {"greedy": 30_000, "sampled": 100_000}
 # What a token leaves in the list of those generated, with what Python keeps for lists that grow.
 TOKEN_BYTES = 64
 SAMPLING = {"greedy": SamplingParams(), "sampled": SamplingParams(temperature=1.0, top_k=50, top_p=0.9, seed=1)}
