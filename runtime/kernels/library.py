@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError, sha256_of
 from runtime.kernels.build import LIBRARY, LIBRARY_NAME, SOURCES
+from runtime.kernels.child import crash_of, run_module
 from runtime.kernels.layout import LAYOUT_VERSION
 from runtime.record import device_key, forget, recall, user_folder
 
@@ -130,29 +130,14 @@ def verdict_on(path: Path, *, fresh: bool = False) -> Verdict:
 
 def judge(path: Path) -> Verdict:
     """Runs the self-test of the library at ``path`` in a process of its own, now."""
-    command = [sys.executable, "-m", "runtime.kernels.selftest", str(path.resolve())]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)]),
-    }
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, timeout=_PATIENCE_SECONDS
-        )
+        done = run_module("runtime.kernels.selftest", str(path.resolve()), timeout=_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         return Verdict(fault=f"it did not end within {_PATIENCE_SECONDS} s")
     except OSError as error:
         return Verdict(fault=f"it could not be started: {error}")
-    if done.returncode != 0:
-        return Verdict(fault=_crash(done))
-    return _read_verdict(done.stdout)
-
-
-def _crash(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"it crashed with signal {-done.returncode}"
-    lines = done.stderr.strip().splitlines()
-    return f"it ended with code {done.returncode}: {lines[-1] if lines else 'no message'}"
+    crash = crash_of(done)
+    return _read_verdict(done.stdout) if crash is None else Verdict(fault=crash)
 
 
 def _read_verdict(text: str) -> Verdict:

@@ -61,8 +61,8 @@ def prepacked_graph(
 ) -> Path:
     """The graph that finds its packed weights beside it, made where there is none; PackingError if it cannot be.
 
-    Making it takes the memory of a session that copies the weights, for once. ``notify`` is told why a pair that was
-    there is made again.
+    Making it takes the memory of a session that copies the weights, for once, in another process. ``notify`` is told
+    why a pair that was there is made again.
     """
     found = place.find()
     if found is not None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import onnxruntime as ort
 import pytest
 
 from export.manifest import read_manifest
+from memory.device import Device
+from memory.meter import PeakMeter
 from runtime.foreign import read_bundle
-from runtime.kernels import prepacked, prepacking
+from runtime.kernels import prepacked, prepacker, prepacking
 from runtime.kernels.choice import Chooser, Wanted
 from runtime.kernels.disk import PackingError
 from runtime.kernels.forms import PORTABLE
@@ -29,14 +32,24 @@ from runtime.model import OrtModel, open_session
 from tests.runtime.kernels.weighty import MAX_ROWS, open_target, write_weighty_bundle
 
 ROOT = Path(__file__).parents[3]
+WRITE_APART = prepacking.write_apart
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells only on Linux")
 
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small int4 bundle with its weights beside the graph; the user's folder is beside it."""
+    """A small int4 bundle with its weights beside the graph; the user's folder is beside it.
+
+    Pairs are written in this process, which saves the start of another one.
+    """
     monkeypatch.setenv("POCKETSPEC_CACHE", str(tmp_path / "user"))
+    monkeypatch.setattr(prepacking, "write_apart", write_here)
     return write_weighty_bundle(tmp_path / "bundle")
+
+
+def write_here(pair: prepacking.Pair, part: Path) -> str | None:
+    shape = pair.level.shape
+    return prepacker.write_pair(pair.graph, part, (shape.kv_heads, shape.head_size))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +118,20 @@ def test_weights_are_not_in_anonymous_memory(heavy_bundle: Path) -> None:
         assert weight_bytes > 30e6
         assert found["residence"] == "prepacked"
         assert found["anonymous"] < weight_bytes / 4
+
+
+@linux_only
+def test_the_first_use_takes_no_more_memory_than_any_other(heavy_bundle: Path, tmp_path: Path) -> None:
+    """Of the process that opens the bundle; the one that packs takes all weights and more."""
+    bundle = shutil.copytree(heavy_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns(".device"))
+    peaks = []
+    for _ in range(2):
+        with started(bundle, "portable") as process, PeakMeter(process.pid) as meter:
+            with meter.phase("open"):
+                assert found_by(process)["residence"] == "prepacked"
+            peaks.append(meter.phases[0].peak.anonymous_bytes)
+    first, later = peaks
+    assert first < later + read_manifest(bundle).target.weight_bytes / 10
 
 
 def mapped_bytes(pid: int, file: Path) -> dict[str, int]:
@@ -239,29 +266,66 @@ def no_writable_place(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def other_results(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    run = prepacking._results
+    run = prepacker._results
     results = iter([0.0, 1e-6] * 2)
-    monkeypatch.setattr(prepacking, "_results", lambda *given: [array + next(results) for array in run(*given)[:1]])
+    monkeypatch.setattr(prepacker, "_results", lambda *given: [array + next(results) for array in run(*given)[:1]])
     return f"packs the weights of {bundle / 'model.onnx'} so that its results change"
 
 
 def no_data_written(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """As where a disk fills up behind ONNX Runtime's back."""
-    run = prepacking._results
+    run = prepacker._results
 
-    def cut(pair: prepacking.Pair, graph: Path, options: ort.SessionOptions) -> Any:
-        results = run(pair, graph, options)
-        if graph == pair.graph:
+    def cut(graph: Path, options: ort.SessionOptions, kv_shape: tuple[int, int]) -> Any:
+        results = run(graph, options, kv_shape)
+        if graph == bundle / "model.onnx":
             (part,) = graph.parent.glob("**/*.part/model.onnx.data")
             os.truncate(part, 100)
         return results
 
     read_only(monkeypatch, bundle.parent / "user")
-    monkeypatch.setattr(prepacking, "_results", cut)
+    monkeypatch.setattr(prepacker, "_results", cut)
     return f"cannot pack the weights of {bundle / 'model.onnx'}: "
 
 
-@pytest.mark.parametrize("fault", [full_disk, no_writable_place, other_results, no_data_written])
+def no_memory(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(prepacking, "read_device", lambda: Device(8 << 30, 1000))
+    return "of memory, once, and 1,000 are available now; close other programs"
+
+
+def killed_process(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    ended = subprocess.CompletedProcess[str]([], -9, "", "")
+    monkeypatch.setattr(prepacking, "write_apart", WRITE_APART)
+    monkeypatch.setattr(prepacking, "run_module", lambda *arguments: ended)
+    return f"did not pack the weights of {bundle / 'model.onnx'} in a process of its own: it crashed with signal 9"
+
+
+def no_process(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(prepacking, "write_apart", WRITE_APART)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    return "which cannot be started: "
+
+
+def missing_graph(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which the other process says."""
+    missing = bundle / "missing.onnx"
+    monkeypatch.setattr(prepacking, "write_apart", lambda pair, part: WRITE_APART(replace(pair, graph=missing), part))
+    return f"cannot pack the weights of {missing}: "
+
+
+FAULTS = [
+    full_disk,
+    no_writable_place,
+    other_results,
+    no_data_written,
+    no_memory,
+    killed_process,
+    no_process,
+    missing_graph,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_weights_that_cannot_be_packed_are_copied_and_one_line_says_why(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Path, pytest.MonkeyPatch], str]
 ) -> None:
