@@ -59,8 +59,8 @@ def _sizes(level: Level, scene: Scene, choices: Choices) -> Sizes:
         kv_type=choices.kv_type if is_target else choices.drafter_kv_type,
         capacity=held + rows,
         rows=rows,
-        # A drafter's chain needs the logits of the last row alone.
-        logits_rows=rows if is_target or tree else 1,
+        # A drafter's chain needs the logits of the last row alone; an intermediate judges the chains of another.
+        logits_rows=1 if level.role == "drafter" and not tree else rows,
         prefill_chunk=choices.prefill_chunk,
         tree=tree,
     )

@@ -44,7 +44,7 @@ class Report:
             "device": device(),
             "versions": versions(),
             "bundle": self.manifest.name,
-            "levels": {level.name: _kind(level) for level in self.manifest.levels},
+            "levels": {level.name: describe_level(level) for level in self.manifest.levels},
             "threads": self.plan.threads,
             "predicted_bytes": self.plan.total_bytes,
             "prompts": self.prompts,
@@ -67,7 +67,7 @@ class Report:
         yield f"{device()}; {', '.join(f'{name} {version}' for name, version in versions().items())}; {threads};"
         yield f"{self.prompts}, at most {self.max_new_tokens} tokens each; median (lowest-highest) of the repeats."
         yield f"Kernels: {', '.join(self.kernels)}."
-        yield from (f"{level.role} {level.name}: {_kind(level)}." for level in self.manifest.levels)
+        yield from (f"{level.role} {level.name}: {describe_level(level)}." for level in self.manifest.levels)
         yield ""
         yield from self._table()
         yield ""
@@ -124,8 +124,8 @@ class Report:
             step = spread([run.step_seconds / run.steps for run in runs]).median
             cells = [
                 name,
-                _cell(spread([run.tokens_per_second for run in runs]), ".1f"),
-                _cell(self._ratios(name), ".2f"),
+                show_spread(spread([run.tokens_per_second for run in runs]), ".1f"),
+                show_spread(self._ratios(name), ".2f"),
                 f"{last.tokens / last.steps:.2f}",
                 accepted,
                 f"{self.identical(name)}/{answers}",
@@ -171,11 +171,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _cell(value: Spread, form: str) -> str:
+def show_spread(value: Spread, form: str) -> str:
+    """Median and range in the format ``form``."""
     return f"{value.median:{form}} ({value.low:{form}}-{value.high:{form}})"
 
 
-def _kind(level: Level) -> str:
+def describe_level(level: Level) -> str:
     """What a level is, with a label where its weights only time things."""
     label = "" if level.source.kind == "trained" else f" [{level.source.kind}]"
     block = f" in blocks of {level.quantization.block_size}" if level.quantization.block_size else ""

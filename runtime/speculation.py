@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from export.manifest import PocketspecError
+from export.manifest import Manifest, PocketspecError
 from memory.plan import DraftPlan, Shape
 from runtime.decode import Drafters
 from runtime.draft import DraftLimit, Kind
 from runtime.drafters import Drafter
 from runtime.drafters.fallback import FallbackDrafter
+from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.model import Model, OrtModel
@@ -25,6 +26,7 @@ from runtime.verify.recursive import RecursiveVerifier
 
 AUTO, NONE, SUFFIX = "auto", "none", "suffix"
 JOIN = "+"
+ABOVE = ">"
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
@@ -47,8 +49,9 @@ class Speculation:
     """How to speculate.
 
     ``drafter`` is "auto" (the bundle's first drafter, or else "suffix"), "none" (plain decoding), "suffix" (repetition
-    in prompt and answer), the name of a drafter in the bundle, or several with plus signs ("suffix+NAME": the first
-    that has something to say). ``draft_size`` is the most nodes of a draft; None, and ``shape`` None: as planned.
+    in prompt and answer), the name of a drafter in the bundle, "LOWER>MIDDLE" (the model MIDDLE, itself sped up by
+    LOWER; chains only), or several with plus signs ("suffix+NAME": the first that has something to say).
+    ``draft_size`` is the most nodes of a draft; None, and ``shape`` None: as planned.
     ``acceptance`` None means greedy at temperature 0 and "match" above.
     """
 
@@ -102,7 +105,8 @@ class Speculator:
         name = self.drafter_name(speculation.drafter)
         if name is None or not self._planned.nodes:
             return Strategy({}, FixedScheduler(), verifier)
-        shape = speculation.shape or ("chain" if acceptance == "block" else self._planned.shape)
+        chains = acceptance == "block" or ABOVE in name
+        shape = speculation.shape or ("chain" if chains else self._planned.shape)
         limit = self._limit(speculation, shape, name)
         kind = _DRAWN[shape] if acceptance in _NEED_DRAWN else Kind.ONE_HOT
         scheduler = PlannedScheduler(FixedScheduler(name, limit), self._most)
@@ -114,12 +118,12 @@ class Speculator:
             return next(iter(self._levels), SUFFIX)
         if name == NONE:
             return None
-        check_drafter(name, (*self._levels, *self._given), "is open")
+        check_drafter(name, self._levels, "is open", self._given)
         return name
 
     def _most(self, name: str) -> int:
         """The most nodes that the drafter called ``name`` may draft now; none if one of its models is not open."""
-        is_open = all(part == SUFFIX or part in self._levels or part in self._given for part in name.split(JOIN))
+        is_open = all(part == SUFFIX or part in self._levels or part in self._given for part in _parts(name))
         return self._planned.nodes if is_open else 0
 
     def _drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
@@ -131,6 +135,11 @@ class Speculator:
     def _make_drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
         if JOIN in name:
             return FallbackDrafter([self._drafter(part, shape, kind) for part in name.split(JOIN)], name)
+        if ABOVE in name:
+            lower, middle = name.rsplit(ABOVE, 1)
+            return HierarchyDrafter(
+                self._drafter(lower, "chain", Kind.ONE_HOT), self._levels[middle], self._target.vocab_size, name
+            )
         if name == SUFFIX:
             return SuffixDrafter(shape=shape)
         if name in self._given:
@@ -145,6 +154,8 @@ class Speculator:
             raise PocketspecError("this bundle's target cannot verify trees; ask for shape chain, or export it again")
         if shape == "tree" and planned.shape == "chain":
             raise PocketspecError("the plan has no room for trees; open the bundle with shape tree, or ask for a chain")
+        if ABOVE in name and shape == "tree":
+            raise PocketspecError(f"drafter {name!r} drafts chains; ask for shape chain, or for a drafter alone")
         if speculation.acceptance == "block" and shape == "tree":
             raise PocketspecError("acceptance 'block' judges chains; ask for shape chain, or for acceptance recursive")
         if size is not None and not 1 <= size <= planned.nodes:
@@ -165,23 +176,39 @@ class _Named:
         return self._find(name)
 
 
-def check_drafter(name: str, levels: Collection[str], where: str) -> None:
-    """PocketspecError unless every part of ``name`` is "suffix" or one of ``levels``; it lists what there is."""
-    unknown = [part for part in name.split(JOIN) if part not in (*levels, SUFFIX)]
+def check_drafter(name: str, levels: Collection[str], where: str, others: Collection[str] = ()) -> None:
+    """PocketspecError unless ``name`` is put together from "suffix", ``levels`` and ``others``, which are no models."""
+    known = (*levels, *others)
+    unknown = [part for part in _parts(name) if part not in (*known, SUFFIX)]
     if unknown:
-        raise PocketspecError(f"no drafter {unknown[0]!r} {where}; there are: {', '.join(known_drafters(levels))}")
+        raise PocketspecError(f"no drafter {unknown[0]!r} {where}; there are: {', '.join(known_drafters(known))}")
+    judges = [part for joined in name.split(JOIN) for part in joined.split(ABOVE)[1:]]
+    unfit = [part for part in judges if part not in levels]
+    if unfit:
+        raise PocketspecError(f"drafter {name!r}: {unfit[0]} cannot judge what is drafted below it; put a model there")
 
 
 def known_drafters(levels: Iterable[str]) -> tuple[str, ...]:
-    """Every name a drafter can be asked for by, given those of the bundle's own; they can be joined with plus signs."""
+    """Every name a drafter can be asked for by, given the bundle's own; how they are joined is in ``Speculation``."""
     return (*levels, SUFFIX, NONE, AUTO)
 
 
+def levels_below(manifest: Manifest) -> list[str]:
+    """The names of all levels that can draft for the target: drafters, then intermediates."""
+    below = (level for level in manifest.levels if level.role == "intermediate")
+    return [level.name for level in (*manifest.drafters(), *below)]
+
+
 def needed_levels(name: str, levels: Sequence[str]) -> tuple[str, ...]:
-    """Which of the bundle's drafters ``levels`` must be open for the drafter called ``name``."""
+    """Which of the bundle's ``levels`` below the target must be open for the drafter called ``name``."""
     if name == AUTO:
         return tuple(levels[:1])
-    return tuple(level for level in levels if level in name.split(JOIN))
+    return tuple(level for level in levels if level in _parts(name))
+
+
+def _parts(name: str) -> list[str]:
+    """The names that a drafter's name is put together from."""
+    return [part for joined in name.split(JOIN) for part in joined.split(ABOVE)]
 
 
 def _acceptance(speculation: Speculation, sampling: SamplingParams) -> str:

@@ -17,7 +17,6 @@ from runtime.commands import options as shared
 
 if TYPE_CHECKING:
     from runtime.bench import Contender, Start
-    from runtime.bench_report import Report
     from runtime.engine import Engine
     from runtime.kernels.choice import Wanted
     from runtime.model import OrtModel
@@ -95,17 +94,19 @@ def run(options: argparse.Namespace) -> int:
     text = "\n".join(report.lines())
     print(text)
     if options.output is not None:
-        _write(options.output, text, report)
+        content = text if options.output.suffix == ".md" else json.dumps(report.to_json(), indent=2)
+        shared.write_report(options.output, content)
     return 0
 
 
 def _open(options: argparse.Namespace, contenders: list[Contender], rows: list[int], kernels: Wanted | None) -> Engine:
     """An engine with room for every contender, so that those with other kernels have the same."""
     from runtime.foreign import read_bundle
-    from runtime.speculation import JOIN
+    from runtime.speculation import levels_below, needed_levels
 
-    named = {part for contender in contenders for part in contender.speculation.drafter.split(JOIN)}
-    drafters = tuple(level.name for level in read_bundle(options.bundle).drafters() if level.name in named)
+    levels = levels_below(read_bundle(options.bundle))
+    named = {level for contender in contenders for level in needed_levels(contender.speculation.drafter, levels)}
+    drafters = tuple(level for level in levels if level in named)
     sizes = [contender.speculation.draft_size or 1 for contender in contenders]
     nodes = max([*sizes, *(count - 1 for count in rows)])
     shape = "tree" if any(contender.speculation.shape == "tree" for contender in contenders) else "chain"
@@ -140,16 +141,15 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise PocketspecError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
-    if options.output is not None and options.output.suffix not in (".md", ".json"):
-        raise PocketspecError(f"--output {options.output}: the name must end in .md or .json")
+    shared.check_report(options.output)
 
 
 def _contenders(options: argparse.Namespace) -> list[Contender]:
     from runtime.bench import PERFECT, parse_contender
     from runtime.foreign import read_bundle
-    from runtime.speculation import PLAIN, check_drafter
+    from runtime.speculation import PLAIN, check_drafter, levels_below
 
-    levels = [level.name for level in read_bundle(options.bundle).drafters()]
+    levels = levels_below(read_bundle(options.bundle))
     names = (options.compare or ",".join(["plain", "plain-safe", *(f"{name}-chain3" for name in levels[:1])])).split(
         ","
     )
@@ -167,11 +167,3 @@ def _prompts(engine: Engine, options: argparse.Namespace) -> list[list[int]]:
 
     texts = read_prompts(options.prompts, options.count) if options.prompts else list(_PROMPTS[: options.count])
     return [engine.encode(text, raw=options.raw)[: options.prompt_tokens] for text in texts]
-
-
-def _write(path: Path, text: str, report: Report) -> None:
-    content = text if path.suffix == ".md" else json.dumps(report.to_json(), indent=2)
-    try:
-        path.write_text(content + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PocketspecError(f"cannot write {path}: {error.strerror}") from None

@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError
@@ -74,7 +75,8 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drafter",
         metavar="NAME",
-        help="a drafter of the bundle, suffix, both as suffix+NAME, none, or auto (default)",
+        help="a drafter of the bundle, suffix, both as suffix+NAME, a drafter below an intermediate as LOWER>MIDDLE,"
+        " none, or auto (default)",
     )
     parser.add_argument("--draft-size", type=int, metavar="N", help="most tokens of a draft (default: as planned)")
     parser.add_argument("--shape", choices=("chain", "tree"), help="of a drafter model's drafts (default: as planned)")
@@ -147,9 +149,9 @@ def open_engine(options: argparse.Namespace, kernels: Wanted | None = None, **re
 def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
     """The engine with no more open than ``speculation`` needs."""
     from runtime.foreign import read_bundle
-    from runtime.speculation import AUTO, NONE, check_drafter, needed_levels
+    from runtime.speculation import AUTO, NONE, check_drafter, levels_below, needed_levels
 
-    levels = [level.name for level in read_bundle(options.bundle).drafters()]
+    levels = levels_below(read_bundle(options.bundle))
     if speculation.drafter not in (AUTO, NONE):
         check_drafter(speculation.drafter, levels, f"in {options.bundle}")
     if speculation.draft_size is not None and speculation.draft_size < 1:
@@ -165,3 +167,17 @@ def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
     if engine.target.widths.exact and not engine.is_exact(speculation):
         say("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")
     return engine
+
+
+def check_report(path: Path | None) -> None:
+    """PocketspecError unless a report can be written in the format that the name of ``path`` says."""
+    if path is not None and path.suffix not in (".md", ".json"):
+        raise PocketspecError(f"--output {path}: the name must end in .md or .json")
+
+
+def write_report(path: Path, content: str) -> None:
+    """Writes ``content`` and a line break to ``path``."""
+    try:
+        path.write_text(content + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PocketspecError(f"cannot write {path}: {error.strerror}") from None

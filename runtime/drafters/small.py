@@ -23,7 +23,7 @@ import numpy as np
 from runtime.context import Context, TokenArray, shared_prefix
 from runtime.draft import Draft, DraftLimit, FloatArray, Kind, make_chain
 from runtime.drafters.tree import ROOT, GrowingTree
-from runtime.drafters.window import window_of
+from runtime.drafters.window import window_of, window_size
 from runtime.model import Model
 from runtime.reuse import at_least
 from runtime.sampling import SamplingParams, Stream, draw, greedy_token, probabilities, uniform
@@ -32,8 +32,6 @@ Shape = Literal["chain", "tree"]
 
 # A node that the drafter itself gives less than this is not worth a row of the target. A heuristic.
 _MIN_SCORE = 0.01
-# Of one token nothing is left when the window moves.
-_MIN_WINDOW = 2
 
 
 class SmallDrafter:
@@ -63,21 +61,12 @@ class SmallDrafter:
         """See ``Drafter``. Empty only where the model's cache is too small for a window of two tokens."""
         nodes = self._fitting_nodes(limit.nodes)
         depth = min(limit.depth, nodes)
-        if depth <= 0 or self._window_size(context) < _MIN_WINDOW:
+        if depth <= 0 or not window_size(self._model, context.capacity):
             return Draft()
         limit = DraftLimit(nodes, depth)
         if context.sampling.temperature > 0 and self._kind is not Kind.ONE_HOT:
             return self._drawn(context, limit)
         return self._chain(context, depth) if self._shape == "chain" else self._best_tree(context, limit)
-
-    def _window_size(self, context: Context) -> int:
-        """The most committed tokens in the cache, which has ``max_rows`` rows more than the model has positions.
-
-        One draft's rows less than the positions, so that no draft is cut short at the end of the window; all of them if
-        the context has no more, since then no draft goes beyond.
-        """
-        positions = self._model.cache.capacity - self._model.max_rows
-        return positions if context.capacity <= positions else positions - self._model.max_rows + 1
 
     def _fitting_nodes(self, wanted: int) -> int:
         """As many nodes as one forward can run, padding included."""
@@ -88,7 +77,8 @@ class SmallDrafter:
 
     def _catch_up(self, context: Context) -> FloatArray:
         """Brings the cache to all committed tokens of the window; the logits that follow the last one, ``[vocab]``."""
-        cache, tokens = self._model.cache, window_of(context.tokens, self._window_size(context))
+        cache = self._model.cache
+        tokens = window_of(context.tokens, window_size(self._model, context.capacity))
         if self._vocab_size > self._model.vocab_size:  # padding ids, which the drafter lacks
             tokens = np.minimum(tokens, self._model.vocab_size - 1)
         kept = min(shared_prefix(cache.tokens, tokens), len(tokens) - 1)

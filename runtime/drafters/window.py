@@ -13,6 +13,21 @@ and from 0.585 to 0.555 (65; 0.625 without a window; answers of 470 tokens by a 
 from __future__ import annotations
 
 from runtime.context import TokenArray
+from runtime.model import Model
+
+# Of one token nothing is left when the window moves.
+_MIN_WINDOW = 2
+
+
+def window_size(model: Model, context_capacity: int) -> int:
+    """The most committed tokens in the cache of ``model``, which has ``max_rows`` rows more than it has positions.
+
+    One draft's rows less than the positions, so that no draft is cut short at the end of the window; all of them if
+    the context has no more, since then no draft goes beyond. 0 where that is too little for a window.
+    """
+    positions = model.cache.capacity - model.max_rows
+    size = positions if context_capacity <= positions else positions - model.max_rows + 1
+    return size if size >= _MIN_WINDOW else 0
 
 
 def window_start(length: int, size: int) -> int:
