@@ -1,0 +1,132 @@
+"""``python -m runtime converse``: one conversation as planned and as is usual elsewhere, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.manifest import PocketspecError
+from runtime.commands import options as shared
+
+if TYPE_CHECKING:
+    from runtime.contenders import Setting
+    from runtime.converse import Contender, Held, Task
+
+_INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    shared.add_bundle(parser)
+    parser.set_defaults(turns=20)
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="one prompt a turn: JSON lines (prompt or turns), texts between <|endoftext|>, or lines",
+    )
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="the first N tokens of every prompt only")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="most tokens of an answer (default: 64)")
+    parser.add_argument(
+        "--raw", action="store_true", help="one text that every prompt continues, and no end token ends an answer"
+    )
+    parser.add_argument("--drafter", metavar="NAME", default="auto", help="who drafts (default: auto)")
+    parser.add_argument(
+        "--compare",
+        default="planned,unplanned",
+        metavar="NAMES",
+        help="contenders, with commas: planned, unplanned (everything allocated at once), unplanned-chain3 (the same"
+        " with other drafts), plain (default: planned,unplanned)",
+    )
+    parser.add_argument("--repeat", type=int, default=1, metavar="R", help="repeats, contenders in turns (default: 1)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the report to FILE.md or FILE.json")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Talks, then prints the table: of what came to its end, if it is interrupted."""
+    from runtime.contenders import make_contenders
+    from runtime.converse_report import Report
+
+    _check(options)
+    setting = _setting(options)
+    contenders = make_contenders([name.strip() for name in options.compare.split(",")], setting)
+    held: dict[str, list[Held]] = {contender.name: [] for contender in contenders}
+    report = Report(f"python -m runtime {shlex.join(sys.argv[1:])}", setting.manifest, _task(options), contenders, held)
+    code = 0
+    try:
+        _talk(report.task, contenders, options.repeat, held)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    text = "\n".join(report.lines())
+    print(text)
+    if options.output is not None:
+        content = text if options.output.suffix == ".md" else json.dumps(report.to_json(), indent=2)
+        shared.write_report(options.output, content)
+    return code
+
+
+def _talk(task: Task, contenders: list[Contender], repeats: int, held: dict[str, list[Held]]) -> None:
+    """Every contender ``repeats`` times, taking turns, each time another one first."""
+    from runtime.apart import run_apart
+    from runtime.converse import converse
+
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            shared.say(line)
+
+    for repeat in range(repeats):
+        first = repeat % len(contenders)
+        for contender in [*contenders[first:], *contenders[:first]]:
+            # Of one that takes more than is planned, the engine would say so.
+            notify = tell if contender.planned else lambda line: None
+            done = run_apart(converse, task, contender, notify=notify)
+            held[contender.name].append(done)
+            shared.say(
+                f"repeat {repeat + 1}: {contender.name}: {done.tokens_per_second:.1f} tokens/s, generation memory"
+                f" {done.generation_bytes / 1e6:,.1f} MB in {done.seconds:.0f} s"
+            )
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    from memory.device import read_device
+    from memory.options import make_request
+    from runtime.contenders import Setting
+    from runtime.foreign import read_bundle
+    from runtime.speculation import AUTO, check_drafter, levels_below
+
+    manifest, device = read_bundle(options.bundle), read_device()
+    if options.drafter != AUTO:
+        check_drafter(options.drafter, levels_below(manifest), f"in {options.bundle}")
+    request = make_request(options, device)
+    return Setting(options.bundle, manifest, device, request, options.drafter, options.kernels)
+
+
+def _task(options: argparse.Namespace) -> Task:
+    from runtime.bench import read_prompts
+    from runtime.converse import Task
+    from runtime.template import read_chat_template
+
+    prompts = read_prompts(options.prompts, options.turns)
+    if len(prompts) < options.turns:
+        raise PocketspecError(
+            f"{options.prompts} has {len(prompts)} prompts for --turns {options.turns}; give more, or ask for fewer"
+            " turns"
+        )
+    raw = options.raw or read_chat_template(options.bundle) is None
+    return Task(options.bundle, tuple(prompts), options.prompt_tokens, options.tokens, raw, options.kernels)
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("prompt_tokens", "tokens", "repeat"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise PocketspecError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+    shared.check_report(options.output)
