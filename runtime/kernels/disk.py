@@ -20,15 +20,15 @@ class PackingError(PocketspecError, OSError):
 
 
 def make_in_first(places: Iterable[Path], make: Callable[[Path], object]) -> Path:
-    """The first of ``places`` in which ``make`` succeeds; PackingError says why it did not in the first of all."""
-    errors: list[PackingError] = []
+    """The first of ``places`` in which ``make`` succeeds; PackingError says why it did not, of every place once."""
+    errors: list[str] = []
     for place in places:
         try:
             make(place)
             return place
         except PackingError as error:
-            errors.append(error)
-    raise errors[0]
+            errors.append(str(error))
+    raise PackingError("; and ".join(dict.fromkeys(errors)))
 
 
 def clear_abandoned(folder: Path, pattern: str) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from export.manifest import Level, Manifest, PocketspecError
@@ -108,10 +108,19 @@ def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
         for name in names:
-            part = place / f"{name}.{os.getpid()}.part"
-            shutil.copyfile(folder / name, part)
-            os.replace(part, place / name)
+            _copy(folder / name, place / name)
     except OSError as error:
         raise PackingError(
             f"{place} cannot be written ({error.strerror}); set POCKETSPEC_CACHE to another folder"
         ) from None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole or not at all."""
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(source, part)
+        os.replace(part, target)
+    finally:
+        with suppress(OSError):
+            part.unlink()

@@ -97,12 +97,29 @@ def test_a_bundle_that_cannot_be_written_is_packed_into_the_users_folder(
     assert packed_graphs(bundle.parent / "elsewhere", manifest, manifest.target) == place
 
 
-def test_nowhere_to_write_is_one_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nowhere_to_write_is_one_error_that_names_both_places(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_bundle(bundle)
     read_only(monkeypatch, bundle)
     (bundle.parent / "user").write_text("a file where the folder should be")
-    with pytest.raises(PackingError, match=r"bundle/native.data cannot be written \(Read-only file system\)"):
+    with pytest.raises(PackingError) as caught:
         packed_graphs(bundle, manifest, manifest.target)
+    first, second = str(caught.value).split("; and ")
+    assert first.startswith(f"{bundle / 'native.data'} cannot be written (Read-only file system)")
+    assert second.startswith(f"{bundle.parent / 'user'}")
+    assert second.endswith("; set POCKETSPEC_CACHE to another folder")
+
+
+def test_a_graph_that_is_not_copied_whole_is_not_left(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy_some(source: Path, target: Path) -> None:
+        target.write_bytes(b"gr")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    manifest = write_bundle(bundle)
+    read_only(monkeypatch, bundle)
+    monkeypatch.setattr(shutil, "copyfile", copy_some)
+    with pytest.raises(PackingError, match="No space left on device"):
+        packed_graphs(bundle, manifest, manifest.target)
+    assert [path for path in (bundle.parent / "user").rglob("*") if path.is_file()] == []
 
 
 def test_graphs_for_another_layout_are_refused(bundle: Path) -> None:
