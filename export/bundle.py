@@ -17,6 +17,7 @@ from pathlib import Path
 from export.agreement import with_agreement
 from export.calibrate import Calibration, read_tokens
 from export.check import Passage, check_level, read_passage
+from export.compact import write_compact_tokenizer
 from export.effects import measure_effects
 from export.estimate import estimate_job
 from export.genai import make_genai_config, write_genai_config
@@ -235,7 +236,10 @@ def _write_texts(task: LevelTask, folder: Path) -> None:
     names = _TEXT_FILES if task.job.role == "target" else _TEXT_FILES[:1]
     for name in names:
         if task.model.folder is not None and (path := task.model.folder / name).is_file():
-            shutil.copyfile(path, folder / name)
+            if name == "tokenizer.json":
+                write_compact_tokenizer(path, folder / name)
+            else:
+                shutil.copyfile(path, folder / name)
     if task.job.role == "target":
         write_genai_config(folder, make_genai_config(task.model.config, task.shape, task.vocabulary, GRAPH))
 

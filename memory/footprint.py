@@ -25,11 +25,12 @@ SUFFIX_BYTES_PER_TOKEN = 36
 _PROCESS_ANONYMOUS = 31_300_000
 _NATIVE_FILES = 41_000_000
 _PORTABLE_FILES = 44_500_000
-# Anonymous bytes of a tokenizer, per byte of tokenizer.json while it is parsed, and per byte and entry when it is open
-# (Qwen2, SmolLM and GPT-2: within 3%).
-_TOKENIZER_PARSE = 9.2
-_TOKENIZER_OPEN = 2.9
-_TOKENIZER_ENTRY = 98
+# Anonymous bytes of a tokenizer: when it is open, for every place of its hash tables, whose number is a power of two
+# with an eighth to spare; while it is parsed, for every byte of tokenizer.json on top. Bundles before schema 3 have
+# tokenizers as they were published, with merges as lists, which take more (Qwen2: 40 and 64 MB, before 48 and 128).
+_TOKENIZER_PLACE, _TOKENIZER_PARSE = 155, 5.0
+_PUBLISHED_PLACE, _PUBLISHED_PARSE = 182, 7.1
+_COMPACT_SINCE = 3
 # A session: 1.37 MiB once for the library and its threads, then by layer (28 layers: 3.8 MiB native, 5.4 prepacked).
 _POOL = int(1.2 * MIB)
 _GRAPH = int(0.17 * MIB)
@@ -159,8 +160,9 @@ def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, F
     The tokenizer's text is parsed before any session is opened. ONNX Runtime packs the matrices of a prepacked file
     once more to recognize them, and drops each again.
     """
-    peak = _PROCESS_ANONYMOUS + int(_tokenizer_file_bytes(manifest) * _TOKENIZER_PARSE)
     held = _PROCESS_ANONYMOUS + process.part("tokenizer").anonymous
+    parsing = _TOKENIZER_PARSE if manifest.schema >= _COMPACT_SINCE else _PUBLISHED_PARSE
+    peak = held + int(_tokenizer_file_bytes(manifest) * parsing)
     for level, residence, footprint in levels:
         held += footprint.part("weights").anonymous + footprint.part("session").anonymous
         packing = _PACKING_PEAK * largest_matrix_bytes(level) if residence == "prepacked" else 0
@@ -201,9 +203,11 @@ def largest_matrix_bytes(level: Level) -> int:
 
 
 def tokenizer_bytes(manifest: Manifest) -> int:
-    """Anonymous bytes of an open tokenizer, from the size of its file and the number of its entries."""
-    entries = manifest.target.vocabulary.entries
-    return int(_tokenizer_file_bytes(manifest) * _TOKENIZER_OPEN) + entries * _TOKENIZER_ENTRY
+    """Anonymous bytes of an open tokenizer, from the number of its entries."""
+    if not _tokenizer_file_bytes(manifest):
+        return 0
+    places = 1 << (manifest.target.vocabulary.entries * 8 // 7).bit_length()
+    return places * (_TOKENIZER_PLACE if manifest.schema >= _COMPACT_SINCE else _PUBLISHED_PLACE)
 
 
 def _tokenizer_file_bytes(manifest: Manifest) -> int:
