@@ -117,6 +117,26 @@ def test_caches_follow_the_text_through_any_accepts_and_rejects(
         assert np.array_equal(middle.cache.arrays[0][:, :, : len(held)], fresh_rows(middle, held))
 
 
+def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache() -> None:
+    middle, tokens = TableModel(**WINDOWED), [place * place % 11 for place in range(64)]
+    drafter = _hierarchy(middle)
+    for length in range(1, 64):
+        context = _context(tokens[:length])
+        draft = drafter.propose(context, DraftLimit(3, 3))
+        assert draft.tokens == SmallDrafter(TableModel(**WINDOWED), 11).propose(context, DraftLimit(3, 3)).tokens
+        assert len(draft) == 3
+
+
+def test_guesses_leave_room_for_padding() -> None:
+    """Of five rows, four run: the fifth would need a sixth."""
+    middle, context = TableModel(max_rows=5, pad=lambda rows: rows + rows % 2), _context(TOKENS)
+    alone = SmallDrafter(TableModel(), 11).propose(context, DraftLimit(5, 5))
+    drafter = _hierarchy(middle, inner_nodes=4)
+    assert drafter.propose(context, DraftLimit(5, 5)).tokens == alone.tokens
+    context.append([*alone.tokens, 7])  # two rows pending and two guesses
+    assert len(drafter.propose(context, DraftLimit(5, 5))) == 5
+
+
 def test_three_levels_stay_in_step_to_the_end_of_the_context() -> None:
     for padding in (lambda rows: rows, lambda rows: rows + rows % 2):
         middle, lower = TableModel(seed=1, pad=padding), TableModel(seed=2)
