@@ -389,6 +389,42 @@ def test_graphs_of_several_kv_types_share_one_file_of_weights(tmp_path: Path) ->
     assert len(model.kernels.mapped_files(read_manifest(bundle).target)) == 1
 
 
+def places(tensors: list[tuple[int, int]]) -> bytes:
+    """What a graph says of tensors in a data file, by offset and size, as protobuf writes it."""
+
+    def entry(key: bytes, value: bytes) -> bytes:
+        text = b"\n" + bytes([len(key)]) + key + b"\x12" + bytes([len(value)]) + value
+        return b"j" + bytes([len(text)]) + text
+
+    return b"".join(
+        entry(b"location", b"data") + entry(b"offset", b"%d" % offset) + entry(b"length", b"%d" % size) + b"p\x01"
+        for offset, size in tensors
+    )
+
+
+@pytest.mark.parametrize("first", [0, 2000])
+def test_a_last_tensor_that_is_there_twice_is_read_once(tmp_path: Path, first: int) -> None:
+    graph, data = tmp_path / "graph", tmp_path / "data"
+    values = np.random.default_rng(0).bytes(4000)
+    data.write_bytes(values + values[first : first + 1000])
+    tensors = [(0, 1000), (1000, 1000), (2000, 1000), (3000, 1000)]
+    graph.write_bytes(places([*tensors, (4000, 1000)]))
+    prepacker.read_once(graph, data)
+    assert data.read_bytes() == values
+    assert graph.read_bytes() == places([*tensors, (9999, 1000)]).replace(b"9999", b"%04d" % first)
+
+
+@pytest.mark.parametrize("size", [1000, 999])
+def test_other_last_tensors_stay(tmp_path: Path, size: int) -> None:
+    """One that is there once, and one behind which something else lies."""
+    graph, data = tmp_path / "graph", tmp_path / "data"
+    values = np.random.default_rng(0).bytes(1000) * 2 if size < 1000 else np.random.default_rng(0).bytes(2000)
+    data.write_bytes(values)
+    graph.write_bytes(places([(0, size), (1000, size)]))
+    prepacker.read_once(graph, data)
+    assert (data.read_bytes(), graph.read_bytes()) == (values, places([(0, size), (1000, size)]))
+
+
 def test_bundles_of_other_builders_are_copied_and_not_written_to(foreign_bundle: Path) -> None:
     before = sorted(foreign_bundle.rglob("*"))
     manifest = read_bundle(foreign_bundle)
