@@ -45,9 +45,9 @@ class HierarchyDrafter:
         self._ahead: Context | None = None
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """See ``Drafter``. A chain; empty only where the intermediate's cache is too small for a window."""
+        """See ``Drafter``. A chain within the context; empty where the intermediate's cache is too small for it."""
         size = window_size(self._middle, context.capacity)
-        depth = min(limit.nodes, limit.depth, self._middle.max_rows)
+        depth = min(limit.nodes, limit.depth, self._middle.max_rows, context.capacity - len(context))
         if depth <= 0 or not size:
             return Draft()
         ahead, start = self._ahead_of(context), window_start(len(context), size)

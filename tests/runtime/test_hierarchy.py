@@ -123,8 +123,8 @@ def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache() -> None:
     for length in range(1, 64):
         context = _context(tokens[:length])
         draft = drafter.propose(context, DraftLimit(3, 3))
-        assert draft.tokens == SmallDrafter(TableModel(**WINDOWED), 11).propose(context, DraftLimit(3, 3)).tokens
-        assert len(draft) == 3
+        alone = SmallDrafter(TableModel(**WINDOWED), 11).propose(context, DraftLimit(3, 3))
+        assert draft.tokens == alone.tokens[: 64 - length]  # no further than the context
 
 
 def test_guesses_leave_room_for_padding() -> None:
