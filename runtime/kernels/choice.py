@@ -77,9 +77,9 @@ class Chooser:
             return self._attempt("prepacked", level, lambda: make(prepacked))
         except PocketspecError as error:
             reason = str(error)
-        opened = make(PORTABLE)
+        # First, because a plan may have no room for that.
         self._tell(f"the weights of {level.name} are copied into memory", reason)
-        return opened
+        return make(PORTABLE)
 
     def _attempt(self, residence: Residence, level: Level, attempt: Callable[[], _Opened]) -> _Opened:
         """What failed once is not tried again: who plans anew for what is left would not get on."""

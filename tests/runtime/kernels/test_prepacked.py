@@ -21,11 +21,12 @@ import pytest
 from export.manifest import read_manifest
 from memory.device import Device
 from memory.meter import PeakMeter
+from memory.plan import OverBudgetError
 from runtime.foreign import read_bundle
 from runtime.kernels import prepacked, prepacker, prepacking
 from runtime.kernels.choice import Chooser, Wanted
 from runtime.kernels.disk import PackingError
-from runtime.kernels.forms import PORTABLE
+from runtime.kernels.forms import PORTABLE, Kernels
 from runtime.kernels.packed import Advance, no_progress
 from runtime.kernels.prepacked import place_of, prepacked_graph
 from runtime.model import OrtModel, open_session
@@ -339,6 +340,21 @@ def test_weights_that_cannot_be_packed_are_copied_and_one_line_says_why(
     assert reason in note
     assert "\n" not in note
     assert pairs(bundle.parent) == []
+
+
+def test_who_has_no_room_for_copies_knows_why_they_are_made(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = no_memory(bundle, monkeypatch)
+    manifest, notes = read_manifest(bundle), list[str]()
+
+    def open_in_small_plan(kernels: Kernels) -> None:
+        if kernels.residence == "copied":
+            raise OverBudgetError("no room")
+        kernels.graph(bundle, manifest.target, "fp32")
+
+    with pytest.raises(OverBudgetError):
+        Chooser("portable", notes.append).open(bundle, manifest, manifest.target, open_in_small_plan)
+    (note,) = notes
+    assert reason in note
 
 
 def test_what_failed_is_expected_to_fail_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
