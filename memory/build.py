@@ -48,7 +48,7 @@ def build_plan(scene: Scene, choices: Choices, budget: int, tokens_per_second: f
         tokens_per_second=tokens_per_second,
         bounds=Bounds(None, 0),
     )
-    return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes))
+    return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes, plan.hot_bytes))
 
 
 def _sizes(level: Level, scene: Scene, choices: Choices) -> Sizes:

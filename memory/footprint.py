@@ -43,7 +43,9 @@ _SAMPLING = 13
 # Python's own objects in a conversation, and holes in the heap.
 _OBJECTS = 1_000_000
 _LEAST_MARGIN = 4 * MIB
-_MARGIN_SHARE = 0.04
+_MARGIN_SHARE = 0.05
+# A page of 4,096 bytes has an entry of 8.
+_BYTES_PER_TABLE_BYTE = 512
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,9 @@ def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, F
     return peak
 
 
-def margin_bytes(anonymous: int) -> int:
-    """How far the prediction of so many anonymous bytes may be off: what the allocator rounds up and holds back."""
-    return max(_LEAST_MARGIN, int(anonymous * _MARGIN_SHARE))
+def margin_bytes(anonymous: int, hot: int) -> int:
+    """How far the prediction of anonymous bytes may be off, and what the system's own tables take for so many pages."""
+    return max(_LEAST_MARGIN, int(anonymous * _MARGIN_SHARE)) + (anonymous + hot) // _BYTES_PER_TABLE_BYTE
 
 
 def hot_weight_bytes(level: Level, residence: Residence) -> int:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from memory.choices import Choices, Scene
 
 NAME = "KV type of the target"
-REASON = "the conversation keeps its length; what it costs in perplexity was measured at export"
+REASON = "the conversation keeps its length; python -m runtime inspect shows what it costs in perplexity"
 
 
 # A type that multiplies perplexity by more than this is taken only if the user allows that. Four bits were measured at
