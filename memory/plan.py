@@ -84,9 +84,9 @@ class Plan:
 
     ``context`` bounds prompt and answer together in tokens, for a conversation of ``turns`` turns; ``prefill_chunk`` is
     in tokens. ``process`` is what all levels share. ``loading_bytes`` is the peak of anonymous bytes while loading;
-    ``margin_bytes`` is how far the prediction of anonymous bytes may be off, with the system's page tables. ``disk_bytes`` of the hot ones do not fit
-    the budget and will be read from disk at every step. ``tokens_per_second`` is predicted. ``warnings`` are sentences
-    that a user should read before it runs.
+    ``margin_bytes`` is how far the prediction of anonymous bytes may be off, with page tables. ``disk_bytes`` of hot
+    bytes do not fit the budget and will be read from disk at every step. ``tokens_per_second`` is predicted.
+    ``warnings`` are sentences that a user should read before it runs.
     """
 
     bundle: str

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,7 +93,8 @@ def find_safe_widths(model: OrtModel, seed: int = 0) -> SafeWidths:
     """
     rows = min(model.max_rows, model.cache.capacity // 2)
     prefix = min(_PREFIX_ROWS, model.cache.capacity - 2 * rows)
-    tokens = np.random.default_rng(seed).integers(0, model.vocab_size, prefix + 2 * rows).tolist()
+    # Not NumPy's generators, whose modules would stay in memory for this.
+    tokens = Random(seed).choices(range(model.vocab_size), k=prefix + 2 * rows)
     model.cache.rollback(0)
     model.prefill(tokens[:prefix])
     agreeing: dict[str, list[int]] = {}
@@ -115,9 +117,9 @@ def _fingerprint(model: OrtModel, tokens: Sequence[int], prefix: int, width: int
     digest, rows = hashlib.sha256(), len(tokens) // 2
     for start in range(0, rows, width):
         logits = model.forward(tokens[start : start + width]).logits
-        digest.update(np.ascontiguousarray(logits[: rows - start]).tobytes())
+        digest.update(np.ascontiguousarray(logits[: rows - start]))
     for array in model.cache.arrays:
-        digest.update(np.ascontiguousarray(array[:, :, prefix : prefix + rows]).tobytes())
+        digest.update(np.ascontiguousarray(array[:, :, prefix : prefix + rows]))
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from memory.device import Residence
 from memory.plan import LevelPlan, Plan
 from runtime.devices import SafeWidths, any_width, find_safe_widths
 from runtime.foreign import is_foreign
+from runtime.heap import give_back
 from runtime.kernels.choice import Chooser
 from runtime.kernels.forms import Kernels
 from runtime.model import OrtModel
@@ -48,7 +49,9 @@ class Levels:
 
         def find() -> dict[str, Any]:
             self.notify("testing which row counts agree bit for bit (once for this model on this device)")
-            return asdict(find_safe_widths(model))
+            found = asdict(find_safe_widths(model))
+            give_back()
+            return found
 
         hashes = {name: entry.sha256 for name, entry in self.manifest.files.items() if ".onnx" in name}
         kv_type = plan.target.kv_type
