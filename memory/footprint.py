@@ -36,8 +36,10 @@ _POOL = int(1.2 * MIB)
 _GRAPH = int(0.17 * MIB)
 _LAYER_NATIVE = int(0.0854 * MIB)
 _LAYER_PORTABLE = int(0.145 * MIB)
-# ONNX Runtime finds a matrix in the prepacked file by packing it again; 146 to 168 MiB were seen for a head of 125.
-_PACKING_PEAK = 1.25
+# ONNX Runtime finds a matrix in the prepacked file by packing it again (1.5B: 216 MB while a head of 131 is packed).
+_PACKING_PEAK = 1.08
+# Linux maps so many bytes around a page of a file that is touched.
+_FAULT_AROUND = 1 << 16
 # Arrays over the vocabulary that sampling reuses: three of float32 and a mask.
 _SAMPLING = 13
 # Python's own objects in a conversation, and holes in the heap.
@@ -126,7 +128,7 @@ def level_footprint(level: Level, sizes: Sizes, residence: Residence, threads: i
     shape = level.shape
     return Footprint(
         (
-            _weights(level, residence),
+            _weights(level, residence, sizes.capacity),
             Part("KV cache", sizes.capacity * kv_bytes_per_token(shape, sizes.kv_type, residence)),
             Part("logits", sizes.logits_rows * shape.vocab_size * 4),
             Part("inputs", _inputs(sizes)),
@@ -199,7 +201,7 @@ def packed_ratio(quantization: Quantization) -> float:
 
 def largest_matrix_bytes(level: Level) -> int:
     """The head, packed by ONNX Runtime."""
-    bits, block = {"int4": 4, "int8": 8, "fp16": 16}.get(level.quantization.weights, 32), level.quantization.block_size
+    bits, block = _bits(level.quantization), level.quantization.block_size
     sums = 8 / block if block else 0
     return int(level.shape.vocab_size * level.shape.hidden_size * (bits / 8 + sums))
 
@@ -217,13 +219,30 @@ def _tokenizer_file_bytes(manifest: Manifest) -> int:
     return 0 if entry is None else entry.bytes
 
 
-def _weights(level: Level, residence: Residence) -> Part:
+def _weights(level: Level, residence: Residence, tokens: int) -> Part:
     hot = hot_weight_bytes(level, residence)
     if residence == "copied":
         return Part("weights", anonymous=hot + level.sparse_bytes)
     # The file that ONNX Runtime writes has the weights as they were, too.
-    cold = level.sparse_bytes + (level.weight_bytes if residence == "prepacked" else 0)
-    return Part("weights", hot=hot, cold=cold)
+    others = level.sparse_bytes + (level.weight_bytes if residence == "prepacked" else 0)
+    rows = min(_embedding_rows(level, residence, tokens), others)
+    return Part("weights", hot=hot + rows, cold=others - rows)
+
+
+def _embedding_rows(level: Level, residence: Residence, tokens: int) -> int:
+    """Bytes of an embedding table beside the head: those around the rows that so many tokens touch.
+
+    Native kernels read a tied embedding from the head itself. ONNX Runtime's read it as it was exported, all of it when
+    the head is recognized while loading.
+    """
+    table = level.shape.vocab_size * level.shape.hidden_size * _bits(level.quantization) // 8
+    if level.sparse_bytes >= table:
+        return min(table, tokens * _FAULT_AROUND)
+    return table if residence == "prepacked" else 0
+
+
+def _bits(quantization: Quantization) -> int:
+    return {"int4": 4, "int8": 8, "fp16": 16}.get(quantization.weights, 32)
 
 
 def _inputs(sizes: Sizes) -> int:
