@@ -27,7 +27,11 @@ class PlanError(PocketspecError, ValueError):
 
 
 class OverBudgetError(PocketspecError, ValueError):
-    """Nothing useful fits the budget; the message names the bytes missing and the smallest budget that would do."""
+    """Nothing useful fits; the message names the bytes missing, and ``smallest_bytes`` is the budget that would do."""
+
+    def __init__(self, message: str, smallest_bytes: int) -> None:
+        super().__init__(message)
+        self.smallest_bytes = smallest_bytes
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class Planner:
         """The leanest plan with weights read from disk, if the user allows that; else OverBudgetError."""
         missing = leanest.needed_bytes - budget
         if "disk" not in self.scene.request.may_give_up or missing > leanest.hot_bytes:
-            raise OverBudgetError(_refusal(leanest, budget))
+            raise OverBudgetError(_refusal(leanest, budget), leanest.needed_bytes)
         seconds = 1 / leanest.tokens_per_second + missing / _DISK_BANDWIDTH
         return replace(leanest, disk_bytes=missing, tokens_per_second=1 / seconds)
 
@@ -166,7 +166,8 @@ def require_available(plan: Plan, device: Device) -> None:
     if needed > device.available_bytes:
         raise OverBudgetError(
             f"{plan.bundle} needs {needed:,} bytes as planned, and {device.available_bytes:,} are available now; close"
-            " other programs, or allow less with a smaller budget"
+            " other programs, or allow less with a smaller budget",
+            needed,
         )
 
 

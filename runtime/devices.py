@@ -117,9 +117,9 @@ def _fingerprint(model: OrtModel, tokens: Sequence[int], prefix: int, width: int
     digest, rows = hashlib.sha256(), len(tokens) // 2
     for start in range(0, rows, width):
         logits = model.forward(tokens[start : start + width]).logits
-        digest.update(np.ascontiguousarray(logits[: rows - start]))
+        digest.update(np.ascontiguousarray(logits[: rows - start]).data)
     for array in model.cache.arrays:
-        digest.update(np.ascontiguousarray(array[:, :, prefix : prefix + rows]))
+        digest.update(np.ascontiguousarray(array[:, :, prefix : prefix + rows]).data)
     return digest.hexdigest()
 
 

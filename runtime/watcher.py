@@ -102,19 +102,19 @@ class Watcher:
 
     def _shrink(self, engine: Budgeted, short: int) -> None:
         """To a plan with at least ``short`` bytes less, or else to the leanest there is."""
-        plan = engine.plan
-        for budget in (plan.needed_bytes - short, plan.bounds.plain_bytes):
-            if budget >= plan.needed_bytes:
-                continue
-            try:
-                engine.replan(budget)
-            except OverBudgetError:
-                continue
-            self._notify(
-                f"the system is short of {short:,} bytes of memory: going on within {budget:,} instead of"
-                f" {plan.needed_bytes:,}; the text stays the same"
-            )
-            return
+        needed = engine.plan.needed_bytes
+        budget = needed - short
+        try:
+            engine.replan(budget)
+        except OverBudgetError as error:
+            budget = error.smallest_bytes
+            if budget >= needed:
+                return
+            engine.replan(budget)
+        self._notify(
+            f"the system is short of {short:,} bytes of memory: going on within {budget:,} instead of {needed:,};"
+            " the text stays the same"
+        )
 
     def _grow(self, engine: Budgeted, room: int) -> None:
         """Takes back what fits into ``room`` bytes, and half of that at most, lest it has to be given up at once."""

@@ -79,6 +79,19 @@ def test_a_budget_that_cannot_be_changes_nothing(engine: Engine) -> None:
     assert text(engine)
 
 
+def test_the_smallest_budget_that_is_named_will_do_with_the_kv_type_as_it_is(tiny_bundle_int4: Path) -> None:
+    """The plan's own bounds are for narrower KV types, too, which a running engine cannot take."""
+    with Engine.open(tiny_bundle_int4, Request(context=256, threads=1), device=AMPLE) as engine:
+        before = engine.plan
+        with pytest.raises(OverBudgetError) as error:
+            engine.set_budget(1_000_000)
+        assert before.bounds.plain_bytes < error.value.smallest_bytes < before.needed_bytes
+        engine.set_budget(error.value.smallest_bytes)
+        assert engine.plan.target.kv_type == before.target.kv_type
+        with pytest.raises(OverBudgetError):
+            engine.set_budget(error.value.smallest_bytes - 1)
+
+
 def test_another_thread_may_lower_the_budget_in_the_middle_of_a_step(engine: Engine) -> None:
     expected, full = text(engine), engine.plan
     done = threading.Event()

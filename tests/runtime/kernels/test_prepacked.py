@@ -348,7 +348,7 @@ def test_who_has_no_room_for_copies_knows_why_they_are_made(bundle: Path, monkey
 
     def open_in_small_plan(kernels: Kernels) -> None:
         if kernels.residence == "copied":
-            raise OverBudgetError("no room")
+            raise OverBudgetError("no room", 1)
         kernels.graph(bundle, manifest.target, "fp32")
 
     with pytest.raises(OverBudgetError):
