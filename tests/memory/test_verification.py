@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from export.manifest import read_manifest
 from export.request import ExportRequest
 from memory import Plan, Request, make_plan, read_device
 from memory.__main__ import main
+from memory.footprint import LIBRARIES
 from memory.plan import PlanError, parse_plan
 from memory.sweep import sweep_plans
 from memory.verification import ProbeError, compare, verify_plan
@@ -58,14 +60,20 @@ def test_a_byte_more_anywhere_is_seen_in_its_row(owner: str) -> None:
 
 
 @pytest.mark.parametrize("kernels", ["native", "portable"])
-def test_a_real_bundle_takes_what_was_predicted(tiny_bundle_int4: Path, kernels: str) -> None:
-    """Of so small a model Python and libraries are nearly all; the slow test has a real one."""
-    manifest = read_manifest(tiny_bundle_int4)
+def test_a_real_bundle_takes_what_was_predicted(tiny_bundle_int4: Path, tmp_path: Path, kernels: str) -> None:
+    """Of so small a model Python and libraries are nearly all; the slow test has a real one.
+
+    How many pages of libraries the system maps beside those that are touched depends on how their files lie in its cache.
+    """
+    bundle = shutil.copytree(tiny_bundle_int4, tmp_path / "bundle")
+    manifest = read_manifest(bundle)
     plans = list(sweep_plans(manifest, read_device(), Request()))
     plan = next(plan for plan in plans if (plan.target.residence == "native") == (kernels == "native"))
-    found = verify_plan(tiny_bundle_int4, plan)
+    found = verify_plan(bundle, plan)
     assert abs(found.anonymous.difference) < 0.05
-    assert abs(found.total.difference) < 0.06
+    libraries = next(row for row in found.parts if row.name == f"{LIBRARIES}, files")
+    predicted, measured = (getattr(found.total, kind) - getattr(libraries, kind) for kind in ("predicted", "measured"))
+    assert abs(predicted / measured - 1) < 0.05
 
 
 @pytest.mark.slow

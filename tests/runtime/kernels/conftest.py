@@ -31,5 +31,5 @@ def native_library(compiler: str) -> Path:
 def native_bundle(tiny_bundle_int4: Path, tmp_path: Path) -> Path:
     """A copy of the int4 bundle as exported, its weights not packed yet."""
     return shutil.copytree(
-        tiny_bundle_int4, tmp_path / "bundle", ignore=shutil.ignore_patterns(".device", "*.data.part")
+        tiny_bundle_int4, tmp_path / "bundle", ignore=shutil.ignore_patterns(".device", "*.data.part", "native.data")
     )
