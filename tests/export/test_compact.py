@@ -10,7 +10,12 @@ from tokenizers import Tokenizer
 
 from export.compact import write_compact_tokenizer
 
-TEXTS = ("Hello, world!", "  spaces\tand\nlines \u00e9\u00df \u4f60\u597d \U0001f600", "def f(x): return x ** 2 # 3.14159", "")
+TEXTS = (
+    "Hello, world!",
+    "  spaces\tand\nlines \u00e9\u00df \u4f60\u597d \U0001f600",
+    "def f(x): return x ** 2 # 3.14159",
+    "",
+)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "smollm", "gpt2"])

@@ -63,7 +63,7 @@ def test_a_byte_more_anywhere_is_seen_in_its_row(owner: str) -> None:
 def test_a_real_bundle_takes_what_was_predicted(tiny_bundle_int4: Path, tmp_path: Path, kernels: str) -> None:
     """Of so small a model Python and libraries are nearly all; the slow test has a real one.
 
-    How many pages of libraries the system maps beside those that are touched depends on how their files lie in its cache.
+    How many pages of libraries the system maps beside those that are touched depends on how files lie in its cache.
     """
     bundle = shutil.copytree(tiny_bundle_int4, tmp_path / "bundle")
     manifest = read_manifest(bundle)

@@ -12,17 +12,15 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models
 
 from export.manifest import ManifestError, PocketspecError
-from memory import Request, make_plan
+from memory import Request
 from runtime.cache import ContextFullError
 from runtime.conversation import Conversation
 from runtime.devices import SafeWidths
 from runtime.engine import Engine, TextChunk
-from runtime.foreign import read_bundle
 from runtime.sampling import SamplingParams
 from runtime.speculation import PLAIN, Speculation
 from runtime.stop import StopRule
 from runtime.text import Tokenizer
-from tests.devices import AMPLE
 from tests.runtime.tiny_bundle import END, VOCAB
 
 SPECULATIONS = [
