@@ -7,9 +7,12 @@ of its memory, and keeps it open until its input ends.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from export.manifest import (
@@ -30,6 +33,7 @@ from runtime.kernels.choice import Chooser, Wanted
 from runtime.kernels.forms import Kernels
 from runtime.model import OrtModel, open_session
 
+ROOT = Path(__file__).parents[3]
 MAX_ROWS = 8
 
 
@@ -67,6 +71,22 @@ def write_weighty_bundle(folder: Path, *, wide: int = 64, bits: int = 4, seed: i
     files = {name: FileEntry((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
     write_manifest(folder, Manifest("weighty", (level,), files))
     return folder
+
+
+@contextmanager
+def started(bundle: Path, wanted: Wanted) -> Iterator[subprocess.Popen[str]]:
+    """A process that opens the target and keeps it open."""
+    command = [sys.executable, "-m", "tests.runtime.kernels.weighty", str(bundle), wanted]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        yield process
+        process.stdin.close()
+
+
+def found_by(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a process says of its memory once the target is open."""
+    assert process.stdout is not None
+    return dict(json.loads(process.stdout.readline()))
 
 
 def open_target(
