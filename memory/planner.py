@@ -204,5 +204,5 @@ def _refusal(plan: Plan, budget: int) -> str:
         f"{budget:,} bytes are {plan.needed_bytes - budget:,} too few for {plan.bundle} with a context of"
         f" {plan.context}: the largest part is {name} with {largest:,} bytes; allow at least"
         f" {plan.needed_bytes:,} bytes, or ask for a shorter context (with weights read from disk at every"
-        f" step, many times slower, {disk:,} bytes would do)"
+        f" step, --allow disk, many times slower, {disk:,} bytes would do)"
     )
