@@ -15,16 +15,23 @@ TokenArray = npt.NDArray[np.int32]
 class Context:
     """The committed tokens, in one buffer allocated once, and the sampling settings now in force.
 
-    Drafters and verifiers read it; only the decoding loop and the engine write it.
+    Drafters and verifiers read it; only the decoding loop and the engine write it. ``first`` tokens of the conversation
+    are left out before the ones it holds, where it is a window on its end.
     """
 
-    def __init__(self, capacity: int, sampling: SamplingParams) -> None:
+    def __init__(self, capacity: int, sampling: SamplingParams, first: int = 0) -> None:
         self._buffer = np.zeros(capacity, np.int32)
         self._length = 0
         self.sampling = sampling
+        self.first = first
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def position(self) -> int:
+        """Where the next token stands in the conversation: what its random numbers hang on."""
+        return self.first + self._length
 
     @property
     def capacity(self) -> int:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
-from runtime.draft import Draft, DraftLimit, row_of
+from runtime.draft import Draft, row_of
 from runtime.drafters import Drafter
 from runtime.model import Model, fitting_rows
-from runtime.scheduler import Pick, Scheduler
+from runtime.scheduler import PLAIN_NAME, Pick, Scheduler
 from runtime.verify import Verdict, Verifier
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Step:
 
     ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
     clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on
-    the last step of an answer, else None.
+    the last step of an answer, else None. ``choice`` is the name of the pick, ``depth`` that of the draft. Of the
+    draft, ``chances`` are the drafter's own estimates for the accepted nodes and the first one that was not, if it made
+    any; ``below`` and ``rows_read`` are the draft's.
     """
 
     tokens: tuple[int, ...]
@@ -58,6 +60,11 @@ class Step:
     target_seconds: float
     seconds: float
     finish: str | None = None
+    choice: str = PLAIN_NAME
+    depth: int = 0
+    chances: tuple[float, ...] = ()
+    below: tuple[Step, ...] = ()
+    rows_read: int = 0
 
 
 def decode(
@@ -79,7 +86,7 @@ def decode(
             f" {context.capacity}: shorten the text or open the bundle with a larger context"
         )
     fill_cache(target, context)
-    loop = _Loop(target, context, drafters, verifier, stop)
+    loop = Loop(target, context, drafters, verifier, stop)
     step: Step | None = None
     while step is None or step.finish is None:
         step = loop.step(scheduler.pick(step))
@@ -95,8 +102,8 @@ def fill_cache(target: Model, context: Context) -> None:
     target.prefill(wanted[kept:])
 
 
-class _Loop:
-    """What stays the same from step to step of one answer."""
+class Loop:
+    """One level decoding: what stays the same from step to step of one answer."""
 
     def __init__(
         self,
@@ -138,6 +145,11 @@ class _Loop:
             target_seconds=verified - drafted,
             seconds=perf_counter() - start,
             finish=finish,
+            choice=pick.name,
+            depth=draft.depth,
+            chances=_judged_chances(draft, verdict),
+            below=draft.below,
+            rows_read=draft.rows_read,
         )
 
     def _draft(self, pick: Pick) -> Draft:
@@ -146,11 +158,11 @@ class _Loop:
             return Draft()
         target, context = self._target, self._context
         nodes = fitting_rows(target, 1 + pick.limit.nodes) - 1
-        depth = min(pick.limit.depth, nodes, context.capacity - len(context) - 1)
-        if depth <= 0:
+        limit = pick.limit.within(nodes, context.capacity - len(context) - 1)
+        if limit.depth <= 0:
             return Draft()
-        draft = self._drafters[pick.drafter].propose(context, DraftLimit(nodes, depth))
-        assert len(draft) <= nodes, (pick, draft)
+        draft = self._drafters[pick.drafter].propose(context, limit)
+        assert len(draft) <= limit.nodes, (pick, draft)
         assert target.takes_trees or draft.is_chain, (pick, draft)
         return draft
 
@@ -167,3 +179,11 @@ class _Loop:
         cache.rollback(held, [held + row_of(node) for node in kept])
         full = len(context) >= context.capacity or cache.length + self._target.padded(1) > cache.capacity
         return tuple(fresh[: cut.keep]), cut.reason or ("context" if full else None)
+
+
+def _judged_chances(draft: Draft, verdict: Verdict) -> tuple[float, ...]:
+    """The drafter's estimates along the accepted path, and for the first child behind it, which was not accepted."""
+    if not draft.chances:
+        return ()
+    refused = draft.children(verdict.path[-1] if verdict.path else -1)[:1]
+    return tuple(draft.chances[node] for node in (*verdict.path, *refused))

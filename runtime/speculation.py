@@ -9,7 +9,7 @@ from typing import get_args
 from export.manifest import Manifest, PocketspecError
 from memory.plan import DraftPlan, Shape
 from runtime.decode import Drafters
-from runtime.draft import DraftLimit, Kind
+from runtime.draft import DraftLimit, chain_limit, tree_limit
 from runtime.drafters import Drafter
 from runtime.drafters.fallback import FallbackDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
@@ -17,7 +17,8 @@ from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.model import Model, OrtModel
 from runtime.sampling import SamplingParams
-from runtime.scheduler import FixedScheduler, PlannedScheduler, Scheduler
+from runtime.scheduler import Scheduler
+from runtime.scheduler.fixed import FixedScheduler, PlannedScheduler
 from runtime.verify import Verifier
 from runtime.verify.block import BlockVerifier
 from runtime.verify.greedy import GreedyVerifier
@@ -39,8 +40,7 @@ VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
     "block": BlockVerifier,
     "recursive": RecursiveVerifier,
 }
-# The rules that use how a draft was drawn, for each shape; other rules get the most probable tokens.
-_DRAWN: Mapping[Shape, Kind] = {"chain": Kind.INDEPENDENT, "tree": Kind.WITHOUT_REPLACEMENT}
+# The rules that use how a draft was drawn; other rules get the most probable tokens.
 _NEED_DRAWN = ("block", "recursive")
 
 
@@ -51,14 +51,15 @@ class Speculation:
     ``drafter`` is "auto" (the bundle's first drafter, or else "suffix"), "none" (plain decoding), "suffix" (repetition
     in prompt and answer), the name of a drafter in the bundle, "LOWER>MIDDLE" (the model MIDDLE, itself sped up by
     LOWER; chains only), or several with plus signs ("suffix+NAME": the first that has something to say).
-    ``draft_size`` is the most nodes of a draft; None, and ``shape`` None: as planned.
-    ``acceptance`` None means greedy at temperature 0 and "match" above.
+    ``draft_size`` is the most nodes of a draft; None, and ``shape`` None: as planned. ``limit`` says both at once, and
+    what a level below may draft. ``acceptance`` None means greedy at temperature 0 and "match" above.
     """
 
     drafter: str = AUTO
     draft_size: int | None = None
     shape: Shape | None = None
     acceptance: str | None = None
+    limit: DraftLimit | None = None
 
     @property
     def keeps_draws(self) -> bool:
@@ -86,7 +87,7 @@ class Speculator:
 
     def __init__(self, target: Model, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
         self._target, self._levels, self._planned = target, dict(levels), planned
-        self._drafters: dict[tuple[str, Shape, Kind], Drafter] = {}
+        self._drafters: dict[tuple[str, bool], Drafter] = {}
         self._given: dict[str, Drafter] = {}
 
     def add(self, drafter: Drafter) -> None:
@@ -107,10 +108,10 @@ class Speculator:
             return Strategy({}, FixedScheduler(), verifier)
         chains = acceptance == "block" or ABOVE in name
         shape = speculation.shape or ("chain" if chains else self._planned.shape)
-        limit = self._limit(speculation, shape, name)
-        kind = _DRAWN[shape] if acceptance in _NEED_DRAWN else Kind.ONE_HOT
+        limit = speculation.limit or self._limit(speculation, shape, name)
+        drawn = acceptance in _NEED_DRAWN
         scheduler = PlannedScheduler(FixedScheduler(name, limit), self._most)
-        return Strategy(_Named(lambda wanted: self._drafter(wanted, shape, kind)), scheduler, verifier)
+        return Strategy(_Named(lambda wanted: self._drafter(wanted, drawn)), scheduler, verifier)
 
     def drafter_name(self, name: str) -> str | None:
         """The drafter that ``name`` stands for, None for plain decoding; an unknown name lists those there are."""
@@ -126,25 +127,23 @@ class Speculator:
         is_open = all(part == SUFFIX or part in self._levels or part in self._given for part in _parts(name))
         return self._planned.nodes if is_open else 0
 
-    def _drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
-        key = (name, shape, kind)
+    def _drafter(self, name: str, drawn: bool) -> Drafter:
+        key = (name, drawn)
         if key not in self._drafters:
-            self._drafters[key] = self._make_drafter(name, shape, kind)
+            self._drafters[key] = self._make_drafter(name, drawn)
         return self._drafters[key]
 
-    def _make_drafter(self, name: str, shape: Shape, kind: Kind) -> Drafter:
+    def _make_drafter(self, name: str, drawn: bool) -> Drafter:
         if JOIN in name:
-            return FallbackDrafter([self._drafter(part, shape, kind) for part in name.split(JOIN)], name)
+            return FallbackDrafter([self._drafter(part, drawn) for part in name.split(JOIN)], name)
         if ABOVE in name:
             lower, middle = name.rsplit(ABOVE, 1)
-            return HierarchyDrafter(
-                self._drafter(lower, "chain", Kind.ONE_HOT), self._levels[middle], self._target.vocab_size, name
-            )
+            return HierarchyDrafter(self._drafter(lower, False), self._levels[middle], self._target.vocab_size, name)
         if name == SUFFIX:
-            return SuffixDrafter(shape=shape)
+            return SuffixDrafter()
         if name in self._given:
             return self._given[name]
-        return SmallDrafter(self._levels[name], self._target.vocab_size, name, shape=shape, kind=kind)
+        return SmallDrafter(self._levels[name], self._target.vocab_size, name, drawn=drawn)
 
     def _limit(self, speculation: Speculation, shape: Shape, name: str) -> DraftLimit:
         size, planned = speculation.draft_size, self._planned
@@ -162,8 +161,8 @@ class Speculator:
             raise PocketspecError(
                 f"a draft size of {size}; the plan allows 1 to {planned.nodes}: open the bundle with a larger one"
             )
-        nodes = size or (_SUFFIX_NODES if name == SUFFIX else planned.nodes)
-        return DraftLimit(min(nodes, planned.nodes), min(nodes, planned.nodes))
+        nodes = min(size or (_SUFFIX_NODES if name == SUFFIX else planned.nodes), planned.nodes)
+        return tree_limit(nodes) if shape == "tree" else chain_limit(nodes)
 
 
 class _Named:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
@@ -28,8 +27,6 @@ from runtime.model import Model
 from runtime.reuse import at_least
 from runtime.sampling import SamplingParams, Stream, draw, greedy_token, probabilities, uniform
 
-Shape = Literal["chain", "tree"]
-
 # A node that the drafter itself gives less than this is not worth a row of the target. A heuristic.
 _MIN_SCORE = 0.01
 
@@ -37,9 +34,9 @@ _MIN_SCORE = 0.01
 class SmallDrafter:
     """Drafts with ``model``, for a target with ``vocab_size`` logits; ids the target lacks are never proposed.
 
-    ``shape`` "tree" needs a graph that takes trees. ``kind`` ONE_HOT is for greedy decoding and sample-and-match;
-    INDEPENDENT (chains) and WITHOUT_REPLACEMENT (trees of ``branches`` drawn chains) carry their distributions for the
-    rules that use them. At temperature 0 every draft is ONE_HOT.
+    Trees need a graph that takes them. Drafts are ONE_HOT, for greedy decoding and sample-and-match; ``drawn`` ones
+    carry their distributions for the rules that use them: INDEPENDENT chains, WITHOUT_REPLACEMENT trees of ``branches``
+    drawn chains. At temperature 0 every draft is ONE_HOT.
     """
 
     def __init__(
@@ -47,26 +44,22 @@ class SmallDrafter:
         model: Model,
         vocab_size: int,
         name: str = "small",
-        shape: Shape = "chain",
-        kind: Kind = Kind.ONE_HOT,
+        drawn: bool = False,
         branches: int = 2,
     ) -> None:
-        assert shape == "chain" or model.takes_trees
-        assert kind is not (Kind.WITHOUT_REPLACEMENT if shape == "chain" else Kind.INDEPENDENT), (shape, kind)
         self.name = name
-        self._model, self._shape, self._kind, self._branches = model, shape, kind, branches
+        self._model, self._drawn, self._branches = model, drawn, branches
         self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``. Empty only where the model's cache is too small for a window of two tokens."""
-        nodes = self._fitting_nodes(limit.nodes)
-        depth = min(limit.depth, nodes)
-        if depth <= 0 or not window_size(self._model, context.capacity):
+        limit = limit.within(self._fitting_nodes(limit.nodes), limit.depth)
+        if limit.depth <= 0 or not window_size(self._model, context.capacity):
             return Draft()
-        limit = DraftLimit(nodes, depth)
-        if context.sampling.temperature > 0 and self._kind is not Kind.ONE_HOT:
-            return self._drawn(context, limit)
-        return self._chain(context, depth) if self._shape == "chain" else self._best_tree(context, limit)
+        assert limit.shape == "chain" or self._model.takes_trees
+        if context.sampling.temperature > 0 and self._drawn:
+            return self._draw(context, limit)
+        return self._chain(context, limit.depth) if limit.shape == "chain" else self._best_tree(context, limit)
 
     def _fitting_nodes(self, wanted: int) -> int:
         """As many nodes as one forward can run, padding included."""
@@ -104,7 +97,7 @@ class SmallDrafter:
             if params.temperature == 0:
                 tokens.append(greedy_token(logits, before, params))
             else:
-                number = uniform(params.seed, len(context) + len(tokens))
+                number = uniform(params.seed, context.position + len(tokens))
                 tokens.append(draw(probabilities(logits, before, params), number))
             if len(tokens) == depth:
                 return make_chain(tokens, source=self.name)
@@ -131,13 +124,14 @@ class SmallDrafter:
             rows = self._shared(tree.feed(level))
         return tree.draft(best, self.name, expected=sum(tree.nodes[node].score for node in best))
 
-    def _drawn(self, context: Context, limit: DraftLimit) -> Draft:
+    def _draw(self, context: Context, limit: DraftLimit) -> Draft:
         """Chains drawn with the drafter's own numbers, one or ``branches`` of them, and their distributions.
 
         The numbers belong to this step alone: they hang on where it begins, and are counted. Nothing but sizes decides
         how many nodes are drawn, as exactness demands.
         """
-        branches = min(self._branches, limit.nodes) if self._kind is Kind.WITHOUT_REPLACEMENT else 1
+        kind = Kind.INDEPENDENT if limit.shape == "chain" else Kind.WITHOUT_REPLACEMENT
+        branches = 1 if limit.shape == "chain" else min(self._branches, limit.nodes)
         rows = self._catch_up(context)[None]
         tree = GrowingTree(self._model)
         probs: dict[int, FloatArray] = {}
@@ -148,7 +142,7 @@ class SmallDrafter:
             for node, logits in zip(parents, rows, strict=True):
                 probs[node] = probabilities(logits, _with_drafted(context, tree.path(node)), context.sampling)
                 level += self._draw_children(context, tree, node, probs[node], 1 if depth else branches)
-        return tree.draft(range(len(tree.nodes)), self.name, self._kind, probs)
+        return tree.draft(range(len(tree.nodes)), self.name, kind, probs)
 
     def _draw_children(
         self, context: Context, tree: GrowingTree, node: int, probs: FloatArray, count: int
@@ -156,7 +150,7 @@ class SmallDrafter:
         """``count`` different children of ``node``, fewer if the distribution has fewer tokens."""
         left, children = probs.copy() if count > 1 else probs, []
         for _ in range(count):
-            number = uniform(context.sampling.seed, len(context), Stream.DRAFTER, len(tree.nodes))
+            number = uniform(context.sampling.seed, context.position, Stream.DRAFTER, len(tree.nodes))
             token = draw(left, number)
             children.append(tree.add(token, node))
             if count > 1:

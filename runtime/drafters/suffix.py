@@ -12,15 +12,13 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import defaultdict
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.context import Context, TokenArray, shared_prefix
 from runtime.draft import Draft, DraftLimit
-
-Shape = Literal["chain", "tree"]
 
 # Of the index, per token of the context's capacity: the token and its running hash (4 + 8 bytes), and for each of the
 # two lengths a link (4) and at most two table entries (8).
@@ -52,16 +50,14 @@ class Occurrence(NamedTuple):
 class SuffixDrafter:
     """Drafts from prompt, answer and earlier turns; no model, no training.
 
-    A node is proposed if it and all above it are accepted with a chance of at least ``min_chance``, as far as the
+    A node is proposed if it and all above it are accepted with a chance of at least the limit's floor, or else
+    ``min_chance``, as far as the
     occurrences tell, and if it lies at most ``reach`` times as deep as the match is long. Empty drafts are usual.
     ``Draft.expected`` is the sum of those chances.
     """
 
-    def __init__(
-        self, name: str = "suffix", shape: Shape = "chain", min_chance: float = 0.25, reach: float = 2.0
-    ) -> None:
+    def __init__(self, name: str = "suffix", min_chance: float = 0.25, reach: float = 2.0) -> None:
         self.name = name
-        self._shape = shape
         self._min_chance = min_chance
         self._reach = reach
         self._index = SuffixIndex(0)
@@ -76,24 +72,25 @@ class SuffixDrafter:
         if context.capacity > self._index.capacity:
             self._index = SuffixIndex(context.capacity)
         self._index.update(context.tokens)
-        depth = min(limit.depth, limit.nodes)
-        occurrences = self._index.occurrences(depth) if depth > 0 else []
+        limit = limit.within(limit.nodes, limit.nodes)
+        occurrences = self._index.occurrences(limit.depth) if limit.depth > 0 else []
         if not occurrences:
             return Draft(source=self.name)
-        return self._grow(occurrences, DraftLimit(limit.nodes, depth))
+        return self._grow(occurrences, limit)
 
     def _grow(self, occurrences: list[Occurrence], limit: DraftLimit) -> Draft:
         """The nodes with the best chances. Chances fall along a path, so the best open node is always the next."""
         tokens: list[int] = []
         parents: list[int] = []
         expected, serial = 0.0, 0
+        floor = limit.floor or self._min_chance
         nodes_open: list[tuple[float, int, int, int, int, list[Occurrence]]] = []
         parent, depth, chance, here = -1, 0, 1.0, occurrences
         while True:
             if depth < min(limit.depth, self._reach * here[0].match):
                 children = _children(here, depth)
-                for share, token, below in children[:1] if self._shape == "chain" else children:
-                    if chance * share >= self._min_chance:
+                for share, token, below in children[:1] if limit.shape == "chain" else children:
+                    if chance * share >= floor:
                         serial += 1  # at equal chances the older node comes first
                         heapq.heappush(nodes_open, (-chance * share, serial, parent, depth + 1, token, below))
             if not nodes_open or len(tokens) == limit.nodes:

@@ -25,7 +25,7 @@ class BlockVerifier:
     def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
         """Judges ``draft`` with random numbers of its own, fixed by the seed and the step's position."""
         rows = TargetRows(draft, logits, context)
-        return block_walk(draft, rows.probs, StepCoins(context.sampling.seed, len(context)))
+        return block_walk(draft, rows.probs, StepCoins(context.sampling.seed, context.position))
 
 
 def block_walk(draft: Draft, target: Target, coins: Coins) -> Verdict:

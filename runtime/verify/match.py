@@ -24,9 +24,9 @@ class MatchVerifier:
     exact = True
 
     def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
-        """Judges ``draft``; the token at depth d is drawn with the number of position ``len(context) + d``."""
+        """Judges ``draft``; the token at depth d is drawn with the number of position ``context.position + d``."""
         rows = TargetRows(draft, logits, context)
-        positions = itertools.count(len(context))
+        positions = itertools.count(context.position)
         return match_walk(draft, lambda node: draw(rows.probs(node), uniform(context.sampling.seed, next(positions))))
 
 

@@ -29,7 +29,7 @@ class RecursiveVerifier:
     def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
         """Judges ``draft`` with random numbers of its own, fixed by the seed and the step's position."""
         rows = TargetRows(draft, logits, context)
-        return recursive_walk(draft, rows.probs, StepCoins(context.sampling.seed, len(context)))
+        return recursive_walk(draft, rows.probs, StepCoins(context.sampling.seed, context.position))
 
 
 def recursive_walk(draft: Draft, target: Target, coins: Coins) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -19,7 +19,7 @@ from runtime.drafters import Drafter
 from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.sampling import SamplingParams
-from runtime.scheduler import FixedScheduler
+from runtime.scheduler.fixed import FixedScheduler
 from runtime.stop import Cut
 from runtime.verify.match import MatchVerifier
 from tests.runtime.guesses import Raising, Random, Scripted, adversarial, bushy, perfect, plain_token
@@ -38,10 +38,10 @@ DRAFTERS: dict[str, Callable[[TableModel], Drafter]] = {
     "random": lambda model: Random(model.vocab_size),
     "empty": lambda model: Scripted(model, []),
     "small chain": lambda model: SmallDrafter(_like(model, seed=0), model.vocab_size),
-    "small tree": lambda model: SmallDrafter(_like(model, seed=0), model.vocab_size, shape="tree"),
+    "small tree": lambda model: SmallDrafter(_like(model, seed=0), model.vocab_size),
     "suffix": lambda model: SuffixDrafter(),
     "bad chain": lambda model: SmallDrafter(_like(model, seed=1), model.vocab_size),
-    "bad tree": lambda model: SmallDrafter(_like(model, seed=1), model.vocab_size, shape="tree"),
+    "bad tree": lambda model: SmallDrafter(_like(model, seed=1), model.vocab_size),
 }
 
 
@@ -122,6 +122,7 @@ both_ways = pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy"
 
 
 def _chat(name: str, sampling: SamplingParams = GREEDY, **fields) -> Chat:
+    fields.setdefault("limit", replace(WIDE, shape="tree" if "tree" in name else "chain"))
     chat = Chat(sampling=sampling, **fields)
     chat.drafter = DRAFTERS[name](chat.target)
     return chat

@@ -11,6 +11,7 @@ import pytest
 
 from export.manifest import Level, read_manifest
 from memory import Request, make_plan
+from memory.plan import Shape
 from runtime.context import Context
 from runtime.decode import decode
 from runtime.devices import SafeWidths, any_width, find_safe_widths
@@ -20,7 +21,7 @@ from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.model import OrtModel, open_session
 from runtime.sampling import SamplingParams
-from runtime.scheduler import FixedScheduler
+from runtime.scheduler.fixed import FixedScheduler
 from runtime.verify.match import MatchVerifier
 from tests.devices import AMPLE
 from tests.runtime.guesses import Random
@@ -51,16 +52,22 @@ def _drafter(folder: Path, name: str, bits: int) -> Drafter:
         return Random(VOCAB)
     if name == "suffix":
         return SuffixDrafter()
-    return SmallDrafter(_open(folder, 36 - bits), VOCAB, shape="tree" if name == "tree" else "chain")
+    return SmallDrafter(_open(folder, 36 - bits), VOCAB)
 
 
-def _answer(target: OrtModel, drafter: Drafter | None, sampling: SamplingParams, turns: Sequence[Sequence[int]]):
+def _answer(
+    target: OrtModel,
+    drafter: Drafter | None,
+    sampling: SamplingParams,
+    turns: Sequence[Sequence[int]],
+    shape: Shape = "chain",
+):
     """The tokens of all turns, 30 new ones in each, and how many drafted ones were accepted."""
     context, accepted = Context(CAPACITY - ROWS, sampling), 0
     name = drafter.name if drafter else None
     for turn in turns:
         context.append(list(turn))
-        scheduler = FixedScheduler(name, DraftLimit(7, 5))
+        scheduler = FixedScheduler(name, DraftLimit(7, 5, shape))
         for step in decode(target, context, {name: drafter}, scheduler, MatchVerifier(), Ends(30)):
             accepted += step.num_accepted
     return context.tokens.tolist(), accepted
@@ -75,7 +82,7 @@ def test_in_fp32_every_step_leaves_the_cache_of_a_fresh_prefill(
     context = Context(CAPACITY - ROWS, sampling)
     context.append(PROMPT)
     drafter = _drafter(folder, name, 32)
-    scheduler = FixedScheduler(drafter.name, DraftLimit(7, 5))
+    scheduler = FixedScheduler(drafter.name, DraftLimit(7, 5, "tree" if name == "tree" else "chain"))
     for step in decode(target, context, {drafter.name: drafter}, scheduler, MatchVerifier(), Ends(30)):
         fresh.cache.rollback(0)
         fresh.prefill(context.tokens[:-1])
@@ -104,7 +111,9 @@ def test_in_int4_speculation_changes_not_a_token_at_safe_widths(
 
 @sampled_or_not
 @pytest.mark.parametrize("shape", ["chain", "tree"])
-def test_an_exported_pair_decodes_as_its_target_alone(tiny_bundle: Path, shape: str, sampling: SamplingParams) -> None:
+def test_an_exported_pair_decodes_as_its_target_alone(
+    tiny_bundle: Path, shape: Shape, sampling: SamplingParams
+) -> None:
     manifest = read_manifest(tiny_bundle)
     plan = make_plan(manifest, AMPLE, Request(context=CAPACITY - ROWS, nodes=ROWS - 2))
 
@@ -113,10 +122,10 @@ def test_an_exported_pair_decodes_as_its_target_alone(tiny_bundle: Path, shape: 
         assert planned is not None
         return OrtModel.open(tiny_bundle, level, planned, 1, plan.prefill_chunk)
 
-    drafter = SmallDrafter(opened(manifest.drafters()[0]), manifest.target.shape.vocab_size, shape=shape)
+    drafter = SmallDrafter(opened(manifest.drafters()[0]), manifest.target.shape.vocab_size)
     turns = [PROMPT, [5, 6, 5]]
     plain, _ = _answer(opened(manifest.target), None, sampling, turns)
-    tokens, accepted = _answer(opened(manifest.target), drafter, sampling, turns)
+    tokens, accepted = _answer(opened(manifest.target), drafter, sampling, turns, shape)
     assert tokens == plain
     assert accepted > 5
 
@@ -127,7 +136,7 @@ def test_in_int4_free_widths_and_trees_differ_at_near_ties_alone(folder: Path) -
     for start in range(8):
         prompt = [*PROMPT, start]
         plain, _ = _answer(_open(folder, 4), None, SamplingParams(), [prompt])
-        tokens, _ = _answer(_open(folder, 4), _drafter(folder, "tree", 4), SamplingParams(), [prompt])
+        tokens, _ = _answer(_open(folder, 4), _drafter(folder, "tree", 4), SamplingParams(), [prompt], "tree")
         different = [i for i, (left, right) in enumerate(zip(plain, tokens, strict=True)) if left != right]
         if different:
             target = _open(folder, 4)

@@ -21,7 +21,7 @@ from runtime.drafters.suffix import SuffixDrafter
 from runtime.drafters.window import window_of
 from runtime.engine import Engine
 from runtime.sampling import SamplingParams
-from runtime.scheduler import FixedScheduler
+from runtime.scheduler.fixed import FixedScheduler
 from runtime.speculation import PLAIN, Speculation, check_drafter, needed_levels
 from runtime.stop import StopRule
 from runtime.verify.match import MatchVerifier

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from memory.plan import Shape
 from runtime.context import Context
 from runtime.decode import Step, decode
 from runtime.draft import Draft, DraftLimit
@@ -23,7 +24,7 @@ from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.model import OrtModel, open_session
 from runtime.sampling import SamplingParams
-from runtime.scheduler import FixedScheduler
+from runtime.scheduler.fixed import FixedScheduler
 from runtime.stop import StopRule
 from runtime.verify.greedy import GreedyVerifier
 from runtime.verify.match import MatchVerifier
@@ -63,10 +64,10 @@ def open_model(graph: Path) -> OrtModel:
     return OrtModel(open_session(graph, 1), CONTEXT + ROWS, ROWS, 32)
 
 
-def endless(target: OrtModel, drafter: object, sampling: SamplingParams) -> Iterator[Step]:
+def endless(target: OrtModel, drafter: object, sampling: SamplingParams, shape: Shape = "chain") -> Iterator[Step]:
     """Steps one conversation after another, each until its context is full."""
     name = getattr(drafter, "name", None)
-    scheduler = FixedScheduler(name, DraftLimit(3, 3)) if name else FixedScheduler()
+    scheduler = FixedScheduler(name, DraftLimit(3, 3, shape)) if name else FixedScheduler()
     context = Context(CONTEXT, sampling)
     for number in itertools.count():
         context.truncate(0)
@@ -87,9 +88,9 @@ def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampl
         "widest": Widest,
         "suffix": SuffixDrafter,
         "chain": lambda: SmallDrafter(open_model(graph), VOCAB),
-        "tree": lambda: SmallDrafter(open_model(graph), VOCAB, shape="tree"),
+        "tree": lambda: SmallDrafter(open_model(graph), VOCAB),
     }[kind]()
-    steps = endless(open_model(graph), drafter, SAMPLING[sampling])
+    steps = endless(open_model(graph), drafter, SAMPLING[sampling], "tree" if kind == "tree" else "chain")
     for _ in itertools.islice(steps, 70):
         pass
     tracemalloc.start()

@@ -7,7 +7,8 @@ from runtime.decode import Step
 from runtime.draft import Draft, DraftLimit, make_chain
 from runtime.drafters.fallback import FallbackDrafter
 from runtime.sampling import SamplingParams
-from runtime.scheduler import FixedScheduler, Pick
+from runtime.scheduler import Pick
+from runtime.scheduler.fixed import FixedScheduler
 
 LIMIT = DraftLimit(4, 4)
 

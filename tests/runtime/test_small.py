@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from memory.plan import Shape
 from runtime.context import Context, shared_prefix
 from runtime.decode import decode
 from runtime.draft import Draft, DraftLimit, Kind
 from runtime.drafters.small import SmallDrafter
 from runtime.drafters.window import window_of, window_start
 from runtime.sampling import SamplingParams, draw, greedy_token, probabilities, uniform
-from runtime.scheduler import FixedScheduler
+from runtime.scheduler.fixed import FixedScheduler
 from runtime.verify import Verifier
 from runtime.verify.block import BlockVerifier
 from runtime.verify.match import MatchVerifier
@@ -99,7 +100,7 @@ def test_equal_models_agree_even_when_sampling() -> None:
 def test_the_tree_holds_the_most_probable_paths(nodes: int, depth: int, seed: int) -> None:
     model = TableModel(vocab_size=4, seed=seed)
     tokens = [token % 4 for token in TOKENS]
-    draft = SmallDrafter(model, 4, shape="tree").propose(_context(tokens), DraftLimit(nodes, depth))
+    draft = SmallDrafter(model, 4).propose(_context(tokens), DraftLimit(nodes, depth, "tree"))
     scores: dict[tuple[int, ...], float] = {(): 1.0}
     for length in range(1, depth + 1):
         for path in product(range(4), repeat=length):
@@ -116,7 +117,7 @@ def test_the_tree_holds_the_most_probable_paths(nodes: int, depth: int, seed: in
 
 
 def test_the_first_path_of_a_tree_lies_in_adjacent_rows() -> None:
-    draft = SmallDrafter(TableModel(), 11, shape="tree").propose(_context(TOKENS), DraftLimit(8, 4))
+    draft = SmallDrafter(TableModel(), 11).propose(_context(TOKENS), DraftLimit(8, 4, "tree"))
     best = [-1]
     while children := draft.children(best[-1]):
         best.append(children[0])
@@ -130,15 +131,15 @@ history = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(history, st.sampled_from(["chain", "tree"]))
-def test_its_cache_follows_any_change_of_the_committed_tokens(turns: list[tuple[int, list[int]]], shape: str) -> None:
+def test_its_cache_follows_any_change_of_the_committed_tokens(turns: list[tuple[int, list[int]]], shape: Shape) -> None:
     model = TableModel()
-    drafter = SmallDrafter(model, 11, shape=shape)
+    drafter = SmallDrafter(model, 11)
     context = _context([1])
     for forgotten, tokens in turns:
         context.truncate(max(1, len(context) - forgotten))
         context.append(tokens)
-        draft = drafter.propose(context, DraftLimit(4, 3))
-        expected = SmallDrafter(TableModel(), 11, shape=shape).propose(context, DraftLimit(4, 3))
+        draft = drafter.propose(context, DraftLimit(4, 3, shape))
+        expected = SmallDrafter(TableModel(), 11).propose(context, DraftLimit(4, 3, shape))
         assert draft == expected
         held = model.cache.tokens.tolist()
         assert held[: len(context)] == context.tokens.tolist()
@@ -146,10 +147,10 @@ def test_its_cache_follows_any_change_of_the_committed_tokens(turns: list[tuple[
 
 
 def test_drawn_siblings_differ_and_carry_the_law_they_were_drawn_from() -> None:
-    drafter = SmallDrafter(TableModel(), 11, shape="tree", kind=Kind.WITHOUT_REPLACEMENT, branches=3)
+    drafter = SmallDrafter(TableModel(), 11, drawn=True, branches=3)
     for seed in range(20):
         params = SamplingParams(temperature=1.0, seed=seed)
-        draft = drafter.propose(_context(TOKENS, params), DraftLimit(6, 4))
+        draft = drafter.propose(_context(TOKENS, params), DraftLimit(6, 4, "tree"))
         first = [draft.tokens[child] for child in draft.children(-1)]
         assert (len(set(first)), len(draft), draft.kind) == (3, 6, Kind.WITHOUT_REPLACEMENT)
         paths = {-1: TOKENS} | {node: [*TOKENS, *path] for node, path in enumerate(_paths(draft))}
@@ -171,10 +172,10 @@ def test_catching_up_and_the_first_token_take_one_forward() -> None:
 
 
 def test_tokens_the_target_lacks_are_never_proposed() -> None:
-    for shape, kind in (("chain", Kind.ONE_HOT), ("tree", Kind.ONE_HOT), ("chain", Kind.INDEPENDENT)):
-        drafter = SmallDrafter(TableModel(vocab_size=11), 5, shape=shape, kind=kind)
+    for shape, drawn in (("chain", False), ("tree", False), ("chain", True)):
+        drafter = SmallDrafter(TableModel(vocab_size=11), 5, drawn=drawn)
         for start in range(5):
-            draft = drafter.propose(_context([start, 1, 2], SAMPLED), DraftLimit(8, 4))
+            draft = drafter.propose(_context([start, 1, 2], SAMPLED), DraftLimit(8, 4, shape))
             assert draft.tokens
             assert max(draft.tokens) < 5
 
@@ -194,12 +195,12 @@ WINDOWED = {"capacity": 20, "max_rows": 4}  # 16 positions, less a draft of 4: a
 
 
 @pytest.mark.parametrize("shape", ["chain", "tree"])
-def test_drafts_inside_the_window_are_those_of_a_model_without(shape: str) -> None:
-    small, large = (SmallDrafter(TableModel(**sizes), 11, shape=shape) for sizes in (WINDOWED, {"max_rows": 4}))
+def test_drafts_inside_the_window_are_those_of_a_model_without(shape: Shape) -> None:
+    small, large = (SmallDrafter(TableModel(**sizes), 11) for sizes in (WINDOWED, {"max_rows": 4}))
     tokens = [place * 7 % 11 for place in range(13)]
     for length in range(1, 14):
         context = _context(tokens[:length])
-        assert small.propose(context, DraftLimit(3, 3)) == large.propose(context, DraftLimit(3, 3))
+        assert small.propose(context, DraftLimit(3, 3, shape)) == large.propose(context, DraftLimit(3, 3, shape))
 
 
 def test_a_context_that_fits_needs_no_window() -> None:
@@ -214,16 +215,14 @@ def test_a_context_that_fits_needs_no_window() -> None:
 
 
 @pytest.mark.parametrize("shape", ["chain", "tree"])
-def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache(shape: str) -> None:
+def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache(shape: Shape) -> None:
     model, tokens = TableModel(**WINDOWED), [place * place % 11 for place in range(64)]
-    drafter, read = SmallDrafter(model, 11, shape=shape), 0
+    drafter, read = SmallDrafter(model, 11), 0
     for length in range(1, 64):
         context, held = _context(tokens[:length]), model.cache.tokens.tolist()
-        draft = drafter.propose(context, DraftLimit(3, 3))
+        draft = drafter.propose(context, DraftLimit(3, 3, shape))
         window = tokens[window_start(length, 13) : length]
-        assert draft == SmallDrafter(TableModel(max_rows=4), 11, shape=shape).propose(
-            _context(window), DraftLimit(3, 3)
-        )
+        assert draft == SmallDrafter(TableModel(max_rows=4), 11).propose(_context(window), DraftLimit(3, 3, shape))
         assert 1 <= len(draft) <= 3
         read += len(window) - min(shared_prefix(held, window), len(window) - 1)
     # Once as they come, the last kept one again, and the half that is kept at each of the 9 moves by 6.
@@ -234,13 +233,13 @@ def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache(shape: str) -> 
 @given(st.lists(st.tuples(st.integers(0, 40), st.lists(st.integers(0, 10), min_size=1, max_size=30)), max_size=6))
 def test_a_window_follows_any_change_of_the_committed_tokens(turns: list[tuple[int, list[int]]]) -> None:
     model, context = TableModel(**WINDOWED), Context(256, GREEDY)
-    drafter = SmallDrafter(model, 11, shape="tree")
+    drafter = SmallDrafter(model, 11)
     context.append([1])
     for forgotten, tokens in turns:
         context.truncate(max(1, len(context) - forgotten))
         context.append(tokens)
-        draft = drafter.propose(context, DraftLimit(3, 3))
-        assert draft == SmallDrafter(TableModel(**WINDOWED), 11, shape="tree").propose(context, DraftLimit(3, 3))
+        draft = drafter.propose(context, DraftLimit(3, 3, "tree"))
+        assert draft == SmallDrafter(TableModel(**WINDOWED), 11).propose(context, DraftLimit(3, 3, "tree"))
         held, window = model.cache.tokens.tolist(), window_of(context.tokens, 13).tolist()
         assert held[: len(window)] == window
         assert np.array_equal(model.cache.arrays[0][:, :, : len(held)], fresh_rows(model, held))
@@ -248,15 +247,15 @@ def test_a_window_follows_any_change_of_the_committed_tokens(turns: list[tuple[i
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize(
-    ("shape", "kind"),
-    [("chain", Kind.ONE_HOT), ("tree", Kind.ONE_HOT), ("chain", Kind.INDEPENDENT), ("tree", Kind.WITHOUT_REPLACEMENT)],
+    ("shape", "drawn"),
+    [("chain", False), ("tree", False), ("chain", True), ("tree", True)],
 )
 def test_answers_longer_than_the_window_are_those_of_plain_decoding(
-    shape: str, kind: Kind, params: SamplingParams
+    shape: Shape, drawn: bool, params: SamplingParams
 ) -> None:
     answers = []
-    for drafter in (None, SmallDrafter(TableModel(**WINDOWED), 11, shape=shape, kind=kind)):
-        steps = list(_decoded(TableModel(), _context(TOKENS, params), drafter, MatchVerifier(), 50))
+    for drafter in (None, SmallDrafter(TableModel(**WINDOWED), 11, drawn=drawn)):
+        steps = list(_decoded(TableModel(), _context(TOKENS, params), drafter, MatchVerifier(), 50, shape))
         answers.append([token for step in steps for token in step.tokens])
     assert answers[0] == answers[1]
     assert all(step.num_drafted for step in steps[:-1])
@@ -276,24 +275,31 @@ def test_the_window_follows_a_model_that_was_resized() -> None:
     assert drafter.propose(_context(tokens), DraftLimit(3, 3)) == small.propose(_context(tokens), DraftLimit(3, 3))
 
 
-def _decoded(target: TableModel, context: Context, drafter: SmallDrafter | None, verifier: Verifier, length: int):
+def _decoded(
+    target: TableModel,
+    context: Context,
+    drafter: SmallDrafter | None,
+    verifier: Verifier,
+    length: int,
+    shape: Shape = "chain",
+):
     name = drafter.name if drafter else None
-    scheduler = FixedScheduler(name, DraftLimit(4, 2))
+    scheduler = FixedScheduler(name, DraftLimit(4, 2, shape))
     return decode(target, context, {name: drafter} if drafter else {}, scheduler, verifier, Ends(length))
 
 
 @pytest.mark.parametrize(
-    ("shape", "kind", "verifier"),
+    ("shape", "drawn", "verifier"),
     [
-        ("chain", Kind.INDEPENDENT, BlockVerifier()),
-        ("chain", Kind.ONE_HOT, BlockVerifier()),
-        ("tree", Kind.WITHOUT_REPLACEMENT, RecursiveVerifier()),
-        ("tree", Kind.ONE_HOT, RecursiveVerifier()),
-        ("chain", Kind.INDEPENDENT, MatchVerifier()),
+        ("chain", True, BlockVerifier()),
+        ("chain", False, BlockVerifier()),
+        ("tree", True, RecursiveVerifier()),
+        ("tree", False, RecursiveVerifier()),
+        ("chain", True, MatchVerifier()),
     ],
     ids=["block", "block on one-hot", "recursive", "recursive on one-hot", "match"],
 )
-def test_the_first_three_tokens_have_the_law_of_the_target(shape: str, kind: Kind, verifier: Verifier) -> None:
+def test_the_first_three_tokens_have_the_law_of_the_target(shape: Shape, drawn: bool, verifier: Verifier) -> None:
     vocab, prompt, runs = 3, [1, 0, 2], 800
     target = TableModel(vocab, seed=2)
     expected = {}
@@ -303,10 +309,10 @@ def test_the_first_three_tokens_have_the_law_of_the_target(shape: str, kind: Kin
             law *= float(_probs(target, [*prompt, *path[:place]], SamplingParams(1.5))[token])
         expected[path] = law * runs
     seen = dict.fromkeys(expected, 0)
-    drafter = SmallDrafter(TableModel(vocab, seed=4), vocab, shape=shape, kind=kind)
+    drafter = SmallDrafter(TableModel(vocab, seed=4), vocab, drawn=drawn)
     for seed in range(runs):
         context = _context(prompt, SamplingParams(1.5, seed=seed))
-        tokens = [token for step in _decoded(target, context, drafter, verifier, 3) for token in step.tokens]
+        tokens = [token for step in _decoded(target, context, drafter, verifier, 3, shape) for token in step.tokens]
         seen[tuple(tokens)] += 1
     few = [path for path in expected if expected[path] < 5]
     counts = [seen[path] for path in expected if path not in few] + ([sum(seen[path] for path in few)] if few else [])

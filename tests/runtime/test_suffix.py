@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory.plan import Shape
 from runtime.context import Context
 from runtime.draft import Draft, DraftLimit
 from runtime.drafters.suffix import BYTES_PER_TOKEN, SuffixDrafter
@@ -66,8 +68,8 @@ def path_to(draft: Draft, node: int) -> tuple[int, ...]:
 @settings(max_examples=150, deadline=None)
 @given(TOKENS, st.integers(1, 8), st.integers(1, 6), st.sampled_from([0.05, 0.25, 0.6]), st.sampled_from([0.5, 2.0]))
 def test_tree_is_the_best_there_is(tokens: list[int], nodes: int, depth: int, min_chance: float, reach: float) -> None:
-    draft = SuffixDrafter(shape="tree", min_chance=min_chance, reach=reach).propose(
-        context_of(tokens), DraftLimit(nodes, depth)
+    draft = SuffixDrafter(min_chance=min_chance, reach=reach).propose(
+        context_of(tokens), DraftLimit(nodes, depth, "tree")
     )
     chances = naive_chances(tokens, min(nodes, depth), reach)
     best = sorted((chance for chance in chances.values() if chance >= min_chance), reverse=True)[:nodes]
@@ -99,16 +101,17 @@ EDITS = st.lists(st.one_of(st.lists(st.integers(0, 3), min_size=1, max_size=12),
 
 @settings(max_examples=150, deadline=None)
 @given(EDITS, st.sampled_from(["chain", "tree"]))
-def test_history_leaves_no_trace(edits: list[list[int] | int], shape: str) -> None:
+def test_history_leaves_no_trace(edits: list[list[int] | int], shape: Shape) -> None:
     """After any additions and truncations a draft is what a fresh drafter proposes."""
-    context, drafter = context_of([0, 1, 2, 0, 1], 128), SuffixDrafter(shape=shape, min_chance=0.05)  # type: ignore[arg-type]
+    context, drafter = context_of([0, 1, 2, 0, 1], 128), SuffixDrafter(min_chance=0.05)
     for edit in edits:
         if isinstance(edit, int):
             context.truncate(edit)
         else:
             context.append(edit)
-        fresh = SuffixDrafter(shape=shape, min_chance=0.05)  # type: ignore[arg-type]
-        assert drafter.propose(context, WIDE) == fresh.propose(context, WIDE)
+        wide = replace(WIDE, shape=shape)
+        fresh = SuffixDrafter(min_chance=0.05)
+        assert drafter.propose(context, wide) == fresh.propose(context, wide)
 
 
 def test_another_conversation_and_a_larger_context() -> None:
@@ -143,7 +146,7 @@ def test_the_latest_occurrences_count() -> None:
     """Of 30 occurrences of a pair the 24 latest speak: 10 for token 5, which came last, 14 for token 4."""
     fours, fives = [[1, 2, 4, 100 + i] for i in range(20)], [[1, 2, 5, 200 + i] for i in range(10)]
     tokens = [token for group in (*fours, *fives) for token in group]
-    draft = SuffixDrafter(shape="tree", min_chance=0.01).propose(context_of([*tokens, 1, 2]), DraftLimit(2, 1))
+    draft = SuffixDrafter(min_chance=0.01).propose(context_of([*tokens, 1, 2]), DraftLimit(2, 1, "tree"))
     assert draft.tokens == (4, 5)
     assert draft.expected == pytest.approx((14 * 2 + 10 * 2) / (24 * 2 + 1))
 
@@ -171,7 +174,7 @@ def test_a_long_match_is_found_among_many_short_ones() -> None:
     """The pair (1, 2) goes on with 9 in its last hundred occurrences, but not after these six tokens."""
     phrase = [50, 51, 52, 53, 1, 2]
     context = context_of([*phrase, 7, 60, *[1, 2, 9] * 100, *phrase])
-    draft = SuffixDrafter(shape="tree", min_chance=0.01).propose(context, DraftLimit(4, 1))
+    draft = SuffixDrafter(min_chance=0.01).propose(context, DraftLimit(4, 1, "tree"))
     assert set(draft.tokens) == {7, 9}
 
 

@@ -1,34 +1,15 @@
-"""Which drafter guesses next, and how much."""
+"""The same pick for every step, and picks kept within what the plan allows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from runtime.draft import DraftLimit
+from runtime.scheduler import NOTHING, Pick, Scheduler
 
 if TYPE_CHECKING:
     from runtime.decode import Step
-
-
-NOTHING = DraftLimit(0, 0)
-
-
-@dataclass(frozen=True)
-class Pick:
-    """The drafter for the next step, None for plain decoding, and the largest draft that is wanted of it."""
-
-    drafter: str | None
-    limit: DraftLimit = NOTHING
-
-
-class Scheduler(Protocol):
-    """One policy. It sees every step, and nothing else of the conversation."""
-
-    def pick(self, last: Step | None) -> Pick:
-        """The pick for the next step; ``last`` is the one before it, None at the start of an answer."""
-        ...
 
 
 class FixedScheduler:
@@ -54,5 +35,7 @@ class PlannedScheduler:
     def pick(self, last: Step | None) -> Pick:
         """See ``Scheduler``."""
         pick = self._inner.pick(last)
-        nodes = 0 if pick.drafter is None else min(pick.limit.nodes, self._most(pick.drafter))
-        return Pick(pick.drafter, DraftLimit(nodes, min(pick.limit.depth, nodes))) if nodes else Pick(None)
+        most = 0 if pick.drafter is None else self._most(pick.drafter)
+        if most >= pick.limit.nodes:
+            return pick
+        return Pick(pick.drafter, pick.limit.within(most, most)) if most else Pick(None)

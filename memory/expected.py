@@ -1,0 +1,44 @@
+"""How many tokens a draft is expected to bring, from the chances of its nodes.
+
+The planner predicts with them before anything is loaded, the scheduler while it runs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+
+def chain_tokens(chances: Sequence[float]) -> float:
+    """Tokens that a step with a chain commits on average, the target's own included: 1 + c1 + c1 c2 + ...
+
+    ``chances[d]`` is the chance of the token at depth d, given that all before it were accepted (Leviathan et al. 2023,
+    with a chance for every depth).
+    """
+    total, survival = 1.0, 1.0
+    for chance in chances:
+        survival *= chance
+        total += survival
+    return total
+
+
+def tree_tokens(chances: Sequence[float], nodes: int) -> float:
+    """The same for the best tree of ``nodes`` nodes no deeper than ``chances`` is long.
+
+    The drafter's r-th choice at a depth with chance c is taken to be right with probability c (1 - c)^r, whatever came
+    before; the tree has the likeliest nodes, as EAGLE-2 grows it (Li et al. 2024).
+    """
+    if not chances:
+        return 1.0
+    total = 1.0
+    # Path probability (negative), depth.
+    open_nodes = [(-chances[0], 0)]
+    for _ in range(nodes):
+        if not open_nodes:
+            break
+        negative, depth = heapq.heappop(open_nodes)
+        total -= negative
+        if depth + 1 < len(chances):
+            heapq.heappush(open_nodes, (negative * chances[depth + 1], depth + 1))
+        heapq.heappush(open_nodes, (negative * (1 - chances[depth]), depth))
+    return total
