@@ -1,0 +1,166 @@
+"""What forwards and the loop around them cost on one device, as measured there; JSON in and out.
+
+A forward of k rows costs nearly as much as one of a single row, or nearly k times as much, and nobody can tell which
+before it was measured: it hangs on processor, kernels, precision and length of the text. ``runtime.calibration``
+measures; the planner and the scheduler read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import get_args
+
+from export.manifest import PocketspecError, build_record
+from memory.plan import Shape
+
+SCHEMA = 1
+
+
+class CostsError(PocketspecError, ValueError):
+    """Measured costs that cannot be read."""
+
+
+@dataclass(frozen=True)
+class RowCosts:
+    """Seconds of a forward through one level: ``table[i][j]`` with ``rows[j]`` rows behind ``contexts[i]`` of cache.
+
+    ``rows`` and ``contexts`` increase, and so do seconds with rows, as ``make_row_costs`` makes them.
+    """
+
+    contexts: tuple[int, ...]
+    rows: tuple[int, ...]
+    table: tuple[tuple[float, ...], ...]
+
+    def seconds(self, rows: int, context: int) -> float:
+        """On lines between what was measured, beyond the last on the last slope, before the first as there; above 0.
+
+        Of a level that was measured with one number of rows alone, every number costs as much.
+        """
+        curves = [_line(self.rows, curve, rows) for curve in self.table]
+        return max(_line(self.contexts, curves, context), 0.0)
+
+
+def make_row_costs(seconds: Mapping[int, Mapping[int, float]]) -> RowCosts:
+    """A level's costs from medians by context, then by rows: the same rows for every context, at least one of each.
+
+    Noise is smoothed away where it contradicts what must be true: more rows cost no less, and neither does a longer
+    context, the less so the more rows there are. The nearest such table by context is taken (least squares).
+    """
+    contexts = sorted(seconds)
+    rows = sorted(seconds[contexts[0]])
+    table = [_rising([seconds[contexts[0]][count] for count in rows])]
+    for before, context in pairwise(contexts):
+        dearer = _rising([seconds[context][count] - seconds[before][count] for count in rows])
+        table.append([low + max(more, 0.0) for low, more in zip(table[-1], dearer, strict=True)])
+    return RowCosts(tuple(contexts), tuple(rows), tuple(map(tuple, table)))
+
+
+@dataclass(frozen=True)
+class MeasuredCosts:
+    """What was measured on one device, of the levels that were open.
+
+    ``levels`` by name, at the widths really run: padding is the caller's affair. ``step_seconds``: the loop itself, for
+    every step, beside forwards. ``node_seconds``: our own work for each node of a draft, beside forwards of a chain,
+    with what verifying a tree costs more than a chain of as many rows. ``suffix_seconds``: one question to the suffix
+    drafter. ``bandwidth``: bytes a second that this machine reads from memory. ``threads`` as planned (None: one for
+    every core), ``kernels`` by name; ``quick``: measured in the short form.
+    """
+
+    levels: Mapping[str, RowCosts]
+    step_seconds: float
+    node_seconds: Mapping[Shape, float]
+    suffix_seconds: float
+    bandwidth: float
+    threads: int | None
+    kernels: str
+    quick: bool
+    schema: int = SCHEMA
+
+
+def dump_costs(costs: MeasuredCosts) -> str:
+    """The costs as JSON text."""
+    return json.dumps(asdict(costs), indent=2) + "\n"
+
+
+def parse_costs(text: str, where: str = "the costs") -> MeasuredCosts:
+    """The costs in JSON ``text``, as ``dump_costs`` wrote it; CostsError names ``where`` and what is wrong."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CostsError(f"{where} is not JSON ({error}); run python -m runtime calibrate again") from None
+    found = data.get("schema") if isinstance(data, dict) else None
+    if type(found) is not int or found != SCHEMA:
+        raise CostsError(
+            f"{where} has cost schema {found!r:.20}, this version reads {SCHEMA}; run python -m runtime calibrate again"
+        )
+    try:
+        costs: MeasuredCosts = build_record(MeasuredCosts, data, where)
+    except (PocketspecError, OverflowError) as error:
+        raise CostsError(f"{_one_line(error)}; run python -m runtime calibrate again") from None
+    if fault := next(_faults(costs), None):
+        raise CostsError(f"{where}: {fault}; run python -m runtime calibrate again")
+    return costs
+
+
+def _faults(costs: MeasuredCosts) -> Iterator[str]:
+    """What no measurement gives."""
+    for name, level in costs.levels.items():
+        for what, counts, least in (("rows", level.rows, 1), ("contexts", level.contexts, 0)):
+            if not counts or counts[0] < least or not _increase(counts):
+                yield f"{what} of {name} do not increase from {least} on"
+        if [len(level.rows)] * len(level.contexts) != [len(curve) for curve in level.table]:
+            yield f"{name} has no table of {len(level.contexts)} x {len(level.rows)} seconds"
+        elif not all(_is_time(value) and value > 0 for curve in level.table for value in curve):
+            yield f"{name} has seconds that are no times"
+        elif any(low > high for curve in level.table for low, high in pairwise(curve)):
+            yield f"{name} has more rows that cost less"
+    if set(costs.node_seconds) != set(get_args(Shape)):
+        yield f"node_seconds are of {_named(costs.node_seconds)}, expected {_named(get_args(Shape))}"
+    if not all(map(_is_time, (costs.step_seconds, costs.suffix_seconds, *costs.node_seconds.values()))):
+        yield "step_seconds, node_seconds and suffix_seconds must be times"
+    if not (_is_time(costs.bandwidth) and costs.bandwidth > 0):
+        yield f"a bandwidth of {costs.bandwidth}, expected more than 0"
+
+
+def _is_time(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _increase(counts: Sequence[int]) -> bool:
+    return all(low < high for low, high in pairwise(counts))
+
+
+def _named(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _line(places: Sequence[int], values: Sequence[float], place: int) -> float:
+    """``values`` at ``places``, on a line between two of them; beyond the last on the same slope, not before."""
+    if len(places) == 1 or place <= places[0]:
+        return values[0]
+    low = min(bisect_right(places, place) - 1, len(places) - 2)
+    if place == places[low + 1]:
+        return values[low + 1]
+    slope = (values[low + 1] - values[low]) / (places[low + 1] - places[low])
+    return values[low] + slope * (place - places[low])
+
+
+def _rising(values: Iterable[float]) -> list[float]:
+    """The nearest sequence that never falls, by least squares: neighbours that fall share their mean."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        mean, count = value, 1
+        while blocks and blocks[-1][0] > mean:
+            before, size = blocks.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        blocks.append((mean, count))
+    return [mean for mean, count in blocks for _ in range(count)]
