@@ -27,7 +27,9 @@ def build_plan(scene: Scene, choices: Choices, budget: int, tokens_per_second: f
     manifest = scene.manifest
     levels = [scene.levels[name] for name in (manifest.target.name, *choices.drafters)]
     sized = [(level, _sizes(level, scene, choices), scene.residence(level.name)) for level in levels]
-    activations = [activation_bytes(*each, scene.threads) for each in sized]
+    activations = [activation_bytes(*each, scene.threads(each[0].name)) for each in sized]
+    if scene.request.placements:
+        activations = [sum(activations)]  # levels with places of their own may run at once
     process = process_footprint(manifest, sized[0][2], choices.context, activations, suffix=choices.nodes > 0)
     plans = tuple(_level_plan(level, scene, sizes) for level, sizes, _ in sized)
     loading = loading_bytes(
@@ -47,6 +49,7 @@ def build_plan(scene: Scene, choices: Choices, budget: int, tokens_per_second: f
         margin_bytes=0,
         tokens_per_second=tokens_per_second,
         bounds=Bounds(None, 0),
+        fixed_width=scene.request.fixed_width,
     )
     return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes, plan.hot_bytes))
 
@@ -80,5 +83,6 @@ def _level_plan(level: Level, scene: Scene, sizes: Sizes) -> LevelPlan:
         max_rows=sizes.rows,
         tree=sizes.tree,
         logits_rows=sizes.logits_rows,
-        footprint=level_footprint(level, sizes, residence, scene.threads),
+        footprint=level_footprint(level, sizes, residence, scene.threads(level.name)),
+        placement=scene.placement(level.name),
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
 from export.manifest import Level, Manifest, PocketspecError
 from memory.device import Device, Residence
-from memory.plan import Shape
+from memory.plan import Placement, Shape
 
 Allowed = Literal["precision", "context", "disk"]
 ALLOWED: tuple[Allowed, ...] = get_args(Allowed)
@@ -33,9 +33,11 @@ class Request:
     what fits), in ``turns`` turns of a conversation; ``up_to`` lets the context be smaller and grow as it is used. At
     most ``budget_bytes`` (None: what the device has, less a margin). ``drafters`` names the levels that may be loaded
     beside the target, None: all drafters. ``shape`` and ``nodes`` of drafts (0: plain decoding), ``kv_type`` of the
-    target and ``prefill_chunk``: None lets the plan decide. ``may_give_up`` names what is given up only if the user
-    says so: "precision": KV types with which the target speaks measurably worse, "context", and "disk": weights that do
-    not fit are read from disk.
+    target and ``prefill_chunk``: None lets the plan decide. ``threads`` of every level that ``placements`` do not give
+    a place of its own, by the name of a level or by its role. With ``fixed_width`` every step of the target runs one
+    number of rows, that of the largest draft, for devices whose programs are made for one size. ``may_give_up`` names
+    what is given up only if the user says so: "precision": KV types with which the target speaks measurably worse,
+    "context", and "disk": weights that do not fit are read from disk.
     """
 
     context: int | None = None
@@ -48,6 +50,8 @@ class Request:
     kv_type: str | None = None
     prefill_chunk: int | None = None
     threads: int | None = None
+    placements: Mapping[str, Placement] = field(default_factory=dict, hash=False)
+    fixed_width: bool = False
     may_give_up: frozenset[Allowed] = frozenset()
 
     @property
@@ -99,10 +103,14 @@ class Scene:
         graphs = level.native.graphs if level.native is not None and self.residence(name) == "native" else level.graphs
         return tuple(kind for kind in ("fp32", "fp16", "int8", "int4") if kind in graphs)
 
-    @property
-    def threads(self) -> int:
-        """Threads that work on one operator."""
-        return self.request.threads or self.device.cores
+    def placement(self, name: str) -> Placement:
+        """Where a level runs: as its name says, or else its role."""
+        placements = self.request.placements
+        return placements.get(name) or placements.get(self.levels[name].role) or Placement()
+
+    def threads(self, name: str) -> int:
+        """Threads that work on one operator of a level."""
+        return self.placement(name).threads_of(self.request.threads) or self.device.cores
 
 
 def wanted_context(manifest: Manifest, request: Request) -> int:
@@ -134,6 +142,19 @@ def check_request(scene: Scene) -> None:
     _check_names(request.may_give_up, ALLOWED, "nothing that can be given up; there are")
     beside = [level.name for level in manifest.levels if level.role != "target"]
     _check_names(request.drafters or (), beside, "no drafter of this bundle; it has")
+    roles = [level.role for level in manifest.levels]
+    _check_names(request.placements, dict.fromkeys((*scene.levels, *roles)), "no level of this bundle; it has")
+    for name, placement in request.placements.items():
+        _check_placement(name, placement)
+
+
+def _check_placement(name: str, placement: Placement) -> None:
+    threads, cores = placement.threads, placement.cores
+    if threads is not None and threads < 1:
+        raise PocketspecError(f"{threads} threads for {name}: it must be at least 1")
+    if min(cores, default=0) < 0 or len(set(cores)) < len(cores):
+        numbers = ", ".join(map(str, cores))
+        raise PocketspecError(f"cores {numbers} for {name}: name each core once, by the number the system gives it")
 
 
 def _check_names(given: Iterable[str | None], known: Iterable[str], what: str) -> None:

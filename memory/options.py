@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from export.manifest import PocketspecError
 from memory.choices import ALLOWED, Request
 from memory.device import Device
+from memory.plan import Placement
 from memory.size import Share, parse_size
 
+# Cores have commas of their own, so one that separates fields stands before the name of one.
+_FIELDS = re.compile(r",(?=[a-z]+:)")
+_CORES = re.compile(r"(\d+)(?:-(\d+))?")
 _CONTEXT = re.compile(r"(up\s*to\s*)?(\d+)", re.IGNORECASE)
 
 
@@ -47,6 +52,19 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         " context, or disk (weights that do not fit are read from disk at every step); can be repeated",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads per operator (default: one per core)")
+    parser.add_argument(
+        "--place",
+        action="append",
+        default=[],
+        metavar="LEVEL=WHERE",
+        help="a place of its own for a level, by name or role: any of threads:N, cores:0,2-3 and provider:NAME, as in"
+        " target=threads:1,cores:0; can be repeated",
+    )
+    parser.add_argument(
+        "--fixed-width",
+        action="store_true",
+        help="the target runs one number of rows in every step, as processors that need fixed shapes do; the same text",
+    )
 
 
 def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Request:
@@ -63,6 +81,8 @@ def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Re
         kv_type=options.kv_type,
         prefill_chunk=options.prefill_chunk,
         threads=check_threads(options.threads),
+        placements=parse_placements(options.place),
+        fixed_width=options.fixed_width,
         may_give_up=frozenset(options.allow),
         **more,
     )
@@ -73,6 +93,40 @@ def check_threads(threads: int | None) -> int | None:
     if threads is not None and threads < 1:
         raise PocketspecError(f"--threads {threads}: it must be at least 1")
     return threads
+
+
+def parse_placements(texts: Iterable[str]) -> dict[str, Placement]:
+    """Placements by level from texts such as ``target=threads:1,cores:0-1,provider:CPUExecutionProvider``."""
+    placements: dict[str, Placement] = {}
+    for text in texts:
+        level, _, where = text.partition("=")
+        if level in placements:
+            raise PocketspecError(f"--place {text}: {level} has a place already; name all of it at once")
+        placements[level] = _parse_placement(text, where)
+    return placements
+
+
+def _parse_placement(text: str, where: str) -> Placement:
+    given: dict[str, Any] = {}
+    for part in _FIELDS.split(where):
+        name, _, value = part.partition(":")
+        if name == "threads" and value.isdecimal():
+            given[name] = int(value)
+        elif name == "cores" and all(map(_cores, value.split(","))):
+            given[name] = tuple(core for run in value.split(",") for core in _cores(run))
+        elif name == "provider" and value:
+            given[name] = value
+        else:
+            raise PocketspecError(
+                f"--place {text}: {part!r} says no place; write LEVEL=threads:1,cores:0-1,provider:CPUExecutionProvider"
+            )
+    return Placement(**given)
+
+
+def _cores(run: str) -> range:
+    """The cores of ``3`` or of ``0-2``; none of a text that says no cores."""
+    match = _CORES.fullmatch(run)
+    return range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
 
 
 def _parse_context(text: str | None) -> tuple[int | None, bool]:

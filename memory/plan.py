@@ -35,6 +35,23 @@ class OverBudgetError(PocketspecError, ValueError):
 
 
 @dataclass(frozen=True)
+class Placement:
+    """What of the device a level runs on: an execution provider of ONNX Runtime, ``threads``, the cores they stay on.
+
+    Cores have the numbers that the system gives its processors; none: wherever the system puts the threads. ``threads``
+    None: one for each of the cores, or as the plan says for all levels if there are none.
+    """
+
+    provider: str = "CPUExecutionProvider"
+    threads: int | None = None
+    cores: tuple[int, ...] = ()
+
+    def threads_of(self, others: int | None) -> int | None:
+        """The threads of a level that is placed so, where those without a place of their own have ``others``."""
+        return self.threads or len(self.cores) or others
+
+
+@dataclass(frozen=True)
 class LevelPlan:
     """One level as it will be opened.
 
@@ -54,6 +71,7 @@ class LevelPlan:
     tree: bool
     logits_rows: int
     footprint: Footprint
+    placement: Placement = Placement()
 
 
 @dataclass(frozen=True)
@@ -87,10 +105,11 @@ class Plan:
     """Every size the runtime uses, and what it will cost.
 
     ``context`` bounds prompt and answer together in tokens, for a conversation of ``turns`` turns; ``prefill_chunk`` is
-    in tokens. ``process`` is what all levels share. ``loading_bytes`` is the peak of anonymous bytes while loading;
-    ``margin_bytes`` is how far the prediction of anonymous bytes may be off, with page tables. ``disk_bytes`` of hot
-    bytes do not fit the budget and will be read from disk at every step. ``tokens_per_second`` is predicted.
-    ``warnings`` are sentences that a user should read before it runs.
+    in tokens. ``threads`` are those of levels without a place of their own. With ``fixed_width`` the target runs one
+    number of rows in every step. ``process`` is what all levels share. ``loading_bytes`` is the peak of anonymous bytes
+    while loading; ``margin_bytes`` is how far the prediction of anonymous bytes may be off, with page tables.
+    ``disk_bytes`` of hot bytes do not fit the budget and will be read from disk at every step. ``tokens_per_second`` is
+    predicted. ``warnings`` are sentences that a user should read before it runs.
     """
 
     bundle: str
@@ -109,6 +128,7 @@ class Plan:
     disk_bytes: int = 0
     given_up: tuple[GivenUp, ...] = ()
     warnings: tuple[str, ...] = ()
+    fixed_width: bool = False
     schema: int = SCHEMA
 
     @property
@@ -145,6 +165,10 @@ class Plan:
     def target(self) -> LevelPlan:
         """The level whose output must be reproduced."""
         return self.levels[0]
+
+    def threads_of(self, level: LevelPlan) -> int | None:
+        """Threads that work on one operator of ``level``; None: as many as there are cores."""
+        return level.placement.threads_of(self.threads)
 
     def level(self, name: str) -> LevelPlan | None:
         """The plan of level ``name``, None when it is not to be opened."""

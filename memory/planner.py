@@ -23,7 +23,7 @@ from memory.choices import (
 )
 from memory.device import Device
 from memory.ladder import Rung, rungs
-from memory.plan import Bounds, GivenUp, OverBudgetError, Plan, Shape
+from memory.plan import Bounds, GivenUp, OverBudgetError, Placement, Plan, Shape
 from memory.speed import REFERENCE, Costs, Predictor
 
 # Bytes a second of a solid-state disk with random reads of a few megabytes; a guess, used for a warning alone.
@@ -157,6 +157,8 @@ def request_of(plan: Plan) -> Request:
         kv_type=plan.target.kv_type,
         prefill_chunk=plan.prefill_chunk,
         threads=plan.threads,
+        placements={level.name: level.placement for level in plan.levels if level.placement != Placement()},
+        fixed_width=plan.fixed_width,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory.footprint import Footprint
-from memory.plan import LevelPlan, Plan
+from memory.plan import LevelPlan, Placement, Plan
 from memory.size import show_bytes
 
 
@@ -79,4 +79,13 @@ def _level(level: LevelPlan) -> str:
         level.residence
     ]
     cache = f"KV cache {level.kv_type}, {level.capacity:,} rows{grown}"
-    return f"weights {weights}; {cache}; {level.logits_rows} rows of logits"
+    return f"weights {weights}; {cache}; {level.logits_rows} rows of logits{_place(level.placement)}"
+
+
+def _place(placement: Placement) -> str:
+    """What a level has of the device for itself; nothing where it has no place of its own."""
+    threads = placement.threads_of(None)
+    said = [placement.provider] if placement.provider != Placement().provider else []
+    said += [] if threads is None else [f"{threads} thread{'s' * (threads > 1)}"]
+    said += [f"on core {', '.join(map(str, placement.cores))}"] if placement.cores else []
+    return f"; {' '.join(said)}" if said else ""
