@@ -130,7 +130,7 @@ def broken_level(**changes: Any) -> str:
         (broken(node_seconds={"chain": 1e-5, "tree": float("inf")}), "must be times"),
         (broken(bandwidth=0), "a bandwidth of 0"),
         (broken(more=1), "unknown field"),
-        (broken(**{"a\nb": 1}), "unknown field a b"),
+        (broken(**{"a\nb": 1}), "unknown field .a b"),
         (broken_level(rows=[]), "rows of big do not increase from 1 on"),
         (broken_level(rows=[0, 2, 4, 8]), "rows of big do not increase from 1 on"),
         (broken_level(rows=[1, 4, 4, 8]), "rows of big do not increase"),
