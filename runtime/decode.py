@@ -1,9 +1,10 @@
 """The decoding loop: one step drafts, runs the target, accepts, and commits one token or more.
 
 At the start of every step the cache holds all committed tokens but the last, the anchor:
-``target.cache.length == len(context) - 1``. Plain decoding is the same loop with empty drafts. Nothing is kept of what
-a stop rule cuts, and the cache is rolled back before a step is yielded; so closing the generator is cancellation, and
-an error in the middle of a step leaves everything as it was before that step.
+``target.cache.length == len(context) - 1``. (A level that drafts may lack a few more, since others decide what is
+committed: those run in the same forward, before the anchor.) Plain decoding is the same loop with empty drafts. Nothing
+is kept of what a stop rule cuts, and the cache is rolled back before a step is yielded; so closing the generator is
+cancellation, and an error in the middle of a step leaves everything as it was before that step.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
-from runtime.draft import Draft, row_of
+from runtime.draft import Draft, FloatArray, row_of
 from runtime.drafters import Drafter
 from runtime.model import Model, fitting_rows
 from runtime.scheduler import PLAIN_NAME, Pick, Scheduler
@@ -121,16 +122,15 @@ class Loop:
         """One step; after an error in it, cache and context are as they were."""
         target, context = self._target, self._context
         held, committed = target.cache.length, len(context)
-        assert held == committed - 1, (held, committed)
+        assert held < committed, (held, committed)
         try:
             start = perf_counter()
             draft = self._draft(pick)
             drafted = perf_counter()
-            tokens, parents = draft.rows(int(context.tokens[-1]))
-            logits = target.forward(tokens, parents).logits
+            logits = self._run(draft)
             verified = perf_counter()
             verdict = self._verifier.accept(draft, logits, context)
-            fresh, finish = self._commit(draft, verdict, held)
+            fresh, finish = self._commit(draft, verdict, committed - 1)
         except BaseException:
             target.cache.rollback(held)
             context.truncate(committed)
@@ -157,7 +157,8 @@ class Loop:
         if pick.drafter is None:
             return Draft()
         target, context = self._target, self._context
-        nodes = fitting_rows(target, 1 + pick.limit.nodes) - 1
+        before = len(context) - target.cache.length
+        nodes = fitting_rows(target, before + pick.limit.nodes) - before
         limit = pick.limit.within(nodes, context.capacity - len(context) - 1)
         if limit.depth <= 0:
             return Draft()
@@ -166,8 +167,20 @@ class Loop:
         assert target.takes_trees or draft.is_chain, (pick, draft)
         return draft
 
+    def _run(self, draft: Draft) -> FloatArray:
+        """The target's logits, ``[1 + nodes, vocab]``: row 0 follows the anchor."""
+        target, context = self._target, self._context
+        tokens, parents = draft.rows(int(context.tokens[-1]))
+        missing = context.tokens[target.cache.length : -1].tolist()
+        if parents is not None and missing:
+            parents = [*range(-1, len(missing) - 1), *(parent + len(missing) for parent in parents)]
+        return target.forward([*missing, *tokens], parents, len(missing)).logits
+
     def _commit(self, draft: Draft, verdict: Verdict, held: int) -> tuple[tuple[int, ...], str | None]:
-        """Commits what the stop rule leaves of the verdict: the tokens, and why the answer ends if it does."""
+        """Commits what the stop rule leaves of the verdict: the tokens, and why the answer ends if it does.
+
+        ``held`` rows were there before the anchor's.
+        """
         context, cache = self._context, self._target.cache
         fresh = [*(draft.tokens[node] for node in verdict.path), verdict.token]
         self._generated += fresh
