@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from export.distill.corpus import Record, encode, read_records
-from export.distill.family import FAMILY, POSITIONS, VOCABULARY
+from export.distill.corpus import Record, encode, in_turn, read_records
+from export.distill.family import FAMILY, POSITIONS, VOCABULARY, from_layers
 from export.distill.lessons import TOP, join, load_lessons, read_text, save_lessons, write_answers
 from export.distill.measure import agreement, answer, perplexity
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
@@ -28,9 +28,10 @@ def main(argv: list[str]) -> int:
     """Runs one of the training commands; returns the exit code."""
     arguments = _parser().parse_args(argv)
     for name, what in (("text", "JSON lines with prompt, response and kind"), ("lessons", "python -m export lessons")):
-        path = getattr(arguments, name, None)
-        if path is not None and not path.is_file():
-            raise PocketspecError(f"no {name} at {path}; give a file made of, or by: {what}")
+        given = getattr(arguments, name, None) or []
+        for path in [given] if isinstance(given, Path) else given:
+            if not path.is_file():
+                raise PocketspecError(f"no {name} at {path}; give a file made of, or by: {what}")
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
@@ -57,8 +58,18 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--minutes", type=float, default=60)
     train_it.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; made from the text otherwise")
     lessons.add_argument("--read-tokens", type=int, default=1_000_000, help="real text the teacher reads")
-    lessons.add_argument("--answer-tokens", type=int, default=500_000, help="answers it writes, half of them greedy")
-    distill.add_argument("--lessons", type=Path, required=True, help="file that the lessons command wrote")
+    lessons.add_argument("--answer-tokens", type=int, default=500_000, help="its answers, prompts of all kinds in turn")
+    lessons.add_argument("--greedy-share", type=float, default=0.5, help="share of the answers that are greedy (0.5)")
+    lessons.add_argument("--longest-prompt", type=int, default=1000, help="tokens of a prompt that is answered (1000)")
+    lessons.add_argument("--longest-answer", type=int, default=600, help="most tokens of an answer (600)")
+    distill.add_argument("--lessons", type=Path, nargs="+", required=True, help="files that the lessons command wrote")
+    distill.add_argument(
+        "--from-layers",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="begin as these layers of the teacher, not as --size",
+    )
     measure.add_argument("--students", type=Path, nargs="*", default=[], help="folders of its drafters")
     measure.add_argument("--count", type=int, default=10, help="prompts to answer")
     measure.add_argument("--tokens", type=int, default=200, help="most tokens of an answer")
@@ -89,13 +100,19 @@ def _lessons(arguments: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
     teacher = _open_model(arguments.teacher)
     records = list(read_records(arguments.text, arguments.kinds))
-    prompts = [_prompt(tokenizer, record) for record in records]
-    half = arguments.answer_tokens // 2
-    parts = [
-        write_answers(teacher, prompts, half, 0.0, report=_count("greedy answers")),
-        write_answers(teacher, prompts[::-1], half, 0.8, report=_count("sampled answers")),
-        read_text(teacher, encode(records, tokenizer), arguments.read_tokens, report=_count("text read")),
-    ]
+    prompts = [_prompt(tokenizer, record) for record in in_turn(records)]
+    prompts = [prompt for prompt in prompts if len(prompt) <= arguments.longest_prompt]
+    greedy = round(arguments.answer_tokens * arguments.greedy_share)
+    longest, parts = arguments.longest_answer, []
+    if greedy:
+        parts += [write_answers(teacher, prompts, greedy, 0.0, longest, report=_count("greedy answers"))]
+    if sampled := arguments.answer_tokens - greedy:
+        parts += [write_answers(teacher, prompts[::-1], sampled, 0.8, longest, report=_count("sampled answers"))]
+    if arguments.read_tokens:
+        corpus = encode(records, tokenizer)
+        parts += [read_text(teacher, corpus, arguments.read_tokens, report=_count("text read"))]
+    if not parts:
+        raise PocketspecError("no lessons asked for; give --read-tokens or --answer-tokens more than 0")
     save_lessons(join(parts), arguments.output)
 
 
@@ -108,8 +125,11 @@ def _prompt(tokenizer: Any, record: Record) -> list[int]:
 def _distill(arguments: argparse.Namespace) -> None:
     save_tokenizer(AutoTokenizer.from_pretrained(arguments.teacher), arguments.output)
     torch.manual_seed(Schedule.seed)
-    model = AutoModelForCausalLM.from_config(FAMILY[arguments.size])
-    lessons = load_lessons(arguments.lessons)
+    if arguments.from_layers:
+        model = from_layers(_open_model(arguments.teacher), arguments.from_layers)
+    else:
+        model = AutoModelForCausalLM.from_config(FAMILY[arguments.size])
+    lessons = join([load_lessons(path) for path in arguments.lessons])
     CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
     train(model, Teaching(lessons), Schedule(arguments.minutes), arguments.output, report=_report)
 

@@ -6,6 +6,7 @@ template, one after another. Half of the windows begin where a conversation begi
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,6 +55,14 @@ def read_records(path: Path, kinds: Sequence[str] = ()) -> Iterator[Record]:
             fields = json.loads(line)
             if not kinds or fields["kind"] in kinds:
                 yield Record(fields["prompt"], fields["response"], fields["kind"])
+
+
+def in_turn(records: Iterable[Record]) -> list[Record]:
+    """The records with one of every kind first, then a second of every kind, and so on; rare kinds end early."""
+    kinds: dict[str, list[Record]] = {}
+    for record in records:
+        kinds.setdefault(record.kind, []).append(record)
+    return [record for round_ in itertools.zip_longest(*kinds.values()) for record in round_ if record is not None]
 
 
 def conversation(record: Record) -> list[dict[str, str]]:

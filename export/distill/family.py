@@ -1,11 +1,17 @@
-"""Shapes of the demo family: one tokenizer, three sizes, ordinary Llama architecture.
+"""Shapes of the demo family, one tokenizer and ordinary Llama architecture, and students made of a teacher's layers.
 
 Head sizes are multiples of 16, as the attention operator wants, and widths multiples of 32, as int4 blocks want.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from typing import Any
+
 from transformers import LlamaConfig
+
+from export.manifest import PocketspecError
 
 VOCABULARY = 4096
 POSITIONS = 2048
@@ -35,3 +41,28 @@ FAMILY = {
     "intermediate": _config(hidden=192, mlp=512, layers=4, heads=6, kv_heads=3),  # 2.4 M
     "drafter": _config(hidden=96, mlp=192, layers=2, heads=3, kv_heads=3),  # 0.58 M
 }
+
+
+def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
+    """A student that is ``teacher`` with only these of its decoder layers, its weights its own.
+
+    It agrees with the teacher before it has learned anything: layers of a residual stream do without each other.
+    """
+    count = len(teacher.model.layers)
+    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
+        raise PocketspecError(f"layers {list(layers)} are not increasing numbers from 0 to {count - 1}")
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in layers]
+    student = type(teacher)(config).to(teacher.dtype)
+    numbers = {f"model.layers.{layer}.": f"model.layers.{place}." for place, layer in enumerate(layers)}
+    weights = {}
+    for name, weight in teacher.state_dict().items():
+        prefix = ".".join(name.split(".")[:3]) + "."
+        if not name.startswith("model.layers."):
+            weights[name] = weight
+        elif prefix in numbers:
+            weights[name.replace(prefix, numbers[prefix])] = weight
+    student.load_state_dict(weights)
+    return student

@@ -6,7 +6,6 @@ guess the teacher's own words. Only the most probable entries are kept; they car
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from export.distill.corpus import Corpus
 
 TOP = 16
+_STRETCH = 16  # batches whose prompts are sorted by length
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def write_answers(
     rows: int = 64,
     report: Callable[[int], None] = lambda done: None,
 ) -> Lessons:
-    """About ``tokens`` tokens of answers by the teacher (temperature 0: greedy), with its distributions.
+    """About ``tokens`` tokens of prompts and answers by the teacher (temperature 0: greedy), with its distributions.
 
-    Prompts of one length are answered together, so that no padding is needed.
+    ``rows`` prompts of about one length are answered together, the shorter ones padded at the left.
     """
     parts: list[Lessons] = []
     done = 0
@@ -104,22 +104,23 @@ def write_answers(
 
 
 def _batches(prompts: Sequence[Sequence[int]], rows: int) -> Iterator[list[Sequence[int]]]:
-    by_length: dict[int, list[Sequence[int]]] = defaultdict(list)
-    for prompt in prompts:
-        group = by_length[len(prompt)]
-        group.append(prompt)
-        if len(group) == rows:
-            yield by_length.pop(len(prompt))
+    """The prompts in their order, but sorted by length within a stretch of some batches, so that little is padded."""
+    for first in range(0, len(prompts), _STRETCH * rows):
+        stretch = sorted(prompts[first : first + _STRETCH * rows], key=len)
+        yield from (stretch[begin : begin + rows] for begin in range(0, len(stretch), rows))
 
 
 def _answer(teacher: Any, prompts: list[Sequence[int]], temperature: float, longest: int) -> list[Lessons]:
-    fed = torch.tensor([list(prompt) for prompt in prompts])
+    pads = torch.tensor([max(map(len, prompts)) - len(prompt) for prompt in prompts])[:, None]
+    fed = torch.tensor([[0] * int(pad) + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
     tokens, ids, probs = [fed], [], []
     finished = torch.zeros(len(prompts), dtype=torch.bool)
-    cache = None
+    cache, columns = None, torch.arange(fed.shape[1])
     for _ in range(longest):
-        out = teacher(input_ids=fed, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        positions = (columns[-fed.shape[1] :] - pads).clamp(min=0)
+        mask = (columns >= pads).long()
+        out = teacher(input_ids=fed, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        cache, columns = out.past_key_values, torch.arange(len(columns) + 1)
         top_ids, top_probs = zip(*(_top(row) for row in out.logits), strict=True)
         ids.append(np.stack(top_ids))
         probs.append(np.stack(top_probs))
@@ -129,20 +130,24 @@ def _answer(teacher: Any, prompts: list[Sequence[int]], temperature: float, long
         finished |= fed[:, 0] == teacher.config.eos_token_id
         if finished.all():
             break
-    return _split(torch.cat(tokens, 1).numpy()[:, :-1], np.concatenate(ids, 1), np.concatenate(probs, 1), teacher)
+    heard, all_ids, all_probs = torch.cat(tokens, 1).numpy()[:, :-1], np.concatenate(ids, 1), np.concatenate(probs, 1)
+    return [
+        _cut(heard[row, pad:], all_ids[row, pad:], all_probs[row, pad:], len(prompt), teacher.config.eos_token_id)
+        for row, (pad, prompt) in enumerate(zip(pads[:, 0].tolist(), prompts, strict=True))
+    ]
 
 
-def _split(
-    tokens: npt.NDArray[np.int64], ids: npt.NDArray[np.uint16], probs: npt.NDArray[np.float16], teacher: Any
-) -> list[Lessons]:
-    """One lesson a row, cut after the last end token (the prompt holds one of its own)."""
-    parts = []
-    for row, row_ids, row_probs in zip(tokens, ids, probs, strict=True):
-        ends = np.nonzero(row == teacher.config.eos_token_id)[0]
-        end = int(ends[1]) + 1 if len(ends) > 1 else len(row)
-        corpus = Corpus(row[:end].astype(np.uint16), np.zeros(1, np.int64))
-        parts.append(Lessons(corpus, row_ids[:end], row_probs[:end]))
-    return parts
+def _cut(
+    tokens: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.uint16],
+    probs: npt.NDArray[np.float16],
+    prompt: int,
+    end_token: int,
+) -> Lessons:
+    """The lesson of one row: its prompt and its answer, the end token included."""
+    ends = np.nonzero(tokens[prompt:] == end_token)[0]
+    end = prompt + int(ends[0]) + 1 if len(ends) else len(tokens)
+    return Lessons(Corpus(tokens[:end].astype(np.uint16), np.zeros(1, np.int64)), ids[:end], probs[:end])
 
 
 def _top(logits: torch.Tensor) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:

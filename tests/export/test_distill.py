@@ -14,13 +14,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from export.distill.corpus import Corpus, Record, encode
-from export.distill.family import FAMILY
+from export.distill.corpus import Corpus, Record, encode, in_turn
+from export.distill.family import FAMILY, from_layers
 from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, save_lessons, write_answers
 from export.distill.measure import agreement, answer
 from export.distill.muon import Muon, orthogonalize
 from export.distill.tokenizer import train_tokenizer
 from export.distill.train import CHECKPOINT, Progress, Schedule, Teaching, Text, train
+from export.manifest import PocketspecError
 
 CONFIG = LlamaConfig(
     vocab_size=64,
@@ -92,6 +93,11 @@ def test_a_conversation_is_encoded_with_the_chat_template() -> None:
     assert len(corpus.starts) == 2
 
 
+def test_records_of_all_kinds_come_in_turn() -> None:
+    records = [Record(str(number), "", kind) for number, kind in enumerate("aaabbc")]
+    assert [record.prompt for record in in_turn(records)] == ["0", "3", "5", "1", "4", "2"]
+
+
 def test_training_learns_and_leaves_an_ordinary_checkpoint(teacher: Any, tmp_path: Path) -> None:
     assert answer(teacher, [3, 4, 5], 8) == list(range(6, 14))
 
@@ -128,13 +134,14 @@ def test_lessons_hold_the_teachers_distribution_after_each_token(teacher: Any, t
 
 
 def test_greedy_answers_are_the_teachers_own_and_cut_at_the_end_token(teacher: Any) -> None:
-    prompts = [[3, 4, 5], [6, 7, 8]]
+    prompts = [[3, 4, 5], [6, 7, 8, 9, 10]]  # the shorter one is padded
     lessons = write_answers(teacher, prompts, tokens=1, temperature=0.0, longest=6, rows=2)
     starts = [*lessons.corpus.starts, len(lessons.corpus.tokens)]
     for prompt, begin, end in zip(prompts, starts, starts[1:], strict=False):
         row = [int(token) for token in lessons.corpus.tokens[begin:end]]
         assert row == (prompt + answer(teacher, prompt, 6))[: len(row)]
-        assert [int(choice) for choice in lessons.ids[begin + 2 : end - 1, 0]] == row[3:]
+        assert len(row) > len(prompt)
+        assert [int(choice) for choice in lessons.ids[begin + len(prompt) - 1 : end - 1, 0]] == row[len(prompt) :]
 
 
 def test_a_student_learns_to_agree_with_its_teacher(teacher: Any, tmp_path: Path) -> None:
@@ -146,6 +153,26 @@ def test_a_student_learns_to_agree_with_its_teacher(teacher: Any, tmp_path: Path
     before = agreement(student, prompts, answers)
     train(student, Teaching(lessons), BRIEF, tmp_path)
     assert agreement(student.float(), prompts, answers) > max(0.8, before)
+
+
+def test_a_student_of_all_layers_is_its_teacher_and_one_of_some_has_only_those() -> None:
+    config = LlamaConfig(**{**CONFIG.to_dict(), "num_hidden_layers": 3})
+    teacher = AutoModelForCausalLM.from_config(config).float().eval()
+    row = torch.tensor([[3, 4, 5, 6]])
+    same = from_layers(teacher, [0, 1, 2]).eval()
+    assert torch.equal(same(row).logits, teacher(row).logits)
+    some = from_layers(teacher, [0, 2])
+    assert some.config.num_hidden_layers == 2
+    assert torch.equal(some.model.layers[1].mlp.up_proj.weight, teacher.model.layers[2].mlp.up_proj.weight)
+    with torch.no_grad():
+        some.model.norm.weight.zero_()
+    assert torch.equal(teacher.model.norm.weight, torch.ones(32)), "a student must not share its teacher's weights"
+
+
+@pytest.mark.parametrize("layers", [[], [1, 0], [0, 0], [-1, 0], [0, 1]])
+def test_layers_that_a_teacher_has_not_are_refused(layers: list[int]) -> None:
+    with pytest.raises(PocketspecError, match="increasing numbers from 0 to 0"):
+        from_layers(_model(), layers)
 
 
 def test_the_family_is_as_small_as_it_says() -> None:
