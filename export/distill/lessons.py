@@ -104,10 +104,11 @@ def write_answers(
 
 
 def _batches(prompts: Sequence[Sequence[int]], rows: int) -> Iterator[list[Sequence[int]]]:
-    """The prompts in their order, but sorted by length within a stretch of some batches, so that little is padded."""
+    """The prompts in stretches of some batches: each is of about one length, and short ones do not come first."""
+    rng = np.random.default_rng(0)
     for first in range(0, len(prompts), _STRETCH * rows):
         stretch = sorted(prompts[first : first + _STRETCH * rows], key=len)
-        yield from (stretch[begin : begin + rows] for begin in range(0, len(stretch), rows))
+        yield from (stretch[begin : begin + rows] for begin in rng.permutation(range(0, len(stretch), rows)))
 
 
 def _answer(teacher: Any, prompts: list[Sequence[int]], temperature: float, longest: int) -> list[Lessons]:
