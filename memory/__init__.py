@@ -7,7 +7,7 @@ second; ``ladder`` is what is given up, in order; ``planner`` walks it. ``meter`
 from memory.choices import Request
 from memory.device import Device, read_device
 from memory.footprint import Footprint, Part
-from memory.plan import LevelPlan, OverBudgetError, Plan, dump_plan, parse_plan
+from memory.plan import LevelPlan, OverBudgetError, Placement, Plan, dump_plan, parse_plan
 from memory.planner import make_plan
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "LevelPlan",
     "OverBudgetError",
     "Part",
+    "Placement",
     "Plan",
     "Request",
     "dump_plan",

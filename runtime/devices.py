@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,10 @@ class SafeWidths:
     widths: tuple[int, ...]
     exact: bool
     tree: bool
+
+    def largest(self, max_rows: int) -> int:
+        """The largest width of at most ``max_rows``; the smallest of all where there is none."""
+        return self.widths[max(bisect_right(self.widths, max_rows) - 1, 0)]
 
     def pad(self, rows: int) -> int:
         """The smallest width of at least ``rows``; more than any model has where there is none."""

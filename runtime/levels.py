@@ -15,7 +15,9 @@ from runtime.foreign import is_foreign
 from runtime.heap import give_back
 from runtime.kernels.choice import Chooser
 from runtime.kernels.forms import Kernels
+from runtime.kernels.library import KernelsError
 from runtime.model import OrtModel
+from runtime.placement import CPU, check_placement
 from runtime.record import device_folder, device_key, recall
 
 
@@ -44,7 +46,12 @@ class Levels:
         return {level.name: self.chooser.expected_residence(self.manifest, level) for level in self.manifest.levels}
 
     def open_target(self, plan: Plan) -> OrtModel:
-        """The target, at the widths that agree bit for bit on this device; those are found out once."""
+        """The target, at the widths that agree bit for bit on this device; those are found out once.
+
+        Nothing is opened unless every level of the plan can be where it is placed.
+        """
+        for level in plan.levels:
+            check_placement(level.name, level.placement)
         model = self._open(plan.target, plan)
 
         def find() -> dict[str, Any]:
@@ -54,13 +61,14 @@ class Levels:
             return found
 
         hashes = {name: entry.sha256 for name, entry in self.manifest.files.items() if ".onnx" in name}
-        kv_type = plan.target.kv_type
-        key = [device_key(), hashes, plan.threads, model.max_rows, kv_type, model.kernels.key]
-        name = f"widths-{model.kernels.name}-{kv_type}-{plan.threads or 'all'}-{model.max_rows}"
+        kv_type, threads, provider = plan.target.kv_type, plan.threads_of(plan.target), plan.target.placement.provider
+        key = [device_key(), hashes, provider, threads, model.max_rows, kv_type, model.kernels.key]
+        name = f"widths-{model.kernels.name}-{kv_type}-{threads or 'all'}-{model.max_rows}"
         found = find() if is_foreign(self.bundle) else recall(device_folder(self.bundle), name, key, find)
         model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
         if not model.widths.exact:
             self.notify("no two row counts agree bit for bit here: speculation is exact up to near ties")
+        model.fixed_width = plan.fixed_width
         return model
 
     def open_drafters(self, plan: Plan, kept: dict[str, OrtModel] | None = None) -> dict[str, OrtModel]:
@@ -78,13 +86,17 @@ class Levels:
         widths = any_width(planned.max_rows)
 
         def make(kernels: Kernels) -> OrtModel:
+            if kernels.name == "native" and planned.placement.provider != CPU.provider:
+                raise KernelsError(
+                    f"native kernels run on CPUs, and {level.name} is placed on {planned.placement.provider}"
+                )
             if kernels.residence != planned.residence:
                 raise OtherResidenceError(level.name, kernels.residence)
             return OrtModel.open(
                 self.bundle,
                 level,
                 planned,
-                plan.threads,
+                plan.threads_of(planned),
                 plan.prefill_chunk,
                 widths,
                 kernels,

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from export.manifest import Level
-from memory.plan import LevelPlan
+from memory.plan import LevelPlan, Placement
 from runtime.binding import Binding, Buffers, UnsupportedModelError, read_signature
 from runtime.cache import KVCache
 from runtime.context import TokenArray
@@ -28,6 +28,7 @@ from runtime.devices import SafeWidths, even_widths
 from runtime.draft import FloatArray
 from runtime.heap import keep_large_blocks_apart
 from runtime.kernels.forms import PORTABLE, Kernels
+from runtime.placement import CPU, on_cores
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def fitting_rows(model: Model, wanted: int) -> int:
 
 
 class OrtModel:
-    """A session with its cache and buffers. ``open`` is the usual way to make one."""
+    """A session with its cache and buffers. ``open`` is the usual way to make one.
+
+    With ``fixed_width`` every forward runs one number of rows: of the ``widths``, the largest that ``max_rows`` allows.
+    """
 
     def __init__(
         self,
@@ -86,11 +90,13 @@ class OrtModel:
         kernels: Kernels = PORTABLE,
         first_rows: int | None = None,
         growth: int = 0,
+        cores: Sequence[int] = (),
     ) -> None:
-        self._session = session
+        self._session, self._cores = session, tuple(cores)
         self.kernels = kernels
         self._signature = read_signature(session, kv_shape)
         self.widths = even_widths(max_rows) if widths is None else widths
+        self.fixed_width = False
         self.max_rows = max_rows
         self.vocab_size = self._signature.vocab_size
         self.takes_trees = self._signature.takes_trees
@@ -117,9 +123,20 @@ class OrtModel:
         ``threads`` work on one operator, None leaves the number to ONNX Runtime. ``widths`` None means even ones.
         ``first_rows`` and ``growth`` are those of the ``KVCache``.
         """
-        session = open_session(kernels.graph(bundle / level.folder, level, plan.kv_type), threads, kernels)
-        kv_shape = (level.shape.kv_heads, level.shape.head_size)
-        return cls(session, plan.capacity, plan.max_rows, prefill_chunk, widths, kv_shape, kernels, first_rows, growth)
+        graph = kernels.graph(bundle / level.folder, level, plan.kv_type)
+        session = open_session(graph, threads, kernels, plan.placement)
+        return cls(
+            session,
+            plan.capacity,
+            plan.max_rows,
+            prefill_chunk,
+            widths,
+            (level.shape.kv_heads, level.shape.head_size),
+            kernels,
+            first_rows,
+            growth,
+            plan.placement.cores,
+        )
 
     def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:
         """Other sizes for the same session, rows held in the cache kept; ContextFullError if they do not fit.
@@ -147,13 +164,13 @@ class OrtModel:
 
     def padded(self, rows: int) -> int:
         """See ``Model``."""
-        return self.widths.pad(rows)
+        return self.widths.pad(max(rows, self.widths.largest(self.max_rows)) if self.fixed_width else rows)
 
     def forward(
         self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
     ) -> Output:
         """See ``Model``. ContextFullError where the cache has no room for the rows, padding included."""
-        rows, width = len(tokens), self.widths.pad(len(tokens))
+        rows, width = len(tokens), self.padded(len(tokens))
         assert 0 <= logits_from < rows <= width <= self.max_rows, (logits_from, rows, width, self.max_rows)
         assert parents is None or self.takes_trees
         self.cache.require(width)
@@ -176,7 +193,8 @@ class OrtModel:
 
     def _run(self, binding: Binding) -> None:
         start = perf_counter()
-        self._session.run_with_iobinding(binding.io)
+        with on_cores(self._cores):
+            self._session.run_with_iobinding(binding.io)
         self.session_seconds += perf_counter() - start
 
     def _binding(self, width: int, logits_rows: int, tree: bool) -> Binding:
@@ -190,14 +208,20 @@ class OrtModel:
         return binding
 
 
-def open_session(path: Path, threads: int | None, kernels: Kernels = PORTABLE) -> ort.InferenceSession:
-    """A session on the CPU that writes nothing to standard error. ``threads`` None: ONNX Runtime's choice."""
+def open_session(
+    path: Path, threads: int | None, kernels: Kernels = PORTABLE, placement: Placement = CPU
+) -> ort.InferenceSession:
+    """A session that writes nothing to standard error. ``threads`` None: ONNX Runtime's choice.
+
+    It is where ``placement`` says; operators that the provider lacks run on the CPU.
+    """
     if not path.is_file():
         raise UnsupportedModelError(f"{path} is missing; export the bundle again")
     try:
-        options = kernels.session_options(threads)
+        options = kernels.session_options(threads, placement.cores)
         keep_large_blocks_apart()
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=False)
+        providers = list(dict.fromkeys((placement.provider, CPU.provider)))
+        return ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
     except Exception as error:  # ONNX Runtime's errors share no other base
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModelError(f"ONNX Runtime {ort.__version__} cannot open {path}: {reason}") from None

@@ -6,7 +6,7 @@ and that is all the rest of the runtime knows of kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -52,8 +52,8 @@ class Kernels(Protocol):
         """The files whose pages a session of ``level`` reads in every step."""
         ...
 
-    def session_options(self, threads: int | None) -> ort.SessionOptions:
-        """Options for a session of such a graph; ``threads`` None: as many as there are cores."""
+    def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
+        """Options for a session of such a graph; ``threads`` None: as many as there are cores. See ``session``."""
         ...
 
 
@@ -80,9 +80,9 @@ class Portable:
         """See ``Kernels``. None: ONNX Runtime copies the weights when it opens a session."""
         return ()
 
-    def session_options(self, threads: int | None) -> ort.SessionOptions:
+    def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
         """See ``Kernels``."""
-        return session_options(threads)
+        return session_options(threads, cores)
 
 
 PORTABLE = Portable()
@@ -114,9 +114,9 @@ class Prepacked:
         """See ``Kernels``."""
         return prepacked_data(self.bundle, self.manifest, level)
 
-    def session_options(self, threads: int | None) -> ort.SessionOptions:
+    def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
         """See ``Kernels``."""
-        return session_options(threads)
+        return session_options(threads, cores)
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ class Native:
         assert level.native is not None
         return (self.graphs / level.native.data,)
 
-    def session_options(self, threads: int | None) -> ort.SessionOptions:
+    def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
         """See ``Kernels``."""
-        options = session_options(threads)
+        options = session_options(threads, cores)
         self.library.register(options, threads or physical_cores())
         return options
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnxruntime as ort
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -9,8 +11,11 @@ PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3
 
 
-def session_options(threads: int | None) -> ort.SessionOptions:
-    """Options for a session whose operators have ``threads`` threads each; None: as many as there are cores."""
+def session_options(threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
+    """Options for a session whose operators have ``threads`` threads each; None: as many as there are cores.
+
+    All of them but the caller's stay on ``cores``, if there are some; ``threads`` must be a number then.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _ERRORS_ONLY
@@ -23,4 +28,9 @@ def session_options(threads: int | None) -> ort.SessionOptions:
     # Threads wait for work in a loop, which is fast, but they go on for 40 ms after a forward: those of a drafter would
     # take the cores from the target's next step. Now they stop with the forward.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if cores and threads != 1:
+        assert threads is not None
+        # Processors are counted from 1 there; one list for each thread that the session makes.
+        numbers = ",".join(str(core + 1) for core in cores)
+        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join([numbers] * (threads - 1)))
     return options
