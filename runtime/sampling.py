@@ -47,11 +47,15 @@ class LogitsError(PocketspecError, ArithmeticError):
 
 
 class Stream(enum.IntEnum):
-    """Who draws. Numbers of different streams are independent, as the acceptance rules require."""
+    """Who draws. Numbers of different streams are independent, as the acceptance rules require.
+
+    ``BELOW`` gives a level that decodes ahead, verifier and drafter of its own included, a seed for each draft.
+    """
 
     TARGET = 0
     VERIFIER = 1
     DRAFTER = 2
+    BELOW = 3
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,11 @@ def uniform(seed: int, position: int, stream: Stream = Stream.TARGET, index: int
     for word in (position, int(stream), index):
         state = _mix(state ^ word)
     return (state >> 11) * 2.0**-53
+
+
+def seed_below(seed: int, position: int) -> int:
+    """The seed of a level that decodes ahead of ``position``: its numbers are no others', at any depth of levels."""
+    return int(uniform(seed, position, Stream.BELOW) * 2.0**53)
 
 
 def _mix(word: int) -> int:

@@ -1,100 +1,146 @@
-"""Three levels: a drafter guesses for an intermediate model, and what that one says is the draft for the target.
+"""A model as a drafter that is itself sped up by a drafter: the intermediate of a hierarchy.
 
-The intermediate decodes ahead of the committed tokens as the target would, by speculation: the drafter below proposes a
-short chain, one forward of the intermediate judges it, and what stands, with the token that the judgement adds, is
-appended, until the draft is long enough. With sample-and-match the intermediate draws with the very random numbers
-that the target will use for the same positions, so its draft is what it would say alone, whatever is below it; and the
-target judges that draft like any other. This is the chain of SpecMQuant's hierarchy (arXiv 2505.22179), exact for
-sampling as well; left out are trees between drafter and intermediate, and drafts that carry their distributions.
+The intermediate decodes ahead of the committed tokens with the very loop the target decodes with: the drafter below
+proposes a chain or a tree, one forward of the intermediate judges it, and what stands is appended, with the token that
+the judgement adds, until the draft is long enough. The target sees a chain. This is the hierarchy of SpecMQuant (arXiv
+2505.22179), for sampling as well as greedy; and since the drafter below may be a hierarchy, for any number of levels.
+
+The draft is the intermediate's own text, whatever is below: greedy, or drawn with the very numbers that the target will
+use for the same positions, or, for rules that use distributions, drawn from the intermediate's own, which the draft
+carries; those of the drafter below have no part in it. Where the draft ends hangs on lengths alone, and nothing is
+thrown away: a cut that looked at the tokens it throws away would change the law of those that stay.
 """
 
 from __future__ import annotations
 
-from itertools import takewhile
+from dataclasses import replace
+
+import numpy as np
 
 from runtime.context import Context, TokenArray, shared_prefix
-from runtime.draft import Draft, DraftLimit, make_chain
+from runtime.decode import Loop, Step
+from runtime.draft import Draft, DraftLimit, FloatArray, Kind, chain_limit, make_chain
 from runtime.drafters import Drafter
-from runtime.drafters.window import window_size, window_start
+from runtime.drafters.window import window_of, window_size
 from runtime.model import Model
+from runtime.sampling import seed_below
+from runtime.scheduler import Pick
+from runtime.stop import StopRule
+from runtime.verify import Verdict, Verifier
 from runtime.verify.greedy import GreedyVerifier
 from runtime.verify.match import MatchVerifier
+from runtime.verify.record import RecordingVerifier
 
-# Tokens that the drafter below guesses at a time. A heuristic: an intermediate in int4 pays for every row.
-INNER_NODES = 3
+# What the drafter below is asked for where no limit says. A heuristic: an intermediate in int4 pays for every row.
+_INNER_LIMIT = chain_limit(3)
 
 
 class HierarchyDrafter:
     """Drafts chains with ``middle``, itself sped up by ``lower``, for a target with ``vocab_size`` logits.
 
-    ``lower`` is asked for chains of at most ``inner_nodes`` tokens; what of them ``middle`` does not know is cut off.
+    Ids the target lacks are never proposed. Drafts are ONE_HOT, for greedy decoding and sample-and-match; ``drawn``
+    ones are INDEPENDENT and carry the distributions of ``middle``; then ``lower`` should draw as well, to be accepted
+    more often. At temperature 0 every draft is ONE_HOT.
     """
 
     def __init__(
-        self,
-        lower: Drafter,
-        middle: Model,
-        vocab_size: int,
-        name: str = "hierarchy",
-        inner_nodes: int = INNER_NODES,
+        self, lower: Drafter, middle: Model, vocab_size: int, name: str = "hierarchy", drawn: bool = False
     ) -> None:
-        assert inner_nodes >= 0
         self.name = name
-        self._lower, self._middle, self._inner_nodes = lower, middle, inner_nodes
-        self._shared_vocab = min(vocab_size, middle.vocab_size)
-        self._ahead: Context | None = None
+        self._lower, self._middle, self._drawn = lower, middle, drawn
+        self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, middle.vocab_size)
+        self._text: Context | None = None
+        self._seen: Context | None = None
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """See ``Drafter``. A chain within the context; empty where the intermediate's cache is too small for it."""
-        size = window_size(self._middle, context.capacity)
-        depth = min(limit.nodes, limit.depth, self._middle.max_rows, context.capacity - len(context))
-        if depth <= 0 or not size:
-            return Draft()
-        ahead, start = self._ahead_of(context), window_start(len(context), size)
-        while len(ahead) < len(context) + depth:
-            ahead.append(self._next_tokens(ahead, start, len(context) + depth - len(ahead)))
-        return make_chain(ahead.tokens[len(context) :].tolist(), source=self.name)
+        """See ``Drafter``. ``limit.inner`` bounds what the drafter below guesses at a time, None: a chain of 3.
 
-    def _ahead_of(self, context: Context) -> Context:
-        """The text as the intermediate goes on with it: the committed tokens so far."""
-        ahead = self._ahead
-        if ahead is None or ahead.capacity != context.capacity:
-            ahead = self._ahead = Context(context.capacity, context.sampling)
-        ahead.sampling = context.sampling
-        ahead.truncate(shared_prefix(ahead.tokens, context.tokens))
-        ahead.append(context.tokens[len(ahead) :].tolist())
-        return ahead
-
-    def _next_tokens(self, ahead: Context, start: int, wanted: int) -> list[int]:
-        """Between one and ``wanted`` tokens that the intermediate puts behind ``ahead``, in one forward.
-
-        It reads ``ahead`` from ``start`` on. The last token is always its own, so the drafter guesses one less.
+        A guess may be accepted as a whole, so drafting ends with ``limit.depth`` less ``limit.inner.depth`` tokens or
+        more, and at least one. Empty only where the intermediate's cache is too small for a window of two tokens.
         """
-        pending = self._catch_up(ahead, start)
-        guess = self._guess(ahead, min(self._inner_nodes, wanted - 1), len(pending))
-        output = self._middle.forward([*pending.tolist(), *guess.tokens], None, len(pending) - 1)
-        verifier = GreedyVerifier() if ahead.sampling.temperature == 0 else MatchVerifier()
-        verdict = verifier.accept(guess, output.logits[:, : self._shared_vocab], ahead)
-        return [*(guess.tokens[node] for node in verdict.path), verdict.token]
-
-    def _catch_up(self, ahead: Context, start: int) -> TokenArray:
-        """Brings the intermediate's cache to ``ahead``; the tokens, at least one, that its next forward begins with."""
-        middle = self._middle
-        # Ids that the target has and the intermediate lacks stand for its last one.
-        tokens = ahead.tokens[start:].clip(max=middle.vocab_size - 1)
-        kept = min(shared_prefix(middle.cache.tokens, tokens), len(tokens) - 1)
-        middle.cache.rollback(kept)
-        if middle.padded(len(tokens) - kept) > middle.max_rows:
-            middle.prefill(tokens[kept:-1])
-            kept = len(tokens) - 1
-        return tokens[kept:]
-
-    def _guess(self, ahead: Context, wanted: int, pending: int) -> Draft:
-        """The drafter's chain: as many tokens as one forward can run behind ``pending`` others."""
-        while wanted > 0 and self._middle.padded(pending + wanted) > self._middle.max_rows:
-            wanted -= 1
-        if wanted <= 0:
+        depth = min(limit.nodes, limit.depth, self._middle.max_rows, context.capacity - len(context))
+        if depth <= 0 or not window_size(self._middle, context.capacity):
             return Draft()
-        guess = self._lower.propose(ahead, DraftLimit(wanted, wanted))
-        assert guess.is_chain, guess
-        return make_chain(list(takewhile(lambda token: token < self._shared_vocab, guess.tokens)))
+        text, seen = self._follow(context)
+        rows_read = self._catch_up(seen)
+        recorder = RecordingVerifier() if text.sampling.temperature > 0 and self._drawn else None
+        rule = recorder or (GreedyVerifier() if text.sampling.temperature == 0 else MatchVerifier())
+        level = _Level(self._lower, rule, text, self._middle.vocab_size, self._shared_vocab)
+        loop = Loop(self._middle, seen, {self._lower.name: level}, level, StopRule())
+        inner, steps = limit.inner or _INNER_LIMIT, list[Step]()
+        while (drafted := len(text) - len(context)) < max(1, depth - inner.depth):
+            # One token is the intermediate's own, so that the draft cannot become too long.
+            pick = Pick(self._lower.name, inner.within(inner.nodes, depth - drafted - 1))
+            steps.append(loop.step(pick))
+            text.append(steps[-1].tokens)
+        return make_chain(
+            text.tokens[len(context) :].tolist(),
+            kind=Kind.INDEPENDENT if recorder else Kind.ONE_HOT,
+            probs={node - 1: probs for node, probs in enumerate(recorder.probs)} if recorder else {},
+            source=self.name,
+            below=tuple(steps),
+            rows_read=rows_read,
+        )
+
+    def _follow(self, context: Context) -> tuple[Context, Context]:
+        """The committed tokens as the drafter below and the rule see them, and as the intermediate reads them.
+
+        It reads a window. Ids that the target has and it lacks stand for its last one.
+        """
+        window = window_of(context.tokens, window_size(self._middle, context.capacity))
+        if self._vocab_size > self._middle.vocab_size:
+            window = np.minimum(window, self._middle.vocab_size - 1)
+        self._text = text = _following(self._text, context, context.tokens)
+        self._seen = seen = _following(self._seen, context, window)
+        if context.sampling.temperature > 0 and self._drawn:
+            text.sampling = replace(context.sampling, seed=seed_below(context.sampling.seed, context.position))
+        return text, seen
+
+    def _catch_up(self, seen: Context) -> int:
+        """Rolls the cache back to what it has of ``seen``; how many rows are missing before the anchor's.
+
+        They are left to the first step's forward, if that has room for them.
+        """
+        middle = self._middle
+        kept = min(shared_prefix(middle.cache.tokens, seen.tokens), len(seen) - 1)
+        middle.cache.rollback(kept)
+        if middle.padded(len(seen) - kept) > middle.max_rows:
+            middle.prefill(seen.tokens[kept:-1])
+        return len(seen) - 1 - kept
+
+
+class _Level:
+    """What the intermediate's loop is given: the drafter below and the rule, who both see the whole ``text``.
+
+    The forward is given ids that the intermediate has; the rule judges those that were drafted, by the ``vocab_size``
+    logits that intermediate and target share. An id without a logit is never accepted, and its row never read.
+    """
+
+    name = "level"
+    exact = True
+
+    def __init__(self, lower: Drafter, rule: Verifier, text: Context, num_ids: int, vocab_size: int) -> None:
+        self._lower, self._rule, self._text = lower, rule, text
+        self._num_ids, self._vocab_size = num_ids, vocab_size
+        self._guess = Draft()
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        """See ``Drafter``."""
+        self._guess = self._lower.propose(self._text, limit)
+        return replace(self._guess, tokens=tuple(min(token, self._num_ids - 1) for token in self._guess.tokens))
+
+    def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
+        """See ``Verifier``."""
+        guess, self._guess = self._guess, Draft()
+        assert guess.parents == draft.parents, (guess, draft)
+        return self._rule.accept(guess, logits[:, : self._vocab_size], self._text)
+
+
+def _following(held: Context | None, context: Context, tokens: TokenArray) -> Context:
+    """A context of ``tokens`` with the settings of ``context``; ``held`` itself if it has as much room."""
+    if held is None or held.capacity != context.capacity:
+        held = Context(context.capacity, context.sampling)
+    held.sampling, held.first = context.sampling, context.position - len(tokens)
+    held.truncate(shared_prefix(held.tokens, tokens))
+    held.append(tokens[len(held) :].tolist())
+    return held

@@ -1,4 +1,4 @@
-"""Three levels: any drafter below any intermediate leaves the text as it is, and both caches follow the text."""
+"""A hierarchy's draft is its intermediate's own text, whatever is below, and as long as its limit says."""
 
 from __future__ import annotations
 
@@ -6,76 +6,63 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from export.manifest import PocketspecError
 from memory.choices import Request
-from runtime.context import Context
-from runtime.decode import decode
-from runtime.draft import DraftLimit, Kind
-from runtime.drafters import Drafter
+from runtime.draft import DraftLimit, Kind, chain_limit, tree_limit
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
-from runtime.drafters.window import window_of
 from runtime.engine import Engine
 from runtime.sampling import SamplingParams
-from runtime.scheduler.fixed import FixedScheduler
 from runtime.speculation import PLAIN, Speculation, check_drafter, needed_levels
 from runtime.stop import StopRule
-from runtime.verify.match import MatchVerifier
-from tests.runtime.guesses import Scripted
-from tests.runtime.table_model import TableModel, fresh_rows
-from tests.runtime.test_decode import Ends
+from tests.runtime.guesses import adversarial, perfect
+from tests.runtime.levels import context_of, stack
+from tests.runtime.table_model import TableModel
 
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(temperature=0.9, top_k=8, repetition_penalty=1.1, seed=3)
 TOKENS = [3, 1, 4, 1, 5, 9, 2]
 WINDOWED = {"capacity": 20, "max_rows": 4}
+INNER = {"none": None, "chain": chain_limit(2), "tree": DraftLimit(5, 3, "tree"), "plain": DraftLimit(0, 0)}
 
 
-def _context(tokens: list[int], sampling: SamplingParams = GREEDY) -> Context:
-    context = Context(64, sampling)
-    context.append(tokens)
-    return context
-
-
-def _hierarchy(middle: TableModel, lower: TableModel | None = None, inner_nodes: int = 3) -> HierarchyDrafter:
-    below = SmallDrafter(TableModel(seed=7) if lower is None else lower, 11)
-    return HierarchyDrafter(below, middle, 11, inner_nodes=inner_nodes)
-
-
-def _tokens(drafter: Drafter | None, params: SamplingParams, length: int = 40) -> tuple[list[int], int]:
-    """The text, and how many of its tokens were drafted."""
-    name = drafter.name if drafter else None
-    drafters = {name: drafter} if drafter else {}
-    scheduler = FixedScheduler(name, DraftLimit(5, 5))
-    steps = list(decode(TableModel(), _context(TOKENS, params), drafters, scheduler, MatchVerifier(), Ends(length)))
-    return [token for step in steps for token in step.tokens], sum(step.num_accepted for step in steps)
+def _alone(context, depth: int, **sizes: int) -> tuple[int, ...]:
+    """What the intermediate drafts when nobody guesses for it."""
+    return SmallDrafter(TableModel(**sizes), 11).propose(context, chain_limit(depth)).tokens
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("middle_seed", [0, 1])
 @pytest.mark.parametrize("lower_seed", [0, 1])
-def test_text_is_that_of_plain_decoding_for_any_quality_of_both(
-    params: SamplingParams, middle_seed: int, lower_seed: int
+@pytest.mark.parametrize("inner", INNER.values(), ids=INNER)
+def test_a_draft_is_what_the_intermediate_would_draft_alone(
+    params: SamplingParams, lower_seed: int, inner: DraftLimit | None
 ) -> None:
-    plain, _ = _tokens(None, params)
-    text, accepted = _tokens(_hierarchy(TableModel(seed=middle_seed), TableModel(seed=lower_seed)), params)
-    assert text == plain
-    if middle_seed == 0:  # the target itself: whatever is below it, it drafts what the target says
-        assert accepted >= len(text) * 4 // 5
+    for depth in range(1, 9):
+        context = context_of(TOKENS, params)
+        draft = stack(TableModel(seed=lower_seed), TableModel()).propose(context, chain_limit(depth, inner))
+        assert draft.tokens == _alone(context, depth)[: len(draft)]
+        assert max(1, depth - (3 if inner is None else inner.depth)) <= len(draft) <= depth
+        assert (draft.is_chain, draft.kind, draft.probs, draft.source) == (True, Kind.ONE_HOT, {}, "hierarchy0")
 
 
-@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("lower_seed", [0, 1])
-def test_a_draft_is_what_the_intermediate_would_draft_alone(params: SamplingParams, lower_seed: int) -> None:
-    context = _context(TOKENS, params)
-    alone = SmallDrafter(TableModel(), 11).propose(context, DraftLimit(6, 6))
-    draft = _hierarchy(TableModel(), TableModel(seed=lower_seed)).propose(context, DraftLimit(6, 6))
-    assert draft.tokens == alone.tokens
-    assert (draft.is_chain, draft.kind, draft.source) == (True, Kind.ONE_HOT, "hierarchy")
+@pytest.mark.parametrize("guesses", [perfect, adversarial])
+def test_the_draft_ends_as_soon_as_another_guess_could_make_it_too_long(guesses) -> None:
+    """Of 6 at most and guesses of 2, no guess is begun once 4 are there."""
+    context = context_of(TOKENS, GREEDY)
+    draft = HierarchyDrafter(guesses(TableModel()), TableModel(), 11).propose(context, chain_limit(6, chain_limit(2)))
+    each = [len(step.tokens) for step in draft.below]
+    assert each == ([3, 3] if guesses is perfect else [1, 1, 1, 1])
+
+
+def test_the_steps_below_say_how_the_draft_came_about() -> None:
+    limit = chain_limit(6, tree_limit(3))
+    draft = stack(TableModel(seed=1), TableModel()).propose(context_of(TOKENS, GREEDY), limit)
+    assert tuple(token for step in draft.below for token in step.tokens) == draft.tokens
+    assert [step.choice for step in draft.below] == ["small-tree3x2"] * len(draft.below)
+    assert sum(step.num_accepted for step in draft.below) + len(draft.below) == len(draft)
+    assert all(step.finish is None for step in draft.below)
 
 
 def test_guesses_from_below_save_forwards_of_the_intermediate() -> None:
@@ -84,101 +71,93 @@ def test_guesses_from_below_save_forwards_of_the_intermediate() -> None:
         middle = TableModel()
         forward, rows = middle.forward, []
         middle.forward = lambda tokens, *rest, run=forward, rows=rows: (rows.append(len(tokens)), run(tokens, *rest))[1]
-        _hierarchy(middle, TableModel(seed=lower_seed)).propose(_context(TOKENS), DraftLimit(8, 8))
+        stack(TableModel(seed=lower_seed), middle).propose(context_of(TOKENS, GREEDY), chain_limit(8))
         forwards[lower_seed] = rows
     assert forwards[0] == [len(TOKENS) + 3, 4]  # four tokens each: three guesses and one of its own
     assert len(forwards[1]) > 2
 
 
-scripts = st.lists(st.lists(st.booleans(), max_size=6), min_size=1, max_size=6)
-history = st.lists(
-    st.tuples(st.integers(0, 9), st.lists(st.integers(0, 10), min_size=1, max_size=9)), min_size=1, max_size=6
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(scripts, history, st.sampled_from([GREEDY, SAMPLED]), st.sampled_from([{}, WINDOWED]))
-def test_caches_follow_the_text_through_any_accepts_and_rejects(
-    script: list[list[bool]], turns: list[tuple[int, list[int]]], params: SamplingParams, sizes: dict[str, int]
-) -> None:
-    """Below, guesses are right or wrong by script; above, the text goes on as it likes."""
-    middle = TableModel(**sizes)
-    chains = [[(node, right) for node, right in enumerate(each)] for each in script]
-    drafter = HierarchyDrafter(Scripted(TableModel(), chains), middle, 11)
-    context = _context([1], params)
-    for forgotten, tokens in turns:
-        context.truncate(max(1, len(context) - forgotten))
-        context.append(tokens)
-        draft = drafter.propose(context, DraftLimit(3, 3))
-        assert draft.tokens == SmallDrafter(TableModel(**sizes), 11).propose(context, DraftLimit(3, 3)).tokens
-        held = middle.cache.tokens.tolist()
-        window = window_of(context.tokens, 13).tolist() if sizes else context.tokens.tolist()
-        assert held[: len(window)] == window
-        assert np.array_equal(middle.cache.arrays[0][:, :, : len(held)], fresh_rows(middle, held))
-
-
 def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache() -> None:
     middle, tokens = TableModel(**WINDOWED), [place * place % 11 for place in range(64)]
-    drafter = _hierarchy(middle)
+    drafter = stack(TableModel(seed=7), middle)
     for length in range(1, 64):
-        context = _context(tokens[:length])
-        draft = drafter.propose(context, DraftLimit(3, 3))
-        alone = SmallDrafter(TableModel(**WINDOWED), 11).propose(context, DraftLimit(3, 3))
-        assert draft.tokens == alone.tokens[: 64 - length]  # no further than the context
+        context = context_of(tokens[:length], GREEDY)
+        draft = drafter.propose(context, chain_limit(3, chain_limit(1)))
+        assert draft.tokens == _alone(context, 3, **WINDOWED)[: len(draft)]
+        assert max(1, min(3, 64 - length) - 1) <= len(draft) <= 64 - length  # no further than the context
+
+
+def test_the_penalty_counts_tokens_before_the_window_too() -> None:
+    tokens = [place * place % 11 for place in range(40)]
+    context = context_of(tokens, SamplingParams(repetition_penalty=5.0))
+    draft = stack(TableModel(seed=7), TableModel(**WINDOWED)).propose(context, chain_limit(3, DraftLimit(0, 0)))
+    assert draft.tokens == _alone(context, 3, **WINDOWED)
+
+
+def test_a_drafter_below_sees_what_came_before_the_window() -> None:
+    """Only the distant beginning of the text says how it goes on."""
+    words = [1, 2, 3, 4, 5, 6, 7, 8]
+    context = context_of([*words, *[0] * 30, *words[:4]], GREEDY)
+    draft = HierarchyDrafter(SuffixDrafter(), TableModel(**WINDOWED), 11).propose(context, chain_limit(3))
+    assert draft.below[0].num_drafted == 2
 
 
 def test_guesses_leave_room_for_padding() -> None:
     """Of five rows, four run: the fifth would need a sixth."""
-    middle, context = TableModel(max_rows=5, pad=lambda rows: rows + rows % 2), _context(TOKENS)
-    alone = SmallDrafter(TableModel(), 11).propose(context, DraftLimit(5, 5))
-    drafter = _hierarchy(middle, inner_nodes=4)
-    assert drafter.propose(context, DraftLimit(5, 5)).tokens == alone.tokens
-    context.append([*alone.tokens, 7])  # two rows pending and two guesses
-    assert len(drafter.propose(context, DraftLimit(5, 5))) == 5
-
-
-def test_three_levels_stay_in_step_to_the_end_of_the_context() -> None:
-    for padding in (lambda rows: rows, lambda rows: rows + rows % 2):
-        middle, lower = TableModel(seed=1, pad=padding), TableModel(seed=2)
-        drafter, target = _hierarchy(middle, lower), TableModel()
-        context = _context(TOKENS)
-        scheduler = FixedScheduler(drafter.name, DraftLimit(5, 5))
-        for _ in decode(target, context, {drafter.name: drafter}, scheduler, MatchVerifier(), Ends(99)):
-            for model in (target, middle, lower):
-                held = model.cache.tokens.tolist()
-                assert np.array_equal(model.cache.arrays[0][:, :, : len(held)], fresh_rows(model, held))
-        assert len(context) == context.capacity
+    middle, context = TableModel(max_rows=5, pad=lambda rows: rows + rows % 2), context_of(TOKENS, GREEDY)
+    drafter, limit = stack(TableModel(seed=7), middle), chain_limit(5, chain_limit(4))
+    draft = drafter.propose(context, limit)
+    assert draft.below[0].num_drafted == 3
+    assert draft.tokens == _alone(context, 5)[: len(draft)]
+    context.append([*draft.tokens, 7])  # two rows pending and two guesses
+    assert drafter.propose(context, limit).below[0].num_drafted == 2
 
 
 def test_tokens_that_a_level_lacks_do_no_harm() -> None:
-    for middle, lower, vocab_size in ((7, 11, 11), (11, 5, 11), (7, 5, 11), (11, 11, 5)):
-        below = SmallDrafter(TableModel(lower, seed=1), vocab_size)
-        drafter = HierarchyDrafter(below, TableModel(middle, seed=2), vocab_size)
-        for last in range(10):
-            draft = drafter.propose(_context([10, last, 2, 10], SAMPLED), DraftLimit(6, 6))
-            assert len(draft) == 6
-            assert max(draft.tokens) < min(middle, vocab_size)
-
-
-def test_any_drafter_can_be_below_a_hierarchy_too() -> None:
-    plain, _ = _tokens(None, GREEDY)
-    for below in (SuffixDrafter(), _hierarchy(TableModel(seed=2))):
-        assert _tokens(HierarchyDrafter(below, TableModel(seed=1), 11), GREEDY)[0] == plain
+    for middle, lower, vocab_size in ((7, 11, 11), (11, 5, 11), (7, 5, 11), (11, 11, 5), (4, 9, 11)):
+        for drawn in (False, True):
+            below = SmallDrafter(TableModel(lower, seed=1), vocab_size, drawn=drawn)
+            drafter = HierarchyDrafter(below, TableModel(middle, seed=2), vocab_size, drawn=drawn)
+            for last in range(10):
+                for inner in (chain_limit(3), tree_limit(5)):
+                    draft = drafter.propose(context_of([10, last, 2, 10], SAMPLED), chain_limit(6, inner))
+                    assert 3 <= len(draft) <= 6
+                    assert max(draft.tokens) < min(middle, vocab_size)
 
 
 def test_a_cache_without_room_for_a_window_gives_no_drafts() -> None:
-    assert len(_hierarchy(TableModel(capacity=8, max_rows=4)).propose(_context([1]), DraftLimit(3, 3))) == 0
+    drafter = stack(TableModel(), TableModel(capacity=8, max_rows=4))
+    assert len(drafter.propose(context_of([1], GREEDY), chain_limit(3))) == 0
+
+
+def test_a_drawn_draft_carries_the_intermediates_distributions() -> None:
+    params, middle = SamplingParams(temperature=1.2, top_k=6, repetition_penalty=1.4, seed=5), TableModel(seed=2)
+    for inner in (chain_limit(3), tree_limit(5)):
+        context = context_of(TOKENS, params)
+        draft = stack(TableModel(seed=1), middle, drawn=True).propose(context, chain_limit(7, inner))
+        assert draft.kind is Kind.INDEPENDENT
+        assert set(draft.probs) == set(draft.parents)
+        alone = SmallDrafter(TableModel(seed=2), 11, drawn=True)
+        for node in range(len(draft)):
+            prefix = context_of([*TOKENS, *draft.tokens[:node]], params)
+            assert np.array_equal(draft.probs[node - 1], alone.propose(prefix, chain_limit(1)).probs[-1])
+            assert draft.probs[node - 1][draft.tokens[node]] > 0
+    greedy = stack(TableModel(seed=1), middle, drawn=True).propose(context_of(TOKENS, GREEDY), chain_limit(7))
+    assert (greedy.kind, greedy.probs) == (Kind.ONE_HOT, {})
 
 
 @pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0.8, seed=5)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("name", ["far>near", "near>far", "suffix>near", "suffix+far>near"])
-def test_users_name_it(random_bundle: Path, name: str, params: SamplingParams) -> None:
+@pytest.mark.parametrize("inner", [None, tree_limit(3)], ids=["chains below", "trees below"])
+def test_users_name_it(random_bundle: Path, name: str, params: SamplingParams, inner: DraftLimit | None) -> None:
     with Engine.open(random_bundle, Request(context=96, drafters=("near", "far"), nodes=5)) as engine:
         prompt, rule = engine.encode("once upon a time"), StopRule(max_new_tokens=30)
         plain = list(engine.steps(prompt, stop=rule, sampling=params, speculation=PLAIN))
-        steps = list(engine.steps(prompt, stop=rule, sampling=params, speculation=Speculation(name)))
+        speculation = Speculation(name, limit=chain_limit(5, inner))
+        steps = list(engine.steps(prompt, stop=rule, sampling=params, speculation=speculation))
         assert [t for step in steps for t in step.tokens] == [t for step in plain for t in step.tokens]
-        assert sum(step.num_drafted for step in steps) > 30
+        assert sum(step.num_drafted for step in steps) >= 30
+        assert all(step.below for step in steps if step.num_drafted)
 
 
 def test_names_that_cannot_be_are_refused() -> None:
