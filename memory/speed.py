@@ -26,7 +26,7 @@ _MODEL_FREE_GAIN = 1.01
 
 
 # Our own work for a node of a draft, beside the forwards: measured on the demo, chains of 3 and trees of 7 (README).
-_NODE_SECONDS: Mapping[Shape, float] = {"chain": 40e-6, "tree": 150e-6}
+NODE_SECONDS: Mapping[Shape, float] = {"chain": 40e-6, "tree": 150e-6}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Predictor:
             # A tree is grown level by level, a chain token by token: one forward of the drafter each.
             depth = nodes if shape == "chain" else nodes.bit_length()
             seconds = self._target_seconds(choices, nodes + 1) + depth * self._drafter_seconds(level, choices)
-            seconds += nodes * _NODE_SECONDS[shape]
+            seconds += nodes * NODE_SECONDS[shape]
             yield max(expected_tokens(agreement, shape, nodes) / seconds, plain), shape, nodes
 
     def _drafter_seconds(self, level: Level, choices: Choices) -> float:

@@ -18,6 +18,7 @@ _COMMANDS = {
     "compare": "one answer without and one with speculation: same text, other speed",
     "inspect": "show what is in a bundle and verify its files",
     "bench": "measure plain and speculative decoding side by side",
+    "calibrate": "measure what rows cost on every level of this device",
     "converse": "hold one conversation as planned and as is usual elsewhere",
     "probe": "measure what a planned conversation really takes",
     "kernels": "show which kernels run on this processor, test and time them",

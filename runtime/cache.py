@@ -106,6 +106,12 @@ class KVCache:
         blocks = dict(zip(dict.fromkeys(self._kinds), (iter(block.array) for block in self._blocks), strict=True))
         return tuple(next(blocks[kind])[None] for kind in self._kinds)
 
+    def release(self) -> None:
+        """Forgets all rows, and gives their memory back to the system."""
+        for block in self._blocks:
+            block.release(0)
+        self.length = 0
+
     def append(self, tokens: Sequence[int] | TokenArray) -> None:
         """Counts the rows of ``tokens``, which a forward has just written behind the last row, as held."""
         end = self.length + len(tokens)

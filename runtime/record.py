@@ -40,17 +40,32 @@ def user_folder() -> Path:
 
 def recall(folder: Path, name: str, key: Any, find: Callable[[], Any]) -> Any:
     """The value recorded in ``folder`` as ``name`` for ``key`` (both JSON data), or else what ``find`` gives it."""
-    path = folder / f"{name}.json"
-    key = json.loads(json.dumps(key))
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        if entry["key"] == key:
-            return entry["value"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no record yet, or a damaged one: found out again
-    value = find()
-    _write(path, json.dumps({"key": key, "value": value}))
+    value, _ = look_up(folder, name, key)
+    if value is None:
+        value = find()
+        remember(folder, name, key, value)
     return value
+
+
+def look_up(folder: Path, name: str, key: Any) -> tuple[Any, bool]:
+    """The value recorded in ``folder`` as ``name`` for ``key``, else None; and whether there is a record of that name.
+
+    A damaged record is one for another key.
+    """
+    try:
+        text = (folder / f"{name}.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None, False
+    try:
+        entry = json.loads(text)
+        return (entry["value"] if entry["key"] == json.loads(json.dumps(key)) else None), True
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None, True
+
+
+def remember(folder: Path, name: str, key: Any, value: Any) -> None:
+    """Records ``value`` (JSON data, not None) in ``folder`` as ``name`` for ``key``, if that can be written."""
+    _write(folder / f"{name}.json", json.dumps({"key": key, "value": value}))
 
 
 def forget(folder: Path, name: str) -> None:

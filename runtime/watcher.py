@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,7 +51,7 @@ class Watcher:
         self._engine, self._look, self._notify = weakref.ref(engine), look, notify
         self._wanted = engine.plan.budget_bytes
         self._calm = 0
-        self._told_excess = False
+        self._told_excess = self._tolerant = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -64,6 +65,15 @@ class Watcher:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
+
+    @contextmanager
+    def tolerant(self) -> Iterator[None]:
+        """A context in which this process may have more for a moment than is planned: it measures."""
+        self._tolerant = True
+        try:
+            yield
+        finally:
+            self._tolerant = False
 
     def want(self, budget_bytes: int) -> None:
         """The budget to grow back to, when the application sets another one."""
@@ -92,7 +102,12 @@ class Watcher:
             pass
 
     def _compare(self, plan: Plan, own: Memory | None) -> None:
-        if own is None or self._told_excess or own.anonymous_bytes <= plan.anonymous_bytes + plan.margin_bytes:
+        if (
+            own is None
+            or self._told_excess
+            or self._tolerant
+            or own.anonymous_bytes <= plan.anonymous_bytes + plan.margin_bytes
+        ):
             return
         self._told_excess = True
         self._notify(

@@ -1,0 +1,34 @@
+"""How fast this machine reads memory, which bounds how fast it can decode: every step reads all weights once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+
+import numpy as np
+
+from runtime.devices import physical_cores
+
+# Larger than the last caches of most processors, and little beside any model worth measuring.
+MOST_BYTES = 128 << 20
+_MOST_SECONDS = 0.4
+_PASSES = 5
+
+
+def measure_bandwidth(threads: int | None = None, most_bytes: int = MOST_BYTES, passes: int = _PASSES) -> float:
+    """Bytes a second that ``threads`` (None: one for every core) read together, the best of a few passes.
+
+    NumPy's maximum over bytes is used, the reduction that asks least of a core. For a moment it takes ``most_bytes`` of
+    memory; what fits a cache is read faster than memory is.
+    """
+    held = np.ones(most_bytes, np.uint8)
+    parts = np.array_split(held, threads or physical_cores())
+    best, start = float("inf"), perf_counter()
+    with ThreadPoolExecutor(len(parts)) as pool:
+        for _ in range(passes):
+            before = perf_counter()
+            list(pool.map(np.max, parts))
+            best = min(best, perf_counter() - before)
+            if perf_counter() - start > _MOST_SECONDS:
+                break
+    return most_bytes / best

@@ -1,0 +1,176 @@
+"""What a decoding step takes beside its forwards: our own loop, drafters' and acceptance's work, and a suffix lookup.
+
+Real steps on a real text, with models that say how long their forwards took.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from memory.plan import Shape
+from memory.speed import NODE_SECONDS
+from runtime.cache import KVCache
+from runtime.context import Context, TokenArray
+from runtime.decode import Loop, fill_cache
+from runtime.draft import Draft, DraftLimit, chain_limit, tree_limit
+from runtime.drafters.small import SmallDrafter
+from runtime.drafters.suffix import SuffixDrafter
+from runtime.model import OrtModel, Output
+from runtime.sampling import SamplingParams
+from runtime.scheduler import NOTHING, Pick
+from runtime.stop import StopRule
+from runtime.verify.greedy import GreedyVerifier
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine
+
+_TEXT = "Once upon a time there was a lantern that was afraid of the dark. Every evening, when the"
+_MOST_PROMPT = 24
+# Nodes of the drafts that are timed.
+_CHAIN, _TREE = 3, 7
+_LEAST_STEPS = 3
+_SUFFIX_TOKENS, _SUFFIX_QUESTIONS = 512, 40
+
+
+class Patience(NamedTuple):
+    """At most so many steps of each way, and no more when they took so many seconds."""
+
+    steps: int
+    seconds: float
+
+
+QUICK = Patience(12, 0.2)
+FULL = Patience(100, 5.0)
+
+
+@dataclass(frozen=True)
+class LoopTimes:
+    """See ``memory.costs.MeasuredCosts``."""
+
+    step_seconds: float
+    node_seconds: Mapping[Shape, float]
+    suffix_seconds: float
+
+
+def measure_loop(engine: Engine, tree_seconds: Mapping[str, float], patience: Patience) -> LoopTimes:
+    """Decodes some steps plainly, and with chains and trees if the plan has room for them.
+
+    ``tree_seconds`` by level are what a tree costs more than a chain, per row. Where there is no draft to time, the
+    reference machine's work for a node is given. Caches are used, and not put back.
+    """
+    text = engine.encode(_TEXT, raw=True)[: min(_MOST_PROMPT, max(engine.plan.context // 2, 1))]
+    plain = _median(seconds for seconds, _ in _steps(engine, text, None, NOTHING, patience))
+    nodes = dict(NODE_SECONDS)
+    name = next(iter(engine.drafters), None)
+    for limit in _limits(engine):
+        model = None if name is None else _Clocked(engine.drafters[name])
+        taken = _steps(engine, text, model, limit, patience)
+        per_node = [(seconds - plain) / count for seconds, count in taken if count]
+        if per_node:
+            nodes[limit.shape] = max(statistics.median(per_node), 0.0)
+    levels = [engine.manifest.target.name, *([] if name is None else [name])]
+    nodes["tree"] += sum(tree_seconds[level] for level in levels)
+    return LoopTimes(max(plain, 0.0), nodes, _suffix_seconds(text))
+
+
+def _limits(engine: Engine) -> Iterator[DraftLimit]:
+    """The drafts that are timed: at most what is planned."""
+    planned = engine.plan.draft
+    if planned.nodes:
+        yield chain_limit(min(_CHAIN, planned.nodes))
+        if planned.shape == "tree" and engine.target.takes_trees:
+            yield tree_limit(min(_TREE, planned.nodes))
+
+
+def _steps(
+    engine: Engine, text: Sequence[int], model: _Clocked | None, limit: DraftLimit, patience: Patience
+) -> list[tuple[float, int]]:
+    """Steps behind ``text``: seconds of each beside forwards, and the nodes of its draft. The first warms up."""
+    clocks = [_Clocked(engine.target), *([] if model is None else [model])]
+    for clock in clocks:
+        clock.cache.rollback(0)
+    vocab_size = engine.target.vocab_size
+    drafter = _Guesses(vocab_size) if model is None else SmallDrafter(model, vocab_size)
+    room = min(engine.plan.context, len(text) + (patience.steps + 1) * (limit.nodes + 1))
+    context = Context(room, SamplingParams())
+    context.append(text)
+    fill_cache(clocks[0], context)
+    loop = Loop(clocks[0], context, {drafter.name: drafter}, GreedyVerifier(), StopRule())
+    pick = Pick(drafter.name, limit) if limit.nodes else Pick(None)
+    taken: list[tuple[float, int]] = []
+    start = perf_counter()
+    while len(taken) <= patience.steps:
+        before = sum(clock.seconds for clock in clocks)
+        step = loop.step(pick)
+        taken.append((step.seconds - sum(clock.seconds for clock in clocks) + before, step.num_drafted))
+        enough = perf_counter() - start > patience.seconds and len(taken) > _LEAST_STEPS
+        if step.finish is not None or enough:
+            break
+    return taken[1:] or taken
+
+
+def _suffix_seconds(text: Sequence[int]) -> float:
+    """One question, where the text has been said before."""
+    context, drafter = Context(_SUFFIX_TOKENS, SamplingParams()), SuffixDrafter()
+    said = [text[place % len(text)] for place in range(_SUFFIX_TOKENS)]
+    context.append(said[:-_SUFFIX_QUESTIONS])
+    times = []
+    for token in said[-_SUFFIX_QUESTIONS:]:
+        start = perf_counter()
+        drafter.propose(context, chain_limit(_TREE))
+        times.append(perf_counter() - start)
+        context.append([token])
+    return statistics.median(times)
+
+
+def _median(values: Iterator[float]) -> float:
+    return statistics.median(list(values))
+
+
+class _Clocked:
+    """A ``Model`` that counts the ``seconds`` of its forwards."""
+
+    def __init__(self, model: OrtModel) -> None:
+        self._model = model
+        self.cache: KVCache = model.cache
+        self.vocab_size, self.max_rows, self.takes_trees = model.vocab_size, model.max_rows, model.takes_trees
+        self.seconds = 0.0
+
+    def padded(self, rows: int) -> int:
+        """See ``Model``."""
+        return self._model.padded(rows)
+
+    def forward(
+        self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
+    ) -> Output:
+        """See ``Model``."""
+        start = perf_counter()
+        output = self._model.forward(tokens, parents, logits_from)
+        self.seconds += perf_counter() - start
+        return output
+
+    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
+        """See ``Model``."""
+        start = perf_counter()
+        self._model.prefill(tokens)
+        self.seconds += perf_counter() - start
+
+
+class _Guesses:
+    """Drafts at no cost, where no model drafts: what remains is acceptance."""
+
+    name = "guesses"
+
+    def __init__(self, vocab_size: int) -> None:
+        self._random, self._vocab_size = Random(0), vocab_size
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        """See ``Drafter``. A tree has two children at every node."""
+        nodes, tree = range(limit.nodes), limit.shape == "tree"
+        parents = tuple(node // 2 - 1 if tree else node - 1 for node in nodes)
+        return Draft(tuple(self._random.choices(range(self._vocab_size), k=len(nodes))), parents)
