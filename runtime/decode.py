@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
 from runtime.draft import Draft, FloatArray, row_of
-from runtime.drafters import Drafter
+from runtime.drafters import Drafter, LooksAhead
 from runtime.model import Model, fitting_rows
 from runtime.scheduler import PLAIN_NAME, Pick, Scheduler
 from runtime.verify import Verdict, Verifier
@@ -89,9 +89,12 @@ def decode(
     fill_cache(target, context)
     loop = Loop(target, context, drafters, verifier, stop)
     step: Step | None = None
-    while step is None or step.finish is None:
-        step = loop.step(scheduler.pick(step))
-        yield step
+    try:
+        while step is None or step.finish is None:
+            step = loop.step(scheduler.pick(step))
+            yield step
+    finally:
+        loop.settle()
 
 
 def fill_cache(target: Model, context: Context) -> None:
@@ -117,6 +120,8 @@ class Loop:
         self._target, self._context, self._drafters = target, context, drafters
         self._verifier, self._stop = verifier, stop
         self._generated: list[int] = []
+        self._drafter: Drafter | None = None
+        self._ahead: LooksAhead | None = None
 
     def step(self, pick: Pick) -> Step:
         """One step; after an error in it, cache and context are as they were."""
@@ -126,6 +131,8 @@ class Loop:
         try:
             start = perf_counter()
             draft = self._draft(pick)
+            if self._ahead is not None:
+                self._ahead.look_ahead(context, draft, pick.limit)
             drafted = perf_counter()
             logits = self._run(draft)
             verified = perf_counter()
@@ -154,7 +161,8 @@ class Loop:
 
     def _draft(self, pick: Pick) -> Draft:
         """A draft within the pick and within what context and cache have room for; the last token is not drafted."""
-        if pick.drafter is None:
+        drafter = self._next_drafter(pick)
+        if drafter is None:
             return Draft()
         target, context = self._target, self._context
         before = len(context) - target.cache.length
@@ -162,7 +170,7 @@ class Loop:
         limit = pick.limit.within(nodes, context.capacity - len(context) - 1)
         if limit.depth <= 0:
             return Draft()
-        draft = self._drafters[pick.drafter].propose(context, limit)
+        draft = drafter.propose(context, limit)
         assert len(draft) <= limit.nodes, (pick, draft)
         assert target.takes_trees or draft.is_chain, (pick, draft)
         return draft
@@ -175,6 +183,19 @@ class Loop:
         if parents is not None and missing:
             parents = [*range(-1, len(missing) - 1), *(parent + len(missing) for parent in parents)]
         return target.forward([*missing, *tokens], parents, len(missing)).logits
+
+    def _next_drafter(self, pick: Pick) -> Drafter | None:
+        """The drafter picked, alone: one that looks ahead may have the same model, and is waited for."""
+        drafter = None if pick.drafter is None else self._drafters[pick.drafter]
+        if drafter is not self._drafter:
+            self.settle()
+            self._drafter, self._ahead = drafter, drafter if isinstance(drafter, LooksAhead) else None
+        return drafter
+
+    def settle(self) -> None:
+        """Waits for what goes on beside the loop; called between two steps, or at the end."""
+        if self._ahead is not None:
+            self._ahead.settle()
 
     def _commit(self, draft: Draft, verdict: Verdict, held: int) -> tuple[tuple[int, ...], str | None]:
         """Commits what the stop rule leaves of the verdict: the tokens, and why the answer ends if it does.

@@ -39,6 +39,12 @@ def check_placement(name: str, placement: Placement) -> None:
         )
 
 
+def keep_on_cores(cores: Sequence[int]) -> None:
+    """Keeps the calling thread on ``cores`` from now on; where there are none, wherever it is."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
 @contextmanager
 def on_cores(cores: Sequence[int]) -> Iterator[None]:
     """Keeps the calling thread on ``cores`` until the block ends; where there are none, wherever it is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from runtime.context import Context
 from runtime.draft import Draft, DraftLimit
@@ -19,4 +19,23 @@ class Drafter(Protocol):
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """A draft of at most ``limit`` that follows the last committed token; an empty one is fine."""
+        ...
+
+
+@runtime_checkable
+class LooksAhead(Drafter, Protocol):
+    """A drafter that works while the target does, in a thread of its own."""
+
+    def look_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
+        """Begins the next draft, of at most ``limit``, as if all of ``draft`` were accepted; returns at once.
+
+        The loop calls it before the target's forward, whatever was drafted; ``context`` may change afterwards.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Waits until nothing goes on, and leaves no thread behind.
+
+        To be called before its models are used otherwise, resized or closed. It can be used on afterwards.
+        """
         ...
