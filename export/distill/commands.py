@@ -135,18 +135,24 @@ def _distill(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    """Prints the teacher's answers, then perplexity of all and agreement of the students with those answers."""
+    """Prints the teacher's answers, then perplexities, and the students' agreement with those answers by kind."""
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
     records = list(read_records(arguments.text, arguments.kinds))
     corpus = encode(records, tokenizer)
     models = {folder: _open_model(folder) for folder in (arguments.teacher, *arguments.students)}
-    prompts = [_prompt(tokenizer, record) for record in records[: arguments.count]]
+    asked = in_turn(records)[: arguments.count]
+    prompts = [_prompt(tokenizer, record) for record in asked]
     answers = [answer(models[arguments.teacher], prompt, arguments.tokens) for prompt in prompts]
-    for record, reply in zip(records, answers, strict=False):
+    for record, reply in zip(asked, answers, strict=True):
         print(f"### {record.prompt}\n\n{tokenizer.decode(reply, skip_special_tokens=True)}\n")
     for folder, model in models.items():
         print(f"{folder.name}: perplexity {perplexity(model, corpus):.2f}", end="")
         print("" if folder == arguments.teacher else f", agreement {agreement(model, prompts, answers):.3f}")
+    for kind in sorted({record.kind for record in asked}):
+        places = [place for place, record in enumerate(asked) if record.kind == kind]
+        texts = [prompts[place] for place in places], [answers[place] for place in places]
+        shares = (f"{folder.name} {agreement(models[folder], *texts):.3f}" for folder in arguments.students)
+        print(f"{kind}: {', '.join(shares)}")
 
 
 def _open_model(folder: Path) -> Any:
