@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from export.manifest import Manifest
-from runtime.bench import spread
-from runtime.bench_report import describe_level, device, show_spread, versions
+from runtime.bench.intervals import show_spread, spread
+from runtime.bench.machine import describe_level, device, versions
 from runtime.converse import Contender, Held, Task
 
 _MB = 10**6

@@ -6,17 +6,26 @@ import argparse
 import gc
 import json
 import shlex
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.manifest import PocketspecError
+from export.manifest import Manifest, PocketspecError
+from memory.command_line import INTERRUPTED
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.bench import Contender, Start
+    from runtime.bench.contenders import Contender
+    from runtime.bench.intervals import Spread
+    from runtime.bench.measure import Task
+    from runtime.bench.prompts import Prompt
+    from runtime.bench.report import Report
+    from runtime.bench.rows import Start
+    from runtime.bench.simulated import Simulation
     from runtime.engine import Engine
     from runtime.kernels.choice import Wanted
     from runtime.model import OrtModel
@@ -27,6 +36,9 @@ _PROMPTS = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside.",
     "List five things to pack for a day at the sea, and say why each is useful.",
 )
+_OUTPUTS = (".md", ".csv", ".json")
+# What a cost curve is drawn of where --rows says nothing.
+_PLOTTED_ROWS = "1,2,3,4,6,8,12,16"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,19 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="JSON lines (prompt or turns), texts between <|endoftext|>, or lines",
+        help="JSON lines (prompt or turns, perhaps category or kind), texts between <|endoftext|>, or lines",
     )
     parser.add_argument("--count", type=int, metavar="N", help="the first N prompts only")
+    parser.add_argument("--count-per-category", type=int, metavar="N", help="the first N prompts of every category")
     parser.add_argument("--prompt-tokens", type=int, metavar="N", help="the first N tokens of every prompt only")
     parser.add_argument("--raw", action="store_true", help="continue prompts as they are, without the chat template")
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="most tokens of an answer (default: 64)")
     parser.add_argument(
         "--compare",
         metavar="NAMES",
-        help="contenders, with commas: plain (one row a step), plain-safe, DRAFTER-chainN, DRAFTER-treeN,"
-        " perfect-chainN (the ceiling), each with native: or portable: in front to compare kernels",
+        help="contenders, with commas: plain (one row a step), plain-safe, suffix, chain, tree, hierarchy (sizes as"
+        " they pay), auto, or exactly DRAFTER-chainN, DRAFTER-treeNxDEPTH, LOWER>MIDDLE-chainN/treeMxDEPTH,"
+        " perfect-chainN (the ceiling), each with native: or portable: in front to compare kernels (default: plain and"
+        " all that the bundle can have)",
     )
-    parser.add_argument("--baseline", metavar="NAME", help="what ratios refer to (default: the first contender)")
+    parser.add_argument("--baseline", metavar="NAME", help="what ratios refer to (default: the faster plain decoding)")
     parser.add_argument("--repeat", type=int, default=3, metavar="R", help="repeats, contenders in turns (default: 3)")
     parser.add_argument("--rows", metavar="COUNTS", help="also time forwards of so many rows, as in 1,2,4,8,16")
     parser.add_argument(
@@ -56,114 +71,197 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also time the first token of a new engine, its weights on disk or in memory",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the report to FILE.md or FILE.json")
+    shared.add_sampling_law(parser)
+    shared.add_acceptance(parser)
+    parser.add_argument(
+        "--synthetic-acceptance",
+        metavar="CHANCES",
+        help="for random weights: accept drafts with this chance, as in 0.8, or 0.9,0.8,0.7 by depth, or mean:3.2@6 for"
+        " a published accepted length with chains of 6; behind a slash the same for an intermediate",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="also write the report to FILE.md, FILE.csv or FILE.json"
+    )
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw PNG pictures into FOLDER")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures, then prints the table."""
-    from memory.meter import read_memory
-    from runtime.bench import Bench, measure_rows, references
-    from runtime.bench_report import Report
+    """Measures, then prints the tables: of what came to its end, if something ends it early."""
+    from runtime.bench.setting import choose_contenders, open_models, without_padding
+    from runtime.bench.simulated import parse_simulation
+    from runtime.foreign import read_bundle
 
     _check(options)
-    contenders = _contenders(options)
-    rows = shared.parse_counts("--rows", options.rows) if options.rows else []
-    starts = _starts(options, contenders, rows) if options.cold else {}
+    manifest = read_bundle(options.bundle)
+    contenders = _as_judged(choose_contenders(options.compare, manifest, f"in {options.bundle}"), options)
+    _check_baseline(options, contenders)
+    simulation = None if options.synthetic_acceptance is None else parse_simulation(options.synthetic_acceptance)
+    prompts = _read_prompts(options)
+    rows = options.rows or (_PLOTTED_ROWS if options.plots else None)
+    counts = shared.parse_counts("--rows", rows) if rows else []
+    starts = _starts(options, manifest, contenders, counts, prompts) if options.cold else {}
     with ExitStack() as stack:
         engines = {
-            kernels: stack.enter_context(_open(options, contenders, rows, kernels))
+            kernels: stack.enter_context(_open(options, manifest, contenders, counts, kernels))
             for kernels in dict.fromkeys(contender.kernels for contender in contenders)
         }
-        engine = next(iter(engines.values()))
-        prompts = _prompts(engine, options)
-        runs = Bench(engines, prompts, options.tokens).measure(contenders, options.repeat, shared.say)
-        report = Report(
-            command=f"python -m runtime {shlex.join(sys.argv[1:])}",
-            manifest=engine.manifest,
-            plan=engine.plan,
-            prompts=f"{len(prompts)} prompts from {options.prompts or 'this package'}",
-            max_new_tokens=options.tokens,
-            baseline=options.baseline or contenders[0].name,
-            references=references(contenders),
-            kernels=[each.target.kernels.description for each in engines.values()],
-            runs=runs,
-            rows={name: measure_rows(model, rows) for name, model in _models(engines).items()} if rows else {},
-            starts=starts,
-            memory=read_memory(),
+        if options.compare is None:
+            contenders = without_padding(contenders, engines)
+        report, error = _measure(options, contenders, engines, prompts, simulation)
+        report = replace(report, starts=starts)
+        if error is None:
+            report = replace(report, rows=_measure_rows(open_models(engines), counts))
+    _show(report, options)
+    if error is not None and not isinstance(error, KeyboardInterrupt):
+        raise error
+    return INTERRUPTED if error is not None else 0
+
+
+def _measure(
+    options: argparse.Namespace,
+    contenders: Sequence[Contender],
+    engines: Mapping[Wanted | None, Engine],
+    prompts: Sequence[Prompt],
+    simulation: Simulation | None,
+) -> tuple[Report, BaseException | None]:
+    """The report, as far as it went, and what ended it early."""
+    from runtime.bandwidth import measure_bandwidth
+    from runtime.bench.measure import Bench
+    from runtime.bench.progress import show_answers
+    from runtime.bench.report import Report, Setup
+    from runtime.bench.setting import collect
+
+    engine = next(iter(engines.values()))
+    task = _task(options, engine, prompts, simulated=simulation is not None)
+    chances = {} if simulation is None else {each.name: simulation.chances(each) for each in contenders}
+    setup = Setup(
+        command=f"python -m runtime {shlex.join(sys.argv[1:])}",
+        manifest=engine.manifest,
+        plan=engine.plan,
+        contenders=contenders,
+        prompts=prompts,
+        prompts_from=f"{len(prompts)} prompts from {options.prompts or 'this package'}",
+        repeats=options.repeat,
+        max_new_tokens=options.tokens,
+        sampling=task.sampling,
+        kernels=[each.target.kernels.description for each in engines.values()],
+        baseline=options.baseline,
+        bandwidth=measure_bandwidth(engine.plan.threads),
+        synthetic=options.synthetic_acceptance,
+    )
+    total = options.repeat * len(prompts) * len(contenders)
+    with show_answers(total, shared.say) as advance:
+        answers, error = collect(Bench(engines, task, chances), contenders, options.repeat, advance)
+    ended = None
+    if error is not None:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"ended by an error ({error or type(error)})"
+        ended = f"{why} after {len(answers)} of {total} answers"
+    return Report(setup, answers, ended_early=ended), error
+
+
+def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[Prompt], simulated: bool) -> Task:
+    """The prompts as tokens; PocketspecError names those that are too long before anything is measured."""
+    from runtime.bench.measure import Task
+
+    tokens = [engine.encode(prompt.text, raw=options.raw)[: options.prompt_tokens] for prompt in prompts]
+    long = [number for number, prompt in enumerate(tokens, 1) if len(prompt) >= engine.capacity]
+    if long:
+        raise PocketspecError(
+            f"prompt {long[0]} has {len(tokens[long[0] - 1])} tokens ({len(long)} of {len(prompts)} are too long); a"
+            f" context of {engine.capacity} has room for {engine.capacity - 1}: pass --prompt-tokens, or more --context"
         )
-    text = "\n".join(report.lines())
-    print(text)
-    if options.output is not None:
-        content = text if options.output.suffix == ".md" else json.dumps(report.to_json(), indent=2)
-        shared.write_report(options.output, content)
-    return 0
+    if options.temperature > 0 and options.seed is None:
+        options.seed = 0  # so that the same command measures the same texts
+    return Task(tokens, options.tokens, shared.make_sampling(options), ignore_eos=simulated)
 
 
-def _open(options: argparse.Namespace, contenders: list[Contender], rows: list[int], kernels: Wanted | None) -> Engine:
+def _open(
+    options: argparse.Namespace,
+    manifest: Manifest,
+    contenders: Sequence[Contender],
+    rows: Sequence[int],
+    kernels: Wanted | None,
+) -> Engine:
     """An engine with room for every contender, so that those with other kernels have the same."""
-    from runtime.foreign import read_bundle
-    from runtime.speculation import levels_below, needed_levels
+    from runtime.bench.setting import request_fields
 
-    levels = levels_below(read_bundle(options.bundle))
-    named = {level for contender in contenders for level in needed_levels(contender.speculation.drafter, levels)}
-    drafters = tuple(level for level in levels if level in named)
-    sizes = [contender.speculation.draft_size or 1 for contender in contenders]
-    nodes = max([*sizes, *(count - 1 for count in rows)])
-    shape = "tree" if any(contender.speculation.shape == "tree" for contender in contenders) else "chain"
-    return shared.open_engine(options, kernels, drafters=drafters, shape=shape, nodes=nodes)
+    return shared.open_engine(options, kernels, **request_fields(contenders, rows, manifest))
 
 
-def _starts(options: argparse.Namespace, contenders: list[Contender], rows: list[int]) -> dict[str, Start]:
+def _starts(
+    options: argparse.Namespace,
+    manifest: Manifest,
+    contenders: Sequence[Contender],
+    rows: Sequence[int],
+    prompts: Sequence[Prompt],
+) -> dict[str, Start]:
     """Cold and warm starts with the first contender's kernels, in processes' usual order: nothing is open before."""
-    from runtime.bench import measure_start
+    from runtime.bench.rows import measure_start
 
     def open_engine() -> Engine:
-        return _open(options, contenders, rows, contenders[0].kernels)
+        return _open(options, manifest, contenders, rows, contenders[0].kernels)
 
     with open_engine() as engine:
-        files, prompt = engine.mapped_files(), _prompts(engine, options)[0]
+        files, prompt = engine.mapped_files(), _task(options, engine, prompts[:1], simulated=False).prompts[0]
     del engine
     gc.collect()
     return {name: measure_start(open_engine, prompt, files, name == "cold") for name in ("cold", "warm")}
 
 
-def _models(engines: Mapping[Wanted | None, Engine]) -> dict[str, OrtModel]:
-    """Every open level, with its kernels in front of its name where those are compared."""
-    return {
-        f"{kernels}:{name}" if kernels else name: model
-        for kernels, engine in engines.items()
-        for name, model in {engine.manifest.target.name: engine.target, **engine.drafters}.items()
-    }
+def _measure_rows(models: Mapping[str, OrtModel], counts: Sequence[int]) -> dict[str, Mapping[int, Spread]]:
+    from runtime.bench.rows import measure_rows
+
+    return {name: measure_rows(model, counts) for name, model in models.items()} if counts else {}
+
+
+def _show(report: Report, options: argparse.Namespace) -> None:
+    """Prints the report, and writes what else was asked for."""
+    from runtime.bench.plots import draw_plots
+    from runtime.bench.table import comma_separated, markdown, terminal
+
+    text = markdown(report)
+    print(terminal(report, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
+    if options.output is not None:
+        written = {
+            ".md": lambda: text,
+            ".csv": lambda: comma_separated(report),
+            ".json": lambda: json.dumps(report.to_json(), indent=2),
+        }
+        shared.write_report(options.output, written[options.output.suffix]())
+    if options.plots is not None:
+        for path in draw_plots(report, options.plots):
+            shared.say(f"drew {path}")
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name in ("count", "prompt_tokens", "tokens", "repeat"):
+    """What can be refused before anything is read."""
+    from runtime.bench.plots import check_plots
+
+    for name in ("count", "count_per_category", "prompt_tokens", "tokens", "repeat"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise PocketspecError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
-    shared.check_report(options.output)
+    shared.check_report(options.output, _OUTPUTS)
+    check_plots(options.plots)
 
 
-def _contenders(options: argparse.Namespace) -> list[Contender]:
-    from runtime.bench import PERFECT, parse_contender
-    from runtime.foreign import read_bundle
-    from runtime.speculation import PLAIN, check_drafter, levels_below
-
-    levels = levels_below(read_bundle(options.bundle))
-    names = (options.compare or ",".join(["plain", "plain-safe", *(f"{name}-chain3" for name in levels[:1])])).split(
-        ","
-    )
-    contenders = [parse_contender(name.strip()) for name in names]
-    for contender in contenders:
-        if contender.speculation != PLAIN and contender.speculation.drafter != PERFECT:
-            check_drafter(contender.speculation.drafter, levels, f"in {options.bundle}")
+def _check_baseline(options: argparse.Namespace, contenders: Sequence[Contender]) -> None:
+    names = [contender.name for contender in contenders]
     if options.baseline is not None and options.baseline not in names:
         raise PocketspecError(f"--baseline {options.baseline} is not among the contenders: {', '.join(names)}")
-    return contenders
 
 
-def _prompts(engine: Engine, options: argparse.Namespace) -> list[list[int]]:
-    from runtime.bench import read_prompts
+def _as_judged(contenders: Sequence[Contender], options: argparse.Namespace) -> list[Contender]:
+    """The contenders with the acceptance rule asked for."""
+    return [
+        each if each.is_plain else replace(each, speculation=replace(each.speculation, acceptance=options.acceptance))
+        for each in contenders
+    ]
 
-    texts = read_prompts(options.prompts, options.count) if options.prompts else list(_PROMPTS[: options.count])
-    return [engine.encode(text, raw=options.raw)[: options.prompt_tokens] for text in texts]
+
+def _read_prompts(options: argparse.Namespace) -> list[Prompt]:
+    from runtime.bench.prompts import Prompt, read_prompts
+
+    if options.prompts is None:
+        return [Prompt(text) for text in _PROMPTS[: options.count]]
+    return read_prompts(options.prompts, options.count, options.count_per_category)

@@ -110,7 +110,7 @@ def _setting(options: argparse.Namespace) -> Setting:
 
 
 def _task(options: argparse.Namespace) -> Task:
-    from runtime.bench import read_prompts
+    from runtime.bench.prompts import read_prompts
     from runtime.converse import Task
     from runtime.template import read_chat_template
 
@@ -121,7 +121,14 @@ def _task(options: argparse.Namespace) -> Task:
             " turns"
         )
     raw = options.raw or read_chat_template(options.bundle) is None
-    return Task(options.bundle, tuple(prompts), options.prompt_tokens, options.tokens, raw, options.kernels)
+    return Task(
+        options.bundle,
+        tuple(prompt.text for prompt in prompts),
+        options.prompt_tokens,
+        options.tokens,
+        raw,
+        options.kernels,
+    )
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,11 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--draft-size", type=int, metavar="N", help="most tokens of a draft (default: as planned)")
     parser.add_argument("--shape", choices=("chain", "tree"), help="of a drafter model's drafts (default: as planned)")
+    add_acceptance(parser)
+
+
+def add_acceptance(parser: argparse.ArgumentParser) -> None:
+    """How guesses are judged."""
     parser.add_argument(
         "--acceptance",
         choices=("greedy", "match", "block", "recursive"),
@@ -89,14 +95,19 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen, and where answers end."""
+    add_sampling_law(parser)
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; can be repeated")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="end after N tokens")
+
+
+def add_sampling_law(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen."""
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
     parser.add_argument("--top-k", type=int, metavar="N", help="keep the N most probable tokens")
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the most probable tokens that make up P")
     parser.add_argument("--min-p", type=float, metavar="P", help="keep tokens of at least P times the best one's")
     parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1, tokens seen are less likely")
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: another each time)")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; can be repeated")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="end after N tokens")
 
 
 def make_sampling(options: argparse.Namespace) -> SamplingParams:
@@ -169,15 +180,22 @@ def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
     return engine
 
 
-def check_report(path: Path | None) -> None:
-    """PocketspecError unless a report can be written in the format that the name of ``path`` says."""
-    if path is not None and path.suffix not in (".md", ".json"):
-        raise PocketspecError(f"--output {path}: the name must end in .md or .json")
+def check_report(path: Path | None, endings: Sequence[str] = (".md", ".json")) -> None:
+    """PocketspecError unless a report can be written in the format that the name of ``path`` says, where it says."""
+    if path is None:
+        return
+    if path.suffix not in endings:
+        raise PocketspecError(f"--output {path}: the name must end in {', '.join(endings[:-1])} or {endings[-1]}")
+    if not path.parent.is_dir():
+        raise PocketspecError(f"--output {path}: there is no folder {path.parent}; make it first")
 
 
 def write_report(path: Path, content: str) -> None:
-    """Writes ``content`` and a line break to ``path``."""
+    """Writes ``content`` and a line break to ``path``: all of it, or nothing is changed."""
+    part = path.with_name(path.name + ".part")
     try:
-        path.write_text(content + "\n", encoding="utf-8")
+        part.write_text(content + "\n", encoding="utf-8")
+        os.replace(part, path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise PocketspecError(f"cannot write {path}: {error.strerror}") from None

@@ -1,44 +1,71 @@
-"""The benchmark counts what was decoded, compares what can be compared, and says what it needs to be repeated."""
+"""The benchmark counts what was decoded, takes turns, and compares what can be compared."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from export.manifest import PocketspecError
-from runtime.__main__ import main
-from runtime.bench import Bench, Contender, measure_rows, parse_contender, read_prompts, spread
+from runtime.bench.contenders import parse_contender
+from runtime.bench.measure import Answer, Bench, Task
+from runtime.bench.rows import measure_rows
+from runtime.bench.setting import collect
 from runtime.engine import Engine
-from runtime.speculation import PLAIN, Speculation
+from runtime.sampling import SamplingParams
 
-CONTENDERS = [parse_contender(name) for name in ("plain", "plain-safe", "near-chain3", "near-tree5", "suffix-chain4")]
-
-
-def test_contenders_are_read_from_their_names() -> None:
-    assert parse_contender("plain") == Contender("plain", PLAIN, single_rows=True)
-    assert parse_contender("plain-safe") == Contender("plain-safe", PLAIN)
-    assert parse_contender("my-0.5b-tree12").speculation == Speculation("my-0.5b", 12, "tree")
-    with pytest.raises(PocketspecError, match="no contender 'near'; write plain, plain-safe"):
-        parse_contender("near")
+CONTENDERS = [parse_contender(name) for name in ("plain", "plain-safe", "near-chain3", "near-tree5x2", "suffix-chain4")]
 
 
-def test_every_contender_gives_the_same_answers(engine: Engine) -> None:
+def _task(engine: Engine, tokens: int = 12, **settings: Any) -> Task:
+    return Task([engine.encode(text) for text in ("one", "two")], tokens, **settings)
+
+
+def _run(engine: Engine, task: Task, names: list[str], repeats: int = 1) -> dict[str, list[Answer]]:
+    contenders = [parse_contender(name) for name in names]
+    answers = list(Bench({None: engine}, task).run(contenders, repeats))
+    return {name: [answer for answer in answers if answer.contender == name] for name in names}
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=0.8, seed=3)])
+def test_every_contender_gives_the_same_answers(engine: Engine, sampling: SamplingParams) -> None:
     safe = engine.target.widths
-    prompts = [engine.encode(text) for text in ("one", "two")]
-    runs = Bench({None: engine}, prompts, 12).measure(CONTENDERS, 2)
+    answers = list(Bench({None: engine}, _task(engine, sampling=sampling)).run(CONTENDERS, 2))
     assert engine.target.widths == safe
-    assert {name: len(each) for name, each in runs.items()} == {contender.name: 2 for contender in CONTENDERS}
-    answers = {run.answers for each in runs.values() for run in each}
-    assert len(answers) == 1
-    for each in runs.values():
-        for run in each:
-            assert run.tokens == sum(map(len, run.answers)) == 24
-            assert 0 < run.overhead_seconds * run.steps < 10 * run.step_seconds
-    assert runs["plain"][0].steps == 24
-    assert runs["near-chain3"][0].steps < 24
+    for prompt in range(2):
+        assert len({answer.tokens for answer in answers if answer.prompt == prompt}) == 1
+    for answer in answers:
+        assert len(answer.tokens) == 12
+        assert 0 < answer.first_token_seconds < answer.seconds
+        assert sum(step.seconds for step in answer.steps[1:]) < answer.seconds - answer.first_token_seconds
+        assert answer.overhead_seconds > 0
+    steps = {
+        contender.name: sum(len(a.steps) for a in answers if a.contender == contender.name) for contender in CONTENDERS
+    }
+    assert steps["plain"] == 48 > steps["near-chain3"]
+    trees = [step for answer in answers if answer.contender == "near-tree5x2" for step in answer.steps]
+    assert max(step.depth for step in trees) == 2 < max(step.num_drafted for step in trees)
+
+
+def test_contenders_take_turns_on_every_prompt(engine: Engine) -> None:
+    order = [(a.repeat, a.prompt, a.contender) for a in Bench({None: engine}, _task(engine, 2)).run(CONTENDERS[:3], 2)]
+    a, b, c = (contender.name for contender in CONTENDERS[:3])
+    turns = [(0, 0, (a, b, c)), (0, 1, (b, c, a)), (1, 0, (b, c, a)), (1, 1, (c, a, b))]
+    assert order == [(repeat, prompt, name) for repeat, prompt, names in turns for name in names]
+
+
+def test_every_answer_reads_its_prompt_at_all_levels(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first token of all but the first contender would come too soon."""
+    steps, held = engine.steps, []
+
+    def spy(*arguments: Any, **settings: Any) -> Any:
+        held.append([model.cache.length for model in (engine.target, *engine.drafters.values())])
+        return steps(*arguments, **settings)
+
+    monkeypatch.setattr(engine, "steps", spy)
+    answers = list(Bench({None: engine}, _task(engine, 4)).run(CONTENDERS[:3], 2))
+    assert len(held) == 3 + len(answers) == 15  # a short answer of each warms up
+    assert not any(map(any, held))
 
 
 def test_only_plain_runs_single_rows(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,13 +76,62 @@ def test_only_plain_runs_single_rows(engine: Engine, monkeypatch: pytest.MonkeyP
         return steps(*arguments, **settings)
 
     monkeypatch.setattr(engine, "steps", spy)
-    bench = Bench({None: engine}, [engine.encode("one")], 3)
     for contender in CONTENDERS[:3]:
-        bench.measure([contender], 1)
-    single, safe = widths[0], engine.target.padded(1)
-    assert single == 1
-    assert widths == [single] * 4 + [safe] * 8
-    assert safe == 2
+        assert len(list(Bench({None: engine}, _task(engine, 3)).run([contender], 1))) == 2
+    assert widths == [1] * 3 + [2] * 6
+    assert engine.target.padded(1) == 2
+
+
+def test_end_tokens_end_answers_unless_acceptance_is_simulated(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, other = _run(engine, _task(engine), ["plain"])["plain"][0].tokens[:2]
+    target = engine.manifest.target
+    ending = replace(target, vocabulary=replace(target.vocabulary, eos_token_ids=(other,)))
+    monkeypatch.setattr(engine, "manifest", replace(engine.manifest, levels=(ending, *engine.manifest.levels[1:])))
+    assert len(_run(engine, _task(engine), ["plain"])["plain"][0].tokens) < 12
+    assert len(_run(engine, _task(engine, ignore_eos=True), ["plain"])["plain"][0].tokens) == 12
+
+
+def test_the_perfect_drafter_is_always_right(engine: Engine) -> None:
+    runs = _run(engine, _task(engine), ["plain-safe", "perfect-chain3"])
+    for plain, perfect in zip(*runs.values(), strict=True):
+        assert perfect.tokens == plain.tokens
+        assert (len(plain.steps), len(perfect.steps)) == (12, 3)
+
+
+def test_what_was_answered_before_an_interrupt_is_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt comes in the middle of a step; the engine can be used on."""
+    forward, calls = engine.target.forward, 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 40:
+            raise KeyboardInterrupt
+        return forward(*arguments)
+
+    expected = _run(engine, _task(engine, 8), ["plain"])["plain"]
+    monkeypatch.setattr(engine.target, "forward", interrupted)
+    shown: list[Answer] = []
+    answers, error = collect(Bench({None: engine}, _task(engine, 8)), CONTENDERS[:1], 9, shown.append)
+    assert isinstance(error, KeyboardInterrupt)
+    assert calls == 40
+    assert len(answers) == (39 - 8) // 8 == 3
+    assert shown == answers
+    assert answers[0].tokens == expected[0].tokens
+    monkeypatch.undo()
+    again = _run(engine, _task(engine, 8), ["plain"])["plain"]
+    assert [answer.tokens for answer in again] == [answer.tokens for answer in expected]
+
+
+def test_an_error_loses_nothing_either(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def advance(answer: Answer) -> None:
+        if answer.prompt:
+            raise RuntimeError("no more")
+
+    answers, error = collect(Bench({None: engine}, _task(engine, 2)), CONTENDERS[:1], 1, advance)
+    assert (len(answers), str(error)) == (2, "no more")
+    answers, error = collect(Bench({None: engine}, _task(engine, 2)), CONTENDERS[:1], 1, lambda answer: None)
+    assert (len(answers), error) == (2, None)
 
 
 def test_rows_are_timed_and_the_cache_left_empty(engine: Engine) -> None:
@@ -65,64 +141,3 @@ def test_rows_are_timed_and_the_cache_left_empty(engine: Engine) -> None:
     assert all(0 < value.low <= value.median <= value.high for value in times.values())
     assert engine.target.cache.length == 0
     assert engine.target.widths == safe
-
-
-def test_a_spread_is_median_and_range() -> None:
-    value = spread([3.0, 1.0, 8.0])
-    assert (value.median, value.low, value.high) == (3.0, 1.0, 8.0)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "prompts"),
-    [
-        ("a.txt", "one\n\ntwo\n", ["one", "two"]),
-        ("a.txt", "one\nmore<|endoftext|>\n two <|endoftext|>\n", ["one\nmore", "two"]),
-        ("a.jsonl", '{"prompt": "one"}\n\n{"turns": ["two", "later"]}\n', ["one", "two"]),
-    ],
-)
-def test_prompts_are_read_from_each_kind_of_file(tmp_path: Path, name: str, text: str, prompts: list[str]) -> None:
-    path = tmp_path / name
-    path.write_text(text)
-    assert read_prompts(path, None) == prompts
-    assert read_prompts(path, 1) == prompts[:1]
-
-
-def test_bad_prompt_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"prompt": "one"}\n{"question": "two"}\n')
-    with pytest.raises(PocketspecError, match=r"a\.jsonl, line 2: not a JSON object with 'prompt' or 'turns'"):
-        read_prompts(tmp_path / "a.jsonl", None)
-    (tmp_path / "a.txt").write_text("\n")
-    with pytest.raises(PocketspecError, match=r"a\.txt has no prompts"):
-        read_prompts(tmp_path / "a.txt", None)
-
-
-def test_the_report_has_everything_to_repeat_it(
-    random_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["bench", str(random_bundle), "--compare", "plain,plain-safe,near-chain3", "--count", "2"]
-    arguments += ["--tokens", "8", "--repeat", "2", "--rows", "1,2", "--threads", "1", "--prompt-tokens", "9"]
-    assert main([*arguments, "--output", str(tmp_path / "out.json")]) == 0
-    out, err = capsys.readouterr()
-    assert "onnxruntime 1." in out
-    assert "threads 1" in out
-    assert "[random-weights]" in out
-    assert "| near-chain3 | " in out
-    assert "| ms for rows | 1 | 2 |" in out
-    assert "repeat 2: near-chain3 " in err
-    data = json.loads((tmp_path / "out.json").read_text())
-    contender = data["contenders"]["near-chain3"]
-    assert (contender["identical"], contender["answers"]) == (4, 4)
-    assert contender["ratio"]["low"] <= contender["ratio"]["median"] <= contender["ratio"]["high"]
-    assert data["contenders"]["plain"]["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
-    assert set(data["rows_seconds"]) == {"tiny", "near"}
-    assert main([*arguments, "--output", str(tmp_path / "out.md")]) == 0
-    assert (tmp_path / "out.md").read_text() == capsys.readouterr().out
-
-
-def test_the_perfect_drafter_is_always_right(engine: Engine) -> None:
-    contenders = [parse_contender(name) for name in ("plain-safe", "perfect-chain3")]
-    prompts = [engine.encode(text) for text in ("one", "two")]
-    runs = Bench({None: engine}, prompts, 12).measure(contenders, 1)
-    plain, perfect = runs["plain-safe"][0], runs["perfect-chain3"][0]
-    assert perfect.answers == plain.answers
-    assert (plain.steps, perfect.steps) == (24, 6)

@@ -144,12 +144,12 @@ REFUSALS = [
     (["generate", "BUNDLE", "hi", "--prompt-file", "x"], "a prompt and --prompt-file contradict each other"),
     (["generate", "BUNDLE", "--prompt-file", "nowhere"], "cannot read the prompt from nowhere: No such file"),
     (["inspect", "nowhere"], "no bundle at nowhere"),
-    (["bench", "BUNDLE", "--compare", "fast"], "no contender 'fast'; write plain, plain-safe, or a drafter"),
+    (["bench", "BUNDLE", "--compare", "fast"], "no contender 'fast'; write plain, plain-safe, suffix"),
     (["bench", "BUNDLE", "--compare", "nobody-chain3"], "there are: near, far, suffix, none, auto"),
     (["bench", "BUNDLE", "--baseline", "other"], "--baseline other is not among the contenders: plain, plain-safe"),
     (["bench", "BUNDLE", "--repeat", "0"], "--repeat 0: it must be at least 1"),
     (["bench", "BUNDLE", "--rows", "1;2"], "--rows 1;2: write counts with commas"),
-    (["bench", "BUNDLE", "--output", "table.xls"], "--output table.xls: the name must end in .md or .json"),
+    (["bench", "BUNDLE", "--output", "table.xls"], "--output table.xls: the name must end in .md, .csv or .json"),
     (["bench", "BUNDLE", "--prompts", "nowhere"], "cannot read prompts from nowhere"),
 ]
 

@@ -9,7 +9,8 @@ import pytest
 
 from export.manifest import PocketspecError
 from runtime.__main__ import main
-from runtime.bench import Contender, parse_contender, references
+from runtime.bench.contenders import Contender, parse_contender, references
+from runtime.draft import tree_limit
 from runtime.speculation import PLAIN, Speculation
 
 
@@ -17,7 +18,7 @@ def test_kernels_stand_in_front_of_a_contender() -> None:
     assert parse_contender("native:plain") == Contender("native:plain", PLAIN, True, "native")
     assert parse_contender("portable:plain-safe") == Contender("portable:plain-safe", PLAIN, False, "portable")
     found = parse_contender("native:my-0.5b-tree12")
-    assert (found.speculation, found.kernels) == (Speculation("my-0.5b", 12, "tree"), "native")
+    assert (found.speculation, found.kernels) == (Speculation("my-0.5b", limit=tree_limit(12)), "native")
     for name in ("auto:plain", "fast:plain", "native:", "native:native:plain", "native"):
         with pytest.raises(PocketspecError, match=f"no contender '{name}'; .* with native: or portable: in front"):
             parse_contender(name)

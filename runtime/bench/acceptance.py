@@ -1,0 +1,54 @@
+"""What was accepted at every level: the share of drafted tokens, and the chance of each depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from runtime.decode import Step
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What ``level`` accepted of the drafts it judged.
+
+    ``rate`` is the share of all nodes; ``by_depth[d]`` the share of accepted tokens at depth d among the drafts that
+    were that deep and accepted all the way down to it; ``drafts`` counts drafts that were not empty.
+    """
+
+    level: str
+    drafts: int
+    rate: float
+    by_depth: tuple[float, ...]
+
+
+def measure_acceptance(steps: Sequence[Step], target: str) -> list[Acceptance]:
+    """Of the level called ``target``, whose steps these are, and of every level below that judged drafts itself."""
+    judged = [step for step in steps if step.num_drafted]
+    found = [_acceptance(target, judged)] if judged else []
+    below: dict[str, list[Step]] = {}
+    for step in steps:
+        if step.below:
+            below.setdefault(_judge_below(step.choice), []).extend(step.below)
+    for name, inner in below.items():
+        found += measure_acceptance(inner, name)
+    return found
+
+
+def _acceptance(level: str, judged: Sequence[Step]) -> Acceptance:
+    nodes = sum(step.num_drafted for step in judged)
+    accepted = sum(step.num_accepted for step in judged)
+    return Acceptance(level, len(judged), accepted / nodes, tuple(_by_depth(judged)))
+
+
+def _by_depth(judged: Sequence[Step]) -> Iterable[float]:
+    for depth in range(1, max(step.depth for step in judged) + 1):
+        reached = [step for step in judged if step.depth >= depth and step.num_accepted >= depth - 1]
+        if not reached:
+            return
+        yield sum(step.num_accepted >= depth for step in reached) / len(reached)
+
+
+def _judge_below(choice: str) -> str:
+    """The intermediate that drafts where ``choice`` is a hierarchy: MIDDLE of ``LOWER>MIDDLE-chain6/chain3``."""
+    return choice.split("/", 1)[0].rpartition("-")[0].rpartition(">")[2]

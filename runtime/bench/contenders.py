@@ -1,0 +1,127 @@
+"""Contenders of a benchmark, by their names.
+
+``plain`` runs one row a step, ``plain-safe`` the width that agrees bit for bit with wider steps. ``suffix``, ``chain``,
+``tree`` and ``hierarchy`` are families whose drafts the scheduler sizes, ``auto`` chooses among all ways. Exact drafts
+are ``NAME-chain6``, ``NAME-tree8`` or ``NAME-tree8x3`` (nodes and depth), ``LOWER>MIDDLE-chain6/tree8x3`` of a drafter
+below an intermediate (for the target / for the intermediate), with ``ahead:`` in front where the drafter works while
+the target does. ``native:`` or ``portable:`` in front of any of them compares kernels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from export.manifest import Manifest, PocketspecError
+from runtime.draft import DraftLimit, chain_limit, tree_limit
+from runtime.kernels.choice import Wanted
+from runtime.scheduler import Pick
+from runtime.scheduler.open_ways import Kind
+from runtime.speculation import ABOVE, AUTO, PLAIN, Speculation, levels_below, needed_levels
+
+PERFECT = "perfect"
+
+_FAMILIES: tuple[Kind, ...] = ("suffix", "chain", "tree", "hierarchy")
+_COMPARED: tuple[Wanted, ...] = ("native", "portable")
+_EXACT = re.compile(r"((?:ahead:)?[^:/]+)-((?:chain|tree)\d[^-]*)")
+_LIMIT = re.compile(r"(chain|tree)(\d+)(?:x(\d+))?")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to decode. ``single_rows``: run one row a step where the engine would pad it.
+
+    ``kernels`` None: those of the command.
+    """
+
+    name: str
+    speculation: Speculation
+    single_rows: bool = False
+    kernels: Wanted | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is drafted."""
+        return self.speculation.drafter == PLAIN.drafter
+
+    @property
+    def pick_name(self) -> str | None:
+        """What the scheduler calls the one thing that this contender does; None where it chooses among several."""
+        speculation = self.speculation
+        if self.is_plain:
+            return Pick(None).name
+        return None if speculation.limit is None else Pick(speculation.drafter, speculation.limit).name
+
+
+def levels_of(contender: Contender, manifest: Manifest) -> tuple[str, ...]:
+    """The levels below the target that may take part."""
+    below = levels_below(manifest)
+    needed = needed_levels(contender.speculation.drafter, below)
+    return tuple(below) if needed is None else needed
+
+
+def parse_contender(text: str) -> Contender:
+    """A contender from its name; PocketspecError says how names are made."""
+    kernels: Wanted | None = None
+    way = text
+    for kind in _COMPARED:
+        if text.startswith(f"{kind}:"):
+            kernels, way = kind, text.removeprefix(f"{kind}:")
+    if way in ("plain", "plain-safe"):
+        return Contender(text, PLAIN, way == "plain", kernels)
+    if way == AUTO:
+        return Contender(text, Speculation(), kernels=kernels)
+    for family in _FAMILIES:
+        if way == family:
+            return Contender(text, Speculation(AUTO, only=family), kernels=kernels)
+    match = _EXACT.fullmatch(way)
+    if not match:
+        raise PocketspecError(
+            f"no contender {text!r}; write plain, plain-safe, {', '.join(_FAMILIES)}, auto, or a drafter with shape and"
+            " size such as suffix-chain7, NAME-tree8x3 or LOWER>MIDDLE-chain6/tree8x3, with native: or portable: in"
+            " front to compare kernels"
+        )
+    name, limits = match[1], match[2].split("/")
+    if len(limits) > 1 + name.count(ABOVE):
+        raise PocketspecError(
+            f"contender {text!r} has {len(limits)} sizes for {1 + name.count(ABOVE)} levels that draft; write one for"
+            f" every level, joined as in LOWER{ABOVE}MIDDLE-chain6/chain3"
+        )
+    return Contender(text, Speculation(name, limit=_parse_limits(limits, text)), kernels=kernels)
+
+
+def _parse_limits(parts: Sequence[str], text: str) -> DraftLimit:
+    """The limit for the target; inside it the one for the level below, if there is one."""
+    match = _LIMIT.fullmatch(parts[0])
+    if not match or (match[1] == "chain" and match[3]):
+        raise PocketspecError(f"contender {text!r}: {parts[0]} is no draft; write chain6, tree8 or tree8x3")
+    nodes, depth = int(match[2]), int(match[3] or 1)
+    if not 1 <= depth <= nodes:
+        raise PocketspecError(f"contender {text!r}: {parts[0]} is no draft; it has 1 node or more, and no more depth")
+    limit = tree_limit(nodes) if match[1] == "tree" else chain_limit(nodes)
+    inner = _parse_limits(parts[1:], text) if len(parts) > 1 else None
+    return replace(limit, depth=depth if match[3] else limit.depth, inner=inner)
+
+
+def default_names(manifest: Manifest) -> list[str]:
+    """What is compared where nothing is said: plain decoding and every family that the bundle can have."""
+    names = ["plain", "plain-safe", "suffix"]
+    if levels_below(manifest):
+        names += ["chain", *(["tree"] if manifest.target.tree else [])]
+    if any(level.role == "intermediate" for level in manifest.levels):
+        names.append("hierarchy")
+    return [*names, AUTO]
+
+
+def references(contenders: Sequence[Contender]) -> dict[str, str]:
+    """For every contender the one whose answers its own must equal: plain decoding with the same kernels.
+
+    At the safe width if that is there, else of one row, else the first contender with those kernels.
+    """
+    found = {}
+    for contender in contenders:
+        same = [other for other in contenders if other.kernels == contender.kernels]
+        plain = [other for other in same if other.is_plain]
+        found[contender.name] = next((other for other in plain if not other.single_rows), [*plain, *same][0]).name
+    return found

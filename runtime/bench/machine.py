@@ -1,0 +1,62 @@
+"""What numbers depend on: the processor, versions, and the levels they were measured with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from export.manifest import Level
+from memory.plan import Placement, Plan
+
+_STAND_INS = {"random-weights": "random weights", "timing-vehicle": "timing vehicle"}
+
+
+def device() -> str:
+    """The processor, and how many of them this process may use."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = named[0] if named else name
+    return f"{name}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}"
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on."""
+    found = {"Python": platform.python_version()}
+    for name in ("pocketspec", "onnxruntime", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a checkout, or another build of ONNX Runtime
+            found[name] = "(not installed as a package)"
+    return found
+
+
+def describe_level(level: Level) -> str:
+    """What a level is, with a label where its weights only time things."""
+    label = "" if level.source.kind == "trained" else f" [{level.source.kind}]"
+    block = f" in blocks of {level.quantization.block_size}" if level.quantization.block_size else ""
+    return f"{level.source.id}{label}, {level.quantization.weights}{block}, {level.weight_bytes:,} bytes"
+
+
+def describe_place(plan: Plan, name: str) -> str:
+    """Where the level called ``name`` sits, if not where all do; to be put behind what it is."""
+    level = plan.level(name)
+    if level is None:
+        return ", not open"
+    place, usual = level.placement, Placement()
+    parts = [
+        place.provider if place.provider != usual.provider else "",
+        f"threads {place.threads}" if place.threads else "",
+        f"cores {','.join(map(str, place.cores))}" if place.cores else "",
+    ]
+    return "".join(f", {part}" for part in parts if part)
+
+
+def stand_ins(levels: list[Level]) -> list[str]:
+    """What must be said of every number that ``levels`` took part in: kinds of weights that only time things."""
+    return list(dict.fromkeys(_STAND_INS[level.source.kind] for level in levels if level.source.kind in _STAND_INS))

@@ -1,0 +1,179 @@
+"""Contenders take turns on every prompt in one process, so that a slow minute hits them all.
+
+Every answer begins with empty KV caches: its first token comes after all levels that it needs have read the prompt,
+and what follows that token is decoding alone. Each answer is one record; everything else is computed from records.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+from memory.meter import Memory, PeakMeter
+from runtime.bench.contenders import PERFECT, Contender
+from runtime.decode import Step
+from runtime.devices import any_width
+from runtime.drafters.replay import ReplayDrafter
+from runtime.engine import Engine
+from runtime.kernels.choice import Wanted
+from runtime.sampling import SamplingParams
+from runtime.speculation import PLAIN
+from runtime.stop import StopRule
+
+# A look takes Python's lock; peaks stay for longer than this, and the system's own high-water mark has the others.
+_LOOK_SECONDS = 0.05
+# Enough for every graph to have run at every width.
+_WARM_TOKENS = 8
+
+
+# Of the target and of the intermediate, see simulated.py.
+Chances = tuple[Sequence[float], Sequence[float] | None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of ``contender`` to prompt number ``prompt``.
+
+    ``first_token_seconds`` is from the call to the end of the first step, ``seconds`` to the end of the last one; both
+    are wall clock, with everything between the steps. ``overhead_seconds`` is the median of what one step takes outside
+    ONNX Runtime. ``peak`` are the highest bytes of the process meanwhile, None where the system does not tell.
+    ``predicted`` is what the cost model expects, in tokens/s, None where it says nothing.
+    """
+
+    contender: str
+    prompt: int
+    repeat: int
+    steps: tuple[Step, ...]
+    first_token_seconds: float
+    seconds: float
+    overhead_seconds: float = 0.0
+    peak: Memory | None = None
+    predicted: float | None = None
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The whole answer."""
+        return tuple(token for step in self.steps for token in step.tokens)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of decoding: tokens after the first step and their time; None if there are none."""
+        count = sum(len(step.tokens) for step in self.steps[1:])
+        return count / (self.seconds - self.first_token_seconds) if count else None
+
+    @property
+    def end_to_end_tokens_per_second(self) -> float:
+        """Of everything from the call on, the prompt included."""
+        return len(self.tokens) / self.seconds
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every contender is asked: tokens of prompts, and answers of at most ``max_new_tokens``.
+
+    ``ignore_eos``: no end token ends an answer.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    max_new_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    ignore_eos: bool = False
+
+
+class Bench:
+    """Runs contenders on engines: one for every kernels that a contender asks for.
+
+    ``chances`` has, by contender, what is accepted where acceptance is simulated.
+    """
+
+    def __init__(
+        self, engines: Mapping[Wanted | None, Engine], task: Task, chances: Mapping[str, Chances] | None = None
+    ) -> None:
+        self._engines, self._task, self._chances = engines, task, chances or {}
+
+    def run(self, contenders: Sequence[Contender], repeats: int) -> Iterator[Answer]:
+        """Every answer as soon as it is there: prompt by prompt, each time another contender first.
+
+        Short answers to the first prompt warm up and are not among them.
+        """
+        self._teach(contenders)
+        warm = replace(self._task, max_new_tokens=min(_WARM_TOKENS, self._task.max_new_tokens))
+        with PeakMeter(interval_seconds=_LOOK_SECONDS) as meter:
+            for contender in contenders:
+                self._answer(contender, warm, 0, 0, meter)
+            for repeat in range(repeats):
+                for prompt in range(len(self._task.prompts)):
+                    first = (repeat + prompt) % len(contenders)
+                    for contender in [*contenders[first:], *contenders[:first]]:
+                        yield self._answer(contender, self._task, prompt, repeat, meter)
+
+    def _teach(self, contenders: Sequence[Contender]) -> None:
+        """Shows plain decoding's answers to perfect drafters."""
+        for kernels in {contender.kernels for contender in contenders if contender.speculation.drafter == PERFECT}:
+            drafter = ReplayDrafter(PERFECT)
+            plain = Contender("plain-safe", PLAIN, kernels=kernels)
+            for number, prompt in enumerate(self._task.prompts):
+                drafter.learn([*prompt, *self._answer(plain, self._task, number, 0, PeakMeter()).tokens])
+            self._engines[kernels].add_drafter(drafter)
+
+    def _answer(self, contender: Contender, task: Task, prompt: int, repeat: int, meter: PeakMeter) -> Answer:
+        engine = self._engines[contender.kernels]
+        target, safe = engine.target, engine.target.widths
+        target.widths = any_width(target.max_rows) if contender.single_rows else safe
+        if contender.name in self._chances:
+            engine.simulate_acceptance(*self._chances[contender.name])
+        forget(engine)
+        eos = () if task.ignore_eos else engine.manifest.target.vocabulary.eos_token_ids
+        rule = StopRule(eos=eos, max_new_tokens=task.max_new_tokens)
+        steps: list[Step] = []
+        overheads: list[float] = []
+        first = 0.0
+        try:
+            with meter.phase(contender.name):
+                before, start = _session_seconds(engine), perf_counter()
+                for step in engine.steps(
+                    task.prompts[prompt], stop=rule, sampling=task.sampling, speculation=contender.speculation
+                ):
+                    end, now = perf_counter(), _session_seconds(engine)
+                    if steps:  # the first one reads the prompt
+                        overheads.append(step.seconds - (now - before))
+                    else:
+                        first = end - start
+                    steps.append(step)
+                    before = now
+        finally:
+            target.widths = safe
+        return Answer(
+            contender=contender.name,
+            prompt=prompt,
+            repeat=repeat,
+            steps=tuple(steps),
+            first_token_seconds=first,
+            seconds=end - start,
+            overhead_seconds=statistics.median(overheads) if overheads else 0.0,
+            peak=meter.phases[-1].peak if meter.phases else None,
+            predicted=_expected(engine, steps[1:]),
+        )
+
+
+def _expected(engine: Engine, steps: Sequence[Step]) -> float | None:
+    """Tokens/s that the cost model expects of the choices that ``steps`` made; None where it does not know one."""
+    expected = {prospect.name: prospect.expected for prospect in engine.explain()}
+    seconds = 0.0
+    for step in steps:
+        if expected.get(step.choice, 0.0) <= 0:
+            return None
+        seconds += len(step.tokens) / expected[step.choice]
+    return sum(len(step.tokens) for step in steps) / seconds if seconds else None
+
+
+def forget(engine: Engine) -> None:
+    """Empties the KV caches of all levels, so that the next prompt is read as a whole."""
+    for model in (engine.target, *engine.drafters.values()):
+        model.cache.rollback(0)
+
+
+def _session_seconds(engine: Engine) -> float:
+    return sum(model.session_seconds for model in (engine.target, *engine.drafters.values()))

@@ -1,0 +1,51 @@
+"""How far a measurement is: a bar on a terminal's standard error, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from runtime.bench.measure import Answer
+
+_LINES = 20
+
+
+@contextmanager
+def show_answers(total: int, say: Callable[[str], None]) -> Iterator[Callable[[Answer], None]]:
+    """Gives what is told of every answer, of ``total`` in all; ``say`` prints a line."""
+    if not sys.stderr.isatty():
+        yield _Lines(total, say)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    text = TextColumn("{task.description}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("warming up", total=total)
+        yield lambda answer: bar.update(task, advance=1, description=_describe(answer))
+
+
+class _Lines:
+    """At most 20 lines, however many answers there are."""
+
+    def __init__(self, total: int, say: Callable[[str], None]) -> None:
+        self._total, self._say, self._count = total, say, 0
+
+    def __call__(self, answer: Answer) -> None:
+        self._count += 1
+        if self._count * _LINES // self._total > (self._count - 1) * _LINES // self._total:
+            self._say(f"{self._count} of {self._total} answers; {_describe(answer)}")
+
+
+def _describe(answer: Answer) -> str:
+    speed = answer.tokens_per_second or answer.end_to_end_tokens_per_second
+    return f"repeat {answer.repeat + 1}, prompt {answer.prompt + 1}: {answer.contender} {speed:.1f} tokens/s"

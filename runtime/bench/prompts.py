@@ -1,0 +1,98 @@
+"""Prompts from a file, with the category of each where the file names one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.manifest import PocketspecError
+
+SEPARATOR = "<|endoftext|>"
+# Fields that name a category, in the files of Spec-Bench and in those that distillation writes.
+_CATEGORY_FIELDS = ("category", "kind")
+_NAMED_LINES = 20
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt; ``category`` None where the file names none."""
+
+    text: str
+    category: str | None = None
+
+
+def read_prompts(path: Path, count: int | None = None, per_category: int | None = None) -> list[Prompt]:
+    """Prompts from a file: JSON lines with ``prompt`` or ``turns`` (the first one is asked) and perhaps ``category`` or
+    ``kind``, texts between ``<|endoftext|>``, or plain lines.
+
+    The first ``per_category`` of every category, and of those the first ``count``. PocketspecError in one line for a
+    file that cannot be read, has broken lines (all of them are named), or has no prompts.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PocketspecError(f"cannot read prompts from {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise PocketspecError(f"cannot read prompts from {path}: it is not UTF-8 text at byte {error.start}") from None
+    if path.suffix == ".jsonl":
+        prompts = _json_prompts(text, path)
+    else:
+        parts = text.split(SEPARATOR) if SEPARATOR in text else text.splitlines()
+        prompts = [Prompt(part.strip()) for part in parts if part.strip()]
+    if not prompts:
+        raise PocketspecError(f"{path} has no prompts")
+    return _first_of_each(prompts, per_category)[:count]
+
+
+def _json_prompts(text: str, path: Path) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    broken: dict[int, str] = {}
+    # Not splitlines: a JSON text may hold other line breaks of Unicode's.
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            prompts.append(_json_prompt(line))
+        except ValueError as error:
+            broken[number] = str(error)
+    if broken:
+        first, reason = next(iter(broken.items()))
+        more = f", {len(broken) - _NAMED_LINES} more" if len(broken) > _NAMED_LINES else ""
+        numbers = ", ".join(str(number) for number in list(broken)[:_NAMED_LINES])
+        raise PocketspecError(
+            f"{path}, line {first}: {reason}; {len(broken)} of {len(broken) + len(prompts)} lines are broken"
+            f" ({numbers}{more}): mend or remove them, nothing was measured"
+        )
+    return prompts
+
+
+def _json_prompt(line: str) -> Prompt:
+    """ValueError says what is wrong with ``line``."""
+    try:
+        record: Any = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(record, dict) or not ("prompt" in record or "turns" in record):
+        raise ValueError("not a JSON object with 'prompt' or 'turns'")
+    turns = [record["prompt"]] if "prompt" in record else record["turns"]
+    if not isinstance(turns, list) or not turns or not isinstance(turns[0], str) or not turns[0].strip():
+        raise ValueError("its 'prompt', or the first of its 'turns', is no text")
+    category = next((record[name] for name in _CATEGORY_FIELDS if record.get(name) is not None), None)
+    if category is not None and not (isinstance(category, str) and category.strip()):
+        raise ValueError("its 'category' or 'kind' is no text")
+    return Prompt(turns[0], None if category is None else category.strip())
+
+
+def _first_of_each(prompts: Sequence[Prompt], per_category: int | None) -> list[Prompt]:
+    seen: Counter[str | None] = Counter()
+    kept = []
+    for prompt in prompts:
+        seen[prompt.category] += 1
+        if per_category is None or seen[prompt.category] <= per_category:
+            kept.append(prompt)
+    return kept

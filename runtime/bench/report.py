@@ -1,0 +1,162 @@
+"""One measurement with everything that is needed to repeat and to doubt it: as summaries, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from export.manifest import Manifest
+from memory.plan import Plan
+from runtime.bench.contenders import Contender, levels_of, references
+from runtime.bench.intervals import Spread
+from runtime.bench.machine import describe_level, describe_place, device, stand_ins, versions
+from runtime.bench.measure import Answer
+from runtime.bench.prompts import Prompt
+from runtime.bench.rows import Start
+from runtime.bench.summary import Reference, Summary, summarize
+from runtime.sampling import SamplingParams
+
+OTHER = "(no category)"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What was asked for and what was open. ``bandwidth`` is the machine's, in bytes/s, as measured; ``synthetic`` the
+    acceptance that was simulated, as asked for."""
+
+    command: str
+    manifest: Manifest
+    plan: Plan
+    contenders: Sequence[Contender]
+    prompts: Sequence[Prompt]
+    prompts_from: str
+    repeats: int
+    max_new_tokens: int
+    sampling: SamplingParams
+    kernels: Sequence[str]
+    baseline: str | None = None
+    bandwidth: float | None = None
+    synthetic: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """``answers`` that were measured, all of them or as far as it went (``ended_early`` says why, in a sentence).
+
+    ``rows`` is the cost of rows for every level, ``starts`` cold and warm ones, if they were measured.
+    """
+
+    setup: Setup
+    answers: Sequence[Answer]
+    rows: Mapping[str, Mapping[int, Spread]] = field(default_factory=dict)
+    starts: Mapping[str, Start] = field(default_factory=dict)
+    ended_early: str | None = None
+
+    @cached_property
+    def baseline(self) -> str:
+        """What ratios refer to: as asked for, or the faster plain decoding, or else the first contender."""
+        if self.setup.baseline is not None:
+            return self.setup.baseline
+        first, *_ = self.setup.contenders
+        plain = [each.name for each in self.setup.contenders if each.is_plain and each.kernels == first.kernels]
+        speeds = {row.contender: row.tokens_per_second or 0.0 for row in self._rows_of(plain, first.name)}
+        return max(speeds, key=lambda name: speeds[name]) if first.is_plain and speeds else first.name
+
+    @cached_property
+    def summaries(self) -> list[Summary]:
+        """Every contender that has an answer, over all prompts."""
+        return list(self._rows_of([each.name for each in self.setup.contenders], self.baseline))
+
+    @cached_property
+    def categories(self) -> dict[str, list[Summary]]:
+        """The same by category, in the order of the prompts; empty where the prompts name none."""
+        names = list(dict.fromkeys(prompt.category for prompt in self.setup.prompts))
+        if names == [None]:
+            return {}
+        everyone = [each.name for each in self.setup.contenders]
+        return {name or OTHER: list(self._rows_of(everyone, self.baseline, name or OTHER)) for name in names}
+
+    def label(self, contender: Contender) -> str:
+        """What must be said in every row of ``contender``; empty for trained weights."""
+        manifest = self.setup.manifest
+        parts = stand_ins([manifest.target, *(manifest.level(name) for name in levels_of(contender, manifest))])
+        if self.setup.synthetic is not None:
+            parts.append(f"synthetic acceptance {self.setup.synthetic}")
+        return ", ".join(parts)
+
+    def _rows_of(self, names: Sequence[str], baseline: str, category: str | None = None) -> Iterator[Summary]:
+        """The summaries of contenders that have an answer."""
+        texts = references(self.setup.contenders)
+        everyone = [answer for answer in self.answers if category in (None, self._category(answer))]
+        for contender in self.setup.contenders:
+            answers = [answer for answer in everyone if answer.contender == contender.name]
+            if contender.name in names and answers:
+                keeps = self.setup.synthetic is None and contender.speculation.keeps_draws
+                reference = Reference(baseline, texts[contender.name], keeps)
+                yield summarize(
+                    answers, everyone, self.setup.manifest.target, self.label(contender), category, reference
+                )
+
+    def _category(self, answer: Answer) -> str:
+        return self.setup.prompts[answer.prompt].category or OTHER
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, unrounded; answers without their tokens."""
+        setup = self.setup
+        return {
+            **facts(self),
+            "levels": {
+                level.name: describe_level(level) + describe_place(setup.plan, level.name)
+                for level in setup.manifest.levels
+            },
+            "predicted_bytes": setup.plan.total_bytes,
+            "rows_seconds": {
+                name: {str(count): asdict(value) for count, value in costs.items()} for name, costs in self.rows.items()
+            },
+            "starts": {name: asdict(start) for name, start in self.starts.items()},
+            "contenders": {row.contender: asdict(row) for row in self.summaries},
+            "categories": {
+                name: {row.contender: asdict(row) for row in rows} for name, rows in self.categories.items()
+            },
+            "answers": [_answer(answer, setup.prompts[answer.prompt]) for answer in self.answers],
+        }
+
+
+def facts(report: Report) -> dict[str, Any]:
+    """What every row shares."""
+    setup = report.setup
+    return {
+        "command": setup.command,
+        "ended_early": report.ended_early,
+        "bundle": setup.manifest.name,
+        "device": device(),
+        "versions": versions(),
+        "kernels": list(setup.kernels),
+        "threads": setup.plan.threads,
+        "bandwidth_bytes_per_second": setup.bandwidth,
+        "prompts": setup.prompts_from,
+        "repeats": setup.repeats,
+        "max_new_tokens": setup.max_new_tokens,
+        "temperature": setup.sampling.temperature,
+        "seed": setup.sampling.seed,
+        "sampling": asdict(setup.sampling),
+        "synthetic_acceptance": setup.synthetic,
+        "baseline": report.baseline,
+    }
+
+
+def _answer(answer: Answer, prompt: Prompt) -> dict[str, Any]:
+    return {
+        "contender": answer.contender,
+        "prompt": answer.prompt,
+        "category": prompt.category,
+        "repeat": answer.repeat,
+        "tokens": len(answer.tokens),
+        "steps": len(answer.steps),
+        "tokens_per_second": answer.tokens_per_second,
+        "first_token_seconds": answer.first_token_seconds,
+        "seconds": answer.seconds,
+        "predicted": answer.predicted,
+    }

@@ -1,0 +1,109 @@
+"""What a benchmark needs open, and the loop that keeps every answer it has, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from export.manifest import Manifest, PocketspecError
+from memory.choices import MAX_NODES, TREE_SIZES
+from runtime.bench.contenders import PERFECT, Contender, default_names, levels_of, parse_contender
+from runtime.bench.measure import Answer, Bench
+from runtime.draft import DraftLimit
+from runtime.engine import Engine
+from runtime.kernels.choice import Wanted
+from runtime.model import OrtModel
+from runtime.speculation import AUTO, check_drafter, levels_below
+
+
+def choose_contenders(names: str | None, manifest: Manifest, where: str) -> list[Contender]:
+    """The contenders in ``names``, with commas, or the default ones; ``where`` names the bundle in errors."""
+    asked = default_names(manifest) if names is None else [name.strip() for name in names.split(",")]
+    twice = sorted({name for name in asked if asked.count(name) > 1})
+    if twice:
+        raise PocketspecError(f"contender {twice[0]!r} is named twice; name each once, --repeat measures it again")
+    contenders = [parse_contender(name) for name in asked]
+    for contender in contenders:
+        if not contender.is_plain and contender.speculation.drafter != PERFECT:
+            check_contender(contender, manifest, where)
+    return contenders
+
+
+def check_contender(contender: Contender, manifest: Manifest, where: str) -> None:
+    """PocketspecError for a contender that the bundle cannot have."""
+    speculation, levels = contender.speculation, levels_below(manifest)
+    if speculation.drafter != AUTO:
+        check_drafter(speculation.drafter.removeprefix("ahead:"), levels, where)
+    if _is_tree(contender) and not manifest.target.tree:
+        raise PocketspecError(f"contender {contender.name}: the target {where} cannot verify trees; compare chains")
+    family = speculation.only
+    if family in ("chain", "tree") and not levels:
+        raise PocketspecError(f"contender {contender.name}: no drafter {where}; compare suffix, or export one")
+    if family == "hierarchy" and all(level.role != "intermediate" for level in manifest.levels):
+        raise PocketspecError(f"contender {contender.name}: no intermediate level {where}; compare chain or tree")
+
+
+def request_fields(contenders: Sequence[Contender], rows: Sequence[int], manifest: Manifest) -> dict[str, Any]:
+    """Fields of a Request with room for every contender, and for forwards of so many ``rows``.
+
+    Where nothing but "auto" drafts, everything is planned as it is for an answer; beside other contenders it may use
+    all levels, and drafts as large as the planner considers.
+    """
+    sizes = [limit.nodes for contender in contenders for limit in _limits(contender)]
+    free = [contender for contender in contenders if contender.pick_name is None]
+    if free and not sizes and not rows and all(each.speculation.only is None for each in free):
+        return {}
+    nodes = max([1, *sizes, *(count - 1 for count in rows), *([TREE_SIZES[0]] if free else [])])
+    if nodes > MAX_NODES:
+        raise PocketspecError(f"drafts or rows of {nodes} are too many; at most {MAX_NODES} (--rows {MAX_NODES + 1})")
+    named = {level for contender in contenders for level in levels_of(contender, manifest)}
+    wants_trees = any(map(_is_tree, contenders)) or (bool(free) and manifest.target.tree)
+    return {
+        "drafters": tuple(level for level in levels_below(manifest) if level in named),
+        "shape": "tree" if wants_trees else "chain",
+        "nodes": nodes,
+    }
+
+
+def without_padding(contenders: Sequence[Contender], engines: Mapping[Wanted | None, Engine]) -> list[Contender]:
+    """Without plain decoding at a safe width where that width is one row."""
+    return [
+        each
+        for each in contenders
+        if not each.is_plain or each.single_rows or engines[each.kernels].target.padded(1) > 1
+    ]
+
+
+def open_models(engines: Mapping[Wanted | None, Engine]) -> dict[str, OrtModel]:
+    """Every open level, with its kernels in front of its name where those are compared."""
+    return {
+        f"{kernels}:{name}" if kernels else name: model
+        for kernels, engine in engines.items()
+        for name, model in {engine.manifest.target.name: engine.target, **engine.drafters}.items()
+    }
+
+
+def collect(
+    bench: Bench, contenders: Sequence[Contender], repeats: int, advance: Callable[[Answer], None]
+) -> tuple[list[Answer], BaseException | None]:
+    """The answers, each shown to ``advance``, and what ended it early, if anything did: those before it are kept."""
+    answers: list[Answer] = []
+    try:
+        for answer in bench.run(contenders, repeats):
+            answers.append(answer)
+            advance(answer)
+    except BaseException as error:  # whatever it is, hours of measurements are not lost with it
+        return answers, error
+    return answers, None
+
+
+def _is_tree(contender: Contender) -> bool:
+    return contender.speculation.only == "tree" or any(limit.shape == "tree" for limit in _limits(contender))
+
+
+def _limits(contender: Contender) -> Iterator[DraftLimit]:
+    """Of the draft for the target, and of those for the levels below."""
+    limit = contender.speculation.limit
+    while limit is not None:
+        yield limit
+        limit = limit.inner

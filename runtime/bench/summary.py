@@ -1,0 +1,151 @@
+"""What the answers of one contender come to, over all prompts or those of one category."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from export.manifest import Level
+from memory.meter import Memory
+from runtime.bench.acceptance import Acceptance, measure_acceptance
+from runtime.bench.intervals import Ratio, mean_ratio
+from runtime.bench.measure import Answer
+from runtime.decode import Step
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row of the table; ``category`` None: over all prompts.
+
+    Speeds, in tokens/s, and times are medians over the prompts of the medians over the repeats; ratios are to the
+    baseline, prompt by prompt. Seconds a step, and ``read_bytes_per_second`` of the target's weights, leave out the
+    first step of an answer, which reads the prompt. ``choices`` are shares of the steps. ``predicted`` is in tokens/s,
+    ``prediction`` how many times the measured speed that was. ``peak`` is the whole process's. ``identical`` counts the
+    ``answers`` that equal the reference's; None where they need not.
+    """
+
+    contender: str
+    label: str
+    category: str | None
+    prompts: int
+    answers: int
+    tokens_per_second: float | None
+    ratio: Ratio | None
+    end_to_end_tokens_per_second: float
+    end_to_end_ratio: Ratio | None
+    first_token_seconds: float
+    tokens_per_step: float
+    acceptance: tuple[Acceptance, ...]
+    choices: Mapping[str, float]
+    draft_seconds_per_step: float | None
+    target_seconds_per_step: float | None
+    overhead_seconds_per_step: float
+    read_bytes_per_second: float | None
+    peak: Memory | None
+    predicted: float | None
+    prediction: Ratio | None
+    identical: int | None
+    reference: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a contender's answers are measured by: the ``baseline``'s speed, and the text of ``text`` if they must
+    have it (``keeps_text``)."""
+
+    baseline: str
+    text: str
+    keeps_text: bool
+
+
+def summarize(
+    answers: Sequence[Answer],
+    everyone: Sequence[Answer],
+    target: Level,
+    label: str,
+    category: str | None,
+    reference: Reference,
+) -> Summary:
+    """``answers`` of one contender, at least one, among those of ``everyone``."""
+    steps = [step for answer in answers for step in answer.steps]
+    decoding = [step for answer in answers for step in answer.steps[1:]]
+    target_seconds = _median(decoding, lambda step: step.target_seconds)
+    weights = target.weight_bytes - target.sparse_bytes
+    choices = Counter(step.choice for step in steps)
+    peaks = [answer.peak for answer in answers if answer.peak is not None]
+    return Summary(
+        contender=answers[0].contender,
+        label=label,
+        category=category,
+        prompts=len({answer.prompt for answer in answers}),
+        answers=len(answers),
+        tokens_per_second=_middle(answers, lambda answer: answer.tokens_per_second),
+        ratio=_ratio(answers, everyone, reference.baseline, lambda answer: answer.tokens_per_second),
+        end_to_end_tokens_per_second=_middle(answers, _end_to_end) or 0.0,
+        end_to_end_ratio=_ratio(answers, everyone, reference.baseline, _end_to_end),
+        first_token_seconds=_middle(answers, lambda answer: answer.first_token_seconds) or 0.0,
+        tokens_per_step=sum(len(step.tokens) for step in steps) / len(steps),
+        acceptance=tuple(measure_acceptance(steps, target.name)),
+        choices={name: count / len(steps) for name, count in choices.most_common()},
+        draft_seconds_per_step=_median(decoding, lambda step: step.draft_seconds),
+        target_seconds_per_step=target_seconds,
+        overhead_seconds_per_step=statistics.median(answer.overhead_seconds for answer in answers),
+        read_bytes_per_second=weights / target_seconds if target_seconds else None,
+        peak=Memory(max(each.anonymous_bytes for each in peaks), max(each.file_bytes for each in peaks))
+        if peaks
+        else None,
+        predicted=_middle(answers, lambda answer: answer.predicted),
+        prediction=_prediction(answers),
+        identical=_identical(answers, everyone, reference.text) if reference.keeps_text else None,
+        reference=reference.text,
+    )
+
+
+def _end_to_end(answer: Answer) -> float:
+    return answer.end_to_end_tokens_per_second
+
+
+def _median(steps: Sequence[Step], value: Callable[[Step], float]) -> float | None:
+    return statistics.median(map(value, steps)) if steps else None
+
+
+def _middle(answers: Sequence[Answer], value: Callable[[Answer], float | None]) -> float | None:
+    """The median over prompts of medians over repeats, of those answers that have the value."""
+    found: dict[int, list[float]] = {}
+    for answer in answers:
+        number = value(answer)
+        if number is not None:
+            found.setdefault(answer.prompt, []).append(number)
+    return statistics.median(map(statistics.median, found.values())) if found else None
+
+
+def _ratio(
+    answers: Sequence[Answer], everyone: Sequence[Answer], baseline: str, value: Callable[[Answer], float | None]
+) -> Ratio | None:
+    """Paired: each answer over the baseline's to the same prompt in the same repeat."""
+    base = {(other.prompt, other.repeat): value(other) for other in everyone if other.contender == baseline}
+    ratios: dict[int, list[float]] = {}
+    for answer in answers:
+        ours, theirs = value(answer), base.get((answer.prompt, answer.repeat))
+        if ours is not None and theirs is not None:
+            ratios.setdefault(answer.prompt, []).append(ours / theirs)
+    return mean_ratio(list(ratios.values()))
+
+
+def _prediction(answers: Sequence[Answer]) -> Ratio | None:
+    ratios: dict[int, list[float]] = {}
+    for answer in answers:
+        if answer.predicted is not None and answer.tokens_per_second is not None:
+            ratios.setdefault(answer.prompt, []).append(answer.predicted / answer.tokens_per_second)
+    return mean_ratio(list(ratios.values()))
+
+
+def _identical(answers: Sequence[Answer], everyone: Sequence[Answer], reference: str) -> int:
+    """Answers equal to the reference's first one to the same prompt."""
+    expected: dict[int, tuple[int, ...]] = {}
+    for other in everyone:
+        if other.contender == reference:
+            expected.setdefault(other.prompt, other.tokens)
+    return sum(answer.tokens == expected.get(answer.prompt) for answer in answers)
