@@ -96,3 +96,9 @@ def bushy(model: TableModel) -> Scripted:
 def adversarial(model: TableModel) -> Scripted:
     """Wrong at every node."""
     return Scripted(model, [[(0, False), (1, False), (0, False), (2, True)]])
+
+
+def coin_flips(model: TableModel) -> Scripted:
+    """Chains that turn wrong anywhere, or nowhere."""
+    flips = np.random.default_rng(1).random((30, 12)) < 0.85
+    return Scripted(model, [[(node, bool(right)) for node, right in enumerate(script)] for script in flips])

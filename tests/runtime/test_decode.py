@@ -16,13 +16,14 @@ from runtime.context import Context
 from runtime.decode import Step, decode
 from runtime.draft import DraftLimit
 from runtime.drafters import Drafter
+from runtime.drafters.ahead import AheadDrafter
 from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.sampling import SamplingParams
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.stop import Cut
 from runtime.verify.match import MatchVerifier
-from tests.runtime.guesses import Raising, Random, Scripted, adversarial, bushy, perfect, plain_token
+from tests.runtime.guesses import Raising, Random, Scripted, adversarial, bushy, coin_flips, perfect, plain_token
 from tests.runtime.table_model import TableModel, fresh_rows
 
 GREEDY = SamplingParams()
@@ -41,6 +42,11 @@ DRAFTERS: dict[str, Callable[[TableModel], Drafter]] = {
     "small tree": lambda model: SmallDrafter(_like(model, seed=0), model.vocab_size),
     "suffix": lambda model: SuffixDrafter(),
     "bad chain": lambda model: SmallDrafter(_like(model, seed=1), model.vocab_size),
+    "ahead": lambda model: AheadDrafter(perfect(model)),
+    "ahead of chance": lambda model: AheadDrafter(coin_flips(model)),
+    "ahead small": lambda model: AheadDrafter(SmallDrafter(_like(model, seed=0), model.vocab_size)),
+    "ahead bad": lambda model: AheadDrafter(SmallDrafter(_like(model, seed=1), model.vocab_size)),
+    "ahead suffix": lambda model: AheadDrafter(SuffixDrafter()),
     "bad tree": lambda model: SmallDrafter(_like(model, seed=1), model.vocab_size),
 }
 
