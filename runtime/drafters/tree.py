@@ -20,13 +20,14 @@ ROOT = -1
 class Node:
     """A guessed token behind node ``parent`` (``ROOT``: behind the committed tokens).
 
-    ``score`` is the drafter's probability of the path down to it, where that is why it was chosen.
+    ``chance`` is the drafter's own probability of the token, ``score`` that of the path down to it, calibrated.
     """
 
     token: int
     parent: int
     depth: int
     score: float
+    chance: float
 
 
 class GrowingTree:
@@ -37,10 +38,10 @@ class GrowingTree:
         self._model = model
         self._trunk = ROOT
 
-    def add(self, token: int, parent: int, score: float = 0.0) -> int:
+    def add(self, token: int, parent: int, score: float, chance: float) -> int:
         """A new node; its number."""
         depth = 0 if parent == ROOT else self.nodes[parent].depth + 1
-        self.nodes.append(Node(token, parent, depth, score))
+        self.nodes.append(Node(token, parent, depth, score, chance))
         return len(self.nodes) - 1
 
     def path(self, node: int) -> list[int]:
@@ -104,4 +105,5 @@ class GrowingTree:
             probs={place[node]: row for node, row in probs.items() if node in place},
             expected=expected,
             source=source,
+            chances=tuple(self.nodes[node].chance for node in order),
         )

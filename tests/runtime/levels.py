@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+from scipy.stats import chisquare
 
 from runtime.context import Context
 from runtime.decode import Step, decode
@@ -10,7 +15,7 @@ from runtime.draft import DraftLimit
 from runtime.drafters import Drafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.small import SmallDrafter
-from runtime.sampling import SamplingParams
+from runtime.sampling import SamplingParams, probabilities
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.stop import StopRule
 from runtime.verify import Verifier
@@ -64,3 +69,27 @@ def text_of(
 ) -> list[int]:
     """The tokens of ``decoded``."""
     return [token for step in decoded(target, context, drafter, limit, verifier, stop) for token in step.tokens]
+
+
+def probs_of(model: TableModel, tokens: list[int], sampling: SamplingParams) -> np.ndarray:
+    """The distribution of what follows ``tokens``, computed without a cache."""
+    fresh = TableModel(model.vocab_size, len(tokens) + 1, seed=model.seed)
+    fresh.prefill(tokens[:-1])
+    return probabilities(fresh.forward(tokens[-1:]).logits[0], tokens, sampling)
+
+
+def law_pvalue(target: TableModel, drafter: Drafter, limit: DraftLimit, verifier: Verifier, runs: int) -> float:
+    """Chi-square of the first three tokens against the target's own law, cells that expect under 5 merged."""
+    prompt, law = [1, 0, 2], {}
+    for path in product(range(target.vocab_size), repeat=3):
+        rows = [probs_of(target, [*prompt, *path[:place]], SamplingParams(1.5)) for place in range(3)]
+        law[path] = runs * float(np.prod([row[token] for row, token in zip(rows, path, strict=True)]))
+    seen: Counter[tuple[int, ...]] = Counter()
+    for seed in range(runs):
+        context = context_of(prompt, SamplingParams(1.5, seed=seed))
+        seen[tuple(text_of(target, context, drafter, limit, verifier, StopRule(max_new_tokens=3)))] += 1
+    large = [path for path, mean in law.items() if mean >= 5]
+    counts, means = [seen[path] for path in large], [law[path] for path in large]
+    if sum(counts) < runs:
+        counts, means = [*counts, runs - sum(counts)], [*means, runs - sum(means)]
+    return float(chisquare(counts, np.array(means) * runs / sum(means)).pvalue)
