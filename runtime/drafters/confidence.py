@@ -21,7 +21,7 @@ from runtime.sampling import SamplingParams
 _CENTRES = tuple(float(centre) for centre in range(-5, 7))
 # So many observations in a bin weigh as much as the assumption that the raw confidence is right, and all fade with new
 # ones, as if no more than so many were remembered: as many tokens as a few answers have. Heuristics.
-_PRIOR, _MEMORY = 12.0, 1000.0
+_PRIOR, _MEMORY = 6.0, 1000.0
 _KEPT = 1 - 1 / _MEMORY
 _NEVER = 1e-6
 

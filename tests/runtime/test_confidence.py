@@ -47,7 +47,7 @@ def test_a_surer_token_is_never_worth_less(seen: list[tuple[float, bool]]) -> No
 def test_one_observation_says_little(raw: float, accepted: bool) -> None:
     calibration = Calibration()
     calibration.observe(raw, accepted)
-    assert all(abs(calibration(other) - other) < 0.08 for other in RAWS)
+    assert all(abs(calibration(other) - other) < 0.15 for other in RAWS)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_one_observation_says_little(raw: float, accepted: bool) -> None:
 def test_many_observations_are_believed(truth: Callable[[float], float]) -> None:
     calibration = _learnt(truth, 6000)
     for raw in (0.05, 0.2, 0.4, 0.6, 0.8, 0.95):
-        assert calibration(raw) == pytest.approx(truth(raw), abs=0.1)
+        assert calibration(raw) == pytest.approx(truth(raw), abs=0.12)
 
 
 def test_a_drafter_that_becomes_worse_is_found_out() -> None:
