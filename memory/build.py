@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from export.manifest import Level
-from memory.choices import Choices, Scene
+from memory.choices import INNER_NODES, Choices, Scene
 from memory.footprint import (
     Sizes,
     activation_bytes,
@@ -56,7 +56,11 @@ def build_plan(scene: Scene, choices: Choices, budget: int, tokens_per_second: f
 
 def _sizes(level: Level, scene: Scene, choices: Choices) -> Sizes:
     is_target, tree = level.role == "target", choices.shape == "tree"
-    rows = choices.nodes + 1 + (0 if scene.residence(level.name) == "native" else _PADDING_ROWS)
+    nodes = choices.nodes
+    if not is_target and any(scene.levels[name].role == "intermediate" for name in choices.drafters):
+        # What an intermediate judges is drafted below it, in trees if both can.
+        nodes, tree = max(nodes, INNER_NODES), level.tree
+    rows = nodes + 1 + (0 if scene.residence(level.name) == "native" else _PADDING_ROWS)
     held = choices.context if is_target else min(choices.window, level.shape.positions)
     return Sizes(
         kv_type=choices.kv_type if is_target else choices.drafter_kv_type,

@@ -19,7 +19,9 @@ MIN_CONTEXT = 2
 MAX_NODES = 63
 # Sizes of drafts that are considered, in nodes.
 TREE_SIZES = (15, 11, 7, 3)
-CHAIN_SIZES = (7, 5, 4, 3, 2, 1)
+CHAIN_SIZES = (12, 9, 7, 5, 4, 3, 2, 1)
+# Nodes of the drafts that an intermediate judges: it costs less than the target, so they may be many.
+INNER_NODES = 15
 # Rows of a prompt that run at once. Larger chunks than the first read prompts no faster on the processors at hand (1.5B
 # shape, AVX2: 128 tokens/s in chunks of 32, 128 and 256).
 PREFILL_CHUNKS = (128, 64, 32, 16)
@@ -32,12 +34,13 @@ class Request:
     ``context`` tokens of prompt and answer in all (None: 4,096, or the target's positions if fewer, and less if that is
     what fits), in ``turns`` turns of a conversation; ``up_to`` lets the context be smaller and grow as it is used. At
     most ``budget_bytes`` (None: what the device has, less a margin). ``drafters`` names the levels that may be loaded
-    beside the target, None: all drafters. ``shape`` and ``nodes`` of drafts (0: plain decoding), ``kv_type`` of the
-    target and ``prefill_chunk``: None lets the plan decide. ``threads`` of every level that ``placements`` do not give
-    a place of its own, by the name of a level or by its role. With ``fixed_width`` every step of the target runs one
-    number of rows, that of the largest draft, for devices whose programs are made for one size. ``may_give_up`` names
-    what is given up only if the user says so: "precision": KV types with which the target speaks measurably worse,
-    "context", and "disk": weights that do not fit are read from disk.
+    beside the target, None: all drafters, and an intermediate where that pays. ``shape`` and ``nodes`` of drafts (0:
+    plain decoding), ``kv_type`` of the target and ``prefill_chunk``: None lets the plan decide. ``threads`` of every
+    level that ``placements`` do not give a place of its own, by the name of a level or by its role. With
+    ``fixed_width`` every step of the target runs one number of rows, that of the largest draft, for devices whose
+    programs are made for one size. ``may_give_up`` names what is given up only if the user says so: "precision": KV
+    types with which the target speaks measurably worse, "context", and "disk": weights that do not fit are read from
+    disk.
     """
 
     context: int | None = None

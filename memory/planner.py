@@ -6,7 +6,7 @@ are missing and the smallest budgets that would do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from export.manifest import Manifest
@@ -21,32 +21,37 @@ from memory.choices import (
     check_request,
     wanted_context,
 )
+from memory.costs import MeasuredCosts
 from memory.device import Device
 from memory.ladder import Rung, rungs
 from memory.plan import Bounds, GivenUp, OverBudgetError, Placement, Plan, Shape
-from memory.speed import REFERENCE, Costs, Predictor
+from memory.reference import make_times
+from memory.speed import Predictor
 
 # Bytes a second of a solid-state disk with random reads of a few megabytes; a guess, used for a warning alone.
 _DISK_BANDWIDTH = 500e6
+# An intermediate takes memory and is opened for so much more speed. Below, the prediction's own error is as large.
+_HIERARCHY_GAIN = 1.03
 
 
-def make_plan(manifest: Manifest, device: Device, request: Request, costs: Mapping[str, Costs] = REFERENCE) -> Plan:
+def make_plan(manifest: Manifest, device: Device, request: Request, costs: MeasuredCosts | None = None) -> Plan:
     """The best plan within the budget; OverBudgetError if not even plain decoding fits.
 
-    ``costs`` are those of forwards on this device, by kind of kernels; where none were measured, the reference's.
+    ``costs`` are those measured on this device; without any, or with other kernels, the reference machine's stand in.
     """
-    scene = Scene(manifest, device, request)
-    check_request(scene)
-    return Planner(scene, Predictor(scene, costs)).plan()
+    return make_planner(manifest, device, request, costs).plan()
 
 
-def make_plans(
-    manifest: Manifest, device: Device, request: Request, costs: Mapping[str, Costs] = REFERENCE
-) -> list[Plan]:
+def make_plans(manifest: Manifest, device: Device, request: Request, costs: MeasuredCosts | None = None) -> list[Plan]:
     """The plans of all rungs, each the best one for budgets from its ``needed_bytes`` up to that of the one before."""
+    return make_planner(manifest, device, request, costs).ladder(device.total_bytes)[1]
+
+
+def make_planner(manifest: Manifest, device: Device, request: Request, costs: MeasuredCosts | None = None) -> Planner:
+    """The planner of one scene; PocketspecError for a request that no memory can satisfy."""
     scene = Scene(manifest, device, request)
     check_request(scene)
-    return Planner(scene, Predictor(scene, costs)).ladder(device.total_bytes)[1]
+    return Planner(scene, Predictor(scene, make_times(scene, costs)))
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Planner:
         return ladder, [replace(plan, bounds=bounds) for plan in plans]
 
     def _start(self) -> Choices:
-        """The fastest choices, with the leanest draft that is as fast."""
+        """Everything that could pay on some text, with the smallest draft that has room for it."""
         scene, request = self.scene, self.scene.request
         context = wanted_context(scene.manifest, request)
         named = tuple(level.name for level in scene.manifest.drafters())
@@ -101,10 +106,25 @@ class Planner:
             prefill_chunk=request.prefill_chunk
             or min((c for c in PREFILL_CHUNKS if c >= turn), default=PREFILL_CHUNKS[0]),
         )
+        if request.drafters is None and drafters:
+            start = replace(start, drafters=(*drafters, *self._middle(start)))
         if request.nodes is not None or not drafters:
             return start
-        shape, nodes = self.predictor.best_shape(start, request.shape)
+        # With one width for all steps every step pays for all the room there is.
+        choose = self.predictor.best_shape if request.fixed_width else self.predictor.room
+        shape, nodes = choose(start, request.shape)
         return replace(start, shape=shape, nodes=nodes)
+
+    def _middle(self, start: Choices) -> tuple[str, ...]:
+        """The intermediate with which a hierarchy is clearly faster than everything without, if there is one."""
+        rates = {}
+        for level in self.scene.manifest.levels:
+            if level.role == "intermediate":
+                beside = replace(start, drafters=(*start.drafters, level.name))
+                rates[level.name] = self.predictor.best_hierarchy(beside, level.name)
+        best = max(rates, key=rates.__getitem__, default=None)
+        pays = best is not None and rates[best] >= _HIERARCHY_GAIN * self.predictor.tokens_per_second(start)
+        return (best,) if best is not None and pays else ()
 
     def _largest_draft(self) -> tuple[Shape, int]:
         """What the user asked for, or the largest draft there is."""

@@ -1,21 +1,23 @@
-"""Predicted speed: what a forward of k rows costs, how many tokens a draft brings, and so tokens per second.
+"""Predicted speed: how many tokens a draft brings for the forwards it costs, and so tokens per second.
 
-Costs are those of a device; without any that were measured they are the reference machine's, so that plans can be
-compared with one another although seconds on another device differ.
+Of three levels, a drafter guesses for an intermediate, and what that one says is the draft for the target (SpecMQuant,
+arXiv 2505.22179). How often a drafter agrees with an intermediate is not measured at export: its agreement with the
+target stands for it.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from export.manifest import KvEffect, Level
-from memory.choices import CHAIN_SIZES, TREE_SIZES, Choices, Scene
-from memory.footprint import hot_weight_bytes, kv_bytes_per_token
+from memory.choices import CHAIN_SIZES, INNER_NODES, TREE_SIZES, Choices, Scene
+from memory.expected import chain_tokens, tree_tokens
 from memory.plan import Shape
+from memory.reference import Times
 
 # Agreement of a drafter that was exported without measuring it: a cautious guess.
 _UNKNOWN_AGREEMENT = 0.7
@@ -23,68 +25,44 @@ _UNKNOWN_AGREEMENT = 0.7
 _WINDOW_FACTOR = 0.98
 # Repetition alone, on text that is not made of repetitions: 1.01 measured on the demo's prompts (README).
 _MODEL_FREE_GAIN = 1.01
+# How often a drafter may agree on some text: from hardly to nearly always. Its own average says nothing of the rest.
+_AGREEMENTS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+# A tree takes more room than a chain of as many nodes; it must promise so much more.
+_TREE_GAIN = 1.02
+# Predictions are about as uncertain as this share, and a device may have cheaper rows than the reference.
+_NEARLY = 0.95
 
 
-# Our own work for a node of a draft, beside the forwards: measured on the demo, chains of 3 and trees of 7 (README).
-NODE_SECONDS: Mapping[Shape, float] = {"chain": 40e-6, "tree": 150e-6}
+class Way(NamedTuple):
+    """A way to draft with ``shape`` and ``nodes``, and the tokens a second that are expected of it."""
+
+    rate: float
+    shape: Shape
+    nodes: int
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What forwards cost on a device, for one kind of kernels.
-
-    ``bandwidth`` in bytes of weights a second for one row, ``layer_seconds`` on top for each layer, ``rows`` maps a
-    number of rows to its time relative to one row.
-    """
-
-    bandwidth: float
-    layer_seconds: float
-    rows: Mapping[int, float]
-
-    def seconds(self, level: Level, weights: int, rows: int) -> float:
-        """A forward of ``rows`` rows through ``level``, whose step reads ``weights`` bytes."""
-        return (weights / self.bandwidth + level.shape.layers * self.layer_seconds) * self._relative(rows)
-
-    def _relative(self, rows: int) -> float:
-        """Between the measured numbers of rows on a line, beyond the last one on the same slope."""
-        known = sorted(self.rows)
-        place = min(max(bisect_right(known, rows) - 1, 0), len(known) - 2)
-        low, high = known[place], known[place + 1]
-        slope = (self.rows[high] - self.rows[low]) / (high - low)
-        return self.rows[low] + slope * (rows - low)
-
-
-# Two cores of an AMD EPYC with AVX2, at the Qwen2-1.5B shape in int4 blocks of 128 (README, "What a row costs").
-REFERENCE: Mapping[str, Costs] = {
-    "native": Costs(31e9, 25e-6, {1: 1.0, 2: 1.10, 4: 1.48, 8: 2.79, 16: 5.04}),
-    "portable": Costs(20e9, 50e-6, {1: 1.0, 2: 1.21, 4: 2.18, 8: 4.06, 16: 7.84}),
-}
-
-
+@cache
 def expected_tokens(agreement: float, shape: Shape, nodes: int) -> float:
     """Tokens that a step with a draft of ``nodes`` nodes commits on average, the target's own included.
 
-    The drafter's r-th choice is right with probability a(1-a)^r, whatever came before; a tree has the likeliest nodes,
-    as EAGLE-2 grows it (Li et al. 2024), a chain the first choices alone.
+    The drafter's first choice is right with the same probability wherever it stands. See ``memory.expected``.
     """
     if shape == "chain":
-        return sum(agreement**depth for depth in range(nodes + 1))
-    total, frontier = 1.0, [-agreement]
-    for _ in range(nodes):
-        chance = -heapq.heappop(frontier)
-        total += chance
-        # Its first child, and its next sibling.
-        heapq.heappush(frontier, -chance * agreement)
-        heapq.heappush(frontier, -chance * (1 - agreement))
-    return total
+        return chain_tokens([agreement] * nodes)
+    return tree_tokens([agreement] * draft_depth(shape, nodes), nodes)
+
+
+def draft_depth(shape: Shape, nodes: int) -> int:
+    """Tokens along the longest path of a draft: all of a chain; trees are as deep as a full binary one."""
+    return nodes if shape == "chain" else nodes.bit_length()
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts the speed of choices on a device whose forwards cost as ``costs`` say, by kind of kernels."""
+    """Predicts the speed of choices on a device whose forwards take ``times``."""
 
     scene: Scene
-    costs: Mapping[str, Costs] = field(default_factory=lambda: REFERENCE)
+    times: Times
 
     def tokens_per_second(self, choices: Choices) -> float:
         """The fastest way to decode that ``choices`` leave open: plain, model-free, or any draft up to the planned one.
@@ -92,50 +70,117 @@ class Predictor:
         Speculation that does not pay is not counted as a loss, since nobody has to use it. A narrower KV type is never
         counted as a gain: it is given up for bytes alone, though it may be faster.
         """
-        plain = 1 / self._target_seconds(choices, 1)
-        if choices.nodes:
-            plain *= _MODEL_FREE_GAIN
-        rates = (rate for name in choices.drafters for rate, *_ in self._rates(name, choices))
-        return max(rates, default=plain) if choices.drafters and choices.nodes else plain
+        plain = self._plain(choices)
+        if not choices.nodes:
+            return plain
+        if not choices.drafters:
+            return plain * _MODEL_FREE_GAIN
+        return max([plain, *(way.rate for way in self._ways(choices))])
+
+    def best_hierarchy(self, choices: Choices, middle: str) -> float:
+        """Tokens a second with the best of the planned drafters below ``middle``; 0 if there is none."""
+        return max((way.rate for way in self._hierarchies(middle, choices, None)), default=0.0)
 
     def best_shape(self, choices: Choices, shape: Shape | None) -> tuple[Shape, int]:
         """The leanest draft, of ``shape`` if that is given, with which ``choices`` are as fast as they can be."""
-        rates = [
-            rate
-            for name in choices.drafters
-            for rate in self._rates(name, choices)
-            if shape is None or rate[1] == shape
-        ]
-        fastest = max(rates, key=lambda rate: (rate[0], -rate[2]), default=(0.0, choices.shape, choices.nodes))
-        return fastest[1], fastest[2]
+        ways = [way for way in self._ways(choices) if shape in (None, way.shape)]
+        best = max(ways, key=lambda way: (max(way.rate, self._plain(choices)), -way.nodes), default=None)
+        return (best.shape, best.nodes) if best is not None else (choices.shape, choices.nodes)
 
-    def _rates(self, name: str, choices: Choices) -> Iterator[tuple[float, Shape, int]]:
-        """Tokens a second with drafts by ``name`` of every size that is planned, and no less than without drafts."""
+    def room(self, choices: Choices, shape: Shape | None) -> tuple[Shape, int]:
+        """The smallest draft, of ``shape`` if that is given, that has room for what would be fast on any text.
+
+        Texts differ in how often a drafter agrees, and the runtime follows. A tree has room for chains as well.
+        """
+        found: Shape = shape or "chain"
+        plain, most = self._plain(choices), 1
+        for agreement in _AGREEMENTS:
+            paying = [way for way in self._ways(choices, agreement) if shape in (None, way.shape) and way.rate > plain]
+            ways = [way for way in paying if way.shape == "chain"]
+            if _fastest(paying) > _TREE_GAIN * _fastest(ways):
+                ways, found = paying, "tree"
+            most = max([most, *(way.nodes for way in ways if way.rate >= _NEARLY * _fastest(ways))])
+        return found, most
+
+    def _plain(self, choices: Choices) -> float:
+        return 1 / (self._target_seconds(choices, 1) + self.times.step_seconds)
+
+    def _ways(self, choices: Choices, agreement: float | None = None) -> Iterator[Way]:
+        """Every way that ``choices`` leave open; ``agreement`` of all drafters, None: each its own."""
+        for name in choices.drafters:
+            yield from self._drafts(name, choices, agreement)
+            if self.scene.levels[name].role == "intermediate":
+                yield from self._hierarchies(name, choices, agreement)
+
+    def _drafts(self, name: str, choices: Choices, agreement: float | None) -> Iterator[Way]:
+        """Drafts by ``name`` alone, of every size that is planned."""
         level = self.scene.levels[name]
+        agreement = self._agreement(level, choices) if agreement is None else agreement
+        for shape, nodes in draft_sizes(choices.shape, choices.nodes):
+            if shape == "tree" and not level.tree:
+                continue
+            seconds = self._verifying(choices, shape, nodes) + self._drafting(level, choices, shape, nodes)
+            yield Way(expected_tokens(agreement, shape, nodes) / seconds, shape, nodes)
+
+    def _hierarchies(self, middle: str, choices: Choices, agreement: float | None) -> Iterator[Way]:
+        """Chains by ``middle``, with each of the drafters below it: every length with the inner draft that is best."""
+        judge = self.scene.levels[middle]
+        outer = self._agreement(judge, choices) if agreement is None else agreement
+        for name in choices.drafters:
+            lower = self.scene.levels[name]
+            if lower.role != "drafter":
+                continue
+            inner = self._agreement(lower, choices) if agreement is None else agreement
+            brought, spent = self._inner_step(judge, lower, inner, choices)
+            # After a draft that was accepted as a whole, the intermediate lacks a token: one row more.
+            catching_up = self._seconds(judge, choices, 2) - self._seconds(judge, choices, 1)
+            for length in (nodes for shape, nodes in draft_sizes("chain", choices.nodes) if nodes > 1):
+                # The last step inside may bring more tokens than are wanted: half of what one brings, on average.
+                steps = max(1.0, (length + (brought - 1) / 2) / brought)
+                seconds = self._verifying(choices, "chain", length) + steps * spent + outer**length * catching_up
+                yield Way(expected_tokens(outer, "chain", length) / seconds, "chain", length)
+
+    def _inner_step(self, judge: Level, lower: Level, agreement: float, choices: Choices) -> tuple[float, float]:
+        """Tokens and seconds of one step of the intermediate, with the draft below it that brings most a second."""
+        best = (1.0, self._seconds(judge, choices, 1) + self.times.step_seconds)
+        shape: Shape = "tree" if judge.tree and lower.tree else "chain"
+        for kind, nodes in draft_sizes(shape, INNER_NODES):
+            seconds = self._seconds(judge, choices, nodes + 1) + self._drafting(lower, choices, kind, nodes)
+            seconds += self.times.step_seconds + nodes * self.times.node_seconds[kind]
+            tokens = expected_tokens(agreement, kind, nodes)
+            if tokens / seconds > best[0] / best[1]:
+                best = (tokens, seconds)
+        return best
+
+    def _verifying(self, choices: Choices, shape: Shape, nodes: int) -> float:
+        """The target's forward over a draft, and our own work for it."""
+        return (
+            self._target_seconds(choices, nodes + 1) + nodes * self.times.node_seconds[shape] + self.times.step_seconds
+        )
+
+    def _drafting(self, level: Level, choices: Choices, shape: Shape, nodes: int) -> float:
+        """A chain takes a forward for every token, a tree one for every level, over all nodes above it."""
+        depth = draft_depth(shape, nodes)
+        rows: Sequence[int] = [1] * depth
+        if shape == "tree":
+            rows = [max(1, nodes * above // depth) for above in range(depth)]
+        return sum(self._seconds(level, choices, count) for count in rows)
+
+    def _agreement(self, level: Level, choices: Choices) -> float:
+        """As measured at export, less what a window costs."""
         agreement = _UNKNOWN_AGREEMENT if level.agreement is None else level.agreement
         window = max(choices.context / choices.window, 1.0)
-        agreement *= _WINDOW_FACTOR ** math.log2(window)
-        plain = 1 / self._target_seconds(choices, 1)
-        for shape, nodes in draft_sizes(choices.shape, choices.nodes):
-            # A tree is grown level by level, a chain token by token: one forward of the drafter each.
-            depth = nodes if shape == "chain" else nodes.bit_length()
-            seconds = self._target_seconds(choices, nodes + 1) + depth * self._drafter_seconds(level, choices)
-            seconds += nodes * NODE_SECONDS[shape]
-            yield max(expected_tokens(agreement, shape, nodes) / seconds, plain), shape, nodes
+        return agreement * math.pow(_WINDOW_FACTOR, math.log2(window))
 
-    def _drafter_seconds(self, level: Level, choices: Choices) -> float:
-        """A forward of one row. As with the target, a narrower cache is not counted as a gain."""
-        residence = self.scene.residence(level.name)
-        kv = choices.context // 2 * kv_bytes_per_token(level.shape, "fp32", residence)
-        return self._costs(level.name).seconds(level, hot_weight_bytes(level, residence) + kv, 1)
+    def _seconds(self, level: Level, choices: Choices, rows: int) -> float:
+        """A forward of a level beside the target. As with the target, a narrower cache is not counted as a gain."""
+        return self.times.seconds(level, rows, choices.context // 2)
 
     def _target_seconds(self, choices: Choices, rows: int) -> float:
         """A forward of so many rows through the target, the cache half full."""
         target = self.scene.manifest.target
-        residence = self.scene.residence(target.name)
-        kv = choices.context // 2 * kv_bytes_per_token(target.shape, "fp32", residence)
         slower = max([1.0, *(1 / effect.speed for effect in self._effects_down_to(target, choices.kv_type))])
-        return self._costs(target.name).seconds(target, hot_weight_bytes(target, residence) + kv, rows) * slower
+        return self.times.seconds(target, rows, choices.context // 2) * slower
 
     def _effects_down_to(self, target: Level, kv_type: str) -> Iterator[KvEffect]:
         """Those of a KV type and of all wider ones: a step down is never counted as a gain.
@@ -143,20 +188,20 @@ class Predictor:
         Measured with the kernels that are planned alone: other kernels have other graphs.
         """
         types = self.scene.kv_types(target.name)
+        kernels = "native" if self.scene.residence(target.name) == "native" else "portable"
         for wider in types[: types.index(kv_type) + 1]:
             effect = target.kv_effects.get(wider)
-            if effect is not None and effect.kernels == self._kernels(target.name):
+            if effect is not None and effect.kernels == kernels:
                 yield effect
 
-    def _costs(self, name: str) -> Costs:
-        return self.costs[self._kernels(name)]
 
-    def _kernels(self, name: str) -> str:
-        return "native" if self.scene.residence(name) == "native" else "portable"
+def _fastest(ways: Sequence[Way]) -> float:
+    return max((way.rate for way in ways), default=0.0)
 
 
 def draft_sizes(shape: Shape, most: int) -> Iterator[tuple[Shape, int]]:
     """Every draft that a planned one of ``most`` nodes leaves open, largest first; a tree's rows do for chains too."""
     if shape == "tree":
-        yield from (("tree", nodes) for nodes in TREE_SIZES if nodes <= most)
-    yield from (("chain", nodes) for nodes in dict.fromkeys((most, *CHAIN_SIZES)) if nodes <= most)
+        yield from (("tree", nodes) for nodes in dict.fromkeys((most, *TREE_SIZES)) if 2 <= nodes <= most)
+    chains = CHAIN_SIZES if shape == "tree" else dict.fromkeys((most, *CHAIN_SIZES))
+    yield from (("chain", nodes) for nodes in chains if nodes <= most)

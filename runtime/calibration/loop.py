@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from memory.plan import Shape
-from memory.speed import NODE_SECONDS
+from memory.reference import NODE_SECONDS
 from runtime.cache import KVCache
 from runtime.context import Context, TokenArray
 from runtime.decode import Loop, fill_cache
