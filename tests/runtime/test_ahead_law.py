@@ -20,9 +20,7 @@ from runtime.scheduler.fixed import FixedScheduler
 from runtime.verify import Verifier
 from runtime.verify.block import BlockVerifier, block_walk
 from runtime.verify.recursive import RecursiveVerifier, recursive_walk
-from tests.runtime.table_model import TableModel
-from tests.runtime.test_decode import Ends
-from tests.runtime.test_verify_enumeration import (
+from tests.runtime.enumeration import (
     DETECTED,
     EXACT,
     Rule,
@@ -34,6 +32,8 @@ from tests.runtime.test_verify_enumeration import (
     path_to,
     variation,
 )
+from tests.runtime.table_model import TableModel
+from tests.runtime.test_decode import Ends
 
 LENGTH = 4
 RULES: dict[str, Rule] = {"block": block_walk, "recursive": recursive_walk}
