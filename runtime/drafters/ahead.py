@@ -4,7 +4,8 @@ While the target verifies a draft, the wrapped drafter goes on behind it, as if 
 is, and the first token that was drafted ahead is the one that the target adds itself, the rest is the next draft and
 nobody waits for it (post-verify). Otherwise what was drafted ahead is dropped, and the target's next step has an empty
 draft: it brings one token, as a plain step does, while the drafter goes on behind the committed text; that token is
-held against the first drafted one in the same way (pre-verify).
+held against the first drafted one in the same way (pre-verify). Where the drafter takes much less time than the target
+it pays to wait for it instead, as without overlap; ``memory.overlap`` says when.
 
 As exact as the wrapped drafter is without it, for every acceptance rule. Whether a draft is used hangs on the committed
 text and the first token drafted ahead, which that text then ends with; the rest was drawn behind that very text, by
@@ -32,11 +33,12 @@ class AheadDrafter:
     """Chains by ``drafter``, drafted in a thread of their own, which stays on ``cores`` if there are some.
 
     ``drafter`` and its models belong to that thread from ``look_ahead`` on until ``propose`` or ``settle`` returns.
+    A step that finds no draft ready has none, or ``waits`` for one.
     """
 
-    def __init__(self, drafter: Drafter, name: str = "", cores: Sequence[int] = ()) -> None:
+    def __init__(self, drafter: Drafter, name: str = "", cores: Sequence[int] = (), waits: bool = False) -> None:
         self.name = name or PREFIX + drafter.name
-        self._drafter, self._cores = drafter, tuple(cores)
+        self._drafter, self._cores, self._waits = drafter, tuple(cores), waits
         self._assumed: Context | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._job: Future[Draft] | None = None
@@ -48,9 +50,14 @@ class AheadDrafter:
         """
         self._wait()
         job, self._job = self._job, None
-        if job is None or self._assumed is None:
-            return Draft(source=self.name)
-        return _rest(job.result(), self._assumed, context, limit) or Draft(source=self.name)
+        ready = None
+        if job is not None and self._assumed is not None:
+            ready = _rest(job.result(), self._assumed, context, limit)
+        if ready is not None:
+            return ready
+        if self._waits:
+            return self._drafter.propose(context, replace(limit, nodes=limit.depth, shape="chain"))
+        return Draft(source=self.name)
 
     def look_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
         """See ``LooksAhead``. One token more than ``limit`` allows: the target's own goes before the next draft."""

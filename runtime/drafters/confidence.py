@@ -49,14 +49,15 @@ class Calibration:
 
     def __call__(self, raw: float) -> float:
         """The chance of a token of confidence ``raw``, above 0 and below 1."""
-        if self._shifts is None:
-            self._shifts = self._fitted()
+        shifts = self._shifts  # once: another thread may observe meanwhile, if a drafter looks ahead
+        if shifts is None:
+            shifts = self._shifts = self._fitted()
         place = _logit(raw)
         right = bisect_right(_CENTRES, place)
         if right in (0, len(_CENTRES)):
-            return _sigmoid(place + self._shifts[min(right, len(_CENTRES) - 1)])
+            return _sigmoid(place + shifts[min(right, len(_CENTRES) - 1)])
         share = place - _CENTRES[right - 1]
-        return _sigmoid(place + self._shifts[right - 1] * (1 - share) + self._shifts[right] * share)
+        return _sigmoid(place + shifts[right - 1] * (1 - share) + shifts[right] * share)
 
     def _fitted(self) -> list[float]:
         """By how much the logit is off at each centre, such that the result rises."""

@@ -1,0 +1,61 @@
+"""The expected speed of drafting while the target verifies, against steps that are tossed one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+
+from memory.expected import chain_tokens
+from memory.overlap import StepSeconds, overlap_rate, patient_rate
+
+STEPS = 40_000
+CHANCES = [
+    [0.8, 0.8, 0.8, 0.8, 0.8],
+    [0.9, 0.5, 0.95, 0.7],
+    [0.3, 0.9, 0.9],
+    [0.6, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9],
+]
+SECONDS = [StepSeconds(1.0, 1.5, 0.7), StepSeconds(1.0, 1.2, 2.0), StepSeconds(1.0, 1.0, 1.1)]
+
+
+def _tossed(chances: Sequence[float], seconds: StepSeconds, *, waits: bool) -> float:
+    """Tokens a second: step after step, one draft after the other."""
+    rng, length = Random(1), len(chances) - 2
+    tokens, spent, ready = 0, 0.0, False
+    for _ in range(STEPS):
+        behind = chances[1:-1] if ready else chances[:length] if waits else []
+        if not ready and waits:
+            spent += seconds.drafting * length / (length + 1)
+        right = 0
+        while right < len(behind) and rng.random() < behind[right]:
+            right += 1
+        tokens += right + 1
+        spent += max(seconds.verifying if behind else seconds.plain, seconds.drafting)
+        first = chances[-1] if ready else chances[length] if waits else chances[0]
+        ready = right == len(behind) and rng.random() < first
+    return tokens / spent
+
+
+@pytest.mark.parametrize("seconds", SECONDS, ids=str)
+@pytest.mark.parametrize("chances", CHANCES, ids=str)
+def test_the_rate_is_that_of_many_steps(chances: list[float], seconds: StepSeconds) -> None:
+    assert overlap_rate(chances, seconds) == pytest.approx(_tossed(chances, seconds, waits=False), rel=0.02)
+    assert patient_rate(chances, seconds) == pytest.approx(_tossed(chances, seconds, waits=True), rel=0.02)
+
+
+def test_a_perfect_drafter_hides_its_time_and_a_hopeless_one_costs_no_more_than_its_overhang() -> None:
+    seconds = StepSeconds(plain=1.0, verifying=1.3, drafting=1.3)
+    assert overlap_rate([1.0] * 5, seconds) == pytest.approx(4 / 1.3)
+    assert patient_rate([1.0] * 5, seconds) == pytest.approx(4 / 1.3)
+    assert overlap_rate([0.0] * 5, seconds) == pytest.approx(1 / 1.3)
+    assert overlap_rate([0.0] * 5, StepSeconds(1.0, 1.3, 0.9)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("chance", [0.2, 0.7, 0.95])
+def test_who_waits_is_never_slower_than_without_overlap(chance: float) -> None:
+    for length in (1, 3, 6):
+        for drafting in (0.1, 0.5, 1.2):
+            serial = chain_tokens([chance] * length) / (1.2 + drafting * length / (length + 1))
+            assert patient_rate([chance] * (length + 2), StepSeconds(1.0, 1.2, drafting)) > serial
