@@ -23,22 +23,25 @@ def chain_tokens(chances: Sequence[float]) -> float:
 
 
 def tree_tokens(chances: Sequence[float], nodes: int) -> float:
-    """The same for the best tree of ``nodes`` nodes no deeper than ``chances`` is long.
+    """The same for the best tree of ``nodes`` nodes no deeper than ``chances`` is long."""
+    return tree_curve(chances, nodes)[-1]
+
+
+def tree_curve(chances: Sequence[float], nodes: int) -> list[float]:
+    """``tree_tokens`` of every tree from none to ``nodes`` nodes.
 
     The drafter's r-th choice at a depth with chance c is taken to be right with probability c (1 - c)^r, whatever came
     before; the tree has the likeliest nodes, as EAGLE-2 grows it (Li et al. 2024).
     """
     if not chances:
-        return 1.0
-    total = 1.0
+        return [1.0] * (nodes + 1)
+    curve = [1.0]
     # Path probability (negative), depth.
     open_nodes = [(-chances[0], 0)]
     for _ in range(nodes):
-        if not open_nodes:
-            break
         negative, depth = heapq.heappop(open_nodes)
-        total -= negative
+        curve.append(curve[-1] - negative)
         if depth + 1 < len(chances):
             heapq.heappush(open_nodes, (negative * chances[depth + 1], depth + 1))
         heapq.heappush(open_nodes, (negative * (1 - chances[depth]), depth))
-    return total
+    return curve

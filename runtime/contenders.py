@@ -90,5 +90,5 @@ def _unplanned(name: str, setting: Setting, shape: Shape | None, nodes: int | No
     return Contender(name, plan, Speculation(setting.drafter, nodes, shape), planned=False)
 
 
-def _drafters(setting: Setting) -> tuple[str, ...]:
+def _drafters(setting: Setting) -> tuple[str, ...] | None:
     return needed_levels(setting.drafter, levels_below(setting.manifest))

@@ -10,8 +10,8 @@ still holds from the last answer is not computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +20,7 @@ from typing import Literal
 
 from export.manifest import PocketspecError, verify_files
 from memory.choices import Request
+from memory.costs import MeasuredCosts
 from memory.device import Device, read_device
 from memory.meter import read_memory
 from memory.plan import Plan, PlanError, check_plan
@@ -39,7 +40,9 @@ from runtime.outgrow import Refit, go_on, sliding_text
 from runtime.planned import PlannedModels
 from runtime.record import check_files
 from runtime.sampling import SamplingParams
-from runtime.speculation import NONE, Speculation
+from runtime.scheduler.experience import Prospect
+from runtime.scheduler.ways import Family
+from runtime.speculation import AUTO, NONE, Speculation
 from runtime.stats import GenerationStats
 from runtime.stop import StopRule as TextStopRule
 from runtime.stop import StopText
@@ -63,8 +66,8 @@ class Engine:
     """An open bundle. ``Engine.open`` makes one; everything in ``plan`` is open, and nothing else."""
 
     def __init__(self, levels: Levels, plan: Plan, request: Request, tokenizer: Tokenizer) -> None:
-        self.manifest, self.tokenizer = levels.manifest, tokenizer
-        self._models = PlannedModels(levels, plan, request)
+        self.bundle, self.manifest, self.tokenizer = levels.bundle, levels.manifest, tokenizer
+        self._models = PlannedModels(levels, plan, request, lambda: self._costs(levels.notify))
         self._context = Context(plan.context, SamplingParams())
         self._answer: Generator[Step, None, None] | None = None
         self._warmer: Warmer | None = None
@@ -168,6 +171,18 @@ class Engine:
             self._answer.close()
             self._answer = None
 
+    def _costs(self, notify: Callable[[str], None]) -> MeasuredCosts:
+        from runtime.calibration.stored import costs_of  # which needs an engine to measure
+
+        return costs_of(self, notify)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A context in which no answer runs and another plan waits: for those who use the models themselves."""
+        self._end_answer()
+        with self._models.still(), self._watcher.tolerant():
+            yield
+
     def mapped_files(self) -> list[Path]:
         """The files of weights that steps read, the target's first; none of levels whose weights were copied."""
         models = {self.manifest.target.name: self.target, **self.drafters}
@@ -187,7 +202,26 @@ class Engine:
     def is_exact(self, speculation: Speculation) -> bool:
         """Whether answers equal those of plain decoding bit for bit on this device, and not only up to near ties."""
         widths, shape = self.target.widths, speculation.shape or self.plan.draft.shape
-        return widths.exact and (widths.tree or shape == "chain" or speculation.drafter == NONE)
+        # By itself, the scheduler takes trees only where they are exact.
+        return widths.exact and (widths.tree or shape == "chain" or speculation.drafter in (NONE, AUTO))
+
+    def families(self, sampled: bool) -> list[Family]:
+        """The ways to decode that the scheduler chooses among, as nobody has seen them yet."""
+        return self._models.speculator.families(sampled)
+
+    def explain(self) -> list[Prospect]:
+        """What was expected of each way to decode in the latest answer, and what it delivered, the best first.
+
+        Empty where the way was given and there was nothing to choose.
+        """
+        return self._models.speculator.prospects()
+
+    def simulate_acceptance(self, target: Sequence[float], intermediate: Sequence[float] | None = None) -> None:
+        """From now on drafts are accepted with these chances, depth by depth: for weights that mean nothing.
+
+        ``intermediate``: what it accepts of the drafter below it; None: it judges. Costs are real, text is not.
+        """
+        self._models.speculator.simulate(target, intermediate)
 
     def set_budget(self, budget_bytes: int) -> None:
         """Uses at most ``budget_bytes`` from the next step on: of a running answer, too, whose text stays the same.
@@ -265,9 +299,9 @@ class Engine:
         """
         self._end_answer()
         sampling = sampling or SamplingParams()
-        strategy = self._models.speculator.strategy(speculation or Speculation(), sampling)
         _refuse_long(len(tokens), self._context.capacity)
         context = self._context
+        strategy = self._models.speculator.strategy(speculation or Speculation(), sampling, context)
         context.sampling = sampling
 
         def start(tokens: Sequence[int], stop: StopRule) -> Generator[Step, None, None]:

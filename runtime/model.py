@@ -92,7 +92,7 @@ class OrtModel:
         growth: int = 0,
         cores: Sequence[int] = (),
     ) -> None:
-        self._session, self._cores = session, tuple(cores)
+        self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
         self._signature = read_signature(session, kv_shape)
         self.widths = even_widths(max_rows) if widths is None else widths
@@ -193,7 +193,7 @@ class OrtModel:
 
     def _run(self, binding: Binding) -> None:
         start = perf_counter()
-        with on_cores(self._cores):
+        with on_cores(self.cores):
             self._session.run_with_iobinding(binding.io)
         self.session_seconds += perf_counter() - start
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from threading import Lock
+from threading import RLock
 
 from memory.choices import Request
+from memory.costs import MeasuredCosts
 from memory.device import Device
 from memory.plan import DraftPlan, Plan
 from memory.planner import make_plan
@@ -15,21 +16,24 @@ from runtime.decode import Step
 from runtime.heap import give_back
 from runtime.levels import Levels, fit
 from runtime.model import OrtModel
-from runtime.speculation import Speculator
+from runtime.speculator import Speculator
 
 
 class PlannedModels:
-    """The models of ``plan``: the target, the drafters by name, and what makes strategies of them."""
+    """The models of ``plan``: the target, the drafters by name, and what makes strategies of them.
 
-    def __init__(self, levels: Levels, plan: Plan, request: Request) -> None:
+    ``costs`` gives what forwards cost on this device, when that is first asked for.
+    """
+
+    def __init__(self, levels: Levels, plan: Plan, request: Request, costs: Callable[[], MeasuredCosts]) -> None:
         self.plan = plan
         self.target: OrtModel = levels.open_target(plan)
         self.drafters: dict[str, OrtModel] = levels.open_drafters(plan)
-        self.speculator = Speculator(self.target, self.drafters, plan.draft)
+        self.speculator = Speculator(self.target, self.drafters, plan.draft, levels.manifest, costs)
         self._levels, self._request = levels, request
         self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
         self._next_plan: Plan | None = None
-        self._stepping = Lock()
+        self._stepping = RLock()
 
     def replan(self, budget_bytes: int) -> None:
         """Plans anew for ``budget_bytes``, from the next step on; OverBudgetError if that cannot be.
@@ -51,6 +55,13 @@ class PlannedModels:
                 self._follow_plan()
             finally:
                 self._stepping.release()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """A context in which what is open stays as it is; a new plan takes effect behind it."""
+        with self._stepping:
+            yield
+            self._follow_plan()
 
     def within_plan(self, steps: Generator[Step, None, None]) -> Generator[Step, None, None]:
         """The same steps; a new plan takes effect between two of them."""

@@ -40,14 +40,21 @@ class HierarchyDrafter:
 
     Ids the target lacks are never proposed. Drafts are ONE_HOT, for greedy decoding and sample-and-match; ``drawn``
     ones are INDEPENDENT and carry the distributions of ``middle``; then ``lower`` should draw as well, to be accepted
-    more often. At temperature 0 every draft is ONE_HOT.
+    more often. At temperature 0 every draft is ONE_HOT. ``rule`` judges what is drafted below in place of
+    the one that fits.
     """
 
     def __init__(
-        self, lower: Drafter, middle: Model, vocab_size: int, name: str = "hierarchy", drawn: bool = False
+        self,
+        lower: Drafter,
+        middle: Model,
+        vocab_size: int,
+        name: str = "hierarchy",
+        drawn: bool = False,
+        rule: Verifier | None = None,
     ) -> None:
         self.name = name
-        self._lower, self._middle, self._drawn = lower, middle, drawn
+        self._lower, self._middle, self._drawn, self._rule = lower, middle, drawn, rule
         self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, middle.vocab_size)
         self._text: Context | None = None
         self._seen: Context | None = None
@@ -64,7 +71,8 @@ class HierarchyDrafter:
         text, seen = self._follow(context)
         rows_read = self._catch_up(seen)
         recorder = RecordingVerifier() if text.sampling.temperature > 0 and self._drawn else None
-        rule = recorder or (GreedyVerifier() if text.sampling.temperature == 0 else MatchVerifier())
+        usual = recorder or (GreedyVerifier() if text.sampling.temperature == 0 else MatchVerifier())
+        rule = self._rule or usual
         level = _Level(self._lower, rule, text, self._middle.vocab_size, self._shared_vocab)
         loop = Loop(self._middle, seen, {self._lower.name: level}, level, StopRule())
         inner, steps = limit.inner or _INNER_LIMIT, list[Step]()

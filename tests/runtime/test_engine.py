@@ -80,8 +80,15 @@ def test_a_good_drafter_saves_steps(engine: Engine) -> None:
     assert stats.memory is None or stats.memory.anonymous_bytes > 0
 
 
-def test_the_first_drafter_is_the_default(engine: Engine, plain_bundle: Path) -> None:
-    assert answer(engine)[-1].stats.sources["near"] > 0
+def test_by_default_the_scheduler_chooses_and_can_say_why(engine: Engine, plain_bundle: Path) -> None:
+    assert tokens_of(answer(engine)) == tokens_of(answer(engine, speculation=PLAIN))
+    assert engine.explain() == []  # there was nothing to choose
+    chunks = answer(engine)
+    explained = {prospect.name: prospect for prospect in engine.explain()}
+    assert {"plain", "suffix-chain", "near-chain"} <= set(explained)
+    assert sum(prospect.tokens for prospect in explained.values()) > 0
+    assert chunks[-1].stats.tokens == 40
+    assert all((prospect.realised is None) == (prospect.tokens == 0) for prospect in explained.values())
     with Engine.open(plain_bundle, Request(threads=1)) as alone:
         assert set(answer(alone, "abcabcabcabcabc")[-1].stats.sources) <= {"suffix", "target"}
 

@@ -1,0 +1,71 @@
+"""Running estimates of how often drafted tokens are accepted, depth by depth.
+
+A drafter's chance falls once after the first token and is flat behind it, more or less, so every depth has an estimate
+of its own; what few steps have shown is drawn towards the estimate over all depths, and that one towards what was known
+before (the agreement measured at export). Old steps are forgotten, so that a change of subject shows within some tens
+of tokens.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+# A step counts this much less with every later one: the latest 30 or so make the estimate.
+_MEMORY = 0.97
+# What was known before counts as so many observed tokens: few, because a drafter that is always wrong must be found out
+# before it has cost much. Heuristics both.
+_PRIOR_WEIGHT = 4.0
+_POOLED_WEIGHT = 4.0
+_MAX_DEPTH = 64
+
+
+class Acceptance:
+    """Of one proposer's tokens, judged by one model. ``prior`` in [0, 1] is what is expected before the first step."""
+
+    def __init__(self, prior: float) -> None:
+        self._prior = prior
+        self._accepted = [0.0] * _MAX_DEPTH
+        self._seen = [0.0] * _MAX_DEPTH
+        self._all_accepted = self._all_seen = 0.0
+
+    def observe(self, accepted: int, drafted: int) -> None:
+        """A draft ``drafted`` tokens deep, of which the first ``accepted`` stood."""
+        reached = min(accepted + 1, drafted, _MAX_DEPTH)
+        for depth in range(reached):
+            self._seen[depth] = self._seen[depth] * _MEMORY + 1
+            self._accepted[depth] = self._accepted[depth] * _MEMORY + (depth < accepted)
+        self._all_seen = self._all_seen * _MEMORY + reached
+        self._all_accepted = self._all_accepted * _MEMORY + min(accepted, reached)
+
+    @property
+    def pooled(self) -> float:
+        """The chance over all depths."""
+        return (self._all_accepted + _PRIOR_WEIGHT * self._prior) / (self._all_seen + _PRIOR_WEIGHT)
+
+    def chances(self, depth: int) -> list[float]:
+        """For each of the first ``depth`` tokens, the chance that it is accepted given that all before it are."""
+        pooled = _POOLED_WEIGHT * self.pooled
+        return [
+            (accepted + pooled) / (seen + _POOLED_WEIGHT)
+            for accepted, seen in zip(self._accepted[:depth], self._seen[:depth], strict=True)
+        ]
+
+
+class Ratio:
+    """What was observed over what was predicted, running; one hiccup of the system does not move it.
+
+    Each observation is the median of the latest three, so a lasting change shows with the second.
+    """
+
+    __slots__ = ("_before", "_share", "value")
+
+    def __init__(self, share: float = 0.5) -> None:
+        self.value = 1.0
+        self._before = (1.0, 1.0)
+        self._share = share
+
+    def observe(self, ratio: float) -> None:
+        """One observation."""
+        older, old = self._before
+        self._before = (old, ratio)
+        self.value += self._share * (median((older, old, ratio)) - self.value)

@@ -1,0 +1,210 @@
+"""Picks what is expected to be fastest, and never pays more than a little to find out whether that is still so.
+
+The objective is delivered tokens a second. Forecasts (``ways.py``) come from measured costs and running acceptance;
+windows of what was really delivered correct them and raise the alarm. Plain decoding is one of the ways, so speculation
+that does not pay switches itself off. What is not picked is tried again now and then, but only from an allowance: one
+hundredth of the time spent, filled step by step, pays for what a trial may lose against the best way. So the loss to
+trials is bounded whatever they show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+from runtime.decode import Step
+from runtime.scheduler import Pick
+from runtime.scheduler.experience import Experience
+from runtime.scheduler.speeds import FEW_ROWS
+from runtime.scheduler.ways import Family, Forecast, Room, best_forecast
+
+# The share of time that trials may lose.
+_ALLOWANCE = 0.01
+# A trial costs a step; what is saved up pays for so many of the current kind.
+_MOST_SAVED_STEPS = 4.0
+# Tokens after which what was not picked may be tried again.
+_STALE_TOKENS = 24
+# Choosing may take this share of the time: with small models a choice stands for more steps.
+_CHOOSING = 0.003
+_MIN_STEPS, _MAX_STEPS = 4, 64
+# Tokens over which it pays that a drafter which has not followed the text must read it first.
+_HORIZON_TOKENS = 64.0
+# Another family must promise so much more, or choices would follow the noise.
+_BETTER = 1.02
+# A window of steps that delivers less than this share of what was promised calls for another choice.
+_DISAPPOINTING = 0.85
+_WINDOW_MEMORY = 0.8
+# Trials of what could not reach this share of the best rate, even if every token stood, teach nothing.
+_HOPELESS = 0.6
+# Of steps shorter than this (seconds), what forwards take is looked at only once in so many.
+_SHORT_STEP, _GLANCES = 0.002, 4
+
+
+class Situation(Protocol):
+    """How things are at the moment of a choice."""
+
+    def room(self) -> Room:
+        """What drafts may have now."""
+        ...
+
+    def length(self) -> int:
+        """Tokens of the text so far."""
+        ...
+
+    def behind(self, level: str) -> int | None:
+        """Rows that a level must read before it can draft; None: it is not open."""
+        ...
+
+
+class CostScheduler:
+    """One answer's policy. ``clock`` tells seconds, to know what choosing itself costs."""
+
+    def __init__(self, experience: Experience, situation: Situation, clock: Callable[[], float] = perf_counter) -> None:
+        self._experience, self._situation, self._clock = experience, situation, clock
+        self._now: Forecast | None = None
+        self._main: Forecast | None = None
+        self._left = 0
+        self._tokens = 0
+        self._tried = dict.fromkeys(experience.families, 0)
+        self._window = _Window()
+        self._step_seconds = 0.0
+        self._forecasts: dict[str, Forecast | None] = {}
+        self._turn = 0
+
+    def pick(self, last: Step | None) -> Pick:
+        """See ``Scheduler``."""
+        if last is not None and self._now is not None:
+            self._observe(self._now, last)
+        if self._left <= 0 or self._window.disappoints():
+            self._now = self._choose()
+        elif self._now is not self._main:
+            self._now = self._main
+        self._left -= 1
+        assert self._now is not None
+        return self._now.pick
+
+    def _observe(self, now: Forecast, step: Step) -> None:
+        experience = self._experience
+        speeds, tokens = experience.speeds, len(step.tokens)
+        self._tokens += tokens
+        self._tried[now.family] = self._tokens
+        self._step_seconds = step.seconds
+        if step.seconds > _SHORT_STEP or self._left % _GLANCES == 0:
+            speeds.saw(now, step)
+        if now.pick.drafter is not None:
+            experience.families[now.family].observe(step)
+        experience.tallies[now.family].add(step)
+        experience.allowance += _ALLOWANCE * step.seconds
+        if step.finish is None:
+            experience.trust[now.family].add(now, step)
+            if now is self._main:
+                self._window.add(tokens, step.seconds)
+
+    def _choose(self) -> Forecast:
+        """The best way from here on, or once in a while one that is to be tried again."""
+        start, experience = self._clock(), self._experience
+        for name, trust in experience.trust.items():
+            if self._now is None or name != self._now.family:
+                trust.forgive()
+        experience.speeds.at(self._situation.length())
+        offers = self._offers()
+        best = min(offers, key=lambda offer: offer.seconds_per_token)
+        if self._main is not None and best.forecast.family != self._main.family:
+            held = next((offer for offer in offers if offer.forecast.family == self._main.family), best)
+            if held.seconds_per_token < best.seconds_per_token * _BETTER:
+                best = held
+        self._main = best.forecast
+        self._window = _Window(1 / best.seconds_per_token)
+        self._left = self._steps_until_next(self._clock() - start)
+        return self._trial(offers, best) or best.forecast
+
+    def _offers(self) -> list[_Offer]:
+        """The best forecast of every family, with what it costs to begin with it."""
+        experience, offers = self._experience, []
+        for family in self._to_forecast():
+            best = best_forecast(family, experience.speeds, self._situation.room())
+            self._forecasts[family.name] = best
+            if best is not None:
+                experience.tallies[family.name].expected = best.rate * experience.trust[family.name].kept
+        for family in experience.families.values():
+            best = self._forecasts[family.name]
+            begin = self._begin_seconds(family) if best is not None else None
+            if best is not None and begin is not None:
+                kept = experience.trust[family.name].kept
+                offers.append(_Offer(best, begin, best.seconds / best.tokens / kept + begin / _HORIZON_TOKENS))
+        return offers
+
+    def _to_forecast(self) -> list[Family]:
+        """All families at first; then those whose numbers have changed most, and the others in turn."""
+        families = list(self._experience.families.values())
+        if not self._forecasts:
+            return families
+        self._turn = (self._turn + 1) % len(families)
+        moving = {self._now.family, self._main.family} if self._now and self._main else set()
+        return [
+            family
+            for place, family in enumerate(families)
+            if family.name in moving or place == self._turn or not family.levels
+        ]
+
+    def _begin_seconds(self, family: Family) -> float | None:
+        """What its models need to read before their first draft; None if one of them is not open."""
+        seconds = 0.0
+        for level in family.levels:
+            behind = self._situation.behind(level)
+            if behind is None:
+                return None
+            if behind > FEW_ROWS:
+                seconds += self._experience.speeds.forward(level, behind)
+        return seconds
+
+    def _trial(self, offers: Sequence[_Offer], best: _Offer) -> Forecast | None:
+        """What has not been tried for long, if the allowance pays for what that may lose."""
+        experience = self._experience
+        saved = experience.allowance = min(experience.allowance, _MOST_SAVED_STEPS * self._step_seconds)
+        per_token = best.seconds_per_token
+        for offer in sorted(offers, key=lambda offer: self._tried[offer.forecast.family]):
+            forecast = offer.forecast
+            loss = forecast.seconds + offer.begin_seconds - per_token
+            is_stale = self._tokens - self._tried[forecast.family] >= _STALE_TOKENS
+            if forecast is best.forecast or not is_stale or loss > saved or offer.at_best() < _HOPELESS / per_token:
+                continue
+            experience.allowance -= max(loss, 0.0)
+            return forecast
+        return None
+
+    def _steps_until_next(self, choosing_seconds: float) -> int:
+        if not self._step_seconds:
+            return _MIN_STEPS
+        return min(_MAX_STEPS, max(_MIN_STEPS, int(choosing_seconds / (_CHOOSING * self._step_seconds))))
+
+
+@dataclass(frozen=True)
+class _Offer:
+    forecast: Forecast
+    begin_seconds: float
+    seconds_per_token: float
+
+    def at_best(self) -> float:
+        """Tokens a second if every drafted token stood."""
+        return (1 + self.forecast.pick.limit.depth) / self.forecast.seconds
+
+
+class _Window:
+    """What the latest steps delivered, against the ``promised`` tokens a second."""
+
+    def __init__(self, promised: float = 0.0) -> None:
+        self.steps = 0
+        self._promised, self._tokens, self._seconds = promised, 0.0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """One step more."""
+        self.steps += 1
+        self._tokens = self._tokens * _WINDOW_MEMORY + tokens
+        self._seconds = self._seconds * _WINDOW_MEMORY + seconds
+
+    def disappoints(self) -> bool:
+        """Whether it delivers clearly less than was promised."""
+        return self.steps >= _MIN_STEPS and self._tokens < _DISAPPOINTING * self._promised * self._seconds

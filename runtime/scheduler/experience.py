@@ -1,0 +1,96 @@
+"""What a scheduler has learned of its ways to decode, kept from answer to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.decode import Step
+from runtime.scheduler.speeds import Speeds
+from runtime.scheduler.ways import Family, Forecast
+
+# What delivered steps say about later forecasts: 20 steps or so, against 5 that went as forecast. Heuristics.
+_TRUST_MEMORY, _TRUST_PRIOR = 0.95, 5.0
+# A way that is picked no more is forgiven this share of what it failed to deliver, every time something is chosen.
+_FORGIVEN = 0.02
+
+
+@dataclass
+class Tally:
+    """Tokens a second that were expected when it was last weighed, and what was delivered."""
+
+    expected: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, step: Step) -> None:
+        """One step more."""
+        self.tokens += len(step.tokens)
+        self.seconds += step.seconds
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """For a user who asks why: a way to decode, tokens/s expected of it now and realised (None: not tried), tokens."""
+
+    name: str
+    expected: float
+    realised: float | None
+    tokens: int
+
+
+class Trust:
+    """How far one family's steps delivered the rates that were forecast for them, running."""
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = self._steps = 0.0
+        self._forecast_tokens = self._forecast_seconds = 0.0
+
+    def add(self, forecast: Forecast, step: Step) -> None:
+        """One step that was taken on ``forecast``."""
+        self._fade(_TRUST_MEMORY)
+        self._tokens, self._seconds, self._steps = (
+            self._tokens + len(step.tokens),
+            self._seconds + step.seconds,
+            self._steps + 1,
+        )
+        self._forecast_tokens += forecast.tokens
+        self._forecast_seconds += forecast.seconds
+
+    def forgive(self) -> None:
+        """What was not tried may have changed."""
+        self._fade(1 - _FORGIVEN)
+
+    @property
+    def kept(self) -> float:
+        """Delivered over forecast; near 1 while there are few steps."""
+        if self._steps <= 0:
+            return 1.0
+        more = 1 + _TRUST_PRIOR / self._steps
+        tokens, seconds = self._forecast_tokens, self._forecast_seconds
+        delivered = (self._tokens + (more - 1) * tokens) / (self._seconds + (more - 1) * seconds)
+        return delivered / (tokens / seconds)
+
+    def _fade(self, share: float) -> None:
+        self._tokens, self._seconds, self._steps = self._tokens * share, self._seconds * share, self._steps * share
+        self._forecast_tokens, self._forecast_seconds = self._forecast_tokens * share, self._forecast_seconds * share
+
+
+class Experience:
+    """What a scheduler has learned of its families, kept from answer to answer."""
+
+    def __init__(self, families: Sequence[Family], speeds: Speeds) -> None:
+        self.families = {family.name: family for family in families}
+        self.speeds = speeds
+        self.tallies = {name: Tally() for name in self.families}
+        self.trust = {name: Trust() for name in self.families}
+        self.allowance = 0.0
+
+    def prospects(self) -> list[Prospect]:
+        """What was expected and realised, the best first."""
+        found = [
+            Prospect(name, tally.expected, tally.tokens / tally.seconds if tally.seconds else None, tally.tokens)
+            for name, tally in self.tallies.items()
+            if tally.expected
+        ]
+        return sorted(found, key=lambda prospect: -prospect.expected)

@@ -1,0 +1,1 @@
+"""The ways to decode that there are, one family of drafts per file."""

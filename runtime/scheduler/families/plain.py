@@ -1,0 +1,28 @@
+"""No draft at all."""
+
+from __future__ import annotations
+
+from runtime.decode import Step
+from runtime.draft import DraftLimit
+from runtime.scheduler import NOTHING, PLAIN_NAME, Pick
+from runtime.scheduler.speeds import Speeds
+from runtime.scheduler.ways import Forecast, Room
+
+
+class Plain:
+    """A row and a token a step."""
+
+    def __init__(self) -> None:
+        self.name = PLAIN_NAME
+        self.levels: tuple[str, ...] = ()
+
+    def limits(self, room: Room) -> tuple[DraftLimit, ...]:
+        """See ``Family``."""
+        return (NOTHING,)
+
+    def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
+        """See ``Family``."""
+        return Forecast(Pick(None), self.name, 1.0, speeds.target(1) + speeds.around("chain", 0))
+
+    def observe(self, step: Step) -> None:
+        """See ``Family``."""

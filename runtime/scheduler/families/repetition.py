@@ -1,0 +1,46 @@
+"""Chains of the suffix drafter: a question that costs little, and a draft only where the text repeats itself."""
+
+from __future__ import annotations
+
+from runtime.decode import Step
+from runtime.draft import DraftLimit, chain_limit
+from runtime.scheduler import Pick
+from runtime.scheduler.speeds import Speeds
+from runtime.scheduler.ways import Forecast, Room
+
+_MEMORY = 0.95
+_LONGEST = 7
+# Before the first step: one in ten has a draft, of which half stands. Heuristics.
+_HITS, _DRAFTED, _ACCEPTED = 0.1, 3.0, 1.5
+
+
+class Repetition:
+    """Of the drafter called ``drafter``. Running means over steps tell how often it drafts, and what comes of that."""
+
+    def __init__(self, drafter: str) -> None:
+        self.name = f"{drafter}-chain"
+        self.levels: tuple[str, ...] = ()
+        self._drafter = drafter
+        self._hits, self._drafted, self._accepted = _HITS, _DRAFTED, _ACCEPTED
+
+    def limits(self, room: Room) -> tuple[DraftLimit, ...]:
+        """See ``Family``: one, since the drafter itself knows where to end."""
+        longest = min(room.nodes, _LONGEST)
+        return (chain_limit(longest),) if longest else ()
+
+    def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
+        """See ``Family``: a step on average, with a draft or without."""
+        drafted = min(self._drafted, limit.nodes)
+        with_draft = speeds.target(1 + max(1, round(drafted))) + drafted * speeds.costs.node_seconds["chain"]
+        asking = speeds.costs.suffix_seconds
+        seconds = (1 - self._hits) * speeds.target(1) + self._hits * with_draft
+        seconds += asking * speeds.correction(self.name) + speeds.around("chain", 0)
+        tokens = 1 + self._hits * min(self._accepted, limit.nodes)
+        return Forecast(Pick(self._drafter, limit), self.name, tokens, seconds, asking)
+
+    def observe(self, step: Step) -> None:
+        """See ``Family``."""
+        self._hits += (1 - _MEMORY) * ((step.num_drafted > 0) - self._hits)
+        if step.num_drafted:
+            self._drafted += (1 - _MEMORY) * (step.num_drafted - self._drafted)
+            self._accepted += (1 - _MEMORY) * (step.num_accepted - self._accepted)

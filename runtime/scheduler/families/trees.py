@@ -1,0 +1,60 @@
+"""Trees of a drafter model, grown level by level: one forward of it for every level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memory.expected import tree_curve
+from runtime.decode import Step
+from runtime.draft import DraftLimit
+from runtime.scheduler import Pick
+from runtime.scheduler.acceptance import Acceptance, Ratio
+from runtime.scheduler.speeds import Speeds
+from runtime.scheduler.ways import Forecast, Room
+
+_DEPTHS = (2, 3, 4, 5)
+# Trees up to this size are weighed with one curve.
+_MOST_NODES = 16
+# A tree is accepted more or less deeply than independent siblings would be; learned slowly, within bounds.
+_GAIN_SHARE, _LEAST_GAIN, _MOST_GAIN = 0.1, 0.25, 4.0
+
+
+class Trees:
+    """Of the level called ``drafter``; a chain by it is accepted as ``acceptance`` tells."""
+
+    def __init__(self, drafter: str, acceptance: Acceptance) -> None:
+        self.name = f"{drafter}-tree"
+        self.levels: tuple[str, ...] = (drafter,)
+        self._drafter, self._acceptance = drafter, acceptance
+        self._gain = Ratio(_GAIN_SHARE)
+        self._curve: tuple[tuple[float, ...], list[float]] = ((), [])
+
+    def limits(self, room: Room) -> Iterator[DraftLimit]:
+        """See ``Family``: every other number of nodes that is more than a chain's, for several depths."""
+        if room.trees:
+            for depth in _DEPTHS:
+                for nodes in range(depth + 1, room.nodes + 1, 2):
+                    yield DraftLimit(nodes, depth, "tree")
+
+    def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
+        """See ``Family``. Rows of branches are fed again with every level (``runtime.drafters.tree``)."""
+        nodes, depth = limit.nodes, limit.depth
+        drafting = nodes * speeds.costs.node_seconds["tree"] + sum(
+            speeds.forward(self._drafter, max(1, nodes * level // depth)) for level in range(depth)
+        )
+        seconds = speeds.target(1 + nodes) + drafting * speeds.correction(self.name) + speeds.around("tree", 0)
+        tokens = 1 + self._accepted(depth, nodes) * self._gain.value
+        return Forecast(Pick(self._drafter, limit), self.name, tokens, seconds, drafting, nodes)
+
+    def observe(self, step: Step) -> None:
+        """See ``Family``."""
+        if step.depth:
+            expected = max(self._accepted(step.depth, step.num_drafted), 1e-3)
+            self._gain.observe(min(_MOST_GAIN, max(_LEAST_GAIN, step.num_accepted / expected)))
+
+    def _accepted(self, depth: int, nodes: int) -> float:
+        """Nodes that would be accepted if siblings were independent."""
+        chances = tuple(self._acceptance.chances(depth))
+        if self._curve[0] != chances or len(self._curve[1]) <= nodes:
+            self._curve = chances, tree_curve(chances, max(nodes, _MOST_NODES))
+        return self._curve[1][nodes] - 1

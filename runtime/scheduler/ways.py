@@ -1,0 +1,69 @@
+"""What a way to decode is to the scheduler: what a step of it is expected to bring, and to cost.
+
+The objective is tokens a second (Leviathan et al. 2023, section 3.4, with measured costs in place of constant ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.decode import Step
+from runtime.draft import DraftLimit
+from runtime.scheduler import Pick
+from runtime.scheduler.speeds import Speeds
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One way to take the next step: the ``tokens`` it is expected to commit in so many ``seconds``.
+
+    ``draft_seconds`` of them are the drafter's, without correction by what was seen, for ``drafted`` tokens (0: they do
+    not hang on that). ``family`` is who made it.
+    """
+
+    pick: Pick
+    family: str
+    tokens: float
+    seconds: float
+    draft_seconds: float = 0.0
+    drafted: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Expected tokens a second."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a draft may have: so many nodes, and whether trees are judged here."""
+
+    nodes: int
+    trees: bool
+
+
+class Family(Protocol):
+    """One drafter with one kind of drafts. ``levels`` are the models it runs besides the target."""
+
+    name: str
+    levels: tuple[str, ...]
+
+    def limits(self, room: Room) -> Iterable[DraftLimit]:
+        """The drafts that are worth weighing."""
+        ...
+
+    def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
+        """What a step with such a draft is expected to be."""
+        ...
+
+    def observe(self, step: Step) -> None:
+        """Learns from a step that this family drafted."""
+        ...
+
+
+def best_forecast(family: Family, speeds: Speeds, room: Room) -> Forecast | None:
+    """The fastest of a family's drafts at the moment, None if there is no room for any."""
+    forecasts = (family.forecast(limit, speeds) for limit in family.limits(room))
+    return max(forecasts, key=lambda forecast: forecast.rate, default=None)

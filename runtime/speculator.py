@@ -1,0 +1,283 @@
+"""Turns what was asked for into what the decoding loop is given: drafters, a scheduler and an acceptance rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from export.manifest import Manifest, PocketspecError
+from memory.costs import MeasuredCosts
+from memory.plan import DraftPlan
+from runtime.context import Context, shared_prefix
+from runtime.decode import Drafters
+from runtime.draft import DraftLimit, chain_limit, tree_limit
+from runtime.drafters import Drafter
+from runtime.drafters.ahead import AheadDrafter
+from runtime.drafters.fallback import FallbackDrafter
+from runtime.drafters.hierarchy import HierarchyDrafter
+from runtime.drafters.small import SmallDrafter
+from runtime.drafters.suffix import SuffixDrafter
+from runtime.drafters.window import window_of, window_size
+from runtime.model import OrtModel
+from runtime.sampling import SamplingParams
+from runtime.scheduler import Scheduler
+from runtime.scheduler.cost import CostScheduler
+from runtime.scheduler.experience import Experience, Prospect
+from runtime.scheduler.fixed import FixedScheduler, PlannedScheduler
+from runtime.scheduler.open_ways import KINDS, Kind, Names, Stage, make_families
+from runtime.scheduler.speeds import Speeds
+from runtime.scheduler.ways import Family, Room
+from runtime.speculation import (
+    ABOVE,
+    AHEAD,
+    AUTO,
+    JOIN,
+    NEED_DRAWN,
+    NONE,
+    SHAPES,
+    SUFFIX,
+    Speculation,
+    check_drafter,
+    parts_of,
+)
+from runtime.verify import Verifier
+from runtime.verify.block import BlockVerifier
+from runtime.verify.greedy import GreedyVerifier
+from runtime.verify.match import MatchVerifier
+from runtime.verify.recursive import RecursiveVerifier
+from runtime.verify.synthetic import SyntheticVerifier
+
+# A suffix match is right for long stretches or not at all, and it says how far it trusts itself.
+_SUFFIX_NODES = 7
+# Rows that an intermediate may have to read before it judges: its own last token and the target's.
+_PENDING_ROWS = 2
+
+VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
+    "greedy": GreedyVerifier,
+    "match": MatchVerifier,
+    "block": BlockVerifier,
+    "recursive": RecursiveVerifier,
+}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What the decoding loop is given."""
+
+    drafters: Drafters
+    scheduler: Scheduler
+    verifier: Verifier
+
+
+class Speculator:
+    """Makes strategies for one target, and keeps them within what is planned and open at the moment.
+
+    Drafters are made once, so that what they have learnt or cached is kept as long as the plan does not change; what
+    the scheduler has learnt of them is kept longer. ``costs`` gives this device's when they are first needed.
+    """
+
+    def __init__(
+        self,
+        target: OrtModel,
+        levels: Mapping[str, OrtModel],
+        planned: DraftPlan,
+        manifest: Manifest,
+        costs: Callable[[], MeasuredCosts],
+    ) -> None:
+        self.target, self.levels, self.planned = target, dict(levels), planned
+        self._manifest, self._costs = manifest, costs
+        self._drafters: dict[tuple[str, bool], Drafter] = {}
+        self._given: dict[str, Drafter] = {}
+        self._speeds: Speeds | None = None
+        self._experiences: dict[tuple[bool, str], Experience] = {}
+        self._latest: Experience | None = None
+        self._simulated: SyntheticVerifier | None = None
+        self._simulated_inner: SyntheticVerifier | None = None
+
+    def add(self, drafter: Drafter) -> None:
+        """Makes a drafter of the caller's own known by its name."""
+        self._given[drafter.name] = drafter
+
+    def allow(self, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
+        """From the next step on drafts are those of ``planned``, by the drafter models ``levels``."""
+        for drafter in self._drafters.values():
+            if isinstance(drafter, AheadDrafter):
+                drafter.settle()
+        self.levels, self.planned = dict(levels), planned
+        self._drafters.clear()
+
+    def prospects(self) -> list[Prospect]:
+        """What the scheduler of the latest answer expected of each way and realised, the best first; empty if it had no
+        choice."""
+        return self._latest.prospects() if self._latest is not None else []
+
+    def strategy(self, speculation: Speculation, sampling: SamplingParams, context: Context) -> Strategy:
+        """The strategy for one answer, which ``context`` will hold; PocketspecError for what cannot be."""
+        acceptance = _acceptance(speculation, sampling)
+        verifier, drawn = self._simulated or VERIFIERS[acceptance](), acceptance in NEED_DRAWN
+        self._latest, name = None, speculation.drafter
+        if name == NONE or speculation.only == "plain" or not self.planned.nodes:
+            return Strategy({}, FixedScheduler(), verifier)
+        self._check(speculation)
+        scheduler: Scheduler
+        if name == AUTO:
+            scheduler = self._cost_scheduler(speculation, acceptance, sampling.temperature > 0, context)
+        else:
+            check_drafter(name, self.levels, "is open", self._given)
+            scheduler = FixedScheduler(name, self._limit(speculation, name))
+        named = _Named(lambda wanted: self._drafter(wanted, drawn))
+        return Strategy(named, PlannedScheduler(scheduler, self._most), verifier)
+
+    def simulate(self, target: Sequence[float], intermediate: Sequence[float] | None) -> None:
+        """From now on the target accepts drafted tokens with these chances, depth by depth, instead of judging them.
+
+        So does an intermediate with its own, if they are given. What is said means nothing then.
+        """
+        self._simulated = SyntheticVerifier(target)
+        self._simulated_inner = None if intermediate is None else SyntheticVerifier(intermediate, level=1)
+        self._drafters.clear()
+
+    def _measure(self) -> Speeds:
+        if self._speeds is None:
+            self._speeds = Speeds(self._costs(), self._manifest.target.name, self.target.padded)
+        return self._speeds
+
+    def families(self, sampled: bool, only: Kind | None = None) -> list[Family]:
+        """The ways to decode that the bundle has, as nobody has seen them yet."""
+        below = [level for level in self._manifest.levels if level.role != "target"]
+        stage = Stage(below, self._inner_room, self._is_apart)
+        return make_families(stage, Names(SUFFIX, ABOVE, AHEAD), sampled, only)
+
+    def _is_apart(self, level: str) -> bool:
+        """Whether a level is kept on cores that the target is not on."""
+        model = self.levels.get(level)
+        return (
+            model is not None
+            and bool(model.cores and self.target.cores)
+            and not set(model.cores) & set(self.target.cores)
+        )
+
+    def _cost_scheduler(
+        self, speculation: Speculation, acceptance: str, sampled: bool, context: Context
+    ) -> CostScheduler:
+        only = speculation.only or ("tree" if speculation.shape == "tree" else None)
+        if only is not None and only not in KINDS:
+            raise PocketspecError(f"no kind of drafts {only!r}; there are: {', '.join(KINDS)}")
+        speeds, key = self._measure(), (sampled, only or AUTO)
+        if key not in self._experiences:
+            self._experiences[key] = Experience(self.families(sampled, only), speeds)
+        self._latest = self._experiences[key]
+        trees = speculation.shape != "chain" and acceptance != "block"
+        return CostScheduler(self._latest, _Now(self, context, speculation.draft_size, trees))
+
+    def _inner_room(self, middle: str) -> Room:
+        """What an intermediate can judge in one forward."""
+        model = self.levels[middle]
+        return Room(model.max_rows - 1 - _PENDING_ROWS, model.takes_trees)
+
+    def _most(self, name: str) -> int:
+        """The most nodes that the drafter called ``name`` may draft now; none if one of its models is not open."""
+        is_open = all(part == SUFFIX or part in self.levels or part in self._given for part in parts_of(name))
+        return self.planned.nodes if is_open else 0
+
+    def _drafter(self, name: str, drawn: bool) -> Drafter:
+        key = (name, drawn)
+        if key not in self._drafters:
+            self._drafters[key] = self._make_drafter(name, drawn)
+        return self._drafters[key]
+
+    def _make_drafter(self, name: str, drawn: bool) -> Drafter:
+        if JOIN in name:
+            return FallbackDrafter([self._drafter(part, drawn) for part in name.split(JOIN)], name)
+        if name.startswith(AHEAD):
+            return AheadDrafter(self._make_drafter(name.removeprefix(AHEAD), drawn), name)
+        if ABOVE in name:
+            lower, middle = name.rsplit(ABOVE, 1)
+            model, vocab_size = self.levels[middle], self.target.vocab_size
+            below = self._drafter(lower, drawn)
+            return HierarchyDrafter(below, model, vocab_size, name, drawn, self._simulated_inner)
+        if name == SUFFIX:
+            return SuffixDrafter()
+        if name in self._given:
+            return self._given[name]
+        return SmallDrafter(self.levels[name], self.target.vocab_size, name, drawn=drawn)
+
+    def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
+        """What a drafter that was named may draft."""
+        if speculation.limit is not None:
+            return speculation.limit
+        planned, size = self.planned, speculation.draft_size
+        chains = speculation.acceptance == "block" or ABOVE in name
+        shape = speculation.shape or ("chain" if chains else planned.shape)
+        nodes = min(size or (_SUFFIX_NODES if name == SUFFIX else planned.nodes), planned.nodes)
+        return tree_limit(nodes) if shape == "tree" else chain_limit(nodes)
+
+    def _check(self, speculation: Speculation) -> None:
+        """PocketspecError for drafts that the target cannot judge, or that the plan has no room for."""
+        limit, planned = speculation.limit, self.planned
+        shape, size = (limit.shape, limit.nodes) if limit else (speculation.shape, speculation.draft_size)
+        if shape not in (None, *SHAPES):
+            raise PocketspecError(f"no draft shape {shape!r}; there are: {', '.join(SHAPES)}")
+        if shape == "tree" and not self.target.takes_trees:
+            raise PocketspecError("this bundle's target cannot verify trees; ask for shape chain, or export it again")
+        if shape == "tree" and planned.shape == "chain":
+            raise PocketspecError("the plan has no room for trees; open the bundle with shape tree, or ask for a chain")
+        if ABOVE in speculation.drafter and shape == "tree":
+            raise PocketspecError(
+                f"drafter {speculation.drafter!r} drafts chains; ask for shape chain, or for a drafter alone"
+            )
+        if speculation.acceptance == "block" and shape == "tree":
+            raise PocketspecError("acceptance 'block' judges chains; ask for shape chain, or for acceptance recursive")
+        if size is not None and not 1 <= size <= planned.nodes:
+            raise PocketspecError(
+                f"a draft size of {size}; the plan allows 1 to {planned.nodes}: open the bundle with a larger one"
+            )
+
+
+class _Named:
+    """Drafters by name as they are now: a model may be closed and opened again between two steps."""
+
+    def __init__(self, find: Callable[[str], Drafter]) -> None:
+        self._find = find
+
+    def __getitem__(self, name: str) -> Drafter:
+        return self._find(name)
+
+
+class _Now:
+    """How things are between two steps of one answer: the ``Situation`` of its scheduler."""
+
+    def __init__(self, speculator: Speculator, context: Context, most: int | None, trees: bool) -> None:
+        self._speculator, self._context, self._most, self._trees = speculator, context, most, trees
+
+    def room(self) -> Room:
+        """See ``Situation``. Trees only where their rows agree with those of chains as exactly as chains do."""
+        target, planned = self._speculator.target, self._speculator.planned
+        agree = target.widths.tree or not target.widths.exact
+        trees = self._trees and planned.shape == "tree" and target.takes_trees and agree
+        return Room(planned.nodes if self._most is None else min(self._most, planned.nodes), trees)
+
+    def length(self) -> int:
+        """See ``Situation``."""
+        return len(self._context)
+
+    def behind(self, level: str) -> int | None:
+        """See ``Situation``."""
+        model = self._speculator.levels.get(level)
+        if model is None:
+            return None
+        tokens = window_of(self._context.tokens, max(2, window_size(model, self._context.capacity)))
+        return len(tokens) - shared_prefix(model.cache.tokens, tokens)
+
+
+def _acceptance(speculation: Speculation, sampling: SamplingParams) -> str:
+    name = speculation.acceptance
+    if name is None:
+        return "match" if sampling.temperature > 0 else "greedy"
+    if name not in VERIFIERS:
+        raise PocketspecError(f"no acceptance rule {name!r}; there are: {', '.join(VERIFIERS)}")
+    if name == "greedy" and sampling.temperature > 0:
+        raise PocketspecError(f"acceptance 'greedy' needs temperature 0, not {sampling.temperature}; ask for match")
+    if name in NEED_DRAWN and sampling.temperature == 0:
+        raise PocketspecError(f"acceptance {name!r} needs a temperature above 0; at 0 it is greedy")
+    return name

@@ -1,0 +1,209 @@
+"""A simulated device and text for schedulers: steps with the costs and acceptances it is given, no clock and no model.
+
+So the laws of a policy (never slower, near the best in hindsight, back within so many tokens) are tested exactly and at
+once, on devices nobody has.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from export.manifest import Level
+from memory.costs import MeasuredCosts, make_row_costs
+from memory.expected import tree_tokens
+from runtime.decode import Step
+from runtime.draft import DraftLimit
+from runtime.scheduler import Pick
+from runtime.scheduler.cost import CostScheduler
+from runtime.scheduler.experience import Experience
+from runtime.scheduler.open_ways import Kind, Names, Stage, make_families
+from runtime.scheduler.speeds import Speeds
+from runtime.scheduler.ways import Room
+
+Rows = Mapping[int, float]
+# Milliseconds for rows of a 1.5B model in int4, our own kernels and ONNX Runtime's (README, "What a row costs").
+FLAT: Rows = {1: 26.1, 2: 28.8, 4: 38.6, 8: 72.7, 16: 131.5}
+STEEP: Rows = {1: 41.7, 2: 50.6, 4: 90.8, 8: 169.4, 16: 327.0}
+SMALL: Rows = {1: 0.4, 2: 0.5, 4: 0.7, 8: 1.2, 16: 2.2}
+MIDDLE: Rows = {1: 8.0, 2: 9.0, 4: 11.0, 8: 17.0, 16: 30.0}
+
+
+def level(name: str, role: str, agreement: float | None = None) -> Level:
+    """A level as far as schedulers look at it."""
+    made: Level = object.__new__(Level)
+    for key, value in {"name": name, "role": role, "agreement": agreement}.items():
+        object.__setattr__(made, key, value)
+    return made
+
+
+@dataclass
+class World:
+    """What is true: milliseconds of rows by level, chances that a level's token is what the target says.
+
+    Both may hang on the number of tokens so far. ``noise`` multiplies every time by a random factor near 1.
+    """
+
+    rows: Mapping[str, Rows]
+    chances: Mapping[str, float | Callable[[int], float]]
+    slow: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+    levels: tuple[Level, ...] = (level("small", "drafter", 0.8),)
+    nodes: int = 12
+    trees: bool = True
+    noise: float = 0.05
+    step_ms: float = 0.1
+    node_ms: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.tokens = 0
+        self.seconds = 0.0
+
+    @property
+    def costs(self) -> MeasuredCosts:
+        """What a calibration found."""
+        table = {
+            name: make_row_costs({128: {k: ms / 1e3 for k, ms in rows.items()}}) for name, rows in self.rows.items()
+        }
+        node = {"chain": self.node_ms / 1e3, "tree": 2 * self.node_ms / 1e3}
+        return MeasuredCosts(table, self.step_ms / 1e3, node, 5e-5, 30e9, 2, "native", True)
+
+    def forward(self, name: str, rows: int) -> float:
+        """Seconds that a forward really takes."""
+        factor = self.slow.get(name, lambda tokens: 1.0)(self.tokens)
+        noise = self.random.lognormvariate(0.0, self.noise)
+        return self.costs.levels[name].seconds(rows, 128) * factor * noise
+
+    def chance(self, name: str) -> float:
+        """The chance that a token of a level is the target's, now."""
+        chance = self.chances[name]
+        return chance(self.tokens) if callable(chance) else chance
+
+    def step(self, pick: Pick) -> Step:
+        """What a step with ``pick`` brings, and what it takes."""
+        drafted, accepted, depth, drafting, below = self._draft(pick)
+        target = self.forward("target", 1 + drafted)
+        seconds = target + drafting + (self.step_ms + drafted * self.node_ms) / 1e3
+        self.tokens += accepted + 1
+        self.seconds += seconds
+        return Step(
+            tokens=(1,) * (accepted + 1),
+            sources=("x",) * (accepted + 1),
+            num_drafted=drafted,
+            num_accepted=accepted,
+            draft_seconds=drafting,
+            target_seconds=target,
+            seconds=seconds,
+            choice=pick.name,
+            depth=depth,
+            below=below,
+        )
+
+    def _draft(self, pick: Pick) -> tuple[int, int, int, float, tuple[Step, ...]]:
+        if pick.drafter is None:
+            return 0, 0, 0, 0.0, ()
+        if pick.drafter == "suffix":
+            drafted = 3 if self.random.random() < self.chance("suffix") else 0
+            return drafted, drafted, drafted, 5e-5, ()
+        if ">" in pick.drafter:
+            return self._hierarchy(pick)
+        name, limit = pick.drafter, pick.limit
+        accepted = self._accepted(self.chance(name), limit)
+        rows = (
+            [1] * limit.depth
+            if limit.shape == "chain"
+            else [max(1, limit.nodes * i // limit.depth) for i in range(limit.depth)]
+        )
+        drafting = sum(self.forward(name, count) for count in rows) + limit.nodes * self.node_ms / 1e3
+        return limit.nodes, accepted, limit.depth, drafting, ()
+
+    def _accepted(self, chance: float, limit: DraftLimit) -> int:
+        """How deep the walk goes: at every depth a chain's child, or one of a tree's siblings, is right."""
+        if limit.shape == "tree":  # the same mean number of tokens, spread over the depths
+            mean = tree_tokens([chance] * limit.depth, limit.nodes) - 1
+            chance = _chance_for(mean, limit.depth)
+        depth = 0
+        while depth < limit.depth and self.random.random() < chance:
+            depth += 1
+        return depth
+
+    def _hierarchy(self, pick: Pick) -> tuple[int, int, int, float, tuple[Step, ...]]:
+        lower, middle = pick.drafter.split(">")  # type: ignore[union-attr]
+        inner = pick.limit.inner
+        assert inner is not None
+        drafted, drafting, below = 0, 0.0, []
+        while drafted < max(1, pick.limit.depth - inner.depth):
+            accepted = self._accepted(self.chance(f"{lower}>{middle}"), inner)
+            guesses = inner.depth if lower in self.rows else 0
+            seconds = self.forward(middle, 1 + inner.nodes) + sum(self.forward(lower, 1) for _ in range(guesses))
+            drafting += seconds
+            drafted = min(drafted + accepted + 1, pick.limit.depth)
+            below.append(Step((1,), ("x",), inner.nodes, accepted, 0.0, seconds, seconds, depth=inner.depth))
+        return (
+            drafted,
+            self._accepted(self.chance(middle), DraftLimit(drafted, drafted)),
+            drafted,
+            drafting,
+            tuple(below),
+        )
+
+
+def _chance_for(mean: float, depth: int) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(middle**i for i in range(1, depth + 1)) < mean else (low, middle)
+    return low
+
+
+class Ticks:
+    """A clock by which choosing takes a fifth of a millisecond."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def __call__(self) -> float:
+        self._seconds += 2e-4
+        return self._seconds
+
+
+class Situated:
+    """A situation in which everything is open and nothing is behind."""
+
+    def __init__(self, world: World, closed: frozenset[str] = frozenset()) -> None:
+        self._world, self.closed = world, closed
+
+    def room(self) -> Room:
+        return Room(self._world.nodes, self._world.trees)
+
+    def length(self) -> int:
+        return self._world.tokens
+
+    def behind(self, name: str) -> int | None:
+        return None if name in self.closed else 1
+
+
+def experience_of(world: World, only: Kind | None = None) -> Experience:
+    """A scheduler's experience at the beginning."""
+    stage = Stage(world.levels, lambda name: Room(12, True), lambda name: False)
+    families = make_families(stage, Names("suffix", ">", "ahead:"), False, only)
+    return Experience(families, Speeds(world.costs, "target", lambda rows: rows))
+
+
+def run(world: World, tokens: int, scheduler: object | None = None) -> Iterator[Step]:
+    """Steps until ``tokens`` more tokens are there."""
+    chosen = scheduler or CostScheduler(experience_of(world), Situated(world), Ticks())
+    end, step = world.tokens + tokens, None
+    while world.tokens < end:
+        step = world.step(chosen.pick(step))  # type: ignore[attr-defined]
+        yield step
+
+
+def rate(world: World, tokens: int, scheduler: object | None = None) -> float:
+    """Tokens a second over ``tokens`` tokens."""
+    start, before = world.seconds, world.tokens
+    for _ in run(world, tokens, scheduler):
+        pass
+    return (world.tokens - before) / (world.seconds - start)
