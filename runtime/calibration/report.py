@@ -9,7 +9,7 @@ from memory.costs import MeasuredCosts, RowCosts
 
 def cost_lines(bundle: str, costs: MeasuredCosts, read_bytes: Mapping[str, int]) -> Iterator[str]:
     """A table for every level, then the rest. ``read_bytes`` are those that a step of a level reads of its weights."""
-    threads = "one thread per core" if costs.threads is None else f"{costs.threads} threads"
+    threads = "one thread per core" if costs.threads is None else f"{costs.threads} thread{'s' * (costs.threads > 1)}"
     form = ", the short form" if costs.quick else ""
     yield f"{bundle} on this device: {costs.kernels} kernels, {threads}{form}"
     for name, level in costs.levels.items():

@@ -33,7 +33,11 @@ def costs_of(engine: Engine, notify: Callable[[str], None]) -> MeasuredCosts:
     short, also_stale = recall_costs(engine, quick=True)
     if short is not None:
         return short
-    why = "those on record are of another device or version" if stale or also_stale else "once for this device"
+    why = (
+        "those on record are damaged, or of another device or version"
+        if stale or also_stale
+        else "once for this device"
+    )
     notify(f"measuring what rows cost here ({why}); python -m runtime calibrate does it thoroughly")
     costs = calibrate(engine, quick=True)
     store_costs(engine, costs)
