@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when the conversation outgrows its context: stop (default), drop the oldest turns, or slide a window that"
         " keeps the system message",
     )
+    shared.add_explain(parser)
     parser.add_argument("--stats", action="store_true", help="a line of statistics after every answer")
 
 
@@ -52,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
         while (line := _read_line()) is not None:
             if line.strip():
                 _answer(conversation.say(line), options.stats)
+                if options.explain:
+                    shared.show_explanation(engine)
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="stop",
         help="when the context is full: stop (default), or slide a window that keeps the first tokens",
     )
+    shared.add_explain(parser)
     parser.add_argument("--stats", action="store_true", help="one line of statistics on standard error")
     parser.add_argument("--json", action="store_true", help="one JSON object with text, tokens and statistics")
     parser.add_argument("--verbose", action="store_true", help="the plan, and a line for every step")
@@ -67,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 code = _INTERRUPTED
         _finish(engine, chunks, options, sampling.seed)
+        if options.explain:
+            shared.show_explanation(engine)
     return code
 
 
@@ -141,6 +145,7 @@ def _report(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace
         "sources": [source for chunk in chunks for source in chunk.step.sources],
         "seed": seed if options.temperature > 0 else None,
         "stats": chunks[-1].stats.to_json() if chunks else None,
+        "explanation": [asdict(prospect) for prospect in engine.explain()],
     }
 
 

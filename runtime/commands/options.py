@@ -76,8 +76,9 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drafter",
         metavar="NAME",
-        help="a drafter of the bundle, suffix, both as suffix+NAME, a drafter below an intermediate as LOWER>MIDDLE,"
-        " none, or auto (default)",
+        help="auto (default): what is expected to be fastest here, step by step; or a drafter of the bundle, suffix,"
+        " both as suffix+NAME, a drafter below an intermediate as LOWER>MIDDLE, one that drafts while the target"
+        " verifies as ahead:NAME, or none",
     )
     parser.add_argument("--draft-size", type=int, metavar="N", help="most tokens of a draft (default: as planned)")
     parser.add_argument("--shape", choices=("chain", "tree"), help="of a drafter model's drafts (default: as planned)")
@@ -91,6 +92,29 @@ def add_acceptance(parser: argparse.ArgumentParser) -> None:
         choices=("greedy", "match", "block", "recursive"),
         help="all exact; default: greedy at temperature 0, else match, which equals plain sampling token for token",
     )
+
+
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    """Whether the scheduler says why."""
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="after an answer, tokens/s expected and realised of every way to decode, on standard error",
+    )
+
+
+def show_explanation(engine: Engine) -> None:
+    """What the scheduler expected of each way and what came of it, on standard error."""
+    prospects = engine.explain()
+    if not prospects:
+        say("nothing to explain: the way to decode was given, or there is only one")
+        return
+    width = max(len(prospect.name) for prospect in prospects)
+    print(f"{'':{width}}  expected  realised  tokens", file=sys.stderr)
+    for prospect in prospects:
+        realised = "-" if prospect.realised is None else f"{prospect.realised:.1f}"
+        line = f"{prospect.name:{width}}  {prospect.expected:8.1f}  {realised:>8}  {prospect.tokens:6}"
+        print(line, file=sys.stderr)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
