@@ -1,10 +1,10 @@
 """Contenders of a benchmark, by their names.
 
 ``plain`` runs one row a step, ``plain-safe`` the width that agrees bit for bit with wider steps. ``suffix``, ``chain``,
-``tree`` and ``hierarchy`` are families whose drafts the scheduler sizes, ``auto`` chooses among all ways. Exact drafts
-are ``NAME-chain6``, ``NAME-tree8`` or ``NAME-tree8x3`` (nodes and depth), ``LOWER>MIDDLE-chain6/tree8x3`` of a drafter
-below an intermediate (for the target / for the intermediate), with ``ahead:`` in front where the drafter works while
-the target does. ``native:`` or ``portable:`` in front of any of them compares kernels.
+``tree``, ``hierarchy`` and ``ahead`` are families whose drafts the scheduler sizes, ``auto`` chooses among all ways.
+Exact drafts are ``NAME-chain6``, ``NAME-tree8`` or ``NAME-tree8x3`` (nodes and depth), ``LOWER>MIDDLE-chain6/tree8x3``
+of a drafter below an intermediate (for the target / for the intermediate), and any of them with ``ahead:`` in front,
+where the drafter works while the target does. ``native:`` or ``portable:`` before all that compares kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runtime.speculation import ABOVE, AUTO, PLAIN, Speculation, levels_below, n
 
 PERFECT = "perfect"
 
-_FAMILIES: tuple[Kind, ...] = ("suffix", "chain", "tree", "hierarchy")
+_FAMILIES: tuple[Kind, ...] = ("suffix", "chain", "tree", "hierarchy", "ahead")
 _COMPARED: tuple[Wanted, ...] = ("native", "portable")
 _EXACT = re.compile(r"((?:ahead:)?[^:/]+)-((?:chain|tree)\d[^-]*)")
 _LIMIT = re.compile(r"(chain|tree)(\d+)(?:x(\d+))?")

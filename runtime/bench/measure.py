@@ -13,6 +13,8 @@ from time import perf_counter
 
 from memory.meter import Memory, PeakMeter
 from runtime.bench.contenders import PERFECT, Contender
+from runtime.bench.prediction import Replay
+from runtime.calibration import costs_of
 from runtime.decode import Step
 from runtime.devices import any_width
 from runtime.drafters.replay import ReplayDrafter
@@ -89,9 +91,11 @@ class Bench:
     """
 
     def __init__(
-        self, engines: Mapping[Wanted | None, Engine], task: Task, chances: Mapping[str, Chances] | None = None
+        self, engines: Mapping[Wanted | None, Engine], task: Task, chances: Mapping[str, Chances | None] | None = None
     ) -> None:
         self._engines, self._task, self._chances = engines, task, chances or {}
+        self._simulated: dict[Wanted | None, Chances] = {}
+        self._replays: dict[str, Replay] = {}
 
     def run(self, contenders: Sequence[Contender], repeats: int) -> Iterator[Answer]:
         """Every answer as soon as it is there: prompt by prompt, each time another contender first.
@@ -99,6 +103,7 @@ class Bench:
         Short answers to the first prompt warm up and are not among them.
         """
         self._teach(contenders)
+        self._replays = self._replays_of(contenders)
         warm = replace(self._task, max_new_tokens=min(_WARM_TOKENS, self._task.max_new_tokens))
         with PeakMeter(interval_seconds=_LOOK_SECONDS) as meter:
             for contender in contenders:
@@ -118,12 +123,37 @@ class Bench:
                 drafter.learn([*prompt, *self._answer(plain, self._task, number, 0, PeakMeter()).tokens])
             self._engines[kernels].add_drafter(drafter)
 
+    def _replays_of(self, contenders: Sequence[Contender]) -> dict[str, Replay]:
+        """The cost model for every contender; none where nothing but plain decoding is measured, which needs none.
+
+        What rows cost is recalled, or measured now: not while something is timed.
+        """
+        if all(contender.is_plain for contender in contenders):
+            return {}
+        costs = {kernels: costs_of(engine, lambda line: None) for kernels, engine in self._engines.items()}
+        sampled = self._task.sampling.temperature > 0
+        replays = {}
+        for contender in contenders:
+            engine = self._engines[contender.kernels]
+            widths = any_width(engine.target.max_rows) if contender.single_rows else engine.target.widths
+            families = engine.families(sampled)
+            replays[contender.name] = Replay(
+                families, costs[contender.kernels], engine.manifest.target.name, widths.pad
+            )
+        return replays
+
+    def _simulate(self, contender: Contender) -> None:
+        """Only if it changes anything: drafters begin anew with it."""
+        chances = self._chances.get(contender.name)
+        if chances is not None and chances != self._simulated.get(contender.kernels):
+            self._engines[contender.kernels].simulate_acceptance(*chances)
+            self._simulated[contender.kernels] = chances
+
     def _answer(self, contender: Contender, task: Task, prompt: int, repeat: int, meter: PeakMeter) -> Answer:
         engine = self._engines[contender.kernels]
         target, safe = engine.target, engine.target.widths
         target.widths = any_width(target.max_rows) if contender.single_rows else safe
-        if contender.name in self._chances:
-            engine.simulate_acceptance(*self._chances[contender.name])
+        self._simulate(contender)
         forget(engine)
         eos = () if task.ignore_eos else engine.manifest.target.vocabulary.eos_token_ids
         rule = StopRule(eos=eos, max_new_tokens=task.max_new_tokens)
@@ -145,6 +175,8 @@ class Bench:
                     before = now
         finally:
             target.widths = safe
+        replay = self._replays.get(contender.name)
+        context = len(task.prompts[prompt]) + len(steps[0].tokens)
         return Answer(
             contender=contender.name,
             prompt=prompt,
@@ -154,19 +186,8 @@ class Bench:
             seconds=end - start,
             overhead_seconds=statistics.median(overheads) if overheads else 0.0,
             peak=meter.phases[-1].peak if meter.phases else None,
-            predicted=_expected(engine, steps[1:]),
+            predicted=replay.predict(steps[1:], context) if replay else None,
         )
-
-
-def _expected(engine: Engine, steps: Sequence[Step]) -> float | None:
-    """Tokens/s that the cost model expects of the choices that ``steps`` made; None where it does not know one."""
-    expected = {prospect.name: prospect.expected for prospect in engine.explain()}
-    seconds = 0.0
-    for step in steps:
-        if expected.get(step.choice, 0.0) <= 0:
-            return None
-        seconds += len(step.tokens) / expected[step.choice]
-    return sum(len(step.tokens) for step in steps) / seconds if seconds else None
 
 
 def forget(engine: Engine) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.manifest import PocketspecError
+from runtime.bench.intervals import Ratio
 from runtime.bench.report import Report
 from runtime.bench.summary import Summary
 
@@ -97,9 +98,13 @@ def _draw_categories(axes: Axes, report: Report) -> None:
     width = 0.8 / max(1, len(names))
     for place, name in enumerate(names):
         offset = (place - (len(names) - 1) / 2) * width
-        for left, low, value, high, label in _bars(groups, name):
-            axes.bar(left + offset, value, width, color=f"C{place}", label=label)
-            axes.errorbar(left + offset, value, [[value - low], [high - value]], color="0.2", capsize=2, lw=1)
+        ratios = [next((row.ratio for row in rows if row.contender == name), None) for rows in groups.values()]
+        label: str | None = name
+        for left, ratio in enumerate(ratios):
+            if ratio is not None:
+                axes.bar(left + offset, ratio.value, width, color=f"C{place}", label=label)
+                _draw_interval(axes, left + offset, ratio)
+                label = None
     axes.axhline(1, color="0.3", lw=1, ls="--")
     axes.set_xticks(range(len(groups)), [_ticked(name, rows) for name, rows in groups.items()])
     if len(groups) > 5:
@@ -110,19 +115,14 @@ def _draw_categories(axes: Axes, report: Report) -> None:
     # Intervals of two prompts reach far beyond anything; bars should still be seen.
     axes.set_ylim(0, _HEADROOM * max(1.0, *(bar.get_height() for bar in axes.patches)))  # type: ignore[attr-defined]
     axes.set_ylabel(f"tokens/s over those of {report.baseline}")
-    axes.legend(ncols=max(1, min(len(names), 4)), fontsize=8, loc="upper center")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title("Speed by category of prompts, 95% intervals")
 
 
-def _bars(groups: dict[str, list[Summary]], name: str) -> Iterator[tuple[int, float, float, float, str | None]]:
-    """Place, interval and height of every bar of contender ``name``, and a label for the first."""
-    label: str | None = name
-    for place, rows in enumerate(groups.values()):
-        ratio = next((row.ratio for row in rows if row.contender == name), None)
-        if ratio is not None:
-            low, high = ratio.low or ratio.value, ratio.high or ratio.value
-            yield place, low, ratio.value, high, label
-            label = None
+def _draw_interval(axes: Axes, left: float, ratio: Ratio) -> None:
+    if ratio.low is not None and ratio.high is not None:
+        ends = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
+        axes.errorbar(left, ratio.value, ends, color="0.2", capsize=2, lw=1)
 
 
 def _ticked(name: str, rows: list[Summary]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from export.manifest import PocketspecError
 from memory.expected import chain_tokens, tree_tokens
 from runtime.bench.contenders import Contender
+from runtime.bench.measure import Chances
 from runtime.draft import DraftLimit, chain_limit
 
 OPTION = "--synthetic-acceptance"
@@ -32,13 +33,13 @@ class Simulation:
     target: tuple[float, ...] | Mean
     intermediate: tuple[float, ...] | Mean | None = None
 
-    def chances(self, contender: Contender) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+    def chances(self, contender: Contender) -> Chances | None:
         """What the target and the intermediate accept of ``contender``'s drafts; PocketspecError if a mean cannot be.
 
-        The latter is None where nothing was said of it: there it judges as it does.
+        The latter is None where nothing was said of it: there it judges as it does. None where nothing is drafted.
         """
         if contender.is_plain:
-            return (0.0,), None
+            return None
         limit = contender.speculation.limit
         below = None if limit is None else limit.inner
         inner = None if self.intermediate is None else _resolve(self.intermediate, below, contender.name)

@@ -15,6 +15,7 @@ from runtime.bench.summary import Summary
 
 _MIB = 2**20
 _NONE = "-"
+_NAMED_CHOICES = 3
 
 Grid = tuple[list[str], list[list[str]]]
 
@@ -212,7 +213,9 @@ def _choices(row: Summary) -> str:
     first, *others = row.choices
     if not others and (row.contender.endswith(first) or row.contender.endswith("plain-safe")):
         return _NONE
-    return ", ".join(f"{name} {share:.0%}" for name, share in row.choices.items())
+    more = f", {len(others) + 1 - _NAMED_CHOICES} more" if len(others) >= _NAMED_CHOICES else ""
+    named = list(row.choices.items())[:_NAMED_CHOICES]
+    return ", ".join(f"{name} {share:.0%}" for name, share in named) + more
 
 
 def _bandwidth(used: float | None, machine: float | None) -> str:

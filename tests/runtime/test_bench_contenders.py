@@ -54,7 +54,7 @@ def test_ways_without_a_size_leave_it_to_the_scheduler() -> None:
     assert parse_contender("plain") == Contender("plain", PLAIN, single_rows=True)
     assert parse_contender("plain-safe") == Contender("plain-safe", PLAIN)
     assert parse_contender("auto").speculation == Speculation()
-    for family in ("suffix", "chain", "tree", "hierarchy"):
+    for family in ("suffix", "chain", "tree", "hierarchy", "ahead"):
         assert parse_contender(family).speculation == Speculation(only=family)
         assert parse_contender(family).pick_name is None
     assert parse_contender("plain-safe").pick_name == "plain"
