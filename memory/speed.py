@@ -103,7 +103,9 @@ class Predictor:
         return found, most
 
     def _plain(self, choices: Choices) -> float:
-        return 1 / (self._target_seconds(choices, 1) + self.times.step_seconds)
+        """Without drafts; with a fixed width no step has fewer rows than the largest draft."""
+        rows = choices.nodes + 1 if self.scene.request.fixed_width else 1
+        return 1 / (self._target_seconds(choices, rows) + self.times.step_seconds)
 
     def _ways(self, choices: Choices, agreement: float | None = None) -> Iterator[Way]:
         """Every way that ``choices`` leave open; ``agreement`` of all drafters, None: each its own."""

@@ -130,3 +130,12 @@ def test_levels_with_places_of_their_own_may_run_at_once() -> None:
     )
     only_big = make_plan(PAIR, AMPLE, Request(drafters=(), placements={"small": Placement(threads=2)}, **WIDE))
     assert together > alone == only_big.process.part("activations").anonymous
+
+
+def test_with_a_fixed_width_every_step_is_as_dear_as_that_of_the_largest_draft() -> None:
+    def rate(nodes: int, *, fixed: bool) -> float:
+        request = Request(context=1024, drafters=(), shape="chain", nodes=nodes, fixed_width=fixed)
+        return make_plan(PAIR, AMPLE, request).tokens_per_second
+
+    assert rate(7, fixed=True) < 0.6 * rate(7, fixed=False)
+    assert rate(0, fixed=True) == rate(0, fixed=False)
