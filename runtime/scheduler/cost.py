@@ -70,6 +70,7 @@ class CostScheduler:
         self._tried = dict.fromkeys(experience.families, 0)
         self._window = _Window()
         self._step_seconds = 0.0
+        self._most_steps = _MIN_STEPS
         self._forecasts: dict[str, Forecast | None] = {}
         self._turn = 0
 
@@ -176,9 +177,11 @@ class CostScheduler:
         return None
 
     def _steps_until_next(self, choosing_seconds: float) -> int:
+        """Few at first, when there is most to learn, then as many as choosing is worth."""
+        self._most_steps = min(2 * self._most_steps, _MAX_STEPS)
         if not self._step_seconds:
             return _MIN_STEPS
-        return min(_MAX_STEPS, max(_MIN_STEPS, int(choosing_seconds / (_CHOOSING * self._step_seconds))))
+        return min(self._most_steps, max(_MIN_STEPS, int(choosing_seconds / (_CHOOSING * self._step_seconds))))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Agreement of a drafter that was exported without measuring it: a cautious guess.
 _UNKNOWN_AGREEMENT = 0.7
-# What repetition in the text alone tells an intermediate of the next token, with a guess or without. A heuristic.
-_REPETITION = 0.2
 # Two distributions meet on a drawn token less often than their most probable tokens do. A heuristic.
 _SAMPLED_FACTOR = 0.8
 
@@ -73,15 +71,14 @@ class _Families:
                 yield "ahead", Overlaps(f"{self._names.ahead}{level.name}", level.name, self._judged[level.name])
         for middle in self._stage.levels:
             if middle.role == "intermediate":
-                yield "hierarchy", self._hierarchy(self._names.suffix, _REPETITION, (), middle.name)
                 for lower in self._stage.levels:
                     if lower.role == "drafter":
-                        yield "hierarchy", self._hierarchy(lower.name, self._prior(lower), (lower.name,), middle.name)
+                        yield "hierarchy", self._hierarchy(lower, middle)
 
-    def _hierarchy(self, lower: str, chance: float, below: tuple[str, ...], middle: str) -> Family:
-        name = f"{lower}{self._names.above}{middle}"
-        inner, outer = Acceptance(chance), self._judged[middle]
-        return Hierarchies(name, below, middle, outer, inner, lambda: self._stage.room(middle))
+    def _hierarchy(self, lower: Level, middle: Level) -> Family:
+        name = f"{lower.name}{self._names.above}{middle.name}"
+        inner, outer = Acceptance(self._prior(lower)), self._judged[middle.name]
+        return Hierarchies(name, lower.name, middle.name, outer, inner, lambda: self._stage.room(middle.name))
 
     def _prior(self, level: Level) -> float:
         return self._factor * (_UNKNOWN_AGREEMENT if level.agreement is None else level.agreement)

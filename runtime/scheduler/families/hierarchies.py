@@ -12,7 +12,8 @@ from memory.expected import chain_tokens, tree_tokens
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
 from runtime.scheduler import Pick
-from runtime.scheduler.acceptance import Acceptance
+from runtime.scheduler.acceptance import Acceptance, Ratio
+from runtime.scheduler.families.trees import GAIN_SHARE, bounded_gain
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
 
@@ -30,7 +31,7 @@ _USUAL_INNER = chain_limit(3)
 
 
 class Hierarchies:
-    """Of the drafter called ``drafter``: ``middle`` above the models ``below`` it (none: repetition in the text).
+    """Of the drafter called ``drafter``: the level ``middle`` above the level ``below``.
 
     ``outer`` and ``inner`` tell what the target and the intermediate accept, ``inner_room`` what the latter can judge.
     """
@@ -38,14 +39,16 @@ class Hierarchies:
     def __init__(
         self,
         drafter: str,
-        below: tuple[str, ...],
+        below: str,
         middle: str,
         outer: Acceptance,
         inner: Acceptance,
         inner_room: Callable[[], Room],
     ) -> None:
         self.name = f"{drafter}-chain"
-        self.levels: tuple[str, ...] = (*below, middle)
+        self.levels: tuple[str, ...] = (below, middle)
+        # As of trees for the target.
+        self._inner_gain = Ratio(GAIN_SHARE)
         self._drafter, self._below, self._middle = drafter, below, middle
         self._outer, self._inner, self._inner_room = outer, inner, inner_room
 
@@ -76,14 +79,18 @@ class Hierarchies:
         for below in step.below:
             if below.num_drafted == below.depth:  # a chain
                 self._inner.observe(below.num_accepted, below.num_drafted)
+            else:
+                expected = tree_tokens(self._inner.chances(below.depth), below.num_drafted) - 1
+                self._inner_gain.observe(bounded_gain(below.num_accepted, expected))
 
     def _inner_step(self, inner: DraftLimit, speeds: Speeds) -> tuple[float, float]:
         """Tokens and seconds of one step of the intermediate."""
         chances = self._inner.chances(inner.depth)
-        drafting = inner.depth * sum(speeds.forward(level, 1) for level in self._below) or speeds.costs.suffix_seconds
+        drafting = inner.depth * speeds.forward(self._below, 1)
         spent = speeds.forward(self._middle, 1 + inner.nodes) + drafting + speeds.around(inner.shape, inner.nodes)
-        brought = chain_tokens(chances) if inner.shape == "chain" else tree_tokens(chances, inner.nodes)
-        return brought, spent
+        if inner.shape == "chain":
+            return chain_tokens(chances), spent
+        return 1 + (tree_tokens(chances, inner.nodes) - 1) * self._inner_gain.value, spent
 
 
 def _inner_steps(length: int, inner_depth: int, brought: float) -> tuple[float, float]:

@@ -16,7 +16,8 @@ _DEPTHS = (2, 3, 4, 5)
 # Trees up to this size are weighed with one curve.
 _MOST_NODES = 16
 # A tree is accepted more or less deeply than independent siblings would be; learned slowly, within bounds.
-_GAIN_SHARE, _LEAST_GAIN, _MOST_GAIN = 0.1, 0.25, 4.0
+GAIN_SHARE = 0.1
+_LEAST_GAIN, _MOST_GAIN = 0.25, 4.0
 
 
 class Trees:
@@ -26,7 +27,7 @@ class Trees:
         self.name = f"{drafter}-tree"
         self.levels: tuple[str, ...] = (drafter,)
         self._drafter, self._acceptance = drafter, acceptance
-        self._gain = Ratio(_GAIN_SHARE)
+        self._gain = Ratio(GAIN_SHARE)
         self._curve: tuple[tuple[float, ...], list[float]] = ((), [])
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:
@@ -49,8 +50,7 @@ class Trees:
     def observe(self, step: Step) -> None:
         """See ``Family``."""
         if step.depth:
-            expected = max(self._accepted(step.depth, step.num_drafted), 1e-3)
-            self._gain.observe(min(_MOST_GAIN, max(_LEAST_GAIN, step.num_accepted / expected)))
+            self._gain.observe(bounded_gain(step.num_accepted, self._accepted(step.depth, step.num_drafted)))
 
     def _accepted(self, depth: int, nodes: int) -> float:
         """Nodes that would be accepted if siblings were independent."""
@@ -58,3 +58,8 @@ class Trees:
         if self._curve[0] != chances or len(self._curve[1]) <= nodes:
             self._curve = chances, tree_curve(chances, max(nodes, _MOST_NODES))
         return self._curve[1][nodes] - 1
+
+
+def bounded_gain(accepted: int, expected: float) -> float:
+    """Nodes of a tree that were accepted over those that were expected."""
+    return min(_MOST_GAIN, max(_LEAST_GAIN, accepted / max(expected, 1e-3)))
