@@ -133,7 +133,7 @@ def _measure(
 
     engine = next(iter(engines.values()))
     task = _task(options, engine, prompts, simulated=simulation is not None)
-    chances = {} if simulation is None else {each.name: simulation.chances(each) for each in contenders}
+    chances = {each.name: simulation.chances(each) for each in contenders} if simulation else {}
     setup = Setup(
         command=f"python -m runtime {shlex.join(sys.argv[1:])}",
         manifest=engine.manifest,
