@@ -199,6 +199,46 @@ def test_the_drafter_reads_a_copy_of_the_text_with_the_draft_behind_it() -> None
     assert seen == [([1, 2, 3, 4, 5], SAMPLED, 9, 80, DraftLimit(4, 4, floor=0.1, inner=chain_limit(2)))]
 
 
+def test_text_that_is_still_read_is_not_changed() -> None:
+    """Not even by who looks ahead twice and never asks what came of it."""
+    go_on, seen = threading.Event(), []
+
+    def read(context: Context, limit: DraftLimit) -> None:
+        assert go_on.wait(PATIENCE)
+        seen.append(context.tokens.tolist())
+
+    ahead = AheadDrafter(Calling(SmallDrafter(TableModel(), 11), read))
+    ahead.look_ahead(_context([1, 2, 3]), make_chain([4]), chain_limit(2))
+    threading.Timer(0.05, go_on.set).start()
+    ahead.look_ahead(_context([9]), Draft(), chain_limit(2))
+    ahead.settle()
+    assert seen == [[1, 2, 3, 4], [9]]
+
+
+def test_an_interrupt_while_it_is_waited_for_forgets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(jobs: object) -> None:
+        raise KeyboardInterrupt
+
+    go_on, done = threading.Event(), []
+
+    def slow(context: Context, limit: DraftLimit) -> None:
+        assert go_on.wait(PATIENCE)
+        done.append(True)
+
+    ahead = AheadDrafter(Calling(SmallDrafter(TableModel(), 11), slow))
+    ahead.look_ahead(_context([1]), Draft(), chain_limit(2))
+    with monkeypatch.context() as patch:
+        patch.setattr("runtime.drafters.ahead.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ahead.propose(_context([1]), chain_limit(2))
+        with pytest.raises(KeyboardInterrupt):
+            ahead.settle()
+    threading.Timer(0.05, go_on.set).start()
+    ahead.settle()
+    assert done == [True]
+    assert not _threads()
+
+
 class Fixed:
     """The same chain every time, with all that a draft can carry."""
 

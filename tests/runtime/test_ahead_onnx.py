@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from export.bundle import export_bundle
 from export.manifest import Manifest, read_manifest
+from export.request import ExportRequest
 from memory import Placement, Request, make_plan
 from runtime.context import Context
 from runtime.decode import decode
@@ -16,6 +21,7 @@ from runtime.draft import chain_limit
 from runtime.drafters.ahead import AheadDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.small import SmallDrafter
+from runtime.engine import Engine
 from runtime.model import OrtModel
 from runtime.sampling import SamplingParams
 from runtime.scheduler.fixed import FixedScheduler
@@ -96,3 +102,30 @@ def test_so_it_is_in_int4(tiny_bundle_int4: Path, sampling: SamplingParams) -> N
     if not levels.target.widths.exact:
         pytest.skip("no two widths agree on this device")
     assert levels.answers("near", sampling)[0] == levels.answers("plain", sampling)[0]
+
+
+@pytest.mark.slow
+def test_so_it_is_for_the_demo_on_real_prompts(shared_data: Path, tmp_path: Path) -> None:
+    bundle = export_bundle(ExportRequest("demo", tmp_path / "demo"))
+    with lzma.open(shared_data / "text" / "instruct-valid.jsonl.xz", "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["prompt"] for line in islice(file, 40)]
+    places = {role: Placement(threads=1) for role in ("target", "drafter")}
+    with Engine.open(bundle, Request(context=384, shape="chain", nodes=7, placements=places)) as engine:
+        if not engine.target.widths.exact:
+            pytest.skip("no two widths agree on this device")
+        name, model = next(iter(engine.drafters.items()))
+        drafter, ready = AheadDrafter(SmallDrafter(model, engine.target.vocab_size, name)), 0
+        prompts = [tokens for tokens in map(engine.encode, texts) if len(tokens) < 200]
+        for prompt in prompts[:6]:
+            for sampling in SAMPLINGS.values():
+                answers = []
+                for scheduler in (FixedScheduler(), FixedScheduler(drafter.name, chain_limit(4))):
+                    context = Context(engine.capacity, sampling)
+                    context.append(prompt)
+                    drafters = {drafter.name: drafter}
+                    for step in decode(engine.target, context, drafters, scheduler, MatchVerifier(), Ends(100)):
+                        ready += step.num_drafted > 0
+                    answers.append(context.tokens.tolist())
+                assert answers[0] == answers[1]
+        assert len(prompts) >= 6
+        assert ready > 100
