@@ -75,13 +75,18 @@ class Answer:
 class Task:
     """What every contender is asked: tokens of prompts, and answers of at most ``max_new_tokens``.
 
-    ``ignore_eos``: no end token ends an answer.
+    ``simulated``: acceptance is, so that no end token ends an answer, and every prompt and repeat has luck of its own.
     """
 
     prompts: Sequence[Sequence[int]]
     max_new_tokens: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    ignore_eos: bool = False
+    simulated: bool = False
+
+    def sampling_of(self, prompt: int, repeat: int) -> SamplingParams:
+        """The same for all contenders."""
+        apart = prompt + repeat * len(self.prompts) if self.simulated else 0
+        return replace(self.sampling, seed=self.sampling.seed + apart)
 
 
 class Bench:
@@ -155,7 +160,7 @@ class Bench:
         target.widths = any_width(target.max_rows) if contender.single_rows else safe
         self._simulate(contender)
         forget(engine)
-        eos = () if task.ignore_eos else engine.manifest.target.vocabulary.eos_token_ids
+        eos = () if task.simulated else engine.manifest.target.vocabulary.eos_token_ids
         rule = StopRule(eos=eos, max_new_tokens=task.max_new_tokens)
         steps: list[Step] = []
         overheads: list[float] = []
@@ -163,9 +168,8 @@ class Bench:
         try:
             with meter.phase(contender.name):
                 before, start = _session_seconds(engine), perf_counter()
-                for step in engine.steps(
-                    task.prompts[prompt], stop=rule, sampling=task.sampling, speculation=contender.speculation
-                ):
+                sampling, tokens = task.sampling_of(prompt, repeat), task.prompts[prompt]
+                for step in engine.steps(tokens, stop=rule, sampling=sampling, speculation=contender.speculation):
                     end, now = perf_counter(), _session_seconds(engine)
                     if steps:  # the first one reads the prompt
                         overheads.append(step.seconds - (now - before))

@@ -172,7 +172,7 @@ def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[Prompt]
         )
     if options.temperature > 0 and options.seed is None:
         options.seed = 0  # so that the same command measures the same texts
-    return Task(tokens, options.tokens, shared.make_sampling(options), ignore_eos=simulated)
+    return Task(tokens, options.tokens, shared.make_sampling(options), simulated=simulated)
 
 
 def _open(

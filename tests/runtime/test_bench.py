@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from memory import Request
 from runtime.bench.contenders import parse_contender
 from runtime.bench.measure import Answer, Bench, Task
 from runtime.bench.rows import measure_rows
@@ -88,7 +89,21 @@ def test_end_tokens_end_answers_unless_acceptance_is_simulated(engine: Engine, m
     ending = replace(target, vocabulary=replace(target.vocabulary, eos_token_ids=(other,)))
     monkeypatch.setattr(engine, "manifest", replace(engine.manifest, levels=(ending, *engine.manifest.levels[1:])))
     assert len(_run(engine, _task(engine), ["plain"])["plain"][0].tokens) < 12
-    assert len(_run(engine, _task(engine, ignore_eos=True), ["plain"])["plain"][0].tokens) == 12
+    assert len(_run(engine, _task(engine, simulated=True), ["plain"])["plain"][0].tokens) == 12
+
+
+def test_simulated_luck_is_the_same_for_all_contenders_and_another_for_every_answer(engine: Engine) -> None:
+    contenders = [parse_contender(name) for name in ("near-chain6", "far-chain6")]
+    chances = dict.fromkeys((contender.name for contender in contenders), ((0.6,), None))
+    task = Task([engine.encode(text) for text in ("one", "two")], 30, simulated=True)
+    with Engine.open(engine.bundle, Request(threads=1, shape="tree", nodes=15)) as other:
+        answers = list(Bench({None: other}, task, chances).run(contenders, 2))
+    accepted = {(a.contender, a.prompt, a.repeat): tuple(s.num_accepted for s in a.steps) for a in answers}
+    keys = [(prompt, repeat) for prompt in range(2) for repeat in range(2)]
+    assert all(accepted["near-chain6", *key] == accepted["far-chain6", *key] for key in keys)
+    assert len({accepted["near-chain6", *key] for key in keys}) == 4
+    # Different as their weights are, they accept what they were told to.
+    assert 1.5 < sum(len(a.tokens) for a in answers) / sum(len(a.steps) for a in answers) < 3.5
 
 
 def test_the_perfect_drafter_is_always_right(engine: Engine) -> None:

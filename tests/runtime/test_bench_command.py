@@ -122,6 +122,22 @@ def test_stand_ins_are_labelled_in_every_row(
     assert {line["label"] for line in _lines(tmp_path / "out.csv")} == {LABEL}
 
 
+def test_simulated_acceptance_is_labelled_in_every_row(
+    random_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--compare", "plain,near-chain3", "--repeat", 1, "--count", 2, "--synthetic-acceptance", "1,1,1")
+    assert _bench(random_bundle, *options, "--output", tmp_path / "out.json") == 0
+    label = f"{LABEL}, synthetic acceptance 1,1,1"
+    rows = [row for row in _table_rows(capsys.readouterr().out) if "[" in row[0]]
+    assert [row[0] for row in rows] == [f"plain [{label}]", f"near-chain3 [{label}]"]
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert data["synthetic_acceptance"] == "1,1,1"
+    assert {row["label"] for row in data["contenders"].values()} == {label}
+    assert data["contenders"]["near-chain3"]["tokens_per_step"] == 4.0
+    # What is said means nothing then, so nothing is compared.
+    assert data["contenders"]["near-chain3"]["identical"] is None
+
+
 def test_categories_have_rows_of_their_own_and_one_prompt_no_interval(
     random_bundle: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
