@@ -27,10 +27,10 @@ class Speculation:
 
     ``drafter`` is "auto" (what is expected to be fastest, step by step), "none" (plain decoding), "suffix" (repetition
     in prompt and answer), the name of a drafter in the bundle, "LOWER>MIDDLE" (the model MIDDLE, itself sped up by
-    LOWER; chains outside), "ahead:NAME" (NAME drafts on while the target verifies; chains), or several with plus signs
-    ("suffix+NAME": the first that has something to say). ``draft_size`` is the most nodes of a draft; None, and
-    ``shape`` None: as planned, and with "auto" what pays within that. ``limit`` says both at once, and what a level
-    below may draft. ``only`` keeps "auto" to one kind of drafts. ``acceptance`` None means greedy at temperature 0 and
+    LOWER; chains outside), several with plus signs ("suffix+NAME": the first that has something to say), or "ahead:"
+    before any of these (it drafts on while the target verifies; chains). ``draft_size`` is the most nodes of a draft;
+    None, and ``shape`` None: as planned, and with "auto" what pays within that. ``limit`` says both at once, and what a
+    level below may draft. ``only`` keeps "auto" to one kind of drafts. ``acceptance`` None means greedy at temperature 0 and
     "match" above.
     """
 
@@ -56,6 +56,8 @@ def check_drafter(name: str, levels: Collection[str], where: str, others: Collec
     unknown = [part for part in parts_of(name) if part not in (*known, SUFFIX)]
     if unknown:
         raise PocketspecError(f"no drafter {unknown[0]!r} {where}; there are: {', '.join(known_drafters(known))}")
+    if AHEAD in name.removeprefix(AHEAD):
+        raise PocketspecError(f"drafter {name!r}: {AHEAD!r} stands before all others or not at all")
     judges = [part for joined in name.split(JOIN) for part in joined.split(ABOVE)[1:]]
     unfit = [part for part in judges if part not in levels]
     if unfit:

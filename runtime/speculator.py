@@ -187,10 +187,12 @@ class Speculator:
         return self._drafters[key]
 
     def _make_drafter(self, name: str, drawn: bool) -> Drafter:
+        if name.startswith(AHEAD):
+            inner = name.removeprefix(AHEAD)
+            level = self.levels.get(inner)
+            return AheadDrafter(self._make_drafter(inner, drawn), name, level.cores if level is not None else ())
         if JOIN in name:
             return FallbackDrafter([self._drafter(part, drawn) for part in name.split(JOIN)], name)
-        if name.startswith(AHEAD):
-            return AheadDrafter(self._make_drafter(name.removeprefix(AHEAD), drawn), name)
         if ABOVE in name:
             lower, middle = name.rsplit(ABOVE, 1)
             model, vocab_size = self.levels[middle], self.target.vocab_size
@@ -207,7 +209,7 @@ class Speculator:
         if speculation.limit is not None:
             return speculation.limit
         planned, size = self.planned, speculation.draft_size
-        chains = speculation.acceptance == "block" or ABOVE in name
+        chains = speculation.acceptance == "block" or ABOVE in name or name.startswith(AHEAD)
         shape = speculation.shape or ("chain" if chains else planned.shape)
         nodes = min(size or (_SUFFIX_NODES if name == SUFFIX else planned.nodes), planned.nodes)
         return tree_limit(nodes) if shape == "tree" else chain_limit(nodes)
