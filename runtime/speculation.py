@@ -30,8 +30,8 @@ class Speculation:
     LOWER; chains outside), several with plus signs ("suffix+NAME": the first that has something to say), or "ahead:"
     before any of these (it drafts on while the target verifies; chains). ``draft_size`` is the most nodes of a draft;
     None, and ``shape`` None: as planned, and with "auto" what pays within that. ``limit`` says both at once, and what a
-    level below may draft. ``only`` keeps "auto" to one kind of drafts. ``acceptance`` None means greedy at temperature 0 and
-    "match" above.
+    level below may draft. ``only`` keeps "auto" to one kind of drafts. ``acceptance`` None means greedy at temperature
+    0 and "match" above.
     """
 
     drafter: str = AUTO
