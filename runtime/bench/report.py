@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,9 @@ from runtime.bench.intervals import Spread
 from runtime.bench.machine import describe_level, describe_place, device, stand_ins, versions
 from runtime.bench.measure import Answer
 from runtime.bench.prompts import Prompt
-from runtime.bench.rows import Start
+from runtime.bench.rows import Start, measure_rows
 from runtime.bench.summary import Reference, Summary, summarize
+from runtime.model import OrtModel
 from runtime.sampling import SamplingParams
 
 OTHER = "(no category)"
@@ -122,6 +123,25 @@ class Report:
             },
             "answers": [_answer(answer, setup.prompts[answer.prompt]) for answer in self.answers],
         }
+
+
+def with_rows(
+    report: Report, models: Mapping[str, OrtModel], counts: Sequence[int]
+) -> tuple[Report, BaseException | None]:
+    """``report`` with the cost of so many rows for every model, and what ended that early, if anything did."""
+    rows: dict[str, Mapping[int, Spread]] = {}
+    try:
+        for name, model in models.items() if counts else ():
+            rows[name] = measure_rows(model, counts)
+    except BaseException as error:  # the answers are not lost with it
+        return replace(report, rows=rows, ended_early=f"{why_ended(error)} while forwards were timed"), error
+    return replace(report, rows=rows), None
+
+
+def why_ended(error: BaseException) -> str:
+    """The beginning of a sentence."""
+    is_interrupt = isinstance(error, KeyboardInterrupt)
+    return "interrupted" if is_interrupt else f"ended by an error ({error or type(error).__name__})"
 
 
 def facts(report: Report) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from runtime.commands import options as shared
 
 if TYPE_CHECKING:
     from runtime.bench.contenders import Contender
-    from runtime.bench.intervals import Spread
     from runtime.bench.measure import Task
     from runtime.bench.prompts import Prompt
     from runtime.bench.report import Report
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from runtime.bench.simulated import Simulation
     from runtime.engine import Engine
     from runtime.kernels.choice import Wanted
-    from runtime.model import OrtModel
 
 _PROMPTS = (
     "Write a bedtime story about a lantern that was afraid of the dark.",
@@ -87,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, then prints the tables: of what came to its end, if something ends it early."""
+    from runtime.bench.report import with_rows
     from runtime.bench.setting import choose_contenders, open_models, without_padding
     from runtime.bench.simulated import parse_simulation
     from runtime.foreign import read_bundle
@@ -110,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
         report, error = _measure(options, contenders, engines, prompts, simulation)
         report = replace(report, starts=starts)
         if error is None:
-            report = replace(report, rows=_measure_rows(open_models(engines), counts))
+            report, error = with_rows(report, open_models(engines), counts)
     _show(report, options)
     if error is not None and not isinstance(error, KeyboardInterrupt):
         raise error
@@ -128,7 +127,7 @@ def _measure(
     from runtime.bandwidth import measure_bandwidth
     from runtime.bench.measure import Bench
     from runtime.bench.progress import show_answers
-    from runtime.bench.report import Report, Setup
+    from runtime.bench.report import Report, Setup, why_ended
     from runtime.bench.setting import collect
 
     engine = next(iter(engines.values()))
@@ -152,10 +151,7 @@ def _measure(
     total = options.repeat * len(prompts) * len(contenders)
     with show_answers(total, shared.say) as advance:
         answers, error = collect(Bench(engines, task, chances), contenders, options.repeat, advance)
-    ended = None
-    if error is not None:
-        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"ended by an error ({error or type(error)})"
-        ended = f"{why} after {len(answers)} of {total} answers"
+    ended = f"{why_ended(error)} after {len(answers)} of {total} answers" if error is not None else None
     return Report(setup, answers, ended_early=ended), error
 
 
@@ -206,12 +202,6 @@ def _starts(
     del engine
     gc.collect()
     return {name: measure_start(open_engine, prompt, files, name == "cold") for name in ("cold", "warm")}
-
-
-def _measure_rows(models: Mapping[str, OrtModel], counts: Sequence[int]) -> dict[str, Mapping[int, Spread]]:
-    from runtime.bench.rows import measure_rows
-
-    return {name: measure_rows(model, counts) for name, model in models.items()} if counts else {}
 
 
 def _show(report: Report, options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from export.manifest import PocketspecError
 from runtime.__main__ import main
+from runtime.bench.intervals import spread
 from runtime.bench.measure import Bench
 from runtime.decode import Loop, Step
 
@@ -197,6 +198,27 @@ def test_an_interrupt_before_the_first_answer_says_so(
         assert path.is_file()
     assert "No answer came to its end." in capsys.readouterr().out
     assert list((tmp_path / "plots").iterdir()) == []
+
+
+def test_an_interrupt_while_rows_are_timed_loses_no_answer(
+    random_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[object] = []
+
+    def interrupted(model: object, counts: object) -> dict[int, object]:
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(model)
+        return {1: spread([0.5]), 2: spread([0.75])}
+
+    monkeypatch.setattr("runtime.bench.report.measure_rows", interrupted)
+    options = ("--compare", "plain,near-chain2", "--repeat", 1, "--count", 2, "--rows", "1,2")
+    assert _bench(random_bundle, *options, "--output", tmp_path / "out.json") == 130
+    out = capsys.readouterr().out
+    assert "**interrupted while forwards were timed**" in out
+    assert "| tiny | 500.00 | 750.00 |" in out
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert (len(data["answers"]), list(data["rows_seconds"])) == (4, ["tiny"])
 
 
 def test_an_error_in_the_middle_is_told_after_what_was_measured(
