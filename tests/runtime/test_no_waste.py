@@ -19,13 +19,17 @@ import pytest
 from memory.plan import Shape
 from runtime.context import Context
 from runtime.decode import Step, decode
-from runtime.draft import Draft, DraftLimit
+from runtime.draft import Draft, DraftLimit, chain_limit
+from runtime.drafters import Drafter
+from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.model import OrtModel, open_session
 from runtime.sampling import SamplingParams
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.stop import StopRule
+from runtime.verify import Verifier
+from runtime.verify.block import BlockVerifier
 from runtime.verify.greedy import GreedyVerifier
 from runtime.verify.match import MatchVerifier
 from tests.runtime import tiny_graph
@@ -64,16 +68,29 @@ def open_model(graph: Path) -> OrtModel:
     return OrtModel(open_session(graph, 1), CONTEXT + ROWS, ROWS, 32)
 
 
-def endless(target: OrtModel, drafter: object, sampling: SamplingParams, shape: Shape = "chain") -> Iterator[Step]:
+def endless(
+    target: OrtModel,
+    drafter: object,
+    sampling: SamplingParams,
+    shape: Shape = "chain",
+    inner: DraftLimit | None = None,
+    rule: Verifier | None = None,
+) -> Iterator[Step]:
     """Steps one conversation after another, each until its context is full."""
     name = getattr(drafter, "name", None)
-    scheduler = FixedScheduler(name, DraftLimit(3, 3, shape)) if name else FixedScheduler()
+    limit = DraftLimit(3, 3, shape) if inner is None else chain_limit(1 + inner.depth, inner)
+    scheduler = FixedScheduler(name, limit) if name else FixedScheduler()
     context = Context(CONTEXT, sampling)
     for number in itertools.count():
         context.truncate(0)
         context.append([1, 2, number % 50])
-        verifier = MatchVerifier() if sampling.temperature else GreedyVerifier()
+        verifier = rule or (MatchVerifier() if sampling.temperature else GreedyVerifier())
         yield from decode(target, context, {name: drafter}, scheduler, verifier, StopRule())
+
+
+def wide_hierarchy(graph: Path) -> HierarchyDrafter:
+    """An intermediate that has all of its drafter's guesses to reject."""
+    return HierarchyDrafter(Widest(), open_model(graph), 96)
 
 
 def traced() -> int:
@@ -91,6 +108,26 @@ def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampl
         "tree": lambda: SmallDrafter(open_model(graph), VOCAB),
     }[kind]()
     steps = endless(open_model(graph), drafter, SAMPLING[sampling], "tree" if kind == "tree" else "chain")
+    most, kept = measured(steps)
+    assert most < STEP_BYTES[sampling]
+    assert kept < STEP_BYTES[sampling]
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("inner", [chain_limit(2), DraftLimit(4, 2, "tree")], ids=["chain", "tree"])
+@pytest.mark.parametrize("drawn", [False, True], ids=["matched", "drawn"])
+def test_nor_does_a_step_of_four_levels(graph: Path, inner: DraftLimit, sampling: str, drawn: bool) -> None:
+    drafter: Drafter = SmallDrafter(open_model(graph), VOCAB, drawn=drawn)
+    for name in ("lower", "upper"):
+        drafter = HierarchyDrafter(drafter, open_model(graph), VOCAB, name, drawn)
+    limit, rule = chain_limit(3, inner), BlockVerifier() if drawn and SAMPLING[sampling].temperature else None
+    most, kept = measured(endless(open_model(graph), drafter, SAMPLING[sampling], "chain", limit, rule))
+    assert most < STEP_BYTES[sampling] or rule  # rules that use distributions compute with them
+    assert kept < STEP_BYTES[sampling]
+
+
+def measured(steps: Iterator[Step]) -> tuple[int, int]:
+    """The most bytes that one of 30 steps allocates, and what all of them leave behind beside their tokens."""
     for _ in itertools.islice(steps, 70):
         pass
     tracemalloc.start()
@@ -106,15 +143,15 @@ def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampl
         kept = traced() - start
     finally:
         tracemalloc.stop()
-    assert most < STEP_BYTES[sampling]
-    assert kept < STEP_BYTES[sampling] + tokens * TOKEN_BYTES
+    return most, kept - tokens * TOKEN_BYTES
 
 
-def test_ten_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Path) -> None:
-    """In a process of its own, with drafts that are always wrong and as wide as they may be."""
+@pytest.mark.parametrize("kind", ["widest", "hierarchy"])
+def test_ten_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Path, kind: str) -> None:
+    """In a process of its own, with drafts that are as wide as they may be, and always wrong at the lowest level."""
     write_tiny_graph(tmp_path / "model.onnx", layers=1)
     done = subprocess.run(
-        [sys.executable, "-c", _LONG_RUN, str(tmp_path / "model.onnx")],
+        [sys.executable, "-c", _LONG_RUN, str(tmp_path / "model.onnx"), kind],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -133,13 +170,19 @@ import itertools, sys
 from pathlib import Path
 from memory.meter import read_memory
 from runtime.sampling import SamplingParams
-from tests.runtime.test_no_waste import Widest, endless, open_model
+from runtime.draft import DraftLimit
+from tests.runtime.test_no_waste import Widest, endless, open_model, wide_hierarchy
 
 def anonymous():
     memory = read_memory()
     return memory.anonymous_bytes if memory else 0
 
-steps = endless(open_model(Path(sys.argv[1])), Widest(), SamplingParams())
+path, kind = Path(sys.argv[1]), sys.argv[2]
+if kind == "widest":
+    steps = endless(open_model(path), Widest(), SamplingParams())
+else:
+    inner = DraftLimit(3, 2, "tree")
+    steps = endless(open_model(path), wide_hierarchy(path), SamplingParams(), "chain", inner)
 for _ in itertools.islice(steps, 500):
     pass
 early = anonymous()
