@@ -96,7 +96,8 @@ def test_options_reach_every_level_of_the_plan_and_come_back_from_json() -> None
     assert placed["small"] == placed["smaller"] == (Placement(cores=(1, 2)), 2)
     assert plan.fixed_width
     assert parse_plan(dump_plan(plan)) == plan
-    assert make_plan(STACK, AMPLE, request_of(plan)).levels == plan.levels
+    again = make_plan(STACK, AMPLE, request_of(plan))
+    assert (again.levels, again.fixed_width) == (plan.levels, True)
     assert "rows of logits; 1 thread on core 0" in "\n".join(plan_lines(plan))
 
 
