@@ -13,6 +13,7 @@ from runtime.decode import Drafters
 from runtime.draft import DraftLimit, chain_limit, tree_limit
 from runtime.drafters import Drafter
 from runtime.drafters.ahead import AheadDrafter
+from runtime.drafters.confidence import Calibration
 from runtime.drafters.fallback import FallbackDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.small import SmallDrafter
@@ -86,6 +87,7 @@ class Speculator:
     ) -> None:
         self.target, self.levels, self.planned = target, dict(levels), planned
         self._manifest, self._costs = manifest, costs
+        self._calibrations = {level.name: Calibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
         self._given: dict[str, Drafter] = {}
         self._speeds: Speeds | None = None
@@ -145,7 +147,7 @@ class Speculator:
     def families(self, sampled: bool, only: Kind | None = None) -> list[Family]:
         """The ways to decode that the bundle has, as nobody has seen them yet."""
         below = [level for level in self._manifest.levels if level.role != "target"]
-        stage = Stage(below, self._inner_room, self._is_apart)
+        stage = Stage(below, self._calibrations, self._inner_room, self._is_apart)
         return make_families(stage, Names(SUFFIX, ABOVE, AHEAD), sampled, only)
 
     def _is_apart(self, level: str) -> bool:
@@ -202,7 +204,9 @@ class Speculator:
             return SuffixDrafter()
         if name in self._given:
             return self._given[name]
-        return SmallDrafter(self.levels[name], self.target.vocab_size, name, drawn=drawn)
+        drafter = SmallDrafter(self.levels[name], self.target.vocab_size, name, drawn=drawn)
+        drafter.calibration = self._calibrations[name]
+        return drafter
 
     def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
         """What a drafter that was named may draft."""

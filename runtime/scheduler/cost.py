@@ -10,7 +10,7 @@ trials is bounded whatever they show.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol
 
@@ -24,6 +24,8 @@ from runtime.scheduler.ways import Family, Forecast, Room, best_forecast
 _ALLOWANCE = 0.01
 # A trial costs a step; what is saved up pays for so many of the current kind.
 _MOST_SAVED_STEPS = 4.0
+# Sure drafts may be so much longer than those that pay on average; no floor is above this, or nothing would be learnt.
+_LONGER, _HIGHEST_FLOOR = 3, 0.8
 # Tokens after which what was not picked may be tried again.
 _STALE_TOKENS = 24
 # Choosing may take this share of the time: with small models a choice stands for more steps.
@@ -116,10 +118,24 @@ class CostScheduler:
             held = next((offer for offer in offers if offer.forecast.family == self._main.family), best)
             if held.seconds_per_token < best.seconds_per_token * _BETTER:
                 best = held
-        self._main = best.forecast
+        self._main = self._adapted(best)
         self._window = _Window(1 / best.seconds_per_token)
         self._left = self._steps_until_next(self._clock() - start)
-        return self._trial(offers, best) or best.forecast
+        return self._trial(offers, best) or self._main
+
+    def _adapted(self, best: _Offer) -> Forecast:
+        """The best forecast, its drafts longer where the drafter is sure and shorter where it is not.
+
+        One token more pays if its chance of being accepted is above what it costs at the rate that is to be had
+        (renewal reward: time spent on it could bring so many tokens otherwise).
+        """
+        forecast, room = best.forecast, self._situation.room()
+        if not forecast.node_seconds:
+            return forecast
+        limit, most = forecast.pick.limit, forecast.pick.limit.nodes + _LONGER
+        floor = min(forecast.node_seconds / best.seconds_per_token, _HIGHEST_FLOOR)
+        wider = replace(limit, nodes=most, depth=most, floor=floor).within(room.nodes, room.nodes)
+        return replace(forecast, pick=replace(forecast.pick, limit=wider))
 
     def _offers(self) -> list[_Offer]:
         """The best forecast of every family, with what it costs to begin with it."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from export.manifest import Level
+from runtime.drafters.confidence import Calibration
 from runtime.scheduler.acceptance import Acceptance
 from runtime.scheduler.families.chains import Chains
 from runtime.scheduler.families.hierarchies import Hierarchies
@@ -37,9 +38,10 @@ class Names:
 @dataclass(frozen=True)
 class Stage:
     """The ``levels`` below the target; ``room`` tells what one of them can judge, and ``apart`` whether it runs on
-    cores that the target leaves alone."""
+    cores that the target leaves alone. ``calibrations`` are those of the levels' drafters."""
 
     levels: Sequence[Level]
+    calibrations: Mapping[str, Calibration]
     room: Callable[[str], Room]
     apart: Callable[[str], bool]
 
@@ -65,7 +67,7 @@ class _Families:
         yield "plain", Plain()
         yield "suffix", Repetition(self._names.suffix)
         for level in self._stage.levels:
-            yield "chain", Chains(level.name, self._judged[level.name])
+            yield "chain", Chains(level.name, self._judged[level.name], self._stage.calibrations[level.name])
             yield "tree", Trees(level.name, self._judged[level.name])
             if self._stage.apart(level.name):
                 yield "ahead", Overlaps(f"{self._names.ahead}{level.name}", level.name, self._judged[level.name])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from memory.expected import chain_tokens
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
+from runtime.drafters.confidence import Calibration
 from runtime.scheduler import Pick
 from runtime.scheduler.acceptance import Acceptance
 from runtime.scheduler.speeds import Speeds
@@ -14,12 +15,12 @@ from runtime.scheduler.ways import Forecast, Room
 
 
 class Chains:
-    """Of the level called ``drafter``, accepted as ``acceptance`` tells."""
+    """Of the level called ``drafter``, accepted as ``acceptance`` tells; ``calibration`` learns how sure it may be."""
 
-    def __init__(self, drafter: str, acceptance: Acceptance) -> None:
+    def __init__(self, drafter: str, acceptance: Acceptance, calibration: Calibration) -> None:
         self.name = f"{drafter}-chain"
         self.levels: tuple[str, ...] = (drafter,)
-        self._drafter, self._acceptance = drafter, acceptance
+        self._drafter, self._acceptance, self._calibration = drafter, acceptance, calibration
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:
         """See ``Family``: every length."""
@@ -27,12 +28,21 @@ class Chains:
 
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
         """See ``Family``."""
-        length = limit.depth
-        drafting = length * (speeds.forward(self._drafter, 1) + speeds.costs.node_seconds["chain"])
-        seconds = speeds.target(1 + length) + drafting * speeds.correction(self.name) + speeds.around("chain", 0)
-        tokens = chain_tokens(self._acceptance.chances(length))
-        return Forecast(Pick(self._drafter, limit), self.name, tokens, seconds, drafting, length)
+        length, correction = limit.depth, speeds.correction(self.name)
+        node = speeds.forward(self._drafter, 1) + speeds.costs.node_seconds["chain"]
+        verifying = speeds.target(1 + length)
+        return Forecast(
+            Pick(self._drafter, limit),
+            self.name,
+            tokens=chain_tokens(self._acceptance.chances(length)),
+            seconds=verifying + length * node * correction + speeds.around("chain", 0),
+            draft_seconds=length * node,
+            drafted=length,
+            node_seconds=node * correction + speeds.target(2 + length) - verifying,
+        )
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""
         self._acceptance.observe(step.num_accepted, step.num_drafted)
+        for depth, raw in enumerate(step.chances):
+            self._calibration.observe(raw, depth < step.num_accepted)

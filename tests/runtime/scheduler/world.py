@@ -15,6 +15,7 @@ from memory.costs import MeasuredCosts, make_row_costs
 from memory.expected import tree_tokens
 from runtime.decode import Step
 from runtime.draft import DraftLimit
+from runtime.drafters.confidence import Calibration, goes_on
 from runtime.scheduler import Pick
 from runtime.scheduler.cost import CostScheduler
 from runtime.scheduler.experience import Experience
@@ -60,6 +61,7 @@ class World:
         self.random = random.Random(self.seed)
         self.tokens = 0
         self.seconds = 0.0
+        self._sure: list[float] = []
 
     @property
     def costs(self) -> MeasuredCosts:
@@ -83,6 +85,7 @@ class World:
 
     def step(self, pick: Pick) -> Step:
         """What a step with ``pick`` brings, and what it takes."""
+        self._sure = []
         drafted, accepted, depth, drafting, below = self._draft(pick)
         target = self.forward("target", 1 + drafted)
         seconds = target + drafting + (self.step_ms + drafted * self.node_ms) / 1e3
@@ -98,6 +101,7 @@ class World:
             seconds=seconds,
             choice=pick.name,
             depth=depth,
+            chances=tuple(self._sure[: accepted + 1]),
             below=below,
         )
 
@@ -110,14 +114,29 @@ class World:
         if ">" in pick.drafter:
             return self._hierarchy(pick)
         name, limit = pick.drafter, pick.limit
+        if limit.shape == "chain":
+            drafted, accepted = self._chain(self.chance(name), limit)
+            drafting = sum(self.forward(name, 1) for _ in range(drafted)) + drafted * self.node_ms / 1e3
+            return drafted, accepted, drafted, drafting, ()
         accepted = self._accepted(self.chance(name), limit)
-        rows = (
-            [1] * limit.depth
-            if limit.shape == "chain"
-            else [max(1, limit.nodes * i // limit.depth) for i in range(limit.depth)]
-        )
+        rows = [max(1, limit.nodes * depth // limit.depth) for depth in range(limit.depth)]
         drafting = sum(self.forward(name, count) for count in rows) + limit.nodes * self.node_ms / 1e3
         return limit.nodes, accepted, limit.depth, drafting, ()
+
+    def _chain(self, chance: float, limit: DraftLimit) -> tuple[int, int]:
+        """Tokens drafted and accepted: every token has a chance of its own, which the drafter knows."""
+        survival, drafted, accepted, stands = 1.0, 0, 0, True
+        for drafted in range(1, limit.nodes + 1):
+            own = self.random.betavariate(2 * chance + 1e-6, 2 * (1 - chance) + 1e-6)
+            survival *= own
+            self._sure.append(own)
+            stands = stands and self.random.random() < own
+            accepted += stands
+            if limit.floor and not goes_on(survival, drafted, limit.floor):
+                break
+        if not limit.floor:
+            self._sure.clear()
+        return drafted, accepted
 
     def _accepted(self, chance: float, limit: DraftLimit) -> int:
         """How deep the walk goes: at every depth a chain's child, or one of a tree's siblings, is right."""
@@ -187,7 +206,8 @@ class Situated:
 
 def experience_of(world: World, only: Kind | None = None) -> Experience:
     """A scheduler's experience at the beginning."""
-    stage = Stage(world.levels, lambda name: Room(12, True), lambda name: False)
+    calibrations = {level.name: Calibration() for level in world.levels}
+    stage = Stage(world.levels, calibrations, lambda name: Room(12, True), lambda name: False)
     families = make_families(stage, Names("suffix", ">", "ahead:"), False, only)
     return Experience(families, Speeds(world.costs, "target", lambda rows: rows))
 
