@@ -27,6 +27,7 @@ from memory.plan import Plan, PlanError, check_plan
 from memory.planner import make_plan, request_of, require_available
 from memory.report import given_up_lines
 from runtime.cache import ContextFullError
+from runtime.calibration.stored import costs_of, planning_costs
 from runtime.context import Context, shared_prefix
 from runtime.decode import Step, StopRule, decode
 from runtime.drafters import Drafter
@@ -139,7 +140,8 @@ class Engine:
         """Plans and opens; plans again if a level's weights turn out to sit otherwise than was expected."""
         residences = levels.expected_residences()
         while True:
-            plan = make_plan(levels.manifest, replace(device, residences=residences), request)
+            costs = planning_costs(levels.bundle, levels.manifest, request, residences)
+            plan = make_plan(levels.manifest, replace(device, residences=residences), request, costs)
             require_available(plan, device)
             try:
                 engine = cls(levels, plan, request, Tokenizer.open(levels.bundle))
@@ -172,8 +174,6 @@ class Engine:
             self._answer = None
 
     def _costs(self, notify: Callable[[str], None]) -> MeasuredCosts:
-        from runtime.calibration.stored import costs_of  # which needs an engine to measure
-
         return costs_of(self, notify)
 
     @contextmanager

@@ -12,6 +12,7 @@ from memory.costs import MeasuredCosts
 from memory.device import Device
 from memory.plan import DraftPlan, Plan
 from memory.planner import make_plan
+from runtime.calibration.stored import planning_costs
 from runtime.decode import Step
 from runtime.heap import give_back
 from runtime.levels import Levels, fit
@@ -49,7 +50,9 @@ class PlannedModels:
             may_give_up=frozenset(),
         )
         device = Device(budget_bytes, budget_bytes, residences=self._residences)
-        self._next_plan = make_plan(self._levels.manifest, device, request)
+        levels = self._levels
+        costs = planning_costs(levels.bundle, levels.manifest, request, self._residences)
+        self._next_plan = make_plan(levels.manifest, device, request, costs)
         if self._stepping.acquire(blocking=False):
             try:
                 self._follow_plan()

@@ -5,6 +5,6 @@ result, for this device alone.
 """
 
 from runtime.calibration.measure import calibrate, read_bytes
-from runtime.calibration.stored import costs_of, recall_costs, store_costs
+from runtime.calibration.stored import costs_of, planning_costs, recall_costs, store_costs
 
-__all__ = ["calibrate", "costs_of", "read_bytes", "recall_costs", "store_costs"]
+__all__ = ["calibrate", "costs_of", "planning_costs", "read_bytes", "recall_costs", "store_costs"]

@@ -115,14 +115,11 @@ def _turn(subjects: Mapping[str, Subject], cases: list[_Case], advance: Advance)
     times = {}
     for case in cases:
         subject = subjects[case.name]
-        cache = subject.model.cache
-        if cache.length != case.context:
-            _pretend(subject.model, case.context)
+        _pretend(subject.model, case.context)
         parents = [-1, *((row - 1) // 2 for row in range(1, case.rows))] if case.tree else None
         start = perf_counter()
         subject.model.forward([0] * case.rows, parents, max(case.rows - subject.logits_rows, 0))
         times[case] = perf_counter() - start
-        cache.rollback(case.context)
         advance(1)
     return times
 
@@ -151,8 +148,9 @@ def _tree_seconds(name: str, medians: Mapping[_Case, float]) -> float:
 def _pretend(model: OrtModel, context: int) -> None:
     """Makes the cache hold ``context`` rows. They are written to: memory that nobody has written to costs nothing."""
     cache = model.cache
-    held = cache.length
-    for array in cache.arrays:
-        array[:, :, held:context] = 0
-    cache.rollback(min(held, context))
-    cache.append([0] * (context - cache.length))
+    held = min(cache.length, context)
+    cache.rollback(held)
+    if held < context:
+        for array in cache.arrays:
+            array[:, :, held:context] = 0
+        cache.append([0] * (context - held))

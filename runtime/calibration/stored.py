@@ -1,21 +1,27 @@
 """Costs are kept beside the bundle, in the form that ``calibrate`` measures and in the short form of the first use.
 
-What is stored names the device, the versions and the files it was measured with; other ones are measured again.
+What is stored names the device, the versions and the files it was measured with; other ones are measured again. The
+whole form serves every plan, and plans are made with it; the short one is of what one plan opens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.manifest import Manifest, PocketspecError
+from memory.choices import Request, Scene
 from memory.costs import SCHEMA, CostsError, MeasuredCosts, dump_costs, parse_costs
+from memory.device import Device, Residence
 from memory.plan import Placement
 from runtime.calibration.measure import calibrate, open_models
 from runtime.foreign import is_foreign
+from runtime.kernels.forms import PORTABLE, Native
+from runtime.kernels.library import open_library
 from runtime.record import device_folder, device_key, look_up, remember, user_folder
 
 if TYPE_CHECKING:
@@ -33,11 +39,8 @@ def costs_of(engine: Engine, notify: Callable[[str], None]) -> MeasuredCosts:
     short, also_stale = recall_costs(engine, quick=True)
     if short is not None:
         return short
-    why = (
-        "those on record are damaged, or of another device or version"
-        if stale or also_stale
-        else "once for this device"
-    )
+    other = "those on record are damaged, or of another device or version"
+    why = other if stale or also_stale else "once for this device"
     notify(f"measuring what rows cost here ({why}); python -m runtime calibrate does it thoroughly")
     costs = calibrate(engine, quick=True)
     store_costs(engine, costs)
@@ -46,20 +49,71 @@ def costs_of(engine: Engine, notify: Callable[[str], None]) -> MeasuredCosts:
 
 def recall_costs(engine: Engine, quick: bool) -> tuple[MeasuredCosts | None, bool]:
     """What is stored in one of the forms for all that is open, and whether anything else is stored in its place."""
-    folder, name = _folder(engine.bundle), _name(engine, quick)
-    value, found = look_up(folder, name, _key(engine))
-    if value is None:
-        return None, found
-    try:
-        costs = parse_costs(json.dumps(value), str(folder / f"{name}.json"))
-    except CostsError:
-        return None, True
-    return (costs, False) if set(open_models(engine)) <= set(costs.levels) else (None, False)
+    costs, found = _recall(_record_of(engine, quick))
+    if costs is not None and not set(open_models(engine)) <= set(costs.levels):
+        return None, False
+    return costs, found and costs is None
 
 
 def store_costs(engine: Engine, costs: MeasuredCosts) -> None:
     """Keeps ``costs``; a folder that cannot be written, or a full disk, costs the record only."""
-    remember(_folder(engine.bundle), _name(engine, costs.quick), _key(engine), json.loads(dump_costs(costs)))
+    record = _record_of(engine, costs.quick)
+    remember(record.folder, record.name, record.key, json.loads(dump_costs(costs)))
+
+
+def planning_costs(
+    bundle: Path, manifest: Manifest, request: Request, residences: Mapping[str, Residence]
+) -> MeasuredCosts | None:
+    """What is stored of the whole form for a bundle that is not open yet, to plan with; None if there is nothing."""
+    scene = Scene(manifest, Device(0, 0, residences=dict(residences)), request)
+    target = manifest.target.name
+    try:
+        kernels = Native(open_library(), Path()) if scene.residence(target) == "native" else PORTABLE
+    except PocketspecError:
+        return None
+    ways = _placed((level.name, scene.placement(level.name)) for level in manifest.levels)
+    kv_type = request.kv_type or scene.kv_types(target)[0]
+    name = _name("full", kernels.name, kv_type, request.threads, ways)
+    return _recall(_Record(_folder(bundle), name, _key(bundle, manifest, kernels.key)))[0]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Where costs are kept, and what they hang on beside what stands in the name."""
+
+    folder: Path
+    name: str
+    key: Any
+
+
+def _recall(record: _Record) -> tuple[MeasuredCosts | None, bool]:
+    """The costs on record, and whether there is a record of that name at all."""
+    value, found = look_up(record.folder, record.name, record.key)
+    if value is None:
+        return None, found
+    try:
+        return parse_costs(json.dumps(value), str(record.folder / f"{record.name}.json")), True
+    except CostsError:
+        return None, True
+
+
+def _record_of(engine: Engine, quick: bool) -> _Record:
+    """One record for every way to open the bundle that has other costs."""
+    plan, kernels = engine.plan, engine.target.kernels
+    ways = _placed((level.name, level.placement) for level in plan.levels)
+    if quick:
+        ways += [[level.name for level in plan.levels], asdict(plan.draft)]
+    name = _name("quick" if quick else "full", kernels.name, plan.target.kv_type, plan.threads, ways)
+    return _Record(_folder(engine.bundle), name, _key(engine.bundle, engine.manifest, kernels.key))
+
+
+def _placed(places: Iterable[tuple[str, Placement]]) -> list[Any]:
+    return [[name, asdict(place)] for name, place in places if place != Placement()]
+
+
+def _name(form: str, kernels: str, kv_type: str, threads: int | None, ways: list[Any]) -> str:
+    digest = hashlib.sha256(json.dumps(ways).encode()).hexdigest()[:8]
+    return f"costs-{form}-{kernels}-{kv_type}-{threads or 'all'}-{digest}"
 
 
 def _folder(bundle: Path) -> Path:
@@ -69,22 +123,10 @@ def _folder(bundle: Path) -> Path:
     return device_folder(bundle)
 
 
-def _name(engine: Engine, quick: bool) -> str:
-    """One record for every way to open the bundle that has other costs; short ones are of what is open alone."""
-    plan = engine.plan
-    if quick:
-        ways: Any = [{level.name: asdict(level.placement) for level in plan.levels}, asdict(plan.draft)]
+def _key(bundle: Path, manifest: Manifest, kernels: tuple[str, ...]) -> Any:
+    """Versions, device and files; those of other builders are not hashed."""
+    if is_foreign(bundle):
+        files: Any = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in bundle.glob("*.onnx*")}
     else:
-        ways = [[level.name, asdict(level.placement)] for level in plan.levels if level.placement != Placement()]
-    digest = hashlib.sha256(json.dumps(ways).encode()).hexdigest()[:8]
-    form = "quick" if quick else "full"
-    return f"costs-{form}-{engine.target.kernels.name}-{plan.target.kv_type}-{plan.threads or 'all'}-{digest}"
-
-
-def _key(engine: Engine) -> Any:
-    """What costs hang on, as far as it does not stand in the name."""
-    if is_foreign(engine.bundle):
-        files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in engine.bundle.glob("*.onnx*")}
-        return [SCHEMA, device_key(), files, engine.target.kernels.key]
-    hashes = {name: entry.sha256 for name, entry in engine.manifest.files.items() if ".onnx" in name}
-    return [SCHEMA, device_key(), hashes, engine.target.kernels.key]
+        files = {name: entry.sha256 for name, entry in manifest.files.items() if ".onnx" in name}
+    return [SCHEMA, device_key(), files, kernels]

@@ -12,12 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from export.manifest import read_manifest
 from memory import Request
-from runtime.calibration import calibrate, costs_of, measure, recall_costs, rows, store_costs, stored
+from memory.plan import Placement
+from runtime.calibration import calibrate, costs_of, measure, planning_costs, recall_costs, rows, store_costs, stored
 from runtime.calibration.report import cost_lines
 from runtime.calibration.rows import Effort, Subject, measure_rows
 from runtime.engine import Engine
+from runtime.kernels.choice import Chooser
 from runtime.kernels.packed import no_progress
+from runtime.levels import Levels
 from runtime.record import device_folder
 from runtime.stop import StopRule
 
@@ -174,6 +178,20 @@ def test_a_whole_calibration_that_lacks_an_open_level_does_not_do(bundle: Path) 
         store_costs(engine, replace(calibrate(engine, quick=True), quick=False))
     with Engine.open(bundle, Request(threads=1, nodes=3)) as engine:
         assert set(costs_of(engine, lambda line: None).levels) == {"tiny", "near", "far"}
+
+
+def test_what_is_stored_whole_is_there_before_the_bundle_is_opened(bundle: Path) -> None:
+    manifest, request = read_manifest(bundle), Request(threads=1)
+    residences = Levels(bundle, manifest, Chooser(), lambda line: None).expected_residences()
+    with Engine.open(bundle, TREES) as engine:
+        short = costs_of(engine, lambda line: None)
+        assert planning_costs(bundle, manifest, request, residences) is None
+        store_costs(engine, replace(short, quick=False))
+    assert planning_costs(bundle, manifest, request, residences) == replace(short, quick=False)
+    for other in (replace(request, threads=2), replace(request, placements={"near": Placement(threads=1)})):
+        assert planning_costs(bundle, manifest, other, residences) is None
+    native = dict.fromkeys(residences, "native")
+    assert planning_costs(bundle, manifest, request, native) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("damage", ["another device", "another file", "another schema", "no JSON", "a negative time"])
