@@ -65,13 +65,17 @@ def request_fields(contenders: Sequence[Contender], rows: Sequence[int], manifes
     }
 
 
-def without_padding(contenders: Sequence[Contender], engines: Mapping[Wanted | None, Engine]) -> list[Contender]:
-    """Without plain decoding at a safe width where that width is one row."""
-    return [
-        each
-        for each in contenders
-        if not each.is_plain or each.single_rows or engines[each.kernels].target.padded(1) > 1
-    ]
+def worth_comparing(contenders: Sequence[Contender], engines: Mapping[Wanted | None, Engine]) -> list[Contender]:
+    """Without plain decoding at a safe width where that is one row, and without trees of the scheduler's choice where
+    their rows do not agree with those of chains, for then it chooses none."""
+
+    def is_worth_it(contender: Contender) -> bool:
+        target = engines[contender.kernels].target
+        if contender.is_plain:
+            return contender.single_rows or target.padded(1) > 1
+        return contender.speculation.only != "tree" or target.widths.tree or not target.widths.exact
+
+    return [contender for contender in contenders if is_worth_it(contender)]
 
 
 def open_models(engines: Mapping[Wanted | None, Engine]) -> dict[str, OrtModel]:

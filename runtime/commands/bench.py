@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures, then prints the tables: of what came to its end, if something ends it early."""
     from runtime.bench.report import with_rows
-    from runtime.bench.setting import choose_contenders, open_models, without_padding
+    from runtime.bench.setting import choose_contenders, open_models, worth_comparing
     from runtime.bench.simulated import parse_simulation
     from runtime.foreign import read_bundle
 
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
             for kernels in dict.fromkeys(contender.kernels for contender in contenders)
         }
         if options.compare is None:
-            contenders = without_padding(contenders, engines)
+            contenders = worth_comparing(contenders, engines)
         report, error = _measure(options, contenders, engines, prompts, simulation)
         report = replace(report, starts=starts)
         if error is None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from memory import Request
+from runtime.bench.acceptance import measure_acceptance
 from runtime.bench.contenders import parse_contender
 from runtime.bench.measure import Answer, Bench, Task
 from runtime.bench.rows import measure_rows
-from runtime.bench.setting import collect
+from runtime.bench.setting import collect, worth_comparing
+from runtime.devices import SafeWidths
 from runtime.engine import Engine
 from runtime.sampling import SamplingParams
 
@@ -46,6 +48,32 @@ def test_every_contender_gives_the_same_answers(engine: Engine, sampling: Sampli
     assert steps["plain"] == 48 > steps["near-chain3"]
     trees = [step for answer in answers if answer.contender == "near-tree5x2" for step in answer.steps]
     assert max(step.depth for step in trees) == 2 < max(step.num_drafted for step in trees)
+
+
+def test_a_hierarchy_is_a_contender_whose_levels_are_told_apart(engine: Engine) -> None:
+    runs = _run(engine, _task(engine, 24), ["plain-safe", "far>near-chain6/chain2", "far>near-chain6/tree4x2"])
+    plain, chains, trees = runs.values()
+    for answers, inner in ((chains, {2}), (trees, {4})):
+        assert [answer.tokens for answer in answers] == [answer.tokens for answer in plain]
+        below = [step for answer in answers for outer in answer.steps for step in outer.below]
+        assert max(step.num_drafted for step in below) in inner
+        found = measure_acceptance([step for answer in answers for step in answer.steps], "tiny")
+        assert [each.level for each in found] == ["tiny", "near"]
+
+
+def test_what_makes_no_difference_is_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_of(names: str) -> str:
+        contenders = worth_comparing([parse_contender(name) for name in names.split(",")], {None: engine})
+        return ",".join(contender.name for contender in contenders)
+
+    names = "plain,plain-safe,near-tree4,tree,chain,auto"
+    for widths, left in (
+        (SafeWidths((1, 2), exact=True, tree=True), names.replace(",plain-safe", "")),
+        (SafeWidths((2, 4), exact=True, tree=False), names.replace(",tree", "")),
+        (SafeWidths((2, 4), exact=False, tree=False), names),
+    ):
+        monkeypatch.setattr(engine.target, "widths", widths)
+        assert left_of(names) == left
 
 
 def test_contenders_take_turns_on_every_prompt(engine: Engine) -> None:

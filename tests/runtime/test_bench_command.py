@@ -68,6 +68,22 @@ def test_the_report_has_everything_to_repeat_it(
     assert len(data["answers"]) == 18
 
 
+def test_by_default_all_that_the_bundle_can_have_is_compared(
+    random_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _bench(random_bundle, "--repeat", 1, "--count", 2, "--output", tmp_path / "out.json") == 0
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert list(data["contenders"]) == ["plain", "plain-safe", "suffix", "chain", "auto"]
+    for name, row in data["contenders"].items():
+        assert (row["identical"], row["answers"]) == (2, 2)
+        assert sum(row["choices"].values()) == pytest.approx(1)
+        if name in ("suffix", "chain"):
+            family = "suffix-chain" if name == "suffix" else "-chain"
+            assert all(family in choice for choice in row["choices"])
+    baseline = max(("plain", "plain-safe"), key=lambda name: data["contenders"][name]["tokens_per_second"])
+    assert data["baseline"] == baseline
+
+
 def test_every_format_says_the_same(
     random_bundle: Path,
     prompts: Path,
@@ -137,6 +153,14 @@ def test_simulated_acceptance_is_labelled_in_every_row(
     assert data["contenders"]["near-chain3"]["tokens_per_step"] == 4.0
     # What is said means nothing then, so nothing is compared.
     assert data["contenders"]["near-chain3"]["identical"] is None
+
+
+def test_draws_that_only_keep_the_law_are_not_compared(random_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--compare", "plain,near-chain2", "--repeat", 1, "--count", 2, "--temperature", 0.8)
+    for rule, shown in (("match", "2/2"), ("recursive", "-")):
+        assert _bench(random_bundle, *options, "--acceptance", rule) == 0
+        rows = [row for row in _table_rows(capsys.readouterr().out) if "[" in row[0]]
+        assert [row[-1] for row in rows] == ["2/2", shown]
 
 
 def test_categories_have_rows_of_their_own_and_one_prompt_no_interval(
