@@ -80,12 +80,12 @@ class Planner:
             made[choices] = self._make(choices, budget)
             return made[choices].needed_bytes
 
-        ladder = list(rungs(self._start(), self.scene, weigh))
+        ladder = list(rungs(self.start(), self.scene, weigh))
         plans = [made[rung.choices] for rung in ladder]
         bounds = _bounds(ladder, plans)
         return ladder, [replace(plan, bounds=bounds) for plan in plans]
 
-    def _start(self) -> Choices:
+    def start(self) -> Choices:
         """Everything that could pay on some text, with the smallest draft that has room for it."""
         scene, request = self.scene, self.scene.request
         context = wanted_context(scene.manifest, request)

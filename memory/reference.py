@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -125,9 +125,35 @@ class MeasuredTimes:
         return self.seconds(target, 1, 0) / self._reference.seconds(target, 1, 0)
 
 
+@dataclass(frozen=True)
+class Remembered:
+    """Another source, asked once for everything: the rungs of a ladder have most forwards in common."""
+
+    times: Times
+    _known: dict[tuple[str, int, int], float] = field(default_factory=dict)
+
+    @property
+    def step_seconds(self) -> float:
+        """See ``Times``."""
+        return self.times.step_seconds
+
+    @property
+    def node_seconds(self) -> Mapping[Shape, float]:
+        """See ``Times``."""
+        return self.times.node_seconds
+
+    def seconds(self, level: Level, rows: int, context: int) -> float:
+        """See ``Times``."""
+        key = (level.name, rows, context)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self.times.seconds(level, rows, context)
+        return known
+
+
 def make_times(scene: Scene, costs: MeasuredCosts | None) -> Times:
     """The source for a scene: ``costs`` if they were measured with the kernels that will run the target."""
     kernels = "native" if scene.residence(scene.manifest.target.name) == "native" else "portable"
     if costs is None or costs.kernels != kernels:
-        return ReferenceTimes(scene)
-    return MeasuredTimes(scene, costs)
+        return Remembered(ReferenceTimes(scene))
+    return Remembered(MeasuredTimes(scene, costs))

@@ -73,9 +73,7 @@ class Predictor:
         plain = self._plain(choices)
         if not choices.nodes:
             return plain
-        if not choices.drafters:
-            return plain * _MODEL_FREE_GAIN
-        return max([plain, *(way.rate for way in self._ways(choices))])
+        return max([plain * _MODEL_FREE_GAIN, *(way.rate for way in self._ways(choices))])
 
     def best_hierarchy(self, choices: Choices, middle: str) -> float:
         """Tokens a second with the best of the planned drafters below ``middle``; 0 if there is none."""
