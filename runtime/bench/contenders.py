@@ -46,6 +46,16 @@ class Contender:
         return self.speculation.drafter == PLAIN.drafter
 
     @property
+    def is_auto(self) -> bool:
+        """Whether it chooses among all ways."""
+        return self.speculation.drafter == AUTO and self.speculation.only is None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it does one thing, and one that could be done for any text."""
+        return self.pick_name is not None and self.speculation.drafter != PERFECT
+
+    @property
     def pick_name(self) -> str | None:
         """What the scheduler calls the one thing that this contender does; None where it chooses among several."""
         speculation = self.speculation

@@ -10,7 +10,7 @@ from typing import Any
 from export.manifest import Manifest
 from memory.plan import Plan
 from runtime.bench.contenders import Contender, levels_of, references
-from runtime.bench.intervals import Spread
+from runtime.bench.intervals import Ratio, Spread
 from runtime.bench.machine import describe_level, describe_place, device, stand_ins, versions
 from runtime.bench.measure import Answer
 from runtime.bench.prompts import Prompt
@@ -20,6 +20,7 @@ from runtime.model import OrtModel
 from runtime.sampling import SamplingParams
 
 OTHER = "(no category)"
+ALL = "all prompts"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ class Setup:
     baseline: str | None = None
     bandwidth: float | None = None
     synthetic: str | None = None
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """Which of the fixed choices was the fastest, and how many times its speed ``contender``, "auto", reached."""
+
+    contender: str
+    best: str
+    ratio: Ratio
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,21 @@ class Report:
             return {}
         everyone = [each.name for each in self.setup.contenders]
         return {name or OTHER: list(self._rows_of(everyone, self.baseline, name or OTHER)) for name in names}
+
+    @cached_property
+    def hindsight(self) -> dict[str, Hindsight]:
+        """What "auto" reached of the best fixed choice, over all prompts and by category; empty if one is missing."""
+        names = {each.name: each.is_fixed for each in self.setup.contenders}
+        auto = next((each.name for each in self.setup.contenders if each.is_auto), None)
+        found = {}
+        for group, rows in {ALL: self.summaries, **self.categories}.items():
+            fixed = {row.contender: row.ratio.value for row in rows if names[row.contender] and row.ratio}
+            if auto is not None and fixed:
+                best = max(fixed, key=lambda name: fixed[name])
+                for row in self._rows_of([auto], best, None if group == ALL else group):
+                    if row.ratio is not None:
+                        found[group] = Hindsight(auto, best, row.ratio)
+        return found
 
     def label(self, contender: Contender) -> str:
         """What must be said in every row of ``contender``; empty for trained weights."""
@@ -121,6 +146,7 @@ class Report:
             "categories": {
                 name: {row.contender: asdict(row) for row in rows} for name, rows in self.categories.items()
             },
+            "hindsight": {group: asdict(each) for group, each in self.hindsight.items()},
             "answers": [_answer(answer, setup.prompts[answer.prompt]) for answer in self.answers],
         }
 

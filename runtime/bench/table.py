@@ -57,6 +57,14 @@ def category_grid(report: Report) -> Grid:
     return titles, cells
 
 
+def hindsight_grid(report: Report) -> Grid:
+    """How much of the best fixed choice "auto" reached, by category."""
+    cells = [f"{each.ratio} of {each.best}" for each in report.hindsight.values()]
+    names = {each.contender for each in report.hindsight.values()}
+    rows = [[_name(row), *cells] for row in report.summaries if row.contender in names]
+    return ["x the best fixed choice", *report.hindsight], rows
+
+
 def row_grid(report: Report) -> Grid:
     """Milliseconds of forwards, levels by rows."""
     counts = list(dict.fromkeys(count for costs in report.rows.values() for count in costs))
@@ -69,9 +77,10 @@ def row_grid(report: Report) -> Grid:
 
 def grids(report: Report) -> list[Grid]:
     """All tables that have something in them."""
-    found = [main_grid(report), category_grid(report), row_grid(report)]
-    wanted = (True, bool(report.categories), bool(report.rows))
-    return [grid for grid, is_there in zip(found, wanted, strict=True) if is_there and grid[1]]
+    found = [main_grid(report), hindsight_grid(report), row_grid(report)]
+    if report.categories:
+        found.insert(1, category_grid(report))
+    return [grid for grid in found if grid[1]]
 
 
 def preamble(report: Report) -> Iterator[str]:

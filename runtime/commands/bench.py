@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         metavar="NAMES",
-        help="contenders, with commas: plain (one row a step), plain-safe, suffix, chain, tree, hierarchy (sizes as"
-        " they pay), auto, or exactly DRAFTER-chainN, DRAFTER-treeNxDEPTH, LOWER>MIDDLE-chainN/treeMxDEPTH,"
+        help="contenders, with commas: plain (one row a step), plain-safe, suffix, chain, tree, hierarchy, ahead"
+        " (sizes as they pay), auto, or exactly DRAFTER-chainN, DRAFTER-treeNxDEPTH, LOWER>MIDDLE-chainN/treeMxDEPTH,"
         " perfect-chainN (the ceiling), each with native: or portable: in front to compare kernels (default: plain and"
         " all that the bundle can have)",
     )

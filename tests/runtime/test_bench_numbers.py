@@ -11,10 +11,15 @@ import pytest
 
 from memory.meter import Memory
 from runtime.bench.acceptance import Acceptance, measure_acceptance
+from runtime.bench.contenders import parse_contender
 from runtime.bench.intervals import Ratio, mean_ratio, show_spread, spread
 from runtime.bench.measure import Answer
+from runtime.bench.prompts import Prompt
+from runtime.bench.report import Report, Setup
 from runtime.bench.summary import Reference, Summary, summarize
+from runtime.engine import Engine
 from runtime.foreign import read_bundle
+from runtime.sampling import SamplingParams
 from tests.runtime.bench_records import make_answer, make_step
 
 
@@ -136,3 +141,29 @@ def test_answers_that_differ_are_counted_where_they_should_not(random_bundle: Pa
     other = [make_answer("auto", 10.0, 0), make_answer("auto", 10.0, 1, steps=[make_step()] * 4)]
     assert _summarize(other, plain + other, random_bundle).identical == 1
     assert _summarize(other, plain + other, random_bundle, keeps_text=False).identical is None
+
+
+def test_auto_is_held_against_the_best_fixed_choice_of_each_category(engine: Engine) -> None:
+    """Not against families, which choose as well."""
+    names = ["plain", "near-chain3", "chain", "auto"]
+    setup = Setup(
+        command="bench",
+        manifest=engine.manifest,
+        plan=engine.plan,
+        contenders=[parse_contender(name) for name in names],
+        prompts=[Prompt(category, category) for category in ("a", "b")],
+        prompts_from="2 prompts",
+        repeats=1,
+        max_new_tokens=8,
+        sampling=SamplingParams(),
+        kernels=["portable"],
+    )
+    speeds = {"plain": (10.0, 10.0), "near-chain3": (5.0, 40.0), "chain": (99.0, 99.0), "auto": (9.0, 38.0)}
+    answers = [make_answer(name, speeds[name][prompt], prompt) for name in names for prompt in range(2)]
+    found = Report(setup, answers).hindsight
+    assert {group: (each.best, pytest.approx(each.ratio.value)) for group, each in found.items()} == {
+        "all prompts": ("near-chain3", (9 / 5 * 38 / 40) ** 0.5),
+        "a": ("plain", 0.9),
+        "b": ("near-chain3", 0.95),
+    }
+    assert Report(setup, [answer for answer in answers if answer.contender != "auto"]).hindsight == {}
