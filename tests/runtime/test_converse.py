@@ -82,7 +82,7 @@ def test_unplanned_is_everything_at_once(random_bundle: Path) -> None:
     assert (chain.speculation.shape, chain.speculation.draft_size) == ("chain", 3)
     assert (plain.plan.levels[1:], plain.speculation) == ((), PLAIN)
     below = [level.name for level in unplanned.plan.levels[1:]]
-    assert below == ["near"]
+    assert below == ["near", "far"]
 
 
 def test_a_budget_binds_the_planned_contender_alone(random_bundle: Path) -> None:
