@@ -26,8 +26,6 @@ from runtime.draft import Draft, DraftLimit, make_chain
 from runtime.drafters import Drafter
 from runtime.placement import keep_on_cores
 
-PREFIX = "ahead:"
-
 
 class AheadDrafter:
     """Chains by ``drafter``, drafted in a thread of their own, which stays on ``cores`` if there are some.
@@ -36,8 +34,8 @@ class AheadDrafter:
     A step that finds no draft ready has none, or ``waits`` for one.
     """
 
-    def __init__(self, drafter: Drafter, name: str = "", cores: Sequence[int] = (), waits: bool = False) -> None:
-        self.name = name or PREFIX + drafter.name
+    def __init__(self, drafter: Drafter, name: str = "ahead", cores: Sequence[int] = (), waits: bool = False) -> None:
+        self.name = name
         self._drafter, self._cores, self._waits = drafter, tuple(cores), waits
         self._assumed: Context | None = None
         self._worker: ThreadPoolExecutor | None = None
