@@ -23,7 +23,7 @@ from runtime.draft import Draft, DraftLimit, FloatArray, Kind, chain_limit, make
 from runtime.drafters import Drafter
 from runtime.drafters.window import window_of, window_size
 from runtime.model import Model
-from runtime.sampling import seed_below
+from runtime.sampling import SamplingParams, seed_below
 from runtime.scheduler import Pick
 from runtime.stop import StopRule
 from runtime.verify import Verdict, Verifier
@@ -40,8 +40,8 @@ class HierarchyDrafter:
 
     Ids the target lacks are never proposed. Drafts are ONE_HOT, for greedy decoding and sample-and-match; ``drawn``
     ones are INDEPENDENT and carry the distributions of ``middle``; then ``lower`` should draw as well, to be accepted
-    more often. At temperature 0 every draft is ONE_HOT. ``rule`` judges what is drafted below in place of
-    the one that fits.
+    more often. At temperature 0 every draft is ONE_HOT. ``rule`` judges what is drafted below in place of the one that
+    fits; its drafts are ONE_HOT too.
     """
 
     def __init__(
@@ -70,9 +70,7 @@ class HierarchyDrafter:
             return Draft()
         text, seen = self._follow(context)
         rows_read = self._catch_up(seen)
-        recorder = RecordingVerifier() if text.sampling.temperature > 0 and self._drawn else None
-        usual = recorder or (GreedyVerifier() if text.sampling.temperature == 0 else MatchVerifier())
-        rule = self._rule or usual
+        rule = self._rule_for(text.sampling)
         level = _Level(self._lower, rule, text, self._middle.vocab_size, self._shared_vocab)
         loop = Loop(self._middle, seen, {self._lower.name: level}, level, StopRule())
         inner, steps = limit.inner or _INNER_LIMIT, list[Step]()
@@ -81,10 +79,11 @@ class HierarchyDrafter:
             pick = Pick(self._lower.name, inner.within(inner.nodes, depth - drafted - 1))
             steps.append(loop.step(pick))
             text.append(steps[-1].tokens)
+        probs = rule.probs if isinstance(rule, RecordingVerifier) else ()
         return make_chain(
             text.tokens[len(context) :].tolist(),
-            kind=Kind.INDEPENDENT if recorder else Kind.ONE_HOT,
-            probs={node - 1: probs for node, probs in enumerate(recorder.probs)} if recorder else {},
+            kind=Kind.INDEPENDENT if probs else Kind.ONE_HOT,
+            probs={node - 1: row for node, row in enumerate(probs)},
             source=self.name,
             below=tuple(steps),
             rows_read=rows_read,
@@ -103,6 +102,14 @@ class HierarchyDrafter:
         if context.sampling.temperature > 0 and self._drawn:
             text.sampling = replace(context.sampling, seed=seed_below(context.sampling.seed, context.position))
         return text, seen
+
+    def _rule_for(self, sampling: SamplingParams) -> Verifier:
+        """Who judges what is drafted below, in this draft."""
+        if self._rule is not None:
+            return self._rule
+        if sampling.temperature == 0:
+            return GreedyVerifier()
+        return RecordingVerifier() if self._drawn else MatchVerifier()
 
     def _catch_up(self, seen: Context) -> int:
         """Rolls the cache back to what it has of ``seen``; how many rows are missing before the anchor's.

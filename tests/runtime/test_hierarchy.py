@@ -88,10 +88,13 @@ def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache() -> None:
 
 
 def test_the_penalty_counts_tokens_before_the_window_too() -> None:
-    tokens = [place * place % 11 for place in range(40)]
-    context = context_of(tokens, SamplingParams(repetition_penalty=5.0))
-    draft = stack(TableModel(seed=7), TableModel(**WINDOWED)).propose(context, chain_limit(3, DraftLimit(0, 0)))
-    assert draft.tokens == _alone(context, 3, **WINDOWED)
+    """Half of all tokens were said, all of them before the window."""
+    drafter = stack(TableModel(seed=7), TableModel(**WINDOWED))
+    for last in range(5, 11):
+        tokens = [*(place % 5 for place in range(27)), *(5 + place % 6 for place in range(13)), last]
+        context = context_of(tokens, SamplingParams(repetition_penalty=9.0))
+        draft = drafter.propose(context, chain_limit(3, DraftLimit(0, 0)))
+        assert draft.tokens == _alone(context, 3, **WINDOWED)
 
 
 def test_a_drafter_below_sees_what_came_before_the_window() -> None:
