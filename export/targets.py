@@ -76,7 +76,7 @@ def _demo(name: str, size: str, **more: Any) -> Target:
 # Qwen2 and Qwen2.5 share words but not every special token, so they are two families; so are SmolLM 2 and 3.
 _TARGETS = (
     _demo("demo", "9M", drafters=("demo-drafter",)),
-    _demo("demo-intermediate", "2M", drafters=("demo-drafter",)),
+    _demo("demo-intermediate", "6M", drafters=("demo-drafter",)),
     _demo("demo-drafter", "0.6M"),
     _known("qwen2-0.5b", "Qwen/Qwen2-0.5B-Instruct", "c540970f9e29518b1d8f06ab8b24cba66ad77b6d", "qwen2"),
     _known(

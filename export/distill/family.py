@@ -1,4 +1,4 @@
-"""Shapes of the demo family, one tokenizer and ordinary Llama architecture, and students made of a teacher's layers.
+"""Shapes of the demo family: one tokenizer, ordinary Llama architecture. Its intermediate is layers of the target.
 
 Head sizes are multiples of 16, as the attention operator wants, and widths multiples of 32, as int4 blocks want.
 """
@@ -38,7 +38,6 @@ def _config(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int) -> Ll
 
 FAMILY = {
     "target": _config(hidden=256, mlp=768, layers=10, heads=8, kv_heads=4),  # 8.9 M parameters
-    "intermediate": _config(hidden=192, mlp=512, layers=4, heads=6, kv_heads=3),  # 2.4 M
     "drafter": _config(hidden=96, mlp=192, layers=2, heads=3, kv_heads=3),  # 0.58 M
 }
 

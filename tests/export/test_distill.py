@@ -179,6 +179,5 @@ def test_the_family_is_as_small_as_it_says() -> None:
     with torch.device("meta"):
         sizes = {name: AutoModelForCausalLM.from_config(config).num_parameters() for name, config in FAMILY.items()}
     assert 8e6 <= sizes["target"] <= 11e6
-    assert 2e6 <= sizes["intermediate"] <= 3e6
     assert sizes["drafter"] <= 0.6e6
     assert all(config.head_dim % 16 == 0 for config in FAMILY.values())
