@@ -25,6 +25,11 @@ def device() -> str:
     return f"{name}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}"
 
 
+def read_load() -> float | None:
+    """Processes that wanted to run during the last minute; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def versions() -> dict[str, str]:
     """What the numbers depend on."""
     found = {"Python": platform.python_version()}

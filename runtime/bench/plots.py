@@ -69,7 +69,7 @@ def _label(figure: Figure, report: Report) -> None:
     """What must be said of the numbers stands in the picture."""
     labels = dict.fromkeys(row.label for row in report.summaries if row.label)
     threads = report.setup.plan.threads
-    notes = [report.setup.manifest.name, *labels, f"{threads} threads" if threads else "", report.ended_early or ""]
+    notes = [report.setup.manifest.name, *labels, f"threads {threads}" if threads else "", report.ended_early or ""]
     figure.supxlabel("; ".join(filter(None, notes)), fontsize=8, color="0.35")
 
 

@@ -26,7 +26,7 @@ ALL = "all prompts"
 @dataclass(frozen=True)
 class Setup:
     """What was asked for and what was open. ``bandwidth`` is the machine's, in bytes/s, as measured; ``synthetic`` the
-    acceptance that was simulated, as asked for."""
+    acceptance that was simulated, as asked for, ``load`` how many processes wanted to run before."""
 
     command: str
     manifest: Manifest
@@ -41,6 +41,7 @@ class Setup:
     baseline: str | None = None
     bandwidth: float | None = None
     synthetic: str | None = None
+    load: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def facts(report: Report) -> dict[str, Any]:
         "bundle": setup.manifest.name,
         "device": device(),
         "versions": versions(),
+        "load_before": setup.load,
         "kernels": list(setup.kernels),
         "threads": setup.plan.threads,
         "bandwidth_bytes_per_second": setup.bandwidth,

@@ -99,8 +99,9 @@ def preamble(report: Report) -> Iterator[str]:
         f"{setup.prompts_from}, {setup.repeats} repeats, at most {setup.max_new_tokens} tokens each, {chosen}; medians"
         f" over prompts, ratios as geometric means with their {CONFIDENCE:.0%} interval."
     )
+    load = "" if setup.load is None else f" Load before: {setup.load:.1f}."
     bandwidth = "" if setup.bandwidth is None else f" This machine reads {setup.bandwidth / 1e9:.1f} GB/s."
-    yield f"Kernels: {', '.join(setup.kernels)}.{bandwidth}"
+    yield f"Kernels: {', '.join(setup.kernels)}.{bandwidth}{load}"
     for level in setup.manifest.levels:
         yield f"{level.role} {level.name}: {describe_level(level)}{describe_place(setup.plan, level.name)}."
     yield ""

@@ -125,6 +125,7 @@ def _measure(
 ) -> tuple[Report, BaseException | None]:
     """The report, as far as it went, and what ended it early."""
     from runtime.bandwidth import measure_bandwidth
+    from runtime.bench.machine import read_load
     from runtime.bench.measure import Bench
     from runtime.bench.progress import show_answers
     from runtime.bench.report import Report, Setup, why_ended
@@ -147,6 +148,7 @@ def _measure(
         baseline=options.baseline,
         bandwidth=measure_bandwidth(engine.plan.threads),
         synthetic=options.synthetic_acceptance,
+        load=read_load(),
     )
     total = options.repeat * len(prompts) * len(contenders)
     with show_answers(total, shared.say) as advance:

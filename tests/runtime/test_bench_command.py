@@ -51,6 +51,7 @@ def test_the_report_has_everything_to_repeat_it(
         "threads 1",
         "temperature 0.7, seed 0",
         "This machine reads ",
+        "Load before: ",
         "| ms for rows | 1 | 2 |",
     ):
         assert part in out
@@ -58,6 +59,7 @@ def test_the_report_has_everything_to_repeat_it(
     data = json.loads((tmp_path / "out.json").read_text())
     assert (data["threads"], data["seed"], data["temperature"], data["ended_early"]) == (1, 0, 0.7, None)
     assert data["bandwidth_bytes_per_second"] > 1e8
+    assert data["load_before"] >= 0
     near = data["contenders"]["near-chain3"]
     assert (near["identical"], near["answers"], near["prompts"]) == (6, 6, 3)
     assert near["ratio"]["low"] <= near["ratio"]["value"] <= near["ratio"]["high"]
