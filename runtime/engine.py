@@ -18,7 +18,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Literal
 
-from export.manifest import PocketspecError, verify_files
+from export.manifest import Manifest, PocketspecError, verify_files
 from memory.choices import Request
 from memory.costs import MeasuredCosts
 from memory.device import Device, read_device
@@ -102,6 +102,7 @@ class Engine:
         kernels: Wanted = "auto",
         notify: Callable[[str], None] = lambda line: None,
         progress: Progress = no_progress,
+        make_levels: Callable[[Path, Manifest, Chooser, Callable[[str], None]], Levels] = Levels,
     ) -> Engine:
         """Opens ``bundle`` within ``request``, or as an own ``plan`` says.
 
@@ -109,8 +110,9 @@ class Engine:
         open. ``kernels``: "native" ones or an error, ONNX Runtime's "portable" ones, or "auto": the native ones where
         they can be used. ``notify`` is told, one line each, what a user should know: what the plan gave up, why kernels
         are not native, and whether output is exact; ``progress`` shows the packing of weights. Weights that are mapped
-        and not in memory are read ahead while the first step runs; with ``warm``, before ``open`` returns. Errors are
-        PocketspecError; nothing was loaded if it is an OverBudgetError.
+        and not in memory are read ahead while the first step runs; with ``warm``, before ``open`` returns.
+        ``make_levels`` may open levels in a way of its own. Errors are PocketspecError; nothing was loaded if it is an
+        OverBudgetError.
         """
         bundle = Path(bundle)
         manifest = read_bundle(bundle)
@@ -119,7 +121,7 @@ class Engine:
         elif not is_foreign(bundle):
             check_files(bundle, manifest)
         device, chooser = device or read_device(), Chooser(kernels, notify, progress)
-        levels = Levels(bundle, manifest, chooser, notify)
+        levels = make_levels(bundle, manifest, chooser, notify)
         if plan is None:
             engine = cls._open_within(levels, request or Request(), device)
         else:

@@ -32,7 +32,7 @@ def calibrate(engine: Engine, quick: bool, progress: Progress = no_progress) -> 
     with engine.alone():
         subjects = _subjects(engine)
         models = [subject.model for subject in subjects.values()]
-        widths = [model.widths for model in models]
+        widths = [(model.widths, model.fixed_width) for model in models]
         try:
             timed = rows.measure_rows(subjects, rows.QUICK if quick else rows.FULL, progress)
             _restore(models, widths)
@@ -54,9 +54,9 @@ def calibrate(engine: Engine, quick: bool, progress: Progress = no_progress) -> 
         )
 
 
-def _restore(models: Sequence[OrtModel], widths: Sequence[SafeWidths]) -> None:
+def _restore(models: Sequence[OrtModel], widths: Sequence[tuple[SafeWidths, bool]]) -> None:
     for model, own in zip(models, widths, strict=True):
-        model.widths = own
+        model.widths, model.fixed_width = own
 
 
 def open_models(engine: Engine) -> dict[str, OrtModel]:

@@ -77,6 +77,7 @@ def measure_rows(subjects: Mapping[str, Subject], effort: Effort, progress: Prog
     with progress("timing forwards", len(first) + len(cases) * effort.turns) as advance:
         for subject in subjects.values():
             subject.model.widths = any_width(subject.model.max_rows)
+            subject.model.fixed_width = False
         _turn(subjects, first[::-1], advance)
         start = perf_counter()
         for turn in range(1, effort.turns + 1):
@@ -107,7 +108,8 @@ def _cases(name: str, subject: Subject, effort: Effort) -> Iterator[_Case]:
         for count in rows:
             yield _Case(name, context, count)
     if subject.trees and most > 1:
-        yield _Case(name, contexts[-1], min(_TREE_ROWS, most), tree=True)
+        width = next((count for count in rows if count >= _TREE_ROWS), most)
+        yield _Case(name, contexts[-1], width, tree=True)
 
 
 def _turn(subjects: Mapping[str, Subject], cases: list[_Case], advance: Advance) -> dict[_Case, float]:

@@ -7,8 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.commands import options as shared
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine
 
 # Forwards of 64 rows, so that long drafts and wide trees need not be guessed.
 _NODES = 63
@@ -26,15 +30,11 @@ def run(options: argparse.Namespace) -> int:
     from memory.costs import dump_costs
     from runtime.calibration import calibrate, read_bytes, store_costs
     from runtime.calibration.report import cost_lines
-    from runtime.foreign import read_bundle
-    from runtime.speculation import levels_below
 
     shared.check_report(options.output)
-    manifest = read_bundle(options.bundle)
-    shape = "tree" if manifest.target.tree else "chain"
-    drafters = tuple(levels_below(manifest))
     try:
-        with shared.open_engine(options, drafters=drafters, shape=shape, nodes=_NODES) as engine:
+        with _open(options) as engine:
+            manifest = engine.manifest
             costs = calibrate(engine, options.quick, _show_progress)
             store_costs(engine, costs)
             sizes = {name: read_bytes(engine, manifest.level(name)) for name in costs.levels}
@@ -46,6 +46,30 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         shared.write_report(options.output, text if options.output.suffix == ".md" else dump_costs(costs).strip())
     return 0
+
+
+def _open(options: argparse.Namespace) -> Engine:
+    """An engine with every level open, and room for more rows than any answer would draft."""
+    from memory.device import read_device
+    from memory.options import make_request
+    from runtime.calibration.untested import UntestedLevels
+    from runtime.engine import Engine
+    from runtime.foreign import read_bundle
+    from runtime.speculation import levels_below
+
+    manifest = read_bundle(options.bundle)
+    shape = "tree" if manifest.target.tree else "chain"
+    drafters = tuple(levels_below(manifest))
+    return Engine.open(
+        options.bundle,
+        make_request(options, read_device(), drafters=drafters, shape=shape, nodes=_NODES),
+        verify=options.verify,
+        warm=options.warm,
+        kernels=options.kernels,
+        notify=shared.say,
+        progress=shared.show_progress,
+        make_levels=UntestedLevels,
+    )
 
 
 @contextmanager

@@ -40,7 +40,9 @@ def answer(engine: Engine) -> list[int]:
 
 def state(engine: Engine) -> list[tuple[object, ...]]:
     models = (engine.target, *engine.drafters.values())
-    return [(model.widths, model.max_rows, model.cache.capacity, model.cache.rows) for model in models]
+    return [
+        (model.widths, model.fixed_width, model.max_rows, model.cache.capacity, model.cache.rows) for model in models
+    ]
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -82,6 +84,16 @@ def test_an_interrupt_in_the_middle_leaves_the_engine_as_it_was(
             calibrate(engine, quick=True)
         assert state(engine) == before
         assert answer(engine) == said
+
+
+def test_with_a_fixed_width_forwards_are_timed_at_every_width(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine.open(bundle, replace(TREES, fixed_width=True)) as engine:
+        before, padded = state(engine), engine.target.padded
+        ran: list[int] = []
+        monkeypatch.setattr(engine.target, "padded", lambda rows: ran.append(padded(rows)) or padded(rows))
+        calibrate(engine, quick=True)
+        assert state(engine) == before
+        assert {1, 2, 4, 8} <= {*ran}
 
 
 def test_a_plan_without_drafts_or_drafters_is_measured_as_far_as_it_goes(bundle: Path) -> None:
