@@ -184,7 +184,7 @@ def facts(report: Report) -> dict[str, Any]:
         "kernels": list(setup.kernels),
         "threads": setup.plan.threads,
         "bandwidth_bytes_per_second": setup.bandwidth,
-        "prompts": setup.prompts_from,
+        "prompts_from": setup.prompts_from,
         "repeats": setup.repeats,
         "max_new_tokens": setup.max_new_tokens,
         "temperature": setup.sampling.temperature,
