@@ -312,6 +312,7 @@ def test_wide_tables_are_cut_for_a_terminal(
         (("--synthetic-acceptance", "2"), "a chance lies between 0 and 1"),
         (("--compare", "near-chain3", "--synthetic-acceptance", "mean:9"), "drafts of near-chain3 are 3 deep"),
         (("--context", "40"), "prompt 1 has 86 tokens (4 of 4 are too long); a context of 40 has room for 39"),
+        (("--context", "86", "--count", "1"), "prompt 1 has 86 tokens (1 of 1 are too long); a context of 86"),
         (("--temperature", "-1"), "temperature is -1.0, allowed: 0 to"),
         (("--plots", "README.md/plots"), "--plots README.md/plots: cannot make that folder"),
     ],
