@@ -91,7 +91,7 @@ class Speculator:
         self._drafters: dict[tuple[str, bool], Drafter] = {}
         self._given: dict[str, Drafter] = {}
         self._speeds: Speeds | None = None
-        self._experiences: dict[tuple[bool, str], Experience] = {}
+        self._experiences: dict[tuple[bool, str, Kind | None], Experience] = {}
         self._latest: Experience | None = None
         self._simulated: SyntheticVerifier | None = None
         self._simulated_inner: SyntheticVerifier | None = None
@@ -122,10 +122,12 @@ class Speculator:
             return Strategy({}, FixedScheduler(), verifier)
         self._check(speculation)
         scheduler: Scheduler
-        if name == AUTO:
+        if name != AUTO:
+            check_drafter(name, self.levels, "is open", self._given)
+        leaves_size = speculation.draft_size is None and speculation.limit is None
+        if name == AUTO or (leaves_size and self._is_weighed(name)):
             scheduler = self._cost_scheduler(speculation, acceptance, sampling.temperature > 0, context)
         else:
-            check_drafter(name, self.levels, "is open", self._given)
             scheduler = FixedScheduler(name, self._limit(speculation, name))
         named = _Named(lambda wanted: self._drafter(wanted, drawn))
         return Strategy(named, PlannedScheduler(scheduler, self._most), verifier)
@@ -150,6 +152,10 @@ class Speculator:
         stage = Stage(below, self._calibrations, self._inner_room, self._is_apart)
         return make_families(stage, Names(SUFFIX, ABOVE, AHEAD), sampled, only)
 
+    def _is_weighed(self, name: str) -> bool:
+        """Whether the scheduler knows what to expect of the drafter called ``name``."""
+        return any(family.drafter == name for family in self.families(sampled=False))
+
     def _is_apart(self, level: str) -> bool:
         """Whether a level is kept on cores that the target is not on."""
         model = self.levels.get(level)
@@ -165,16 +171,20 @@ class Speculator:
         only = speculation.only or ("tree" if speculation.shape == "tree" else None)
         if only is not None and only not in KINDS:
             raise PocketspecError(f"no kind of drafts {only!r}; there are: {', '.join(KINDS)}")
-        speeds, key = self._measure(), (sampled, only or AUTO)
+        name, speeds = speculation.drafter, self._measure()
+        key = (sampled, name, only)
         if key not in self._experiences:
-            self._experiences[key] = Experience(self.families(sampled, only), speeds)
+            families = [each for each in self.families(sampled, only) if name in (AUTO, each.drafter)]
+            self._experiences[key] = Experience(families, speeds)
         self._latest = self._experiences[key]
         trees = speculation.shape != "chain" and acceptance != "block"
         return CostScheduler(self._latest, _Now(self, context, speculation.draft_size, trees))
 
     def _inner_room(self, middle: str) -> Room:
-        """What an intermediate can judge in one forward."""
-        model = self.levels[middle]
+        """What an intermediate can judge in one forward; nothing where it is not open."""
+        model = self.levels.get(middle)
+        if model is None:
+            return Room(0, False)
         return Room(model.max_rows - 1 - _PENDING_ROWS, model.takes_trees)
 
     def _most(self, name: str) -> int:

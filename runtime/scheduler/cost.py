@@ -15,8 +15,9 @@ from time import perf_counter
 from typing import Protocol
 
 from runtime.decode import Step
-from runtime.scheduler import Pick
+from runtime.scheduler import NOTHING, Pick
 from runtime.scheduler.experience import Experience
+from runtime.scheduler.families.plain import Plain
 from runtime.scheduler.speeds import FEW_ROWS
 from runtime.scheduler.ways import Family, Forecast, Room, best_forecast
 
@@ -113,7 +114,7 @@ class CostScheduler:
                 trust.forgive()
         experience.speeds.at(self._situation.length())
         offers = self._offers()
-        best = min(offers, key=lambda offer: offer.seconds_per_token)
+        best = min(offers, key=lambda offer: offer.seconds_per_token, default=None) or self._no_offer()
         if self._main is not None and best.forecast.family != self._main.family:
             held = next((offer for offer in offers if offer.forecast.family == self._main.family), best)
             if held.seconds_per_token < best.seconds_per_token * _BETTER:
@@ -152,6 +153,13 @@ class CostScheduler:
                 kept = experience.trust[family.name].kept
                 offers.append(_Offer(best, begin, best.seconds / best.tokens / kept + begin / _HORIZON_TOKENS))
         return offers
+
+    def _no_offer(self) -> _Offer:
+        """Plain decoding, where no family may draft now."""
+        plain = Plain()
+        forecast = plain.forecast(NOTHING, self._experience.speeds)
+        self._experience.admit(plain)
+        return _Offer(forecast, 0.0, forecast.seconds)
 
     def _to_forecast(self) -> list[Family]:
         """All families at first; then those whose numbers have changed most, and the others in turn."""

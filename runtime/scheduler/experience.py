@@ -80,11 +80,19 @@ class Experience:
     """What a scheduler has learned of its families, kept from answer to answer."""
 
     def __init__(self, families: Sequence[Family], speeds: Speeds) -> None:
-        self.families = {family.name: family for family in families}
+        self.families: dict[str, Family] = {}
         self.speeds = speeds
-        self.tallies = {name: Tally() for name in self.families}
-        self.trust = {name: Trust() for name in self.families}
+        self.tallies: dict[str, Tally] = {}
+        self.trust: dict[str, Trust] = {}
         self.allowance = 0.0
+        for family in families:
+            self.admit(family)
+
+    def admit(self, family: Family) -> None:
+        """One family more, unless it is there."""
+        if family.name not in self.families:
+            self.families[family.name] = family
+            self.tallies[family.name], self.trust[family.name] = Tally(), Trust()
 
     def prospects(self) -> list[Prospect]:
         """What was expected and realised, the best first."""

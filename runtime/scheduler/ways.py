@@ -47,9 +47,10 @@ class Room:
 
 
 class Family(Protocol):
-    """One drafter with one kind of drafts. ``levels`` are the models it runs besides the target."""
+    """One ``drafter`` (None: nobody drafts) with one kind of drafts. ``levels`` are the models it runs."""
 
     name: str
+    drafter: str | None
     levels: tuple[str, ...]
 
     def limits(self, room: Room) -> Iterable[DraftLimit]:

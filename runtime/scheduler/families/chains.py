@@ -19,8 +19,9 @@ class Chains:
 
     def __init__(self, drafter: str, acceptance: Acceptance, calibration: Calibration) -> None:
         self.name = f"{drafter}-chain"
+        self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (drafter,)
-        self._drafter, self._acceptance, self._calibration = drafter, acceptance, calibration
+        self._level, self._acceptance, self._calibration = drafter, acceptance, calibration
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:
         """See ``Family``: every length."""
@@ -29,10 +30,10 @@ class Chains:
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
         """See ``Family``."""
         length, correction = limit.depth, speeds.correction(self.name)
-        node = speeds.forward(self._drafter, 1) + speeds.costs.node_seconds["chain"]
+        node = speeds.forward(self._level, 1) + speeds.costs.node_seconds["chain"]
         verifying = speeds.target(1 + length)
         return Forecast(
-            Pick(self._drafter, limit),
+            Pick(self.drafter, limit),
             self.name,
             tokens=chain_tokens(self._acceptance.chances(length)),
             seconds=verifying + length * node * correction + speeds.around("chain", 0),

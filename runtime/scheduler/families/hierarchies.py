@@ -46,10 +46,11 @@ class Hierarchies:
         inner_room: Callable[[], Room],
     ) -> None:
         self.name = f"{drafter}-chain"
+        self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (below, middle)
         # As of trees for the target.
         self._inner_gain = Ratio(GAIN_SHARE)
-        self._drafter, self._below, self._middle = drafter, below, middle
+        self._below, self._middle = below, middle
         self._outer, self._inner, self._inner_room = outer, inner, inner_room
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:
@@ -71,7 +72,7 @@ class Hierarchies:
         seconds = speeds.target(1 + round(drafted)) + drafting * speeds.correction(self.name)
         seconds += speeds.around("chain", drafted)
         tokens = _chain_tokens(self._outer.chances(limit.depth), drafted)
-        return Forecast(Pick(self._drafter, limit), self.name, tokens, seconds, drafting, drafted)
+        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds, drafting, drafted)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

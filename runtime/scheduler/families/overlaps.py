@@ -19,8 +19,9 @@ class Overlaps:
 
     def __init__(self, drafter: str, below: str, acceptance: Acceptance) -> None:
         self.name = f"{drafter}-chain"
+        self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (below,)
-        self._drafter, self._below, self._acceptance = drafter, below, acceptance
+        self._below, self._acceptance = below, acceptance
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:
         """See ``Family``: every length."""
@@ -40,7 +41,7 @@ class Overlaps:
         share = chances[0] / (chances[0] + 1 - prod(chances)) if chances[0] > 0 else 0.0
         tokens = share * chain_tokens(chances[:length]) + (1 - share)
         seconds = share * with_draft + (1 - share) * without + speeds.around("chain", share * length)
-        return Forecast(Pick(self._drafter, limit), self.name, tokens, seconds)
+        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

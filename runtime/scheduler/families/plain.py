@@ -14,6 +14,7 @@ class Plain:
 
     def __init__(self) -> None:
         self.name = PLAIN_NAME
+        self.drafter: str | None = None
         self.levels: tuple[str, ...] = ()
 
     def limits(self, room: Room) -> tuple[DraftLimit, ...]:

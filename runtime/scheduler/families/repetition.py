@@ -20,7 +20,7 @@ class Repetition:
     def __init__(self, drafter: str) -> None:
         self.name = f"{drafter}-chain"
         self.levels: tuple[str, ...] = ()
-        self._drafter = drafter
+        self.drafter: str | None = drafter
         self._hits, self._drafted, self._accepted = _HITS, _DRAFTED, _ACCEPTED
 
     def limits(self, room: Room) -> tuple[DraftLimit, ...]:
@@ -36,7 +36,7 @@ class Repetition:
         seconds = (1 - self._hits) * speeds.target(1) + self._hits * with_draft
         seconds += asking * speeds.correction(self.name) + speeds.around("chain", 0)
         tokens = 1 + self._hits * min(self._accepted, limit.nodes)
-        return Forecast(Pick(self._drafter, limit), self.name, tokens, seconds, asking)
+        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds, asking)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

@@ -25,8 +25,9 @@ class Trees:
 
     def __init__(self, drafter: str, acceptance: Acceptance) -> None:
         self.name = f"{drafter}-tree"
+        self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (drafter,)
-        self._drafter, self._acceptance = drafter, acceptance
+        self._level, self._acceptance = drafter, acceptance
         self._gain = Ratio(GAIN_SHARE)
         self._curve: tuple[tuple[float, ...], list[float]] = ((), [])
 
@@ -41,11 +42,11 @@ class Trees:
         """See ``Family``. Rows of branches are fed again with every level (``runtime.drafters.tree``)."""
         nodes, depth = limit.nodes, limit.depth
         drafting = nodes * speeds.costs.node_seconds["tree"] + sum(
-            speeds.forward(self._drafter, max(1, nodes * level // depth)) for level in range(depth)
+            speeds.forward(self._level, max(1, nodes * level // depth)) for level in range(depth)
         )
         seconds = speeds.target(1 + nodes) + drafting * speeds.correction(self.name) + speeds.around("tree", 0)
         tokens = 1 + self._accepted(depth, nodes) * self._gain.value
-        return Forecast(Pick(self._drafter, limit), self.name, tokens, seconds, drafting, nodes)
+        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds, drafting, nodes)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""
