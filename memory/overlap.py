@@ -22,26 +22,27 @@ class StepSeconds:
     drafting: float
 
 
-def overlap_rate(chances: Sequence[float], seconds: StepSeconds) -> float:
-    """Tokens a second with drafts of ``len(chances) - 2`` tokens, of which a step that finds none ready has none.
+def overlap_step(chances: Sequence[float], seconds: StepSeconds) -> tuple[float, float]:
+    """Tokens and seconds of a step, on average.
 
-    ``chances[d]`` is the chance of the d-th token drafted behind the text, given that all before it are right. The
-    first is held against the token that the target adds itself, and the last is the one drafted behind the draft. A
-    step takes as long as the slower of the two.
+    Drafts have ``len(chances) - 2`` tokens, and a step that finds none ready has none. ``chances[d]`` is the chance of
+    the d-th token drafted behind the text, given that all before it are right. The first is held against the token that
+    the target adds itself, and the last is the one drafted behind the draft. A step takes as long as the slower of the
+    two.
     """
     ready = _share(chances[0], prod(chances[1:]))
     tokens = (1 - ready) + ready * chain_tokens(chances[1:-1])
     waiting, verifying = (max(spent, seconds.drafting) for spent in (seconds.plain, seconds.verifying))
-    return tokens / ((1 - ready) * waiting + ready * verifying)
+    return tokens, (1 - ready) * waiting + ready * verifying
 
 
-def patient_rate(chances: Sequence[float], seconds: StepSeconds) -> float:
+def patient_step(chances: Sequence[float], seconds: StepSeconds) -> tuple[float, float]:
     """The same where a step that finds no draft ready waits for one, as it would without overlap."""
     length = len(chances) - 2
     ready = _share(prod(chances[:-1]), prod(chances[1:]))
     tokens = (1 - ready) * chain_tokens(chances[:length]) + ready * chain_tokens(chances[1:-1])
     drafting = seconds.drafting * length / (length + 1)
-    return tokens / ((1 - ready) * drafting + max(seconds.verifying, seconds.drafting))
+    return tokens, (1 - ready) * drafting + max(seconds.verifying, seconds.drafting)
 
 
 def _share(begin: float, stay: float) -> float:

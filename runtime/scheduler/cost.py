@@ -2,9 +2,9 @@
 
 The objective is delivered tokens a second. Forecasts (``ways.py``) come from measured costs and running acceptance;
 windows of what was really delivered correct them and raise the alarm. Plain decoding is one of the ways, so speculation
-that does not pay switches itself off. What is not picked is tried again now and then, but only from an allowance: one
-hundredth of the time spent, filled step by step, pays for what a trial may lose against the best way. So the loss to
-trials is bounded whatever they show.
+that does not pay switches itself off. What is not picked is tried again now and then, but only from an allowance: less
+than a hundredth of the time spent, filled step by step, pays for what a trial is expected to lose against the best way.
+Who was never seen is introduced at the beginning, once, on a small credit.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from runtime.scheduler.speeds import FEW_ROWS
 from runtime.scheduler.ways import Family, Forecast, Room, best_forecast
 
 # The share of time that trials may lose.
-_ALLOWANCE = 0.01
-# A trial costs a step; what is saved up pays for so many of the current kind.
-_MOST_SAVED_STEPS = 4.0
+_ALLOWANCE = 0.007
+# What is saved up for trials pays for so many plain steps at most.
+_MOST_SAVED_STEPS = 12.0
+# To begin with, trials may lose so many plain steps, once: what is known of drafters before they were seen is little.
+# Who was never picked gets so many steps.
+_INTRODUCTIONS, _INTRODUCTION_STEPS = 6.0, 3
 # Sure drafts may be so much longer than those that pay on average; no floor is above this, or nothing would be learnt.
 _LONGER, _HIGHEST_FLOOR = 3, 0.8
+_DEARER = 1.5
 # Tokens after which what was not picked may be tried again.
 _STALE_TOKENS = 24
 # Choosing may take this share of the time: with small models a choice stands for more steps.
@@ -73,6 +77,7 @@ class CostScheduler:
         self._tried = dict.fromkeys(experience.families, 0)
         self._window = _Window()
         self._step_seconds = 0.0
+        self._trial_steps = 0
         self._most_steps = _MIN_STEPS
         self._forecasts: dict[str, Forecast | None] = {}
         self._turn = 0
@@ -84,7 +89,9 @@ class CostScheduler:
         if self._left <= 0 or self._window.disappoints():
             self._now = self._choose()
         elif self._now is not self._main:
-            self._now = self._main
+            self._trial_steps -= 1
+            if self._trial_steps <= 0:
+                self._now = self._main
         self._left -= 1
         assert self._now is not None
         return self._now.pick
@@ -130,13 +137,21 @@ class CostScheduler:
         One token more pays if its chance of being accepted is above what it costs at the rate that is to be had
         (renewal reward: time spent on it could bring so many tokens otherwise).
         """
-        forecast, room = best.forecast, self._situation.room()
+        forecast, speeds = best.forecast, self._experience.speeds
         if not forecast.node_seconds:
             return forecast
-        limit, most = forecast.pick.limit, forecast.pick.limit.nodes + _LONGER
+        family, limit = self._experience.families[forecast.family], forecast.pick.limit
+        most = self._situation.room().nodes
+        for length in range(limit.nodes + 1, min(limit.nodes + _LONGER, most) + 1):
+            longer = replace(limit, nodes=length, depth=length)
+            # Beyond a block of rows that kernels run at once, the next ones cost more than those before.
+            if family.forecast(longer, speeds).seconds - forecast.seconds > (length - limit.nodes) * _DEARER * (
+                forecast.node_seconds
+            ):
+                break
+            forecast = replace(forecast, pick=replace(forecast.pick, limit=longer))
         floor = min(forecast.node_seconds / best.seconds_per_token, _HIGHEST_FLOOR)
-        wider = replace(limit, nodes=most, depth=most, floor=floor).within(room.nodes, room.nodes)
-        return replace(forecast, pick=replace(forecast.pick, limit=wider))
+        return replace(forecast, pick=replace(forecast.pick, limit=replace(forecast.pick.limit, floor=floor)))
 
     def _offers(self) -> list[_Offer]:
         """The best forecast of every family, with what it costs to begin with it."""
@@ -187,18 +202,25 @@ class CostScheduler:
 
     def _trial(self, offers: Sequence[_Offer], best: _Offer) -> Forecast | None:
         """What has not been tried for long, if the allowance pays for what that may lose."""
-        experience = self._experience
-        saved = experience.allowance = min(experience.allowance, _MOST_SAVED_STEPS * self._step_seconds)
-        per_token = best.seconds_per_token
-        for offer in sorted(offers, key=lambda offer: self._tried[offer.forecast.family]):
-            forecast = offer.forecast
-            loss = forecast.seconds + offer.begin_seconds - per_token
-            is_stale = self._tokens - self._tried[forecast.family] >= _STALE_TOKENS
+        experience, per_token = self._experience, best.seconds_per_token
+        experience.open_account(_INTRODUCTIONS * experience.speeds.target(1))
+        saved = experience.allowance = min(experience.allowance, _MOST_SAVED_STEPS * experience.speeds.target(1))
+        for offer in sorted(offers, key=lambda offer: (self._last_tried(offer), -offer.at_best())):
+            forecast, steps = offer.forecast, 1 if self._last_tried(offer) >= 0 else _INTRODUCTION_STEPS
+            # Half of what is expected of the draft is taken to come true.
+            loss = offer.begin_seconds + steps * (forecast.seconds - per_token * (1 + forecast.tokens) / 2)
+            is_stale = self._tokens - self._last_tried(offer) >= _STALE_TOKENS or self._last_tried(offer) < 0
             if forecast is best.forecast or not is_stale or loss > saved or offer.at_best() < _HOPELESS / per_token:
                 continue
             experience.allowance -= max(loss, 0.0)
+            self._trial_steps = steps
             return forecast
         return None
+
+    def _last_tried(self, offer: _Offer) -> int:
+        """The token at which it was picked last, in this answer; -1: never, in any."""
+        tried = self._experience.tallies[offer.forecast.family].tokens
+        return self._tried[offer.forecast.family] if tried else -1
 
     def _steps_until_next(self, choosing_seconds: float) -> int:
         """Few at first, when there is most to learn, then as many as choosing is worth."""

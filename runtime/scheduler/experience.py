@@ -85,6 +85,7 @@ class Experience:
         self.tallies: dict[str, Tally] = {}
         self.trust: dict[str, Trust] = {}
         self.allowance = 0.0
+        self._is_open = False
         for family in families:
             self.admit(family)
 
@@ -93,6 +94,12 @@ class Experience:
         if family.name not in self.families:
             self.families[family.name] = family
             self.tallies[family.name], self.trust[family.name] = Tally(), Trust()
+
+    def open_account(self, seconds: float) -> None:
+        """What trials may lose at first, before any time was spent; once."""
+        if not self._is_open:
+            self._is_open = True
+            self.allowance += seconds
 
     def prospects(self) -> list[Prospect]:
         """What was expected and realised, the best first."""

@@ -20,8 +20,8 @@ class Forecast:
     """One way to take the next step: the ``tokens`` it is expected to commit in so many ``seconds``.
 
     ``draft_seconds`` of them are the drafter's, without correction by what was seen, for ``drafted`` tokens (0: they do
-    not hang on that). ``node_seconds``: what one node more would cost, where the drafter can tell for every draft
-    whether that is worth it (0: it cannot). ``family`` is who made it.
+    not hang on that). ``node_seconds``: what a node costs on average, where the drafter can tell for every draft how
+    many are worth it (0: it cannot). ``family`` is who made it.
     """
 
     pick: Pick

@@ -39,7 +39,7 @@ class Chains:
             seconds=verifying + length * node * correction + speeds.around("chain", 0),
             draft_seconds=length * node,
             drafted=length,
-            node_seconds=node * correction + speeds.target(2 + length) - verifying,
+            node_seconds=node * correction + (verifying - speeds.target(1)) / length,
         )
 
     def observe(self, step: Step) -> None:

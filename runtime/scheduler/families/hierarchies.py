@@ -26,6 +26,7 @@ _INNER = (
     DraftLimit(4, 2, "tree"),
     DraftLimit(8, 3, "tree"),
 )
+_HALVINGS = 12
 # What the drafter asks for where no limit says (``runtime.drafters.hierarchy``).
 _USUAL_INNER = chain_limit(3)
 
@@ -65,13 +66,13 @@ class Hierarchies:
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
         """See ``Family``."""
         inner = limit.inner or _USUAL_INNER
-        brought, spent = self._inner_step(inner, speeds)
-        steps, drafted = _inner_steps(limit.depth, inner.depth, brought)
+        steps, lengths = _drafting(limit.depth, self._brought(inner))
         catching_up = speeds.forward(self._middle, 2) - speeds.forward(self._middle, 1)
-        drafting = steps * spent + catching_up
-        seconds = speeds.target(1 + round(drafted)) + drafting * speeds.correction(self.name)
-        seconds += speeds.around("chain", drafted)
-        tokens = _chain_tokens(self._outer.chances(limit.depth), drafted)
+        drafting = steps * self._inner_seconds(inner, speeds) + catching_up
+        chances, drafted = self._outer.chances(limit.depth), sum(length * share for length, share in lengths.items())
+        seconds = sum(share * speeds.target(1 + length) for length, share in lengths.items())
+        seconds += drafting * speeds.correction(self.name) + speeds.around("chain", drafted)
+        tokens = sum(share * chain_tokens(chances[:length]) for length, share in lengths.items())
         return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds, drafting, drafted)
 
     def observe(self, step: Step) -> None:
@@ -84,27 +85,48 @@ class Hierarchies:
                 expected = tree_tokens(self._inner.chances(below.depth), below.num_drafted) - 1
                 self._inner_gain.observe(bounded_gain(below.num_accepted, expected))
 
-    def _inner_step(self, inner: DraftLimit, speeds: Speeds) -> tuple[float, float]:
-        """Tokens and seconds of one step of the intermediate."""
-        chances = self._inner.chances(inner.depth)
+    def _inner_seconds(self, inner: DraftLimit, speeds: Speeds) -> float:
+        """One step of the intermediate."""
         drafting = inner.depth * speeds.forward(self._below, 1)
-        spent = speeds.forward(self._middle, 1 + inner.nodes) + drafting + speeds.around(inner.shape, inner.nodes)
-        if inner.shape == "chain":
-            return chain_tokens(chances), spent
-        return 1 + (tree_tokens(chances, inner.nodes) - 1) * self._inner_gain.value, spent
+        return speeds.forward(self._middle, 1 + inner.nodes) + drafting + speeds.around(inner.shape, inner.nodes)
+
+    def _brought(self, inner: DraftLimit) -> list[float]:
+        """The chance that a step of the intermediate brings 1, 2, ... tokens."""
+        chances = self._inner.chances(inner.depth)
+        if inner.shape == "tree":
+            accepted = (tree_tokens(chances, inner.nodes) - 1) * self._inner_gain.value
+            chances = [_even_chance(accepted, inner.depth)] * inner.depth
+        shares, survival = [], 1.0
+        for chance in chances:
+            shares.append(survival * (1 - chance))
+            survival *= chance
+        return [*shares, survival]
 
 
-def _inner_steps(length: int, inner_depth: int, brought: float) -> tuple[float, float]:
-    """Steps of the intermediate for one draft, and tokens drafted: it ends where one step more might be too many."""
-    enough = max(1, length - inner_depth)
-    steps = max(1.0, enough / brought + 0.5 * (1 - 1 / brought))
-    return steps, min(float(length), steps * brought)
+def _drafting(depth: int, brought: list[float]) -> tuple[float, dict[int, float]]:
+    """Steps of the intermediate for a draft, on average, and the chance of every length the draft may have.
+
+    It ends with the first step after which the next one might make the draft longer than ``depth``; the last step's
+    guess is cut to what still fits (``runtime.drafters.hierarchy``).
+    """
+    enough = max(1, depth - (len(brought) - 1))
+    reached = {0: 1.0}
+    lengths: dict[int, float] = {}
+    steps = 0.0
+    for length in range(enough):
+        share = reached.get(length, 0.0)
+        steps += share
+        for more, chance in enumerate(brought, 1):
+            end = min(length + more, depth)
+            into = reached if end < enough else lengths
+            into[end] = into.get(end, 0.0) + share * chance
+    return steps, lengths
 
 
-def _chain_tokens(chances: list[float], length: float) -> float:
-    """``chain_tokens`` of a chain whose length is a mean."""
-    whole = min(int(length), len(chances))
-    tokens = chain_tokens(chances[:whole])
-    if whole == len(chances):
-        return tokens
-    return tokens + (length - whole) * (chain_tokens(chances[: whole + 1]) - tokens)
+def _even_chance(accepted: float, depth: int) -> float:
+    """The chance, the same at every depth, with which a chain has so many tokens accepted."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if chain_tokens([middle] * depth) - 1 < accepted else (low, middle)
+    return low

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 
-from memory.expected import chain_tokens
+from memory.overlap import StepSeconds, overlap_step
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
 from runtime.scheduler import Pick
@@ -28,20 +27,13 @@ class Overlaps:
         return map(chain_limit, range(1, room.nodes + 1))
 
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
-        """See ``Family``: the mean over steps with a draft that was ready and steps without one.
-
-        A step without a draft is followed by one with a draft if the first token drafted meanwhile was right; one with
-        a draft, if all of it was, and the target's own token was foreseen, too.
-        """
+        """See ``Family``."""
         length = limit.depth
-        chances = self._acceptance.chances(length + 1)
         drafting = (length + 1) * (speeds.forward(self._below, 1) + speeds.costs.node_seconds["chain"])
-        with_draft = max(speeds.target(1 + length), drafting)
-        without = max(speeds.target(1), drafting)
-        share = chances[0] / (chances[0] + 1 - prod(chances)) if chances[0] > 0 else 0.0
-        tokens = share * chain_tokens(chances[:length]) + (1 - share)
-        seconds = share * with_draft + (1 - share) * without + speeds.around("chain", share * length)
-        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds)
+        tokens, seconds = overlap_step(
+            self._acceptance.chances(length + 2), StepSeconds(speeds.target(1), speeds.target(1 + length), drafting)
+        )
+        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds + speeds.around("chain", length))
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""
