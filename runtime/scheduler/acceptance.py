@@ -2,16 +2,18 @@
 
 A drafter's chance falls once after the first token and is flat behind it, more or less, so every depth has an estimate
 of its own; what few steps have shown is drawn towards the estimate over all depths, and that one towards what was known
-before (the agreement measured at export). Old steps are forgotten, so that a change of subject shows within some tens
-of tokens.
+before (the agreement measured at export). Old steps fade slowly, so that choices do not follow the luck of a few; but
+where the latest steps clearly contradict them, most of what was seen before is forgotten at once.
 """
 
 from __future__ import annotations
 
 from statistics import median
 
-# A step counts this much less with every later one: the latest 30 or so make the estimate.
-_MEMORY = 0.97
+# A step counts this much less with every later one: the latest 65 or so make the estimate.
+_MEMORY = 0.985
+# The latest 9 or so are held against it; with a difference like this, 2 or 3 standard deviations, only so much is kept.
+_LATEST, _SURPRISE, _KEPT = 0.8, 0.35, 0.2
 # What was known before counts as so many observed tokens: few, because a drafter that is always wrong must be found out
 # before it has cost much. Heuristics both.
 _PRIOR_WEIGHT = 4.0
@@ -27,15 +29,26 @@ class Acceptance:
         self._accepted = [0.0] * _MAX_DEPTH
         self._seen = [0.0] * _MAX_DEPTH
         self._all_accepted = self._all_seen = 0.0
+        self._latest = prior
 
     def observe(self, accepted: int, drafted: int) -> None:
         """A draft ``drafted`` tokens deep, of which the first ``accepted`` stood."""
         reached = min(accepted + 1, drafted, _MAX_DEPTH)
+        if not reached:
+            return
+        self._latest += (1 - _LATEST) * ((accepted > 0) - self._latest)
+        if abs(self._latest - self.chances(1)[0]) > _SURPRISE:
+            self._forget()
         for depth in range(reached):
             self._seen[depth] = self._seen[depth] * _MEMORY + 1
             self._accepted[depth] = self._accepted[depth] * _MEMORY + (depth < accepted)
         self._all_seen = self._all_seen * _MEMORY + reached
         self._all_accepted = self._all_accepted * _MEMORY + min(accepted, reached)
+
+    def _forget(self) -> None:
+        self._seen = [seen * _KEPT for seen in self._seen]
+        self._accepted = [accepted * _KEPT for accepted in self._accepted]
+        self._all_seen, self._all_accepted = self._all_seen * _KEPT, self._all_accepted * _KEPT
 
     @property
     def pooled(self) -> float:

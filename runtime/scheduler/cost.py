@@ -39,7 +39,7 @@ _MIN_STEPS, _MAX_STEPS = 4, 64
 # Tokens over which it pays that a drafter which has not followed the text must read it first.
 _HORIZON_TOKENS = 64.0
 # Another family must promise so much more, or choices would follow the noise.
-_BETTER = 1.02
+_BETTER = 1.03
 # A window of steps that delivers less than this share of what was promised calls for another choice.
 _DISAPPOINTING = 0.85
 _WINDOW_MEMORY = 0.8

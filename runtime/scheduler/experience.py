@@ -9,8 +9,8 @@ from runtime.decode import Step
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Family, Forecast
 
-# What delivered steps say about later forecasts: 20 steps or so, against 5 that went as forecast. Heuristics.
-_TRUST_MEMORY, _TRUST_PRIOR = 0.95, 5.0
+# What delivered steps say about later forecasts: 30 steps or so, against 10 that went as forecast. Heuristics.
+_TRUST_MEMORY, _TRUST_PRIOR = 0.97, 10.0
 # A way that is picked no more is forgiven this share of what it failed to deliver, every time something is chosen.
 _FORGIVEN = 0.02
 
