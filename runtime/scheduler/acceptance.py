@@ -38,17 +38,18 @@ class Acceptance:
             return
         self._latest += (1 - _LATEST) * ((accepted > 0) - self._latest)
         if abs(self._latest - self.chances(1)[0]) > _SURPRISE:
-            self._forget()
+            self.forget(_KEPT)
         for depth in range(reached):
             self._seen[depth] = self._seen[depth] * _MEMORY + 1
             self._accepted[depth] = self._accepted[depth] * _MEMORY + (depth < accepted)
         self._all_seen = self._all_seen * _MEMORY + reached
         self._all_accepted = self._all_accepted * _MEMORY + min(accepted, reached)
 
-    def _forget(self) -> None:
-        self._seen = [seen * _KEPT for seen in self._seen]
-        self._accepted = [accepted * _KEPT for accepted in self._accepted]
-        self._all_seen, self._all_accepted = self._all_seen * _KEPT, self._all_accepted * _KEPT
+    def forget(self, share: float) -> None:
+        """Of what was seen, all but a ``share`` counts no more."""
+        self._seen = [seen * share for seen in self._seen]
+        self._accepted = [accepted * share for accepted in self._accepted]
+        self._all_seen, self._all_accepted = self._all_seen * share, self._all_accepted * share
 
     @property
     def pooled(self) -> float:

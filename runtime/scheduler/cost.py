@@ -70,6 +70,7 @@ class CostScheduler:
 
     def __init__(self, experience: Experience, situation: Situation, clock: Callable[[], float] = perf_counter) -> None:
         self._experience, self._situation, self._clock = experience, situation, clock
+        experience.begin_answer()
         self._now: Forecast | None = None
         self._main: Forecast | None = None
         self._left = 0

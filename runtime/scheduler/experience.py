@@ -11,6 +11,8 @@ from runtime.scheduler.ways import Family, Forecast
 
 # What delivered steps say about later forecasts: 30 steps or so, against 10 that went as forecast. Heuristics.
 _TRUST_MEMORY, _TRUST_PRIOR = 0.97, 10.0
+# What other answers have shown counts so much in a new one. A heuristic.
+_NEXT_ANSWER = 0.5
 # A way that is picked no more is forgiven this share of what it failed to deliver, every time something is chosen.
 _FORGIVEN = 0.02
 
@@ -94,6 +96,11 @@ class Experience:
         if family.name not in self.families:
             self.families[family.name] = family
             self.tallies[family.name], self.trust[family.name] = Tally(), Trust()
+
+    def begin_answer(self) -> None:
+        """The next text may be of another kind: what was seen of the last one counts less."""
+        for acceptance in {each for family in self.families.values() for each in family.acceptances}:
+            acceptance.forget(_NEXT_ANSWER)
 
     def open_account(self, seconds: float) -> None:
         """What trials may lose at first, before any time was spent; once."""

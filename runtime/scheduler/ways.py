@@ -12,7 +12,11 @@ from typing import Protocol
 from runtime.decode import Step
 from runtime.draft import DraftLimit
 from runtime.scheduler import Pick
+from runtime.scheduler.acceptance import Acceptance
 from runtime.scheduler.speeds import Speeds
+
+# Rates this near to the best count as equal. A heuristic.
+_NEARLY = 0.98
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,15 @@ class Room:
 
 
 class Family(Protocol):
-    """One ``drafter`` (None: nobody drafts) with one kind of drafts. ``levels`` are the models it runs."""
+    """One ``drafter`` (None: nobody drafts) with one kind of drafts.
+
+    ``levels`` are the models it runs, ``acceptances`` what it learns from, some of them shared with other families.
+    """
 
     name: str
     drafter: str | None
     levels: tuple[str, ...]
+    acceptances: tuple[Acceptance, ...]
 
     def limits(self, room: Room) -> Iterable[DraftLimit]:
         """The drafts that are worth weighing."""
@@ -67,6 +75,11 @@ class Family(Protocol):
 
 
 def best_forecast(family: Family, speeds: Speeds, room: Room) -> Forecast | None:
-    """The fastest of a family's drafts at the moment, None if there is no room for any."""
-    forecasts = (family.forecast(limit, speeds) for limit in family.limits(room))
-    return max(forecasts, key=lambda forecast: forecast.rate, default=None)
+    """The smallest of a family's drafts that are about as fast as any; None if there is no room for one.
+
+    A long draft that is hardly faster bets more on chances that may be other ones behind the next few words.
+    """
+    forecasts = [family.forecast(limit, speeds) for limit in family.limits(room)]
+    enough = _NEARLY * max((forecast.rate for forecast in forecasts), default=0.0)
+    fast = (forecast for forecast in forecasts if forecast.rate >= enough)
+    return min(fast, key=lambda forecast: forecast.pick.limit.nodes, default=None)

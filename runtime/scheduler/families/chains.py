@@ -21,6 +21,7 @@ class Chains:
         self.name = f"{drafter}-chain"
         self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (drafter,)
+        self.acceptances: tuple[Acceptance, ...] = (acceptance,)
         self._level, self._acceptance, self._calibration = drafter, acceptance, calibration
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:

@@ -49,6 +49,7 @@ class Hierarchies:
         self.name = f"{drafter}-chain"
         self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (below, middle)
+        self.acceptances: tuple[Acceptance, ...] = (outer, inner)
         # As of trees for the target.
         self._inner_gain = Ratio(GAIN_SHARE)
         self._below, self._middle = below, middle

@@ -20,6 +20,7 @@ class Overlaps:
         self.name = f"{drafter}-chain"
         self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (below,)
+        self.acceptances: tuple[Acceptance, ...] = (acceptance,)
         self._below, self._acceptance = below, acceptance
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from runtime.decode import Step
 from runtime.draft import DraftLimit
 from runtime.scheduler import NOTHING, PLAIN_NAME, Pick
+from runtime.scheduler.acceptance import Acceptance
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
 
@@ -16,6 +17,7 @@ class Plain:
         self.name = PLAIN_NAME
         self.drafter: str | None = None
         self.levels: tuple[str, ...] = ()
+        self.acceptances: tuple[Acceptance, ...] = ()
 
     def limits(self, room: Room) -> tuple[DraftLimit, ...]:
         """See ``Family``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
 from runtime.scheduler import Pick
+from runtime.scheduler.acceptance import Acceptance
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
 
@@ -20,6 +21,7 @@ class Repetition:
     def __init__(self, drafter: str) -> None:
         self.name = f"{drafter}-chain"
         self.levels: tuple[str, ...] = ()
+        self.acceptances: tuple[Acceptance, ...] = ()
         self.drafter: str | None = drafter
         self._hits, self._drafted, self._accepted = _HITS, _DRAFTED, _ACCEPTED
 

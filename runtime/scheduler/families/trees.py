@@ -27,6 +27,7 @@ class Trees:
         self.name = f"{drafter}-tree"
         self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (drafter,)
+        self.acceptances: tuple[Acceptance, ...] = (acceptance,)
         self._level, self._acceptance = drafter, acceptance
         self._gain = Ratio(GAIN_SHARE)
         self._curve: tuple[tuple[float, ...], list[float]] = ((), [])
