@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Contexts of one bucket share a prediction: costs grow slowly with the text.
 _BUCKET = 128
 # The target as a whole is seen at every step, a number of rows only when it is picked.
-_DRIFT_SHARE, _WIDTH_SHARE = 0.2, 0.1
+_DRIFT_SHARE, _WIDTH_SHARE = 0.2, 0.05
 # Rows that a drafter has to read anyway after a rejection or a bonus.
 FEW_ROWS = 4
 # Beyond this, an observation says that the system did something else.

@@ -1,0 +1,110 @@
+"""What each way to decode is expected to bring and to cost, against steps simulated one by one."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.draft import DraftLimit, chain_limit
+from runtime.drafters.confidence import Calibration
+from runtime.scheduler import Pick
+from runtime.scheduler.acceptance import Acceptance
+from runtime.scheduler.families.chains import Chains
+from runtime.scheduler.families.hierarchies import Hierarchies
+from runtime.scheduler.families.overlaps import Overlaps
+from runtime.scheduler.families.plain import Plain
+from runtime.scheduler.families.repetition import Repetition
+from runtime.scheduler.families.trees import Trees
+from runtime.scheduler.fixed import FixedScheduler
+from runtime.scheduler.speeds import Speeds
+from runtime.scheduler.ways import Family, Room, best_forecast
+from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, Rows, World, rate
+
+ROOM = Room(12, True)
+
+
+def _world(rows: Rows, small: float = 0.8, middle: float = 0.9, inner: float = 0.8) -> World:
+    chances = {"small": small, "middle": middle, "small>middle": inner, "suffix": 0.1}
+    return World({"target": rows, "small": SMALL, "middle": MIDDLE}, chances, noise=0.0)
+
+
+def _speeds(world: World) -> Speeds:
+    return Speeds(world.costs, "target", lambda rows: rows)
+
+
+def _hierarchy(world: World) -> Hierarchies:
+    outer, inner = Acceptance(0.9), Acceptance(0.8)
+    return Hierarchies("small>middle", "small", "middle", outer, inner, lambda: ROOM)
+
+
+FAMILIES = {
+    "plain": lambda world: (Plain(), [chain_limit(0)]),
+    "chain": lambda world: (Chains("small", Acceptance(0.8), Calibration()), [chain_limit(n) for n in (1, 2, 4, 8)]),
+    "tree": lambda world: (Trees("small", Acceptance(0.8)), [DraftLimit(n, d, "tree") for n, d in ((3, 2), (8, 3))]),
+    "hierarchy": lambda world: (
+        _hierarchy(world),
+        [chain_limit(n, chain_limit(inner)) for n, inner in ((2, 1), (4, 1), (6, 3), (10, 3))],
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [FLAT, STEEP], ids=["flat", "steep"])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_forecasts_are_within_15_percent_of_what_steps_deliver(kind: str, rows: Rows) -> None:
+    world = _world(rows)
+    family, limits = FAMILIES[kind](world)
+    for limit in limits:
+        forecast = family.forecast(limit, _speeds(world))
+        scheduler = FixedScheduler(forecast.pick.drafter, limit)
+        delivered = rate(_world(rows), 4000, scheduler)
+        assert forecast.rate == pytest.approx(delivered, rel=0.15), forecast.pick.name
+
+
+def test_every_family_names_the_drafter_it_picks() -> None:
+    world = _world(FLAT)
+    families: list[Family] = [make(world)[0] for make in FAMILIES.values()]
+    families += [Repetition("suffix"), Overlaps("ahead:small", "small", Acceptance(0.8))]
+    for family in families:
+        best = best_forecast(family, _speeds(world), ROOM)
+        assert best is not None
+        assert (best.pick.drafter, best.family) == (family.drafter, family.name)
+        assert best.pick.name.startswith(family.name)
+
+
+def test_no_family_drafts_more_than_there_is_room_for() -> None:
+    world = _world(FLAT)
+    for nodes in (1, 2, 5):
+        for make in FAMILIES.values():
+            for limit in make(world)[0].limits(Room(nodes, True)):
+                assert limit.nodes <= nodes
+        assert not list(Trees("small", Acceptance(0.8)).limits(Room(nodes, False)))
+
+
+def test_of_drafts_that_are_about_as_fast_the_smallest_is_taken() -> None:
+    world = _world(dict.fromkeys(FLAT, 26.0), small=0.5)  # rows cost nothing: the longest is the fastest
+    family = Chains("small", Acceptance(0.5), Calibration())
+    speeds = _speeds(world)
+    best = best_forecast(family, speeds, ROOM)
+    rates = {limit.nodes: family.forecast(limit, speeds).rate for limit in family.limits(ROOM)}
+    assert best is not None
+    assert best.rate < max(rates.values())
+    assert best.rate >= 0.97 * max(rates.values())
+    assert all(rate < best.rate for nodes, rate in rates.items() if nodes < best.pick.limit.nodes)
+
+
+def test_what_steps_take_corrects_what_was_calibrated() -> None:
+    world = _world(FLAT)
+    slow = _world({count: 3 * ms for count, ms in FLAT.items()})
+    speeds, family = _speeds(world), Chains("small", Acceptance(0.8), Calibration())
+    before = speeds.target(4)
+    for _ in range(40):
+        forecast = family.forecast(chain_limit(3), speeds)
+        speeds.saw(forecast, slow.step(Pick("small", chain_limit(3))))
+    assert speeds.target(4) == pytest.approx(3 * before, rel=0.1)
+    assert speeds.target(1) == pytest.approx(3 * 0.0261, rel=0.15)  # the machine as a whole has become slow
+
+
+def test_a_level_that_was_not_calibrated_is_never_the_fastest() -> None:
+    family = Chains("unknown", Acceptance(1.0), Calibration())
+    best = best_forecast(family, _speeds(_world(FLAT)), ROOM)
+    assert best is not None
+    assert best.rate == 0.0
