@@ -18,6 +18,7 @@ _LATEST, _SURPRISE, _KEPT = 0.8, 0.35, 0.2
 # before it has cost much. Heuristics both.
 _PRIOR_WEIGHT = 4.0
 _POOLED_WEIGHT = 4.0
+_GAIN_PRIOR = 10.0
 _MAX_DEPTH = 64
 
 
@@ -63,6 +64,23 @@ class Acceptance:
             (accepted + pooled) / (seen + _POOLED_WEIGHT)
             for accepted, seen in zip(self._accepted[:depth], self._seen[:depth], strict=True)
         ]
+
+
+class Gain:
+    """How much more of trees is accepted than if siblings were independent, over steps; near 1 while there are few."""
+
+    def __init__(self) -> None:
+        self._accepted = self._expected = _GAIN_PRIOR
+
+    @property
+    def value(self) -> float:
+        """Accepted over expected."""
+        return self._accepted / self._expected
+
+    def observe(self, accepted: int, expected: float) -> None:
+        """A tree of which ``accepted`` nodes stood where so many were expected."""
+        self._accepted = self._accepted * _MEMORY + accepted
+        self._expected = self._expected * _MEMORY + expected
 
 
 class Ratio:

@@ -12,7 +12,7 @@ from runtime.scheduler.ways import Family, Forecast
 # What delivered steps say about later forecasts: 30 steps or so, against 10 that went as forecast. Heuristics.
 _TRUST_MEMORY, _TRUST_PRIOR = 0.97, 10.0
 # What other answers have shown counts so much in a new one. A heuristic.
-_NEXT_ANSWER = 0.5
+_NEXT_ANSWER = 0.75
 # A way that is picked no more is forgiven this share of what it failed to deliver, every time something is chosen.
 _FORGIVEN = 0.02
 

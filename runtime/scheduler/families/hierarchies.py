@@ -12,8 +12,7 @@ from memory.expected import chain_tokens, tree_tokens
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
 from runtime.scheduler import Pick
-from runtime.scheduler.acceptance import Acceptance, Ratio
-from runtime.scheduler.families.trees import GAIN_SHARE, bounded_gain
+from runtime.scheduler.acceptance import Acceptance, Gain
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
 
@@ -51,7 +50,7 @@ class Hierarchies:
         self.levels: tuple[str, ...] = (below, middle)
         self.acceptances: tuple[Acceptance, ...] = (outer, inner)
         # As of trees for the target.
-        self._inner_gain = Ratio(GAIN_SHARE)
+        self._inner_gain = Gain()
         self._below, self._middle = below, middle
         self._outer, self._inner, self._inner_room = outer, inner, inner_room
 
@@ -84,7 +83,7 @@ class Hierarchies:
                 self._inner.observe(below.num_accepted, below.num_drafted)
             else:
                 expected = tree_tokens(self._inner.chances(below.depth), below.num_drafted) - 1
-                self._inner_gain.observe(bounded_gain(below.num_accepted, expected))
+                self._inner_gain.observe(below.num_accepted, expected)
 
     def _inner_seconds(self, inner: DraftLimit, speeds: Speeds) -> float:
         """One step of the intermediate."""

@@ -8,16 +8,13 @@ from memory.expected import tree_curve
 from runtime.decode import Step
 from runtime.draft import DraftLimit
 from runtime.scheduler import Pick
-from runtime.scheduler.acceptance import Acceptance, Ratio
+from runtime.scheduler.acceptance import Acceptance, Gain
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
 
 _DEPTHS = (2, 3, 4, 5)
 # Trees up to this size are weighed with one curve.
 _MOST_NODES = 16
-# A tree is accepted more or less deeply than independent siblings would be; learned slowly, within bounds.
-GAIN_SHARE = 0.1
-_LEAST_GAIN, _MOST_GAIN = 0.25, 4.0
 
 
 class Trees:
@@ -29,7 +26,7 @@ class Trees:
         self.levels: tuple[str, ...] = (drafter,)
         self.acceptances: tuple[Acceptance, ...] = (acceptance,)
         self._level, self._acceptance = drafter, acceptance
-        self._gain = Ratio(GAIN_SHARE)
+        self._gain = Gain()
         self._curve: tuple[tuple[float, ...], list[float]] = ((), [])
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:
@@ -52,7 +49,7 @@ class Trees:
     def observe(self, step: Step) -> None:
         """See ``Family``."""
         if step.depth:
-            self._gain.observe(bounded_gain(step.num_accepted, self._accepted(step.depth, step.num_drafted)))
+            self._gain.observe(step.num_accepted, self._accepted(step.depth, step.num_drafted))
 
     def _accepted(self, depth: int, nodes: int) -> float:
         """Nodes that would be accepted if siblings were independent."""
@@ -60,8 +57,3 @@ class Trees:
         if self._curve[0] != chances or len(self._curve[1]) <= nodes:
             self._curve = chances, tree_curve(chances, max(nodes, _MOST_NODES))
         return self._curve[1][nodes] - 1
-
-
-def bounded_gain(accepted: int, expected: float) -> float:
-    """Nodes of a tree that were accepted over those that were expected."""
-    return min(_MOST_GAIN, max(_LEAST_GAIN, accepted / max(expected, 1e-3)))
