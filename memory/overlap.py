@@ -36,15 +36,6 @@ def overlap_step(chances: Sequence[float], seconds: StepSeconds) -> tuple[float,
     return tokens, (1 - ready) * waiting + ready * verifying
 
 
-def patient_step(chances: Sequence[float], seconds: StepSeconds) -> tuple[float, float]:
-    """The same where a step that finds no draft ready waits for one, as it would without overlap."""
-    length = len(chances) - 2
-    ready = _share(prod(chances[:-1]), prod(chances[1:]))
-    tokens = (1 - ready) * chain_tokens(chances[:length]) + ready * chain_tokens(chances[1:-1])
-    drafting = seconds.drafting * length / (length + 1)
-    return tokens, (1 - ready) * drafting + max(seconds.verifying, seconds.drafting)
-
-
 def _share(begin: float, stay: float) -> float:
     """The share of steps in a state that is entered with chance ``begin`` and kept with chance ``stay``."""
     return begin / (begin + 1 - stay) if begin else 0.0

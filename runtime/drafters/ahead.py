@@ -31,12 +31,11 @@ class AheadDrafter:
     """Chains by ``drafter``, drafted in a thread of their own, which stays on ``cores`` if there are some.
 
     ``drafter`` and its models belong to that thread from ``look_ahead`` on until ``propose`` or ``settle`` returns.
-    A step that finds no draft ready has none, or ``waits`` for one.
     """
 
-    def __init__(self, drafter: Drafter, name: str = "ahead", cores: Sequence[int] = (), waits: bool = False) -> None:
+    def __init__(self, drafter: Drafter, name: str = "ahead", cores: Sequence[int] = ()) -> None:
         self.name = name
-        self._drafter, self._cores, self._waits = drafter, tuple(cores), waits
+        self._drafter, self._cores = drafter, tuple(cores)
         self._assumed: Context | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._job: Future[Draft] | None = None
@@ -51,11 +50,7 @@ class AheadDrafter:
         ready = None
         if job is not None and self._assumed is not None:
             ready = _rest(job.result(), self._assumed, context, limit)
-        if ready is not None:
-            return ready
-        if self._waits:
-            return self._drafter.propose(context, replace(limit, nodes=limit.depth, shape="chain"))
-        return Draft(source=self.name)
+        return Draft(source=self.name) if ready is None else ready
 
     def look_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
         """See ``LooksAhead``. One token more than ``limit`` allows: the target's own goes before the next draft."""

@@ -86,27 +86,6 @@ def test_any_script_follows_the_modes_and_changes_no_token(scripts: list[list[bo
     assert not ahead_threads()
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.lists(st.booleans(), min_size=GAMMA + 1, max_size=GAMMA + 1), min_size=1, max_size=6),
-    st.sampled_from([GREEDY, SAMPLED]),
-)
-def test_one_that_waits_never_runs_the_target_without_a_draft(
-    scripts: list[list[bool]], sampling: SamplingParams
-) -> None:
-    drafter = AheadDrafter(Marked(TableModel(), scripts), waits=True)
-    steps = list(decoded(drafter, 20, sampling=sampling))
-    assert tokens_of(steps) == reference(PROMPT, 20, sampling)
-    marks, ready, expected = iter(scripts * 40), None, []
-    for _ in steps:
-        verified = list(ready or next(marks)[:GAMMA])
-        expected.append((GAMMA, len(list(takewhile(bool, verified)))))
-        ahead = next(marks)
-        ready = ahead[1:] if all(verified) and ahead[0] else None
-    # At the end of the context drafts are shorter.
-    assert [(step.num_drafted, step.num_accepted) for step in steps[:-1]] == expected[:-1]
-
-
 def test_a_perfect_drafter_stays_ahead() -> None:
     steps = list(decoded(AheadDrafter(SmallDrafter(TableModel(), 11)), 41))
     assert [len(step.tokens) for step in steps] == [1] + [GAMMA + 1] * 10
