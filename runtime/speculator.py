@@ -177,7 +177,10 @@ class Speculator:
             families = [each for each in self.families(sampled, only) if name in (AUTO, each.drafter)]
             self._experiences[key] = Experience(families, speeds)
         self._latest = self._experiences[key]
-        trees = speculation.shape != "chain" and acceptance != "block"
+        # Trees whose rows do not agree with those of chains are exact up to near ties: taken where they were asked for.
+        widths = self.target.widths
+        agree = widths.tree or not widths.exact or only == "tree"
+        trees = agree and speculation.shape != "chain" and acceptance != "block"
         return CostScheduler(self._latest, _Now(self, context, speculation.draft_size, trees))
 
     def _inner_room(self, middle: str) -> Room:
@@ -267,10 +270,9 @@ class _Now:
         self._speculator, self._context, self._most, self._trees = speculator, context, most, trees
 
     def room(self) -> Room:
-        """See ``Situation``. Trees only where their rows agree with those of chains as exactly as chains do."""
-        target, planned = self._speculator.target, self._speculator.planned
-        agree = target.widths.tree or not target.widths.exact
-        trees = self._trees and planned.shape == "tree" and target.takes_trees and agree
+        """See ``Situation``."""
+        planned = self._speculator.planned
+        trees = self._trees and planned.shape == "tree" and self._speculator.target.takes_trees
         return Room(planned.nodes if self._most is None else min(self._most, planned.nodes), trees)
 
     def length(self) -> int:

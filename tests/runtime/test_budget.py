@@ -38,7 +38,7 @@ def text(engine: Engine, speculation: Speculation | None = None) -> str:
 
 @pytest.mark.parametrize("shape", ["chain", "tree"])
 def test_a_lowered_budget_keeps_the_text_and_costs_the_drafter(engine: Engine, shape: Shape) -> None:
-    speculation = Speculation("near", shape=shape)
+    speculation = Speculation("near", 7, shape)
     expected, full = text(engine, speculation=speculation), engine.plan
     answer = engine.generate("a long one", max_new_tokens=60, ignore_eos=True, speculation=speculation)
     pieces, drafted = [], []

@@ -19,7 +19,7 @@ def bundle(random_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A bundle of one's own, and less patience for it."""
     monkeypatch.setattr(rows, "FULL", Effort((1, 4, 64), (16, 64), turns=1, seconds=1))
     monkeypatch.setattr(measure.loop, "FULL", measure.loop.Patience(3, 0.1))
-    return Path(shutil.copytree(random_bundle, tmp_path / "bundle"))
+    return Path(shutil.copytree(random_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("costs-*")))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

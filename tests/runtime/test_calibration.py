@@ -30,7 +30,7 @@ TREES = Request(threads=1, shape="tree", nodes=15)
 
 @pytest.fixture
 def bundle(random_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(random_bundle, tmp_path / "bundle"))
+    return Path(shutil.copytree(random_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("costs-*")))
 
 
 def answer(engine: Engine) -> list[int]:
