@@ -46,6 +46,11 @@ class Acceptance:
         self._all_seen = self._all_seen * _MEMORY + reached
         self._all_accepted = self._all_accepted * _MEMORY + min(accepted, reached)
 
+    def carry_over(self, share: float) -> None:
+        """Another text begins: what was learnt is what is known before, and its steps count a ``share``."""
+        self._prior = self.pooled
+        self.forget(share)
+
     def forget(self, share: float) -> None:
         """Of what was seen, all but a ``share`` counts no more."""
         self._seen = [seen * share for seen in self._seen]

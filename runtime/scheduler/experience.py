@@ -100,7 +100,7 @@ class Experience:
     def begin_answer(self) -> None:
         """The next text may be of another kind: what was seen of the last one counts less."""
         for acceptance in {each for family in self.families.values() for each in family.acceptances}:
-            acceptance.forget(_NEXT_ANSWER)
+            acceptance.carry_over(_NEXT_ANSWER)
 
     def open_account(self, seconds: float) -> None:
         """What trials may lose at first, before any time was spent; once."""

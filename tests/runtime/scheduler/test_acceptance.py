@@ -95,3 +95,13 @@ def test_a_gain_is_the_mean_and_not_what_happens_most_often() -> None:
     for step in range(400):
         gain.observe(0 if step % 10 == 0 else 2, 1.8)
     assert gain.value == pytest.approx(1.0, abs=0.06)
+
+
+def test_a_drafter_that_was_always_wrong_is_not_believed_again_in_the_next_answer() -> None:
+    acceptance = Acceptance(0.9)
+    for _ in range(15):
+        acceptance.observe(0, 3)
+    before = acceptance.chances(1)[0]
+    for _ in range(10):
+        acceptance.carry_over(0.75)
+    assert acceptance.chances(1)[0] <= before + 0.05
