@@ -68,7 +68,8 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str], bundle: str, eng
     assert engine.tokenizer.decode(data["tokens"]) == data["text"]
     assert len(data["sources"]) == len(data["tokens"]) == data["stats"]["tokens"] == 20
     assert (data["finish"], data["seed"]) == ("length", None)
-    assert set(data["sources"]) == {"near", "target"}, "the first drafter is the default"
+    assert set(data["sources"]) <= {"near", "far", "suffix", "target"}
+    assert {prospect["name"] for prospect in data["explanation"]} >= {"plain", "near-chain"}
 
 
 def test_the_prompt_comes_from_a_file_or_standard_input(
