@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
-from runtime.draft import Draft, FloatArray, row_of
+from runtime.draft import Draft, DraftLimit, FloatArray, row_of
 from runtime.drafters import Drafter, LooksAhead
 from runtime.model import Model, fitting_rows
-from runtime.scheduler import PLAIN_NAME, Pick, Scheduler
+from runtime.scheduler import NOTHING, PLAIN_NAME, Pick, Scheduler
 from runtime.verify import Verdict, Verifier
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Step:
 
     ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
     clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on
-    the last step of an answer, else None. ``choice`` is the name of the pick, ``depth`` that of the draft. Of the
+    the last step of an answer, else None. ``choice`` is the name of the pick and ``limit`` its limit, ``depth`` that of
+    the draft; ``first_accepted`` tells whether the drafter's first choice for the first token was accepted. Of the
     draft, ``chances`` are the drafter's own estimates for the accepted nodes and the first one that was not, if it made
     any; ``below`` and ``rows_read`` are the draft's.
     """
@@ -62,7 +63,9 @@ class Step:
     seconds: float
     finish: str | None = None
     choice: str = PLAIN_NAME
+    limit: DraftLimit = NOTHING
     depth: int = 0
+    first_accepted: bool = False
     chances: tuple[float, ...] = ()
     below: tuple[Step, ...] = ()
     rows_read: int = 0
@@ -153,7 +156,9 @@ class Loop:
             seconds=perf_counter() - start,
             finish=finish,
             choice=pick.name,
+            limit=pick.limit,
             depth=draft.depth,
+            first_accepted=verdict.path[:1] == (0,),
             chances=_judged_chances(draft, verdict),
             below=draft.below,
             rows_read=draft.rows_read,

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Protocol
 
 from runtime.decode import Step
-from runtime.scheduler import NOTHING, Pick
+from runtime.scheduler import NOTHING, PLAIN_NAME, Pick
 from runtime.scheduler.experience import Experience
 from runtime.scheduler.families.plain import Plain
 from runtime.scheduler.speeds import FEW_ROWS
@@ -36,6 +36,8 @@ _STALE_TOKENS = 24
 # Choosing may take this share of the time: with small models a choice stands for more steps.
 _CHOOSING = 0.003
 _MIN_STEPS, _MAX_STEPS = 4, 64
+# In the first answer most is to be learnt.
+_LATER_STEPS = 16
 # Tokens over which it pays that a drafter which has not followed the text must read it first.
 _HORIZON_TOKENS = 64.0
 # Another family must promise so much more, or choices would follow the noise.
@@ -79,7 +81,7 @@ class CostScheduler:
         self._window = _Window()
         self._step_seconds = 0.0
         self._trial_steps = 0
-        self._most_steps = _MIN_STEPS
+        self._most_steps = _LATER_STEPS if experience.is_open else _MIN_STEPS
         self._forecasts: dict[str, Forecast | None] = {}
         self._turn = 0
 
@@ -87,7 +89,7 @@ class CostScheduler:
         """See ``Scheduler``."""
         if last is not None and self._now is not None:
             self._observe(self._now, last)
-        if self._left <= 0 or self._window.disappoints():
+        if self._left <= 0 or self._window.disappoints() or self._is_overdrawn():
             self._now = self._choose()
         elif self._now is not self._main:
             self._trial_steps -= 1
@@ -109,6 +111,8 @@ class CostScheduler:
             experience.families[now.family].observe(step)
         experience.tallies[now.family].add(step)
         experience.allowance += _ALLOWANCE * step.seconds
+        plain_seconds = self._plain_seconds() if now.pick.drafter is not None else step.seconds
+        experience.account.settle(tokens, step.seconds, plain_seconds)
         if step.finish is None:
             experience.trust[now.family].add(now, step)
             if now is self._main:
@@ -120,8 +124,9 @@ class CostScheduler:
         for name, trust in experience.trust.items():
             if self._now is None or name != self._now.family:
                 trust.forgive()
+        experience.age(experience.families[self._now.family] if self._now is not None else None)
         experience.speeds.at(self._situation.length())
-        offers = self._offers()
+        offers = [offer for offer in self._offers() if self._affords(self._risk(offer))]
         best = min(offers, key=lambda offer: offer.seconds_per_token, default=None) or self._no_offer()
         if self._main is not None and best.forecast.family != self._main.family:
             held = next((offer for offer in offers if offer.forecast.family == self._main.family), best)
@@ -131,6 +136,24 @@ class CostScheduler:
         self._window = _Window(1 / best.seconds_per_token)
         self._left = self._steps_until_next(self._clock() - start)
         return self._trial(offers, best) or self._main
+
+    def _plain_seconds(self) -> float:
+        speeds = self._experience.speeds
+        return speeds.target(1) + speeds.around("chain", 0)
+
+    def _risk(self, offer: _Offer) -> float:
+        """What is lost against plain decoding if it is begun and the first draft is wrong."""
+        if not offer.forecast.pick.drafter:
+            return 0.0
+        return max(0.0, offer.begin_seconds + offer.forecast.seconds - self._plain_seconds())
+
+    def _affords(self, loss: float) -> bool:
+        """Whether so much may be lost; always, where plain decoding is no choice."""
+        experience = self._experience
+        return PLAIN_NAME not in experience.families or experience.account.affords(loss, self._plain_seconds())
+
+    def _is_overdrawn(self) -> bool:
+        return self._now is not None and self._now.pick.drafter is not None and not self._affords(0.0)
 
     def _adapted(self, best: _Offer) -> Forecast:
         """The best forecast, its drafts longer where the drafter is sure and shorter where it is not.

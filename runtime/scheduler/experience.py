@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.decode import Step
+from runtime.scheduler.account import Account
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Family, Forecast
 
@@ -13,6 +14,8 @@ from runtime.scheduler.ways import Family, Forecast
 _TRUST_MEMORY, _TRUST_PRIOR = 0.97, 10.0
 # What other answers have shown counts so much in a new one. A heuristic.
 _NEXT_ANSWER = 0.75
+# What was seen of those who are not used counts so much after every choice.
+_UNUSED = 0.9
 # A way that is picked no more is forgiven this share of what it failed to deliver, every time something is chosen.
 _FORGIVEN = 0.02
 
@@ -87,7 +90,8 @@ class Experience:
         self.tallies: dict[str, Tally] = {}
         self.trust: dict[str, Trust] = {}
         self.allowance = 0.0
-        self._is_open = False
+        self.account = Account()
+        self.is_open = False
         for family in families:
             self.admit(family)
 
@@ -100,12 +104,20 @@ class Experience:
     def begin_answer(self) -> None:
         """The next text may be of another kind: what was seen of the last one counts less."""
         for acceptance in {each for family in self.families.values() for each in family.acceptances}:
-            acceptance.carry_over(_NEXT_ANSWER)
+            acceptance.forget(_NEXT_ANSWER)
+            acceptance.text.end()
+
+    def age(self, used: Family | None) -> None:
+        """What those show who are not used now was seen in another paragraph."""
+        kept = used.acceptances if used is not None else ()
+        for acceptance in {each for family in self.families.values() for each in family.acceptances}:
+            if acceptance not in kept:
+                acceptance.forget(_UNUSED)
 
     def open_account(self, seconds: float) -> None:
         """What trials may lose at first, before any time was spent; once."""
-        if not self._is_open:
-            self._is_open = True
+        if not self.is_open:
+            self.is_open = True
             self.allowance += seconds
 
     def prospects(self) -> list[Prospect]:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from export.manifest import Level
 from runtime.drafters.confidence import Calibration
-from runtime.scheduler.acceptance import Acceptance
+from runtime.scheduler.acceptance import Acceptance, Text
 from runtime.scheduler.families.chains import Chains
 from runtime.scheduler.families.hierarchies import Hierarchies
 from runtime.scheduler.families.overlaps import Overlaps
@@ -61,7 +61,8 @@ class _Families:
 
     def __init__(self, stage: Stage, names: Names, factor: float) -> None:
         self._stage, self._names, self._factor = stage, names, factor
-        self._judged = {level.name: Acceptance(self._prior(level)) for level in stage.levels}
+        text = Text()
+        self._judged = {level.name: Acceptance(self._prior(level), text) for level in stage.levels}
 
     def all(self) -> Iterator[tuple[Kind, Family]]:
         yield "plain", Plain()

@@ -36,6 +36,7 @@ class Speeds:
         self._target, self._padded = target, padded
         self._bucket = 0
         self._known: dict[tuple[str, int], float] = {}
+        self._told: dict[int, float] = {}
         self._drift = Ratio(_DRIFT_SHARE)
         self._widths: dict[int, Ratio] = {}
         self._drafters: dict[str, Ratio] = {}
@@ -46,12 +47,17 @@ class Speeds:
         if bucket != self._bucket:
             self._bucket = bucket
             self._known.clear()
+            self._told.clear()
 
     def target(self, rows: int) -> float:
         """Seconds of a forward of the target with ``rows`` rows, as it goes at the moment."""
-        rows = self._padded(rows)
-        width = self._widths.get(rows)
-        return self.forward(self._target, rows) * self._drift.value * (width.value if width is not None else 1.0)
+        seconds = self._told.get(rows)
+        if seconds is None:
+            padded = self._padded(rows)
+            width = self._widths.get(padded)
+            seconds = self.forward(self._target, padded) * self._drift.value * (width.value if width is not None else 1)
+            self._told[rows] = seconds
+        return seconds
 
     def forward(self, level: str, rows: int) -> float:
         """Seconds of a forward of a level as calibrated, uncorrected; of a level that was not, infinite."""
@@ -74,7 +80,9 @@ class Speeds:
 
     def saw(self, forecast: Forecast, step: Step) -> None:
         """What a step took that was taken on ``forecast``."""
-        self._saw_target(1 + step.num_drafted, step.target_seconds)
+        # Masks and what else trees need is in the target's time, and would pass for a slow machine with a small model.
+        if forecast.pick.limit.shape == "chain":
+            self._saw_target(1 + step.num_drafted, step.target_seconds)
         if forecast.draft_seconds and step.rows_read <= FEW_ROWS:
             scale = step.num_drafted / forecast.drafted if forecast.drafted else 1.0
             self._saw_draft(forecast.family, forecast.draft_seconds * scale, step.draft_seconds)
@@ -84,6 +92,7 @@ class Speeds:
         expected = self.forward(self._target, rows)
         if expected <= 0 or seconds <= 0:
             return
+        self._told.clear()
         self._drift.observe(min(seconds / expected, _MOST))
         width = self._widths.setdefault(rows, Ratio(_WIDTH_SHARE))
         width.observe(min(seconds / (expected * self._drift.value), _MOST))

@@ -293,6 +293,17 @@ def test_a_perfect_tree_is_accepted_to_its_depth() -> None:
     assert (first.num_drafted, first.num_accepted, len(first.tokens)) == (8, 3, 4)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_step_tells_whether_the_first_choice_was_right(place: int) -> None:
+    """Two guesses at the next token, one of them right, and one behind that."""
+    target = TableModel(pad=EVEN)
+    chat = Chat(Scripted(target, [[(0, place == 0), (0, place == 1), (1 + place, True)]]), target)
+    chat.context.append(PROMPT)
+    step = next(chat.steps(Ends()))
+    assert (step.num_drafted, step.num_accepted, step.depth, step.limit) == (3, 2, 2, WIDE)
+    assert step.first_accepted == (place == 0)
+
+
 scripts = st.lists(st.lists(st.tuples(st.integers(0, 8), st.booleans()), max_size=9), max_size=6)
 
 

@@ -6,7 +6,8 @@ intermediate brings are its steps, each with its drafter's forwards and its own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 from memory.expected import chain_tokens, tree_tokens
 from runtime.decode import Step
@@ -79,31 +80,39 @@ class Hierarchies:
         """See ``Family``."""
         self._outer.observe(step.num_accepted, step.num_drafted)
         for below in step.below:
-            if below.num_drafted == below.depth:  # a chain
-                self._inner.observe(below.num_accepted, below.num_drafted)
-            else:
-                expected = tree_tokens(self._inner.chances(below.depth), below.num_drafted) - 1
+            if below.limit.shape == "tree":
+                expected = tree_tokens(self._inner.chances(below.limit.depth), below.limit.nodes) - 1
                 self._inner_gain.observe(below.num_accepted, expected)
+                self._inner.observe(int(below.first_accepted), 1)
+            else:
+                self._inner.observe(below.num_accepted, below.num_drafted)
 
     def _inner_seconds(self, inner: DraftLimit, speeds: Speeds) -> float:
         """One step of the intermediate."""
         drafting = inner.depth * speeds.forward(self._below, 1)
         return speeds.forward(self._middle, 1 + inner.nodes) + drafting + speeds.around(inner.shape, inner.nodes)
 
-    def _brought(self, inner: DraftLimit) -> list[float]:
+    def _brought(self, inner: DraftLimit) -> tuple[float, ...]:
         """The chance that a step of the intermediate brings 1, 2, ... tokens."""
-        chances = self._inner.chances(inner.depth)
-        if inner.shape == "tree":
-            accepted = (tree_tokens(chances, inner.nodes) - 1) * self._inner_gain.value
-            chances = [_even_chance(accepted, inner.depth)] * inner.depth
-        shares, survival = [], 1.0
-        for chance in chances:
-            shares.append(survival * (1 - chance))
-            survival *= chance
-        return [*shares, survival]
+        gain = self._inner_gain.value if inner.shape == "tree" else None
+        return _shares(tuple(self._inner.chances(inner.depth)), inner.nodes, gain)
 
 
-def _drafting(depth: int, brought: list[float]) -> tuple[float, dict[int, float]]:
+@lru_cache(maxsize=2 * len(_INNER))
+def _shares(chances: tuple[float, ...], nodes: int, gain: float | None) -> tuple[float, ...]:
+    """The chance that so many of these tokens stand, plus one; of a tree (``gain`` given) as of a chain that brings as
+    many."""
+    if gain is not None:
+        chances = (_even_chance((tree_tokens(chances, nodes) - 1) * gain, len(chances)),) * len(chances)
+    shares, survival = [], 1.0
+    for chance in chances:
+        shares.append(survival * (1 - chance))
+        survival *= chance
+    return (*shares, survival)
+
+
+@lru_cache(maxsize=2 * len(_INNER) * len(_LENGTHS))
+def _drafting(depth: int, brought: tuple[float, ...]) -> tuple[float, Mapping[int, float]]:
     """Steps of the intermediate for a draft, on average, and the chance of every length the draft may have.
 
     It ends with the first step after which the next one might make the draft longer than ``depth``; the last step's

@@ -5,14 +5,15 @@ from __future__ import annotations
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
 from runtime.scheduler import Pick
-from runtime.scheduler.acceptance import Acceptance
+from runtime.scheduler.acceptance import Acceptance, Mean
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
 
-_MEMORY = 0.95
 _LONGEST = 7
-# Before the first step: one in ten has a draft, of which half stands. Heuristics.
+# Before the first step: one in ten has a draft, of which half stands; it counts as so many steps with a draft, or as so
+# many questions. Heuristics.
 _HITS, _DRAFTED, _ACCEPTED = 0.1, 3.0, 1.5
+_PRIOR_DRAFTS, _PRIOR_QUESTIONS = 2.0, 10.0
 
 
 class Repetition:
@@ -23,7 +24,8 @@ class Repetition:
         self.levels: tuple[str, ...] = ()
         self.acceptances: tuple[Acceptance, ...] = ()
         self.drafter: str | None = drafter
-        self._hits, self._drafted, self._accepted = _HITS, _DRAFTED, _ACCEPTED
+        self._hits = Mean(_HITS, _PRIOR_QUESTIONS)
+        self._drafted, self._accepted = Mean(_DRAFTED, _PRIOR_DRAFTS), Mean(_ACCEPTED, _PRIOR_DRAFTS)
 
     def limits(self, room: Room) -> tuple[DraftLimit, ...]:
         """See ``Family``: one, since the drafter itself knows where to end."""
@@ -32,17 +34,17 @@ class Repetition:
 
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
         """See ``Family``: a step on average, with a draft or without."""
-        drafted = min(self._drafted, limit.nodes)
+        drafted, hits = min(self._drafted.value, limit.nodes), self._hits.value
         with_draft = speeds.target(1 + max(1, round(drafted))) + drafted * speeds.costs.node_seconds["chain"]
         asking = speeds.costs.suffix_seconds
-        seconds = (1 - self._hits) * speeds.target(1) + self._hits * with_draft
+        seconds = (1 - hits) * speeds.target(1) + hits * with_draft
         seconds += asking * speeds.correction(self.name) + speeds.around("chain", 0)
-        tokens = 1 + self._hits * min(self._accepted, limit.nodes)
+        tokens = 1 + hits * min(self._accepted.value, limit.nodes)
         return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds, asking)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""
-        self._hits += (1 - _MEMORY) * ((step.num_drafted > 0) - self._hits)
+        self._hits.observe(step.num_drafted > 0)
         if step.num_drafted:
-            self._drafted += (1 - _MEMORY) * (step.num_drafted - self._drafted)
-            self._accepted += (1 - _MEMORY) * (step.num_accepted - self._accepted)
+            self._drafted.observe(step.num_drafted)
+            self._accepted.observe(step.num_accepted)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from runtime.scheduler.acceptance import Acceptance, Gain, Ratio
+from runtime.scheduler.acceptance import Acceptance, Gain, Mean, Ratio, Text
 
 
 def _steps(chances: list[float], count: int, seed: int) -> list[int]:
@@ -101,7 +101,52 @@ def test_a_drafter_that_was_always_wrong_is_not_believed_again_in_the_next_answe
     acceptance = Acceptance(0.9)
     for _ in range(15):
         acceptance.observe(0, 3)
-    before = acceptance.chances(1)[0]
     for _ in range(10):
-        acceptance.carry_over(0.75)
-    assert acceptance.chances(1)[0] <= before + 0.05
+        acceptance.forget(0.75)
+        acceptance.text.end()
+    assert acceptance.chances(1)[0] <= 0.2
+
+
+def test_a_bad_paragraph_is_forgotten_with_its_text() -> None:
+    """Otherwise a drafter that is used no more would never be believed again."""
+    acceptance = Acceptance(0.9)
+    for _ in range(100):
+        acceptance.observe(3, 3)
+    for _ in range(12):
+        acceptance.observe(0, 3)
+    assert acceptance.chances(1)[0] < 0.3
+    for _ in range(10):
+        acceptance.forget(0.75)
+    acceptance.text.end()
+    assert acceptance.chances(1)[0] > 0.7
+
+
+def test_a_hard_paragraph_is_hard_for_all_who_guess() -> None:
+    """Two equal drafters, one of them used: what it fails at is expected of the other one too."""
+    text = Text()
+    used, other = Acceptance(0.9, text), Acceptance(0.9, text)
+    for acceptance in (used, other):
+        for accepted in _steps([0.9] * 3, 200, seed=3):
+            acceptance.observe(accepted, 3)
+    before = other.chances(1)[0]
+    for accepted in _steps([0.5] * 3, 40, seed=4):
+        used.observe(accepted, 3)
+    other.forget(0.0)
+    assert used.chances(1)[0] < 0.65
+    assert other.chances(1)[0] < before - 0.12
+
+
+def test_luck_in_a_usual_text_moves_others_little() -> None:
+    text = Text()
+    used, other = Acceptance(0.8, text), Acceptance(0.8, text)
+    for accepted in _steps([0.8] * 3, 200, seed=5):
+        used.observe(accepted, 3)
+    assert other.chances(1)[0] == pytest.approx(0.8, abs=0.08)
+
+
+def test_a_mean_finds_what_is_true_and_begins_with_what_is_expected() -> None:
+    mean = Mean(3.0, 2.0)
+    assert mean.value == 3.0
+    for _ in range(200):
+        mean.observe(1.0)
+    assert mean.value == pytest.approx(1.0, abs=0.1)

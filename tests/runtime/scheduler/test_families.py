@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
 from runtime.drafters.confidence import Calibration
 from runtime.scheduler import Pick
@@ -57,6 +60,37 @@ def test_forecasts_are_within_15_percent_of_what_steps_deliver(kind: str, rows: 
         scheduler = FixedScheduler(forecast.pick.drafter, limit)
         delivered = rate(_world(rows), 4000, scheduler)
         assert forecast.rate == pytest.approx(delivered, rel=0.15), forecast.pick.name
+
+
+def test_steps_with_trees_tell_what_chains_would_bring() -> None:
+    """A drafter that is much worse than was known: chains need not be tried for that to be seen."""
+    world, acceptance = _world(FLAT, small=0.4), Acceptance(0.9)
+    trees, chains = Trees("small", acceptance), Chains("small", acceptance, Calibration())
+    for _ in range(300):
+        trees.observe(world.step(Pick("small", DraftLimit(8, 3, "tree"))))
+    speeds = _speeds(world)
+    truth = Chains("small", Acceptance(0.4), Calibration()).forecast(chain_limit(3), speeds)
+    assert chains.forecast(chain_limit(3), speeds).tokens == pytest.approx(truth.tokens, rel=0.15)
+    assert trees.forecast(DraftLimit(8, 3, "tree"), speeds).tokens > 1.15 * truth.tokens
+
+
+def test_a_tree_that_is_slow_to_verify_is_no_slow_machine() -> None:
+    world = _world(FLAT)
+    speeds, family = _speeds(world), Trees("small", Acceptance(0.8))
+    forecast = family.forecast(DraftLimit(6, 3, "tree"), speeds)
+    before = speeds.target(1)
+    for _ in range(20):
+        step = world.step(forecast.pick)
+        speeds.saw(forecast, replace(step, target_seconds=2 * step.target_seconds))
+    assert speeds.target(1) == before
+
+
+def test_drafts_of_repetition_that_never_stand_are_found_out_within_six() -> None:
+    family, speeds = Repetition("suffix"), _speeds(_world(FLAT))
+    for _ in range(6):
+        family.observe(Step((1,), ("x",), 3, 0, 0.0, 0.03, 0.03))
+    plain = Plain().forecast(chain_limit(0), speeds)
+    assert family.forecast(chain_limit(7), speeds).rate < plain.rate
 
 
 def test_every_family_names_the_drafter_it_picks() -> None:

@@ -62,6 +62,7 @@ class World:
         self.tokens = 0
         self.seconds = 0.0
         self._sure: list[float] = []
+        self._first = True
 
     @property
     def costs(self) -> MeasuredCosts:
@@ -101,6 +102,8 @@ class World:
             seconds=seconds,
             choice=pick.name,
             depth=depth,
+            limit=pick.limit,
+            first_accepted=accepted > 0 and self._first,
             chances=tuple(self._sure[: accepted + 1]),
             below=below,
         )
@@ -125,7 +128,7 @@ class World:
 
     def _chain(self, chance: float, limit: DraftLimit) -> tuple[int, int]:
         """Tokens drafted and accepted: every token has a chance of its own, which the drafter knows."""
-        survival, drafted, accepted, stands = 1.0, 0, 0, True
+        survival, drafted, accepted, stands, self._first = 1.0, 0, 0, True, True
         for drafted in range(1, limit.nodes + 1):
             own = self.random.betavariate(2 * chance + 1e-6, 2 * (1 - chance) + 1e-6)
             survival *= own
@@ -140,11 +143,13 @@ class World:
 
     def _accepted(self, chance: float, limit: DraftLimit) -> int:
         """How deep the walk goes: at every depth a chain's child, or one of a tree's siblings, is right."""
+        any_child = chance
         if limit.shape == "tree":  # the same mean number of tokens, spread over the depths
             mean = tree_tokens([chance] * limit.depth, limit.nodes) - 1
-            chance = _chance_for(mean, limit.depth)
-        depth = 0
-        while depth < limit.depth and self.random.random() < chance:
+            any_child = _chance_for(mean, limit.depth)
+        depth, self._first = 0, True
+        while depth < limit.depth and (luck := self.random.random()) < any_child:
+            self._first = self._first and (depth > 0 or luck < chance)
             depth += 1
         return depth
 
@@ -159,10 +164,24 @@ class World:
             seconds = self.forward(middle, 1 + inner.nodes) + sum(self.forward(lower, 1) for _ in range(guesses))
             drafting += seconds
             drafted = min(drafted + accepted + 1, pick.limit.depth)
-            below.append(Step((1,), ("x",), inner.nodes, accepted, 0.0, seconds, seconds, depth=inner.depth))
+            below.append(
+                Step(
+                    tokens=(1,) * (accepted + 1),
+                    sources=("x",) * (accepted + 1),
+                    num_drafted=inner.nodes,
+                    num_accepted=accepted,
+                    draft_seconds=0.0,
+                    target_seconds=seconds,
+                    seconds=seconds,
+                    limit=inner,
+                    depth=inner.depth,
+                    first_accepted=accepted > 0 and self._first,
+                )
+            )
+        accepted = self._accepted(self.chance(middle), DraftLimit(drafted, drafted))
         return (
             drafted,
-            self._accepted(self.chance(middle), DraftLimit(drafted, drafted)),
+            accepted,
             drafted,
             drafting,
             tuple(below),
