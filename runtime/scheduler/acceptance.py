@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 from statistics import median
 
-# A step counts this much less with every later one: the latest 65 or so make the estimate.
-_MEMORY = 0.985
+# A step counts this much less with every later one: the latest 125 or so make the estimate.
+_MEMORY = 0.992
 # The latest 5 or so are held against it; with a difference like this, 2 or 3 standard deviations, they alone count.
 _LATEST, _SURPRISE = 0.8, 0.4
-# What longer stretches have shown, the latest 200 steps or so, is never forgotten at once: a bad paragraph ends.
-_LONG_MEMORY = 0.995
+# What longer stretches have shown, the latest 500 steps or so, is never forgotten at once: a bad paragraph ends.
+_LONG_MEMORY = 0.998
 # What was known before counts as so many observed tokens: few, because a drafter that is always wrong must be found out
 # before it has cost much. Heuristics both.
-_PRIOR_WEIGHT = 4.0
+_PRIOR_WEIGHT = 8.0
 _POOLED_WEIGHT = 4.0
 _GAIN_PRIOR = 10.0
 _MAX_DEPTH = 32

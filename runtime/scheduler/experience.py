@@ -10,8 +10,8 @@ from runtime.scheduler.account import Account
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Family, Forecast
 
-# What delivered steps say about later forecasts: 30 steps or so, against 10 that went as forecast. Heuristics.
-_TRUST_MEMORY, _TRUST_PRIOR = 0.97, 10.0
+# What delivered steps say about later forecasts: 100 steps or so, against 30 that went as forecast. Heuristics.
+_TRUST_MEMORY, _TRUST_PRIOR = 0.99, 30.0
 # What other answers have shown counts so much in a new one. A heuristic.
 _NEXT_ANSWER = 0.75
 # What was seen of those who are not used counts so much after every choice.

@@ -104,7 +104,7 @@ def test_a_drafter_that_was_always_wrong_is_not_believed_again_in_the_next_answe
     for _ in range(10):
         acceptance.forget(0.75)
         acceptance.text.end()
-    assert acceptance.chances(1)[0] <= 0.2
+    assert acceptance.chances(1)[0] <= 0.25
 
 
 def test_a_bad_paragraph_is_forgotten_with_its_text() -> None:
