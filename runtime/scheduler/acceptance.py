@@ -74,9 +74,14 @@ class Acceptance:
         self.text.observe(stood, reached, self._long.value)
         for share in (self._all, self._long, self._latest):
             share.add(stood, reached)
-        self._latest_first.add(accepted > 0, 1)
-        for depth in range(reached):
+        for depth in range(1, reached):
             self._depths[depth].add(depth < accepted, 1)
+        self.observe_first(accepted > 0)
+
+    def observe_first(self, stood: bool) -> None:
+        """A first token, where nothing can be said of the ones behind it."""
+        self._latest_first.add(stood, 1)
+        self._depths[0].add(stood, 1)
         self._told = []
         if abs(self._latest_first.value - self.chances(1)[0]) > _SURPRISE:
             self._begin_anew()

@@ -2,9 +2,10 @@
 
 The objective is delivered tokens a second. Forecasts (``ways.py``) come from measured costs and running acceptance;
 windows of what was really delivered correct them and raise the alarm. Plain decoding is one of the ways, so speculation
-that does not pay switches itself off. What is not picked is tried again now and then, but only from an allowance: less
-than a hundredth of the time spent, filled step by step, pays for what a trial is expected to lose against the best way.
-Who was never seen is introduced at the beginning, once, on a small credit.
+that does not pay switches itself off, and an account (``account.py``) bounds what may be lost against it whatever was
+forecast. What is not picked is tried again now and then, but only from an allowance: less than a hundredth of the time
+spent, filled step by step, pays for what a trial is expected to lose against the best way. Who was never seen is
+introduced at the beginning, once, on a small credit.
 """
 
 from __future__ import annotations
@@ -230,7 +231,10 @@ class CostScheduler:
         experience.open_account(_INTRODUCTIONS * experience.speeds.target(1))
         saved = experience.allowance = min(experience.allowance, _MOST_SAVED_STEPS * experience.speeds.target(1))
         for offer in sorted(offers, key=lambda offer: (self._last_tried(offer), -offer.at_best())):
-            forecast, steps = offer.forecast, 1 if self._last_tried(offer) >= 0 else _INTRODUCTION_STEPS
+            forecast = offer.forecast
+            # What drafts only where the text repeats itself shows as little in three steps as in one.
+            is_new = self._last_tried(offer) < 0 and bool(experience.families[forecast.family].levels)
+            steps = _INTRODUCTION_STEPS if is_new else 1
             # Half of what is expected of the draft is taken to come true.
             loss = offer.begin_seconds + steps * (forecast.seconds - per_token * (1 + forecast.tokens) / 2)
             is_stale = self._tokens - self._last_tried(offer) >= _STALE_TOKENS or self._last_tried(offer) < 0

@@ -24,6 +24,8 @@ _BUCKET = 128
 _DRIFT_SHARE, _WIDTH_SHARE = 0.2, 0.05
 # Rows that a drafter has to read anyway after a rejection or a bonus.
 FEW_ROWS = 4
+# So much of a target's time may be other than its forward for that to be measured by it.
+_MOST_BESIDE = 0.1
 # Beyond this, an observation says that the system did something else.
 _MOST = 50.0
 
@@ -80,8 +82,10 @@ class Speeds:
 
     def saw(self, forecast: Forecast, step: Step) -> None:
         """What a step took that was taken on ``forecast``."""
-        # Masks and what else trees need is in the target's time, and would pass for a slow machine with a small model.
-        if forecast.pick.limit.shape == "chain":
+        # Masks and what else trees need is in the target's time. With a small model it would pass for a slow machine.
+        shape = forecast.pick.limit.shape
+        beside = step.num_drafted * self.costs.node_seconds[shape] if shape == "tree" else 0.0
+        if beside <= _MOST_BESIDE * step.target_seconds:
             self._saw_target(1 + step.num_drafted, step.target_seconds)
         if forecast.draft_seconds and step.rows_read <= FEW_ROWS:
             scale = step.num_drafted / forecast.drafted if forecast.drafted else 1.0

@@ -83,7 +83,7 @@ class Hierarchies:
             if below.limit.shape == "tree":
                 expected = tree_tokens(self._inner.chances(below.limit.depth), below.limit.nodes) - 1
                 self._inner_gain.observe(below.num_accepted, expected)
-                self._inner.observe(int(below.first_accepted), 1)
+                self._inner.observe_first(below.first_accepted)
             else:
                 self._inner.observe(below.num_accepted, below.num_drafted)
 

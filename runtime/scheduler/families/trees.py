@@ -51,7 +51,7 @@ class Trees:
         if step.depth:
             self._gain.observe(step.num_accepted, self._accepted(step.limit.depth, step.limit.nodes))
             # Behind the first token a tree is deep only where the drafter is sure: that tells nothing of chains.
-            self._acceptance.observe(int(step.first_accepted), 1)
+            self._acceptance.observe_first(step.first_accepted)
 
     def _accepted(self, depth: int, nodes: int) -> float:
         """Nodes that would be accepted if siblings were independent."""

@@ -71,14 +71,21 @@ def _rates(make: Callable[[int], World]) -> tuple[float, float, float]:
 def test_it_is_never_slower_than_plain_decoding_and_near_the_best_choice(rows: Rows, chance: float) -> None:
     auto, plain, best = _rates(lambda seed: _world(rows, chance, seed=seed))
     assert auto >= 0.98 * plain
-    assert auto >= 0.93 * best
+    assert auto >= 0.95 * best
 
 
 @pytest.mark.parametrize(("small", "middle", "inner"), [(0.6, 0.95, 0.7), (0.3, 0.9, 0.5), (0.9, 0.9, 0.9)])
 def test_it_finds_the_hierarchy_where_that_pays(small: float, middle: float, inner: float) -> None:
     auto, plain, best = _rates(lambda seed: _stack(small, middle, inner, seed))
     assert auto >= 1.3 * plain
-    assert auto >= 0.9 * best
+    assert auto >= 0.93 * best
+
+
+def test_drafters_that_are_all_wrong_cost_no_more_than_what_the_account_allows() -> None:
+    """Two plain steps once, a two hundredth of the time, and what choosing takes."""
+    for seed in SEEDS:
+        auto, plain = rate(_stack(0.0, 0.0, 0.0, seed), 300), rate(_stack(0.0, 0.0, 0.0, seed), 300, FixedScheduler())
+        assert auto >= (1 - 2 / 300 - 0.005 - 0.01) * plain
 
 
 @pytest.mark.parametrize(

@@ -69,20 +69,24 @@ def test_steps_with_trees_tell_what_chains_would_bring() -> None:
     for _ in range(300):
         trees.observe(world.step(Pick("small", DraftLimit(8, 3, "tree"))))
     speeds = _speeds(world)
-    truth = Chains("small", Acceptance(0.4), Calibration()).forecast(chain_limit(3), speeds)
-    assert chains.forecast(chain_limit(3), speeds).tokens == pytest.approx(truth.tokens, rel=0.15)
-    assert trees.forecast(DraftLimit(8, 3, "tree"), speeds).tokens > 1.15 * truth.tokens
+    truth = Chains("small", Acceptance(0.4), Calibration()).forecast(chain_limit(1), speeds)
+    assert chains.forecast(chain_limit(1), speeds).tokens == pytest.approx(truth.tokens, rel=0.1)
+    assert trees.forecast(DraftLimit(8, 3, "tree"), speeds).tokens > 1.4 * truth.tokens
 
 
-def test_a_tree_that_is_slow_to_verify_is_no_slow_machine() -> None:
-    world = _world(FLAT)
+@pytest.mark.parametrize(("scale", "drift"), [(1.0, 2.0), (0.02, 1.0)], ids=["a large model", "a small model"])
+def test_trees_that_take_twice_as_long_tell_of_a_slow_machine_only_with_a_large_model(
+    scale: float, drift: float
+) -> None:
+    """With a small one it is what trees need beside the forward."""
+    world = _world({count: scale * ms for count, ms in FLAT.items()})
     speeds, family = _speeds(world), Trees("small", Acceptance(0.8))
     forecast = family.forecast(DraftLimit(6, 3, "tree"), speeds)
     before = speeds.target(1)
-    for _ in range(20):
+    for _ in range(40):
         step = world.step(forecast.pick)
         speeds.saw(forecast, replace(step, target_seconds=2 * step.target_seconds))
-    assert speeds.target(1) == before
+    assert speeds.target(1) == pytest.approx(drift * before, rel=0.05)
 
 
 def test_drafts_of_repetition_that_never_stand_are_found_out_within_six() -> None:
