@@ -150,3 +150,12 @@ def test_a_mean_finds_what_is_true_and_begins_with_what_is_expected() -> None:
     for _ in range(200):
         mean.observe(1.0)
     assert mean.value == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_sudden_change_is_believed_of_deeper_tokens_at_once() -> None:
+    acceptance = Acceptance(0.9)
+    for _ in range(200):
+        acceptance.observe(3, 3)
+    for _ in range(3):
+        acceptance.observe(0, 3)
+    assert acceptance.chances(3)[2] < 0.9
