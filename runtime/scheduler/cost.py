@@ -82,7 +82,7 @@ class CostScheduler:
         self._window = _Window()
         self._step_seconds = 0.0
         self._trial_steps = 0
-        self._most_steps = _LATER_STEPS if experience.is_open else _MIN_STEPS
+        self._most_steps = _LATER_STEPS if experience.has_begun else _MIN_STEPS
         self._forecasts: dict[str, Forecast | None] = {}
         self._turn = 0
 
@@ -113,7 +113,7 @@ class CostScheduler:
         experience.tallies[now.family].add(step)
         experience.allowance += _ALLOWANCE * step.seconds
         plain_seconds = self._plain_seconds() if now.pick.drafter is not None else step.seconds
-        experience.account.settle(tokens, step.seconds, plain_seconds)
+        experience.account.settle(tokens, step.seconds - _reading_seconds(now, step), plain_seconds)
         if step.finish is None:
             experience.trust[now.family].add(now, step)
             if now is self._main:
@@ -143,10 +143,13 @@ class CostScheduler:
         return speeds.target(1) + speeds.around("chain", 0)
 
     def _risk(self, offer: _Offer) -> float:
-        """What is lost against plain decoding if it is begun and the first draft is wrong."""
+        """What is lost against plain decoding if the first draft is wrong.
+
+        Reading a prompt is no part of it: the target has read it, too, and it is weighed where ways are compared.
+        """
         if not offer.forecast.pick.drafter:
             return 0.0
-        return max(0.0, offer.begin_seconds + offer.forecast.seconds - self._plain_seconds())
+        return max(0.0, offer.forecast.seconds - self._plain_seconds())
 
     def _affords(self, loss: float) -> bool:
         """Whether so much may be lost; always, where plain decoding is no choice."""
@@ -228,7 +231,7 @@ class CostScheduler:
     def _trial(self, offers: Sequence[_Offer], best: _Offer) -> Forecast | None:
         """What has not been tried for long, if the allowance pays for what that may lose."""
         experience, per_token = self._experience, best.seconds_per_token
-        experience.open_account(_INTRODUCTIONS * experience.speeds.target(1))
+        experience.allow_introductions(_INTRODUCTIONS * experience.speeds.target(1))
         saved = experience.allowance = min(experience.allowance, _MOST_SAVED_STEPS * experience.speeds.target(1))
         for offer in sorted(offers, key=lambda offer: (self._last_tried(offer), -offer.at_best())):
             forecast = offer.forecast
@@ -256,6 +259,11 @@ class CostScheduler:
         if not self._step_seconds:
             return _MIN_STEPS
         return min(self._most_steps, max(_MIN_STEPS, int(choosing_seconds / (_CHOOSING * self._step_seconds))))
+
+
+def _reading_seconds(now: Forecast, step: Step) -> float:
+    """What its drafter took to read text that it had not followed."""
+    return max(0.0, step.draft_seconds - now.draft_seconds) if step.rows_read > FEW_ROWS else 0.0
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class Experience:
         self.trust: dict[str, Trust] = {}
         self.allowance = 0.0
         self.account = Account()
-        self.is_open = False
+        self.has_begun = False
         for family in families:
             self.admit(family)
 
@@ -114,10 +114,10 @@ class Experience:
             if acceptance not in kept:
                 acceptance.forget(_UNUSED)
 
-    def open_account(self, seconds: float) -> None:
+    def allow_introductions(self, seconds: float) -> None:
         """What trials may lose at first, before any time was spent; once."""
-        if not self.is_open:
-            self.is_open = True
+        if not self.has_begun:
+            self.has_begun = True
             self.allowance += seconds
 
     def prospects(self) -> list[Prospect]:

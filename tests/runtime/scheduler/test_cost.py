@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
+from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
 from runtime.scheduler import Pick
 from runtime.scheduler.cost import CostScheduler
@@ -79,6 +81,31 @@ def test_it_finds_the_hierarchy_where_that_pays(small: float, middle: float, inn
     auto, plain, best = _rates(lambda seed: _stack(small, middle, inner, seed))
     assert auto >= 1.3 * plain
     assert auto >= 0.93 * best
+
+
+def test_a_drafter_that_must_read_a_prompt_first_is_used_all_the_same() -> None:
+    """Ten plain steps of reading are weighed against the rate that follows, and not refused by the account."""
+
+    class Late(Situated):
+        def behind(self, name: str) -> int | None:
+            return 1 if read else 1000
+
+    class Reading(World):
+        def step(self, pick: Pick) -> Step:
+            step = super().step(pick)
+            if pick.drafter != "small" or read:
+                return step
+            read.append(name)
+            self.seconds += 0.26
+            more = {"draft_seconds": step.draft_seconds + 0.26, "seconds": step.seconds + 0.26, "rows_read": 1000}
+            return replace(step, **more)
+
+    for seed in SEEDS:
+        read: list[str] = []
+        name = f"seed {seed}"
+        world = Reading({"target": FLAT, "small": SMALL}, {"small": 0.9, "suffix": 0.0}, seed=seed, trees=False)
+        auto = rate(world, 400, CostScheduler(experience_of(world), Late(world), Ticks()))
+        assert auto >= 1.5 * rate(_world(FLAT, 0.9, seed=seed), 400, FixedScheduler())
 
 
 def test_drafters_that_are_all_wrong_cost_no_more_than_what_the_account_allows() -> None:
