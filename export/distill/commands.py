@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--size", choices=FAMILY, default="target" if command is train_it else "drafter")
             command.add_argument("--minutes", type=float, default=60)
     train_it.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; made from the text otherwise")
+    train_it.add_argument("--tokens-per-step", type=int, default=4096, help="tokens that one update learns from (4096)")
+    for command in (train_it, distill):
+        command.add_argument("--start", type=Path, help="begin as the checkpoint in this folder, tokenizer included")
     lessons.add_argument("--read-tokens", type=int, default=1_000_000, help="real text the teacher reads")
     lessons.add_argument("--answer-tokens", type=int, default=500_000, help="its answers, prompts of all kinds in turn")
     lessons.add_argument("--greedy-share", type=float, default=0.5, help="share of the answers that are greedy (0.5)")
@@ -81,15 +84,25 @@ def _train(arguments: argparse.Namespace) -> None:
     tokenizer = _tokenizer(arguments, records)
     save_tokenizer(tokenizer, arguments.output)
     CONSOLE.print(f"{len(records)} conversations")
-    torch.manual_seed(Schedule.seed)
-    model = AutoModelForCausalLM.from_config(FAMILY[arguments.size])
+    model = _new_model(arguments)
     task = Text(encode(records, tokenizer))
-    train(model, task, Schedule(arguments.minutes), arguments.output, report=_report)
+    schedule = Schedule(arguments.minutes, arguments.tokens_per_step)
+    train(model, task, schedule, arguments.output, report=_report)
+
+
+def _new_model(arguments: argparse.Namespace) -> Any:
+    """What the training begins with: a checkpoint, layers of the teacher, or random weights of a known size."""
+    torch.manual_seed(Schedule.seed)
+    if arguments.start is not None:
+        return _open_model(arguments.start)
+    if getattr(arguments, "from_layers", None):
+        return from_layers(_open_model(arguments.teacher), arguments.from_layers)
+    return AutoModelForCausalLM.from_config(FAMILY[arguments.size])
 
 
 def _tokenizer(arguments: argparse.Namespace, records: list[Record]) -> Any:
-    if arguments.tokenizer is not None:
-        return AutoTokenizer.from_pretrained(arguments.tokenizer)
+    if given := arguments.tokenizer or arguments.start:
+        return AutoTokenizer.from_pretrained(given)
     if (arguments.output / "tokenizer.json").is_file():
         return AutoTokenizer.from_pretrained(arguments.output)
     texts = itertools.chain.from_iterable((record.prompt, record.response) for record in records)
@@ -124,11 +137,7 @@ def _prompt(tokenizer: Any, record: Record) -> list[int]:
 
 def _distill(arguments: argparse.Namespace) -> None:
     save_tokenizer(AutoTokenizer.from_pretrained(arguments.teacher), arguments.output)
-    torch.manual_seed(Schedule.seed)
-    if arguments.from_layers:
-        model = from_layers(_open_model(arguments.teacher), arguments.from_layers)
-    else:
-        model = AutoModelForCausalLM.from_config(FAMILY[arguments.size])
+    model = _new_model(arguments)
     lessons = join([load_lessons(path) for path in arguments.lessons])
     CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
     train(model, Teaching(lessons), Schedule(arguments.minutes), arguments.output, report=_report)
