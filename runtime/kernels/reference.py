@@ -176,8 +176,17 @@ def exponential(v: Floats) -> Floats:
     for coefficient in _POLYNOMIAL:
         p = fma(p, f, np.float32(coefficient))
     p = fma(p * f, f, f + np.float32(1))
-    result: Floats = p * np.exp2(n)
+    result: Floats = p * _power_of_two(n)
     return result
+
+
+def _power_of_two(n: Floats) -> Floats:
+    """2 to the whole numbers ``n`` from -126 to 127, by its bits: NumPy's AVX512 ``exp2(127)`` is not 2 ** 127.
+
+    Where ``n`` is NaN, so is what it is multiplied with.
+    """
+    biased = np.where(np.isnan(n), np.float32(0), n).astype(np.int32) + 127
+    return (biased << 23).view(np.float32)
 
 
 def _nibbles(pairs: npt.NDArray[np.uint8]) -> Bytes:
