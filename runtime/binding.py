@@ -101,7 +101,35 @@ class Buffers:
         self.mask = np.ones((1, cache.capacity), np.int64)
         self.bias = np.zeros(logits_rows * cache.capacity if signature.takes_trees else 0, np.float32)
         self.logits = np.zeros(logits_rows * signature.vocab_size, signature.logits_type)
-        self.kv = [ort.OrtValue.ortvalue_from_numpy(array) for array in cache.arrays]
+        self.kv = cache.arrays
+
+
+class KeptBinding:
+    """An ``IOBinding`` that keeps the arrays bound to it: ONNX Runtime reads their memory, and below 1.29 it does not
+    count itself among their owners.
+    """
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self.io = session.io_binding()
+        self._kept: dict[str, npt.NDArray[Any]] = {}
+
+    def bind_input(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Input ``name``, which may have a default, is read from ``array``, which has no gaps."""
+        self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(self._keep(name, array)))
+
+    def bind_required_input(self, name: str, array: npt.NDArray[Any]) -> None:
+        """The same for an input without a default, which takes 1 microsecond instead of 3 (EPYC Zen 4)."""
+        self.io.bind_cpu_input(name, self._keep(name, array))
+
+    def bind_output(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Output ``name`` is written to ``array``, which has no gaps."""
+        self.io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(self._keep(name, array)))
+
+    def _keep(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        # An array with gaps would be copied, and the copy is nobody's.
+        assert array.flags.c_contiguous, name
+        self._kept[name] = array
+        return array
 
 
 class Binding:
@@ -116,24 +144,21 @@ class Binding:
         logits_rows: int,
         tree: bool,
     ) -> None:
-        self.io = session.io_binding()
+        self._bound = KeptBinding(session)
+        self.io = self._bound.io
         self.logits = buffers.logits[: logits_rows * signature.vocab_size].reshape(logits_rows, signature.vocab_size)
         self._ids, self._positions = buffers.ids[:width], buffers.positions[:width]
         self._offsets, self._mask, self._bias = buffers.offsets[:width], buffers.mask, buffers.bias
         self._width, self._tree = width, tree
-        self._bind("input_ids", self._ids[None])
+        self._bound.bind_input("input_ids", self._ids[None])
         if signature.takes_positions:
-            self._bind("position_ids", self._positions[None])
+            self._bound.bind_input("position_ids", self._positions[None])
         if signature.limits_logits:
-            self._bind("logits_from", np.array([width - logits_rows], np.int64))
-        self.io.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(self.logits[None]))
-        for taken, given, value in zip(signature.kv_inputs, signature.kv_outputs, buffers.kv, strict=True):
-            self.io.bind_ortvalue_input(taken, value)
-            self.io.bind_ortvalue_output(given, value)
-
-    def _bind(self, name: str, array: npt.NDArray[Any]) -> None:
-        # As a value, because binding an array does not find inputs that have a default.
-        self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+            self._bound.bind_input("logits_from", np.array([width - logits_rows], np.int64))
+        self._bound.bind_output("logits", self.logits[None])
+        for taken, given, array in zip(signature.kv_inputs, signature.kv_outputs, buffers.kv, strict=True):
+            self._bound.bind_input(taken, array)
+            self._bound.bind_output(given, array)
 
     def fill(self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None, past: int) -> None:
         """Puts ``tokens`` behind ``past`` rows of cache. Missing rows repeat the last one; nothing is kept of them."""
@@ -141,7 +166,7 @@ class Binding:
         self._ids[:rows] = tokens
         self._ids[rows:] = tokens[-1]
         total = past + width
-        self.io.bind_cpu_input("attention_mask", self._mask[:, :total])
+        self._bound.bind_required_input("attention_mask", self._mask[:, :total])
         if self._tree:
             assert parents is not None
             visible = ancestors(parents, width)
@@ -149,7 +174,7 @@ class Binding:
             bias = self._bias[: width * total].reshape(1, 1, width, total)
             bias[..., :past] = 0
             bias[..., past:] = np.where(visible, np.float32(0), HIDDEN)
-            self._bind("tree_bias", bias)
+            self._bound.bind_input("tree_bias", bias)
         else:
             np.add(self._offsets, past, out=self._positions)
             self._positions[rows:] = past + rows - 1

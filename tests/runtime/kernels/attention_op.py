@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from runtime.binding import KeptBinding
 from runtime.kernels.onnx_bytes import Attribute, Node, ValueType, encode_model
 
 HIDDEN = np.float32(-1e30)
@@ -124,25 +125,24 @@ class Layer:
         if not hasattr(self, "keys"):
             size = (1, self.shape.kv_heads, self.shape.capacity, self.shape.row_width)
             self.keys, self.values = np.zeros(size, self.shape.element), np.zeros(size, self.shape.element)
-            self._bound = [ort.OrtValue.ortvalue_from_numpy(array) for array in (self.keys, self.values)]
         self.length = 0
 
     def step(self, rows: Floats, positions: Sequence[int] | None = None, bias: Floats | None = None) -> Floats:
         """Attention of ``rows`` ``[S, N]``, which stay in the cache; ``[S, heads * size]``."""
         total = self.length + len(rows)
-        binding = self._sessions[bias is not None].io_binding()
+        binding = KeptBinding(self._sessions[bias is not None])
         at = np.arange(self.length, total) if positions is None else np.asarray(positions)
         inputs = {"qkv": rows[None], "position_ids": at[None].astype(np.int64), "total": np.array([total])}
         if bias is not None:
             inputs["tree_bias"] = np.broadcast_to(bias, (1, 1, *bias.shape[-2:])).copy()
         for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
-        for name, value in zip(("key", "value"), self._bound, strict=True):
-            binding.bind_ortvalue_input(f"past_{name}", value)
-            binding.bind_ortvalue_output(f"present_{name}", value)
+            binding.bind_input(name, array)
+        for name, array in (("key", self.keys), ("value", self.values)):
+            binding.bind_input(f"past_{name}", array)
+            binding.bind_output(f"present_{name}", array)
         y = np.full((1, len(rows), self.shape.heads * self.shape.size), np.nan, np.float32)
-        binding.bind_ortvalue_output("Y", ort.OrtValue.ortvalue_from_numpy(y))
-        self._sessions[bias is not None].run_with_iobinding(binding)
+        binding.bind_output("Y", y)
+        self._sessions[bias is not None].run_with_iobinding(binding.io)
         self.length = total
         return y.reshape(y.shape[1:])
 
