@@ -1,4 +1,4 @@
-"""What the device has: memory in all and to be had now, the limits a container sets, cores.
+"""What the device has: memory in all and to be had now, the limits a container sets, cores it can use.
 
 Linux tells everything; elsewhere the memory in all stands in for what is available, and a plan says less.
 """
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from memory.cores import read_cores
+from memory.groups import group_folders
+
 Residence = Literal["native", "prepacked", "copied"]
 
 # Kept free of the device's memory when the user names no budget: for the system, for what other programs grow by.
@@ -18,6 +21,11 @@ _MARGIN_SHARE = 0.1
 _MARGIN_BYTES = 200 << 20
 # cgroup v1 says "no limit" with a number near the largest; no machine has so much.
 _NO_LIMIT = 1 << 60
+# By version of control groups: the files of a limit and of what is used, and the row of what can be evicted.
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,7 @@ def read_device(root: Path = Path("/")) -> Device:
     total, available = _system_memory(root)
     for limit, used in _container_limits(root):
         total, available = min(total, limit), min(available, max(limit - used, 0))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Device(total, available, cores)
+    return Device(total, available, read_cores(root).usable)
 
 
 def _system_memory(root: Path) -> tuple[int, int]:
@@ -70,31 +77,11 @@ def _physical_memory() -> int:
 
 
 def _container_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """(limit, bytes used that cannot be evicted) of every group this process is in, the outer ones included.
-
-    Inside a container the path of its group may not be there; the group then lies where the groups are mounted.
-    """
-    for base, group, limit, used, reclaimable in _groups(root):
-        for folder in (base / group, *(base / outer for outer in Path(group).parents)):
-            found = _read_group(folder, limit, used, reclaimable)
-            if found is not None:
-                yield found
-
-
-def _groups(root: Path) -> Iterator[tuple[Path, str, str, str, str]]:
-    """Where memory groups are mounted, which one is ours, and the names of its files, for both kinds of interface."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    base = root / "sys/fs/cgroup"
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        inner = path.strip("/")
-        if controllers == "":
-            yield base, inner, "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            yield base / "memory", inner, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    """(limit, bytes used that cannot be evicted) of every group this process is in, the outer ones included."""
+    for version, folder in group_folders(root, "memory"):
+        found = _read_group(folder, *_FILES[version])
+        if found is not None:
+            yield found
 
 
 def _read_group(folder: Path, limit: str, used: str, reclaimable: str) -> tuple[int, int] | None:

@@ -51,7 +51,7 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         help="what may be given up at the very end: precision (KV types with which the target speaks measurably worse),"
         " context, or disk (weights that do not fit are read from disk at every step); can be repeated",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads per operator (default: one per core)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads per operator (default: one per usable core)")
     parser.add_argument(
         "--place",
         action="append",

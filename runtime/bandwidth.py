@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from runtime.devices import physical_cores
+from memory.cores import read_cores
 
 # Larger than the last caches of most processors, and little beside any model worth measuring.
 MOST_BYTES = 128 << 20
@@ -16,13 +16,13 @@ _PASSES = 5
 
 
 def measure_bandwidth(threads: int | None = None, most_bytes: int = MOST_BYTES, passes: int = _PASSES) -> float:
-    """Bytes a second that ``threads`` (None: one for every core) read together, the best of a few passes.
+    """Bytes a second that ``threads`` (None: one for every usable core) read together, the best of a few passes.
 
     NumPy's maximum over bytes is used, the reduction that asks least of a core. For a moment it takes ``most_bytes`` of
     memory; what fits a cache is read faster than memory is.
     """
     held = np.ones(most_bytes, np.uint8)
-    parts = np.array_split(held, threads or physical_cores())
+    parts = np.array_split(held, threads or read_cores().usable)
     best, start = float("inf"), perf_counter()
     with ThreadPoolExecutor(len(parts)) as pool:
         for _ in range(passes):

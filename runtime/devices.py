@@ -1,4 +1,4 @@
-"""Which row counts of a forward agree bit for bit, found by trying them on this device with this model; its cores.
+"""Which row counts of a forward agree bit for bit, found by trying them on this device with this model.
 
 A kernel may take another path for one row than for four, and then the last bits of the logits depend on how many rows
 were verified together; quantized activations turn a last bit into a visible difference, which can flip an argmax. So
@@ -9,7 +9,6 @@ padded to the next one that does.
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,13 +30,6 @@ _PLAIN_ROWS = 2
 _TREE_ROWS = 6
 
 
-def physical_cores() -> int:
-    """How many cores this process may run on, the threads of one core counted once."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    return len({_core(number) for number in os.sched_getaffinity(0)})
-
-
 def processor_features() -> frozenset[str]:
     """What the processor can do, by the names of /proc/cpuinfo; empty where there is none."""
     try:
@@ -46,15 +38,6 @@ def processor_features() -> frozenset[str]:
         return frozenset()
     lines = (line.split(":", 1) for line in text.splitlines() if line.startswith(("flags", "Features")))
     return frozenset(next((names.split() for _, names in lines), ()))
-
-
-def _core(processor: int) -> tuple[str, ...]:
-    """Which core a processor is a thread of; one of its own where the system does not tell."""
-    topology = Path(f"/sys/devices/system/cpu/cpu{processor}/topology")
-    try:
-        return tuple((topology / name).read_text() for name in ("physical_package_id", "core_id"))
-    except OSError:
-        return (str(processor),)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import Level, Manifest
+from memory.cores import read_cores
 from memory.device import Residence
 from memory.plan import LevelPlan, Plan
 from runtime.devices import SafeWidths, any_width, find_safe_widths
@@ -61,9 +62,10 @@ class Levels:
             return found
 
         hashes = {name: entry.sha256 for name, entry in self.manifest.files.items() if ".onnx" in name}
-        kv_type, threads, provider = plan.target.kv_type, plan.threads_of(plan.target), plan.target.placement.provider
+        kv_type, provider = plan.target.kv_type, plan.target.placement.provider
+        threads = plan.threads_of(plan.target) or read_cores().usable
         key = [device_key(), hashes, provider, threads, model.max_rows, kv_type, model.kernels.key]
-        name = f"widths-{model.kernels.name}-{kv_type}-{threads or 'all'}-{model.max_rows}"
+        name = f"widths-{model.kernels.name}-{kv_type}-{threads}-{model.max_rows}"
         found = find() if is_foreign(self.bundle) else recall(device_folder(self.bundle), name, key, find)
         model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
         if not model.widths.exact:

@@ -120,7 +120,7 @@ class OrtModel:
     ) -> OrtModel:
         """Opens the graph of ``level`` that has the planned KV type; UnsupportedModelError says why it cannot.
 
-        ``threads`` work on one operator, None leaves the number to ONNX Runtime. ``widths`` None means even ones.
+        ``threads`` work on one operator, None: as many as there are usable cores. ``widths`` None means even ones.
         ``first_rows`` and ``growth`` are those of the ``KVCache``.
         """
         graph = kernels.graph(bundle / level.folder, level, plan.kv_type)
@@ -211,7 +211,7 @@ class OrtModel:
 def open_session(
     path: Path, threads: int | None, kernels: Kernels = PORTABLE, placement: Placement = CPU
 ) -> ort.InferenceSession:
-    """A session that writes nothing to standard error. ``threads`` None: ONNX Runtime's choice.
+    """A session that writes nothing to standard error. ``threads`` None: one for every usable core.
 
     It is where ``placement`` says; operators that the provider lacks run on the CPU.
     """

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from memory.cores import read_cores
 from runtime.bench.acceptance import Acceptance
 from runtime.bench.intervals import CONFIDENCE, Ratio
 from runtime.bench.machine import describe_level, describe_place, device, versions
@@ -91,7 +92,7 @@ def preamble(report: Report) -> Iterator[str]:
     if report.ended_early:
         yield f"**{report.ended_early}**"
         yield ""
-    threads = f"threads {setup.plan.threads or 'as ONNX Runtime chooses'}"
+    threads = f"threads {setup.plan.threads or read_cores().usable}"
     yield f"{device()}; {', '.join(f'{name} {version}' for name, version in versions().items())}; {threads};"
     sampling = setup.sampling
     chosen = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}, seed {sampling.seed}"

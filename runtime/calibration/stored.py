@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.manifest import Manifest, PocketspecError
 from memory.choices import Request, Scene
+from memory.cores import read_cores
 from memory.costs import SCHEMA, CostsError, MeasuredCosts, dump_costs, parse_costs
 from memory.device import Device, Residence
 from memory.plan import Placement
@@ -113,7 +114,7 @@ def _placed(places: Iterable[tuple[str, Placement]]) -> list[Any]:
 
 def _name(form: str, kernels: str, kv_type: str, threads: int | None, ways: list[Any]) -> str:
     digest = hashlib.sha256(json.dumps(ways).encode()).hexdigest()[:8]
-    return f"costs-{form}-{kernels}-{kv_type}-{threads or 'all'}-{digest}"
+    return f"costs-{form}-{kernels}-{kv_type}-{threads or read_cores().usable}-{digest}"
 
 
 def _folder(bundle: Path) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError
+from memory.cores import read_cores
 from memory.options import check_threads
 from runtime.commands import options as shared
 
@@ -31,17 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a product of K inputs and N outputs; can be repeated (default: those of Qwen2-1.5B)",
     )
     parser.add_argument("--block-size", type=int, choices=(32, 64, 128), default=128, help="of the int4 weights")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads per operator (default: one for every core)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads per operator (default: one for every usable core)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
     """Tests and times the library; exit code 1 where the native kernels cannot be used."""
-    from runtime.devices import physical_cores
     from runtime.kernels.library import library_path
 
     rows, shapes = _rows(options.rows), _shapes(options.shape)
-    threads = check_threads(options.threads) or physical_cores()
+    threads = check_threads(options.threads) or read_cores().usable
     path = library_path()
     if options.build:
         from runtime.kernels.build import build

@@ -14,9 +14,9 @@ from typing import Literal, Protocol
 import onnxruntime as ort
 
 from export.manifest import Level, Manifest
+from memory.cores import read_cores
 from memory.device import Residence
 from runtime.binding import UnsupportedModelError
-from runtime.devices import physical_cores
 from runtime.kernels.library import Library
 from runtime.kernels.packed import Progress
 from runtime.kernels.prepacked import place_of, prepacked_data, prepacked_graph
@@ -53,7 +53,7 @@ class Kernels(Protocol):
         ...
 
     def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
-        """Options for a session of such a graph; ``threads`` None: as many as there are cores. See ``session``."""
+        """Options for a session of such a graph; ``threads`` None: one for every usable core. See ``session``."""
         ...
 
 
@@ -155,7 +155,7 @@ class Native:
     def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
         """See ``Kernels``."""
         options = session_options(threads, cores)
-        self.library.register(options, threads or physical_cores())
+        self.library.register(options, threads or read_cores().usable)
         return options
 
 

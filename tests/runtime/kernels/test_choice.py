@@ -13,9 +13,9 @@ import pytest
 
 from export.manifest import PocketspecError, read_manifest, write_manifest
 from memory import Request
+from memory.cores import read_cores
 from runtime.__main__ import main
 from runtime.binding import UnsupportedModelError
-from runtime.devices import physical_cores
 from runtime.engine import Engine
 from runtime.kernels import choice, library
 from runtime.kernels.choice import Chooser, Wanted
@@ -182,12 +182,23 @@ def test_a_cache_that_no_graph_is_for_is_refused(native_bundle: Path) -> None:
             kernels.graph(native_bundle, level, "fp8")
 
 
-def test_threads_are_all_cores_unless_said(native_bundle: Path) -> None:
+def test_threads_are_all_usable_cores_unless_said(native_bundle: Path) -> None:
     native = Native(library.open_library(), native_bundle)
-    for asked, expected in ((None, physical_cores()), (1, 1), (3, 3)):
+    for asked, expected in ((None, read_cores().usable), (1, 1), (3, 3)):
         options = native.session_options(asked)
         assert options.intra_op_num_threads == expected
         assert options.get_session_config_entry("pocketspec.threads") == str(expected)
+    assert PORTABLE.session_options(None).intra_op_num_threads == read_cores().usable
+
+
+def test_no_session_has_more_threads_than_a_quota_allows(native_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.cores._quotas", lambda root: [(1.0, root)])
+    for kernels in (Native(library.open_library(), native_bundle), PORTABLE):
+        assert kernels.session_options(None).intra_op_num_threads == 1
+
+
+def test_without_a_count_of_cores_onnx_runtime_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity")
     assert PORTABLE.session_options(None).intra_op_num_threads == 0
 
 

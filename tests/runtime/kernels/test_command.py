@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memory.cores import read_cores
 from runtime.__main__ import main
-from runtime.devices import physical_cores, processor_features
+from runtime.devices import processor_features
 from runtime.kernels import curve, library
 from runtime.kernels.build import INSTRUCTION_SETS, LIBRARY_NAME
 from runtime.kernels.curve import Shape, measure
@@ -61,7 +62,7 @@ def test_costs_are_a_table_and_json(native_library: Path, capsys: pytest.Capture
     assert [row[3] for row in rows[::2]] == ["1.00", "1.00"]
     assert main([*arguments, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert (data["fault"], data["isa"], data["threads"]) == (None, open_library().verdict.isa, physical_cores())
+    assert (data["fault"], data["isa"], data["threads"]) == (None, open_library().verdict.isa, read_cores().usable)
     assert [(each["k"], each["n"], each["rows"]) for each in data["curve"]] == [
         (96, 64, 1),
         (96, 64, 3),
