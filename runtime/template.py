@@ -1,8 +1,9 @@
 """Chat templates: the text a checkpoint wants around the messages of a conversation.
 
-Templates come with the checkpoint, so they are untrusted programs. They run in jinja2's immutable sandbox, see plain
-JSON data only, and get what Hugging Face gives them: ``raise_exception``, ``strftime_now``, ``tojson`` without HTML
-escapes, loop controls, and ``{% generation %}`` blocks, which mark training spans and change nothing here.
+Templates come with the checkpoint, so they are untrusted programs. They run in jinja2's immutable sandbox within limits
+(``template_limits``), see plain JSON data only, and get what Hugging Face gives them: ``raise_exception``,
+``strftime_now``, ``tojson`` without HTML escapes, loop controls, and ``{% generation %}`` blocks, which mark training
+spans and change nothing here.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from export.manifest import PocketspecError
+from runtime.template_limits import MeteredEnvironment, compile_metered, render_metered
 
 Message = Mapping[str, Any]
 
@@ -47,8 +48,8 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._where = where
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+            self._template = compile_metered(_environment(), source)
+        except Exception as error:  # templates are compiled to programs, and fail as those do
             raise ChatTemplateError(f"{where} is not a valid chat template: {_line(error)}; use --raw") from None
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
@@ -58,15 +59,10 @@ class ChatTemplate:
         except TypeError as error:
             raise ChatTemplateError(f"messages must be plain JSON data: {_line(error)}") from None
         try:
-            return self._template.render(
-                messages=plain,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
+            variables = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+            return render_metered(self._template, {"messages": plain, **variables, **self._special_tokens})
         except Exception as error:  # the template is a program of someone else's: anything can happen in it
-            roles = ", ".join(str(message.get("role")) for message in plain)
+            roles = ", ".join(dict.fromkeys(str(message.get("role")) for message in plain))
             raise ChatTemplateError(
                 f"{self._where} refuses the messages ({roles}): {_line(error)}; change them or use --raw"
             ) from None
@@ -112,11 +108,11 @@ def _default_of(entries: Sequence[Any], where: str) -> str:
     raise ChatTemplateError(f"{where} has no chat template named 'default' (it names: {known}); use --raw")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _environment() -> MeteredEnvironment:
+    environment = MeteredEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    environment.add_filter("tojson", _to_json)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
