@@ -54,6 +54,7 @@ _TEXT_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+_TEMPLATES = "additional_chat_templates"
 
 
 class BundleError(PocketspecError, OSError):
@@ -241,7 +242,17 @@ def _write_texts(task: LevelTask, folder: Path) -> None:
             else:
                 shutil.copyfile(path, folder / name)
     if task.job.role == "target":
+        _copy_templates(task.model.folder, folder)
         write_genai_config(folder, make_genai_config(task.model.config, task.shape, task.vocabulary, GRAPH))
+
+
+def _copy_templates(checkpoint: Path | None, folder: Path) -> None:
+    """The chat templates that go by a name, "tool_use" say."""
+    if checkpoint is None or not (checkpoint / _TEMPLATES).is_dir():
+        return
+    (folder / _TEMPLATES).mkdir(exist_ok=True)
+    for path in sorted((checkpoint / _TEMPLATES).glob("*.jinja")):
+        shutil.copyfile(path, folder / _TEMPLATES / path.name)
 
 
 def _is_done(output: Path, key: str) -> bool:

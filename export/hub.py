@@ -37,10 +37,11 @@ _TEXT_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "LICENSE*",
 )
 # Folders hold other formats (onnx/, original/); "consolidated" is a second copy of the same weights.
-_IGNORED = ("*/*", "consolidated*")
+_IGNORED = ("*/*.safetensors", "consolidated*")
 # The base of HTTP errors belongs to whatever transport this version of the Hub's library uses.
 _TRANSPORT_ERROR: type[Exception] = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
 _HUB_ERRORS = (OSError, _TRANSPORT_ERROR, EntryNotFoundError, HFValidationError)

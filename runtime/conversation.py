@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from runtime.engine import Engine, TextChunk
 from runtime.history import History
 from runtime.outgrow import make_policy
-from runtime.template import Message
+from runtime.template_data import Message, make_inputs
 
 
 class Conversation:
     """The messages so far, and the next answer. ``settings`` are those of ``Engine.generate``.
+
+    ``template_arguments``, ``tools`` and ``documents`` are the chat template's, at every turn.
 
     ``when_full`` says what happens when the conversation outgrows the engine's context: "stop", "drop" (the oldest
     turns leave ``messages``) or "slide" (a window; see ``outgrow``). ``notify`` is told when it does, in one line.
@@ -24,11 +26,15 @@ class Conversation:
         system: str | None = None,
         when_full: str = "stop",
         notify: Callable[[str], None] = lambda line: None,
+        template_arguments: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> None:
         self._engine, self._settings = engine, settings
         self._history = History(engine.tokenizer)
-        self._policy = make_policy(when_full, engine.tokenizer, self._history, notify)
+        inputs = make_inputs(template_arguments, tools, documents)
+        self._policy = make_policy(when_full, engine.tokenizer, self._history, notify, inputs)
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
 
     def say(self, text: str) -> Generator[TextChunk, None, None]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from export.manifest import Manifest, PocketspecError, verify_files
 from memory.choices import Request
@@ -47,7 +47,7 @@ from runtime.speculation import AUTO, NONE, Speculation
 from runtime.stats import GenerationStats
 from runtime.stop import StopRule as TextStopRule
 from runtime.stop import StopText
-from runtime.template import Message
+from runtime.template_data import NO_INPUTS, ChatTemplateError, Message, TemplateInputs, make_inputs
 from runtime.text import TextStream, Tokenizer
 from runtime.watcher import Reading, Watcher
 
@@ -239,16 +239,21 @@ class Engine:
         """As ``set_budget``, for the moment: the watcher grows back to the budget that was set."""
         self._models.replan(budget_bytes)
 
-    def encode(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
-        """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids."""
+    def encode(self, prompt: Prompt, *, raw: bool = False, inputs: TemplateInputs = NO_INPUTS) -> list[int]:
+        """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids.
+
+        ``inputs`` are the chat template's; ChatTemplateError if there are some and no template is used.
+        """
         if isinstance(prompt, str):
             if raw or self.tokenizer.template is None:
+                _refuse_inputs(inputs, "a text that is continued")
                 return self.tokenizer.encode(prompt)
-            return self.tokenizer.encode_chat([{"role": "user", "content": prompt}])
+            return self.tokenizer.encode_chat([{"role": "user", "content": prompt}], inputs)
         ids = [item for item in prompt if isinstance(item, int)]
         if len(ids) == len(prompt):
+            _refuse_inputs(inputs, "token ids")
             return ids
-        return self.tokenizer.encode_chat([item for item in prompt if not isinstance(item, int)])
+        return self.tokenizer.encode_chat([item for item in prompt if not isinstance(item, int)], inputs)
 
     def generate(
         self,
@@ -261,15 +266,21 @@ class Engine:
         ignore_eos: bool = False,
         speculation: Speculation | None = None,
         when_full: Literal["stop", "slide"] | Refit = "stop",
+        template_arguments: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> Generator[TextChunk, None, None]:
         """Answers ``prompt`` chunk by chunk; the chunks' texts put together are the answer.
+
+        The chat template gets ``template_arguments`` (``{"enable_thinking": False}``), ``tools`` (JSON schemas) and
+        ``documents``, as transformers' ``apply_chat_template`` passes them.
 
         Without ``max_new_tokens`` an answer may fill the context. Then it ends, or goes on with the first four tokens
         and the latest ("slide"), or with what a function of the caller's own keeps (``outgrow.Refit``). A text that is
         not answered but continued (``raw``, or no chat template) keeps its spacing at the seam. A running answer ends
         when another begins.
         """
-        tokens = self.encode(prompt, raw=raw)
+        tokens = self.encode(prompt, raw=raw, inputs=make_inputs(template_arguments, tools, documents))
         refit = _make_refit(when_full)
         if refit is not None and len(tokens) >= self.capacity:
             tokens = refit(tokens, self.capacity) or tokens
@@ -336,6 +347,14 @@ def _make_refit(when_full: str | Refit) -> Refit | None:
     if when_full not in ("stop", "slide"):
         raise PocketspecError(f"no policy {when_full!r} for a text that fills its context; there are: stop, slide")
     return sliding_text(lambda line: None) if when_full == "slide" else None
+
+
+def _refuse_inputs(inputs: TemplateInputs, prompt: str) -> None:
+    if inputs.names:
+        raise ChatTemplateError(
+            f"{', '.join(inputs.names)}: {prompt} goes through no chat template, which alone takes it; drop it, or pass"
+            " messages to a model with a template"
+        )
 
 
 def _refuse_long(num_tokens: int, capacity: int) -> None:

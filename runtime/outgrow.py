@@ -21,7 +21,7 @@ from runtime.context import Context, shared_prefix
 from runtime.decode import Step, StopRule
 from runtime.history import History
 from runtime.stop import Cut
-from runtime.template import Message
+from runtime.template_data import NO_INPUTS, Message, TemplateInputs
 from runtime.text import Tokenizer
 
 WhenFull = Literal["stop", "drop", "slide"]
@@ -50,12 +50,14 @@ class Policy(Protocol):
 class Stop:
     """The conversation ends."""
 
-    def __init__(self, tokenizer: Tokenizer, history: History, notify: Notify) -> None:
-        self._tokenizer, self._history, self._notify = tokenizer, history, notify
+    def __init__(
+        self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
+    ) -> None:
+        self._tokenizer, self._history, self._notify, self._inputs = tokenizer, history, notify, inputs
 
     def prompt(self, messages: list[Message], capacity: int) -> list[int]:
         """See ``Policy``."""
-        tokens = self._history.encode(self._tokenizer.render_chat(messages))
+        tokens = self._history.encode(self._tokenizer.render_chat(messages, self._inputs))
         _refuse_full(len(tokens), capacity, "choose --when-full drop or slide")
         return tokens
 
@@ -70,15 +72,17 @@ class Stop:
 class Drop:
     """The oldest turns are dropped, until a quarter of the context is free; messages before the first turn stay."""
 
-    def __init__(self, tokenizer: Tokenizer, history: History, notify: Notify) -> None:
-        self._tokenizer, self._history, self._notify = tokenizer, history, notify
+    def __init__(
+        self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
+    ) -> None:
+        self._tokenizer, self._history, self._notify, self._inputs = tokenizer, history, notify, inputs
         self._messages: list[Message] = []
         self._prompt_length = 0
 
     def prompt(self, messages: list[Message], capacity: int) -> list[int]:
         """See ``Policy``."""
         self._messages = messages
-        tokens = self._history.encode(self._tokenizer.render_chat(messages))
+        tokens = self._history.encode(self._tokenizer.render_chat(messages, self._inputs))
         if len(tokens) >= capacity:
             tokens = self._shortened(0, capacity) or tokens
             _refuse_full(len(tokens), capacity, "no turn is left to drop; say less at a time")
@@ -100,7 +104,7 @@ class Drop:
         dropped, tokens = 0, None
         while (tokens is None or len(tokens) + more > capacity - capacity // 4) and self._drop_oldest():
             dropped += 1
-            tokens = self._history.encode(self._tokenizer.render_chat(self._messages))
+            tokens = self._history.encode(self._tokenizer.render_chat(self._messages, self._inputs))
         if tokens is not None:
             turns = "the oldest turn" if dropped == 1 else f"the oldest {dropped} turns"
             self._notify(_told(capacity, turns, len(tokens) + more))
@@ -118,15 +122,17 @@ class Drop:
 class Slide:
     """The latest tokens are kept, and all up to the first user's words, in sum half of the context."""
 
-    def __init__(self, tokenizer: Tokenizer, history: History, notify: Notify) -> None:
-        self._tokenizer, self._history, self._notify = tokenizer, history, notify
+    def __init__(
+        self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
+    ) -> None:
+        self._tokenizer, self._history, self._notify, self._inputs = tokenizer, history, notify, inputs
         self._first, self._gone = KEPT_FIRST, 0
 
     def prompt(self, messages: list[Message], capacity: int) -> list[int]:
         """See ``Policy``."""
-        tokens = self._history.encode(self._tokenizer.render_chat(messages))
+        tokens = self._history.encode(self._tokenizer.render_chat(messages, self._inputs))
         if not self._gone:
-            self._first = head_length(self._tokenizer, messages, tokens)
+            self._first = head_length(self._tokenizer, messages, tokens, self._inputs)
         if self._first + self._gone >= len(tokens):  # the messages were changed: another conversation
             self._gone = 0
         shown = [*tokens[: self._first], *tokens[self._first + self._gone :]]
@@ -141,14 +147,20 @@ class Slide:
         return kept
 
 
-POLICIES: dict[str, Callable[[Tokenizer, History, Notify], Policy]] = {"stop": Stop, "drop": Drop, "slide": Slide}
+POLICIES: dict[str, Callable[[Tokenizer, History, Notify, TemplateInputs], Policy]] = {
+    "stop": Stop,
+    "drop": Drop,
+    "slide": Slide,
+}
 
 
-def make_policy(name: str, tokenizer: Tokenizer, history: History, notify: Notify) -> Policy:
+def make_policy(
+    name: str, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
+) -> Policy:
     """The policy called ``name``; PocketspecError lists those there are."""
     if name not in POLICIES:
         raise PocketspecError(f"no policy {name!r} for a full context; there are: {', '.join(POLICIES)}")
-    return POLICIES[name](tokenizer, history, notify)
+    return POLICIES[name](tokenizer, history, notify, inputs)
 
 
 def slide(tokens: Sequence[int], capacity: int, first: int = KEPT_FIRST) -> list[int]:
@@ -169,10 +181,13 @@ def sliding_text(notify: Notify, first: int = KEPT_FIRST) -> Refit:
     return refit
 
 
-def head_length(tokenizer: Tokenizer, messages: Sequence[Message], tokens: Sequence[int]) -> int:
+def head_length(
+    tokenizer: Tokenizer, messages: Sequence[Message], tokens: Sequence[int], inputs: TemplateInputs = NO_INPUTS
+) -> int:
     """How many of ``tokens`` hang on the template and its system message, before the first user's words; at least 4."""
     system = [message for message in messages[:1] if message["role"] == "system"]
-    head, _, _ = tokenizer.render_chat([*system, {"role": "user", "content": _WORDS}]).partition(_WORDS)
+    text = tokenizer.render_chat([*system, {"role": "user", "content": _WORDS}], inputs)
+    head, _, _ = text.partition(_WORDS)
     return max(KEPT_FIRST, shared_prefix(tokenizer.encode(head, add_special_tokens=False), tokens))
 
 

@@ -16,7 +16,9 @@ import tokenizers
 
 from export.manifest import PocketspecError
 from runtime.heap import give_back
-from runtime.template import ChatTemplate, Message, read_chat_template
+from runtime.template import ChatTemplate
+from runtime.template_data import NO_INPUTS, Message, TemplateInputs
+from runtime.template_files import read_chat_template
 
 # What a decoder puts in place of bytes that are no character, or not one yet.
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -72,15 +74,15 @@ class Tokenizer:
         is_split = whole[: len(front)] == front
         return whole[len(front) :] if is_split else self.encode(text, add_special_tokens=False)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> list[int]:
         """The ids of ``messages`` in the chat template, up to where the assistant begins to speak."""
-        return self.encode(self.render_chat(messages), add_special_tokens=False)
+        return self.encode(self.render_chat(messages, inputs), add_special_tokens=False)
 
-    def render_chat(self, messages: Sequence[Message]) -> str:
+    def render_chat(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> str:
         """The text of ``messages`` in the chat template, up to where the assistant begins to speak."""
         if self.template is None:
             raise TokenizerError("this model has no chat template; pass one text as the prompt, or use --raw")
-        return self.template.render(messages)
+        return self.template.render(messages, inputs)
 
     def token(self, token: int) -> str:
         """One entry of the vocabulary as it is written there; for display."""

@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count-per-category", type=int, metavar="N", help="the first N prompts of every category")
     parser.add_argument("--prompt-tokens", type=int, metavar="N", help="the first N tokens of every prompt only")
     parser.add_argument("--raw", action="store_true", help="continue prompts as they are, without the chat template")
+    shared.add_template_arguments(parser)
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="most tokens of an answer (default: 64)")
     parser.add_argument(
         "--compare",
@@ -161,7 +162,8 @@ def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[Prompt]
     """The prompts as tokens; PocketspecError names those that are too long before anything is measured."""
     from runtime.bench.measure import Task
 
-    tokens = [engine.encode(prompt.text, raw=options.raw)[: options.prompt_tokens] for prompt in prompts]
+    inputs = shared.make_template_inputs(options)
+    tokens = [engine.encode(prompt.text, raw=options.raw, inputs=inputs)[: options.prompt_tokens] for prompt in prompts]
     long = [number for number, prompt in enumerate(tokens, 1) if len(prompt) >= engine.capacity]
     if long:
         raise PocketspecError(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     shared.add_bundle(parser)
+    parser.set_defaults(raw=False)
     parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
+    shared.add_template_arguments(parser)
     shared.add_speculation(parser)
     shared.add_sampling(parser)
     parser.add_argument(
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.conversation import Conversation
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    inputs = shared.make_template_inputs(options)
     with shared.open_for(options, speculation) as engine:
         if engine.tokenizer.template is None:
             raise PocketspecError("this model has no chat template and cannot chat; use generate --raw")
@@ -45,6 +48,9 @@ def run(options: argparse.Namespace) -> int:
             options.system,
             options.when_full,
             shared.say,
+            inputs.arguments,
+            inputs.tools,
+            inputs.documents,
             sampling=sampling,
             max_new_tokens=options.max_new_tokens,
             stop=options.stop,

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="the prompt")
     parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
+    shared.add_template_arguments(parser)
     shared.add_speculation(parser)
     shared.add_sampling(parser)
 
@@ -30,11 +31,15 @@ def run(options: argparse.Namespace) -> int:
     from runtime.speculation import PLAIN
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    inputs = shared.make_template_inputs(options)
     settings = {
         "sampling": sampling,
         "max_new_tokens": options.max_new_tokens,
         "stop": options.stop,
         "raw": options.raw,
+        "template_arguments": inputs.arguments,
+        "tools": inputs.tools,
+        "documents": inputs.documents,
     }
     with shared.open_for(options, speculation) as engine:
         prompt = make_prompt(engine, options.prompt, options.system, options.raw)

@@ -112,7 +112,7 @@ def _setting(options: argparse.Namespace) -> Setting:
 def _task(options: argparse.Namespace) -> Task:
     from runtime.bench.prompts import read_prompts
     from runtime.converse import Task
-    from runtime.template import read_chat_template
+    from runtime.template_files import read_chat_template
 
     prompts = read_prompts(options.prompts, options.turns)
     if len(prompts) < options.turns:

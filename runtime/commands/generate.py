@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runtime.decode import Step
     from runtime.engine import Engine, Prompt, TextChunk
     from runtime.outgrow import Refit
+    from runtime.template_data import TemplateInputs
 
 _INTERRUPTED = 130
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from FILE")
     parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
+    shared.add_template_arguments(parser)
     shared.add_speculation(parser)
     shared.add_sampling(parser)
     parser.add_argument(
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Generates; an interrupted answer is kept and ends with exit code 130."""
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    inputs = shared.make_template_inputs(options)
     text = read_prompt(options.prompt, options.prompt_file)
     with shared.open_for(options, speculation) as engine:
         prompt = make_prompt(engine, text, options.system, options.raw)
@@ -57,7 +60,10 @@ def run(options: argparse.Namespace) -> int:
             stop=options.stop,
             raw=options.raw,
             speculation=speculation,
-            when_full=_make_refit(engine, prompt) if options.when_full == "slide" else "stop",
+            when_full=_make_refit(engine, prompt, inputs) if options.when_full == "slide" else "stop",
+            template_arguments=inputs.arguments,
+            tools=inputs.tools,
+            documents=inputs.documents,
         )
         chunks: list[TextChunk] = []
         code = 0
@@ -108,14 +114,15 @@ def make_prompt(engine: Engine, text: str, system: str | None, raw: bool) -> Pro
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def _make_refit(engine: Engine, prompt: Prompt) -> Refit:
+def _make_refit(engine: Engine, prompt: Prompt, inputs: TemplateInputs) -> Refit:
     """Slides a window that keeps the first tokens; of messages, all up to the user's words."""
     from runtime.outgrow import KEPT_FIRST, head_length, sliding_text
 
     if isinstance(prompt, str):
         return sliding_text(shared.say, KEPT_FIRST)
     messages = [item for item in prompt if not isinstance(item, int)]
-    return sliding_text(shared.say, head_length(engine.tokenizer, messages, engine.encode(prompt)))
+    tokens = engine.encode(prompt, inputs=inputs)
+    return sliding_text(shared.say, head_length(engine.tokenizer, messages, tokens, inputs))
 
 
 def _show(chunk: TextChunk, number: int, options: argparse.Namespace) -> None:

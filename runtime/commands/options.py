@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from runtime.kernels.choice import Wanted
     from runtime.sampling import SamplingParams
     from runtime.speculation import Speculation
+    from runtime.template_data import TemplateInputs
 
 _NO_EFFECT_WHEN_GREEDY = ("top_k", "top_p", "min_p", "seed")
 
@@ -132,6 +134,47 @@ def add_sampling_law(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-p", type=float, metavar="P", help="keep tokens of at least P times the best one's")
     parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1, tokens seen are less likely")
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: another each time)")
+
+
+def add_template_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the chat template is told beside the messages."""
+    parser.add_argument(
+        "--template-argument",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the chat template, as in enable_thinking=false; VALUE is JSON, or else text; tools=[...]"
+        " and documents=[...] are passed as such; can be repeated",
+    )
+
+
+def make_template_inputs(options: argparse.Namespace) -> TemplateInputs:
+    """The chat template's arguments that were asked for."""
+    from runtime.template_data import make_inputs
+
+    arguments: dict[str, Any] = {}
+    for text in options.template_argument:
+        name, mark, value = text.partition("=")
+        if not mark or not name.strip():
+            raise PocketspecError(f"--template-argument {text}: write NAME=VALUE, as in enable_thinking=false")
+        if name in arguments:
+            raise PocketspecError(f"--template-argument {name} is given twice; drop one")
+        arguments[name] = _parse_value(text, value)
+    if arguments and options.raw:
+        raise PocketspecError("--raw uses no chat template, so --template-argument means nothing; drop one of them")
+    return make_inputs(arguments)
+
+
+def _parse_value(argument: str, value: str) -> Any:
+    if value in ("True", "False", "None"):  # a text to JSON, and true in every template
+        written = {"True": "true", "False": "false", "None": "null"}[value]
+        raise PocketspecError(
+            f"--template-argument {argument}: values are JSON; write {written}, or '\"{value}\"' as text"
+        )
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def make_sampling(options: argparse.Namespace) -> SamplingParams:

@@ -17,6 +17,8 @@ from export.manifest import read_manifest, verify_files
 from export.report import SilentReporter
 from export.request import ExportRequest, RequestError
 from export.vocabulary import VocabularyError
+from runtime.template_data import TemplateInputs
+from runtime.template_files import read_chat_template
 from tests.conftest import TinyModels
 
 pytestmark = pytest.mark.usefixtures("lowered_once")
@@ -222,6 +224,20 @@ def test_random_weights_need_no_checkpoint(tmp_path: Path, tiny_models: TinyMode
     assert level.vocabulary.entries == 264
     assert level.check is not None
     assert level.check.text == "random tokens"
+
+
+def test_chat_templates_that_go_by_a_name_come_along(
+    request_: ExportRequest, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_models.target, checkpoint)
+    (checkpoint / "additional_chat_templates").mkdir()
+    (checkpoint / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools | length }} tools")
+    bundle = export_bundle(replace(request_, target=str(checkpoint), drafters=()))
+    assert "additional_chat_templates/tool_use.jinja" in read_manifest(bundle).files
+    template = read_chat_template(bundle)
+    assert template is not None
+    assert template.render([{"role": "user", "content": "a"}], TemplateInputs(tools=[])) == "0 tools"
 
 
 def test_a_calibrated_export_says_so(request_: ExportRequest, tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_the_configuration_comes_first_and_the_commit_is_known(calls: list[dict[
         ("model.safetensors.index.json", True),
         ("tokenizer.json", True),
         ("chat_template.jinja", True),
+        ("additional_chat_templates/tool_use.jinja", True),
+        ("onnx/tokenizer.json", False),
         ("LICENSE.txt", True),
         ("pytorch_model.bin", False),
         ("modeling_phi3.py", False),

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from runtime.template import ChatTemplate, ChatTemplateError
+from runtime.template import ChatTemplate
+from runtime.template_data import ChatTemplateError
 from runtime.template_limits import MeteredEnvironment, render_metered
 from tests.guard import guarded
 

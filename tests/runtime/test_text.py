@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
-from runtime.template import ChatTemplate, ChatTemplateError, read_chat_template, read_special_tokens
+from runtime.template import ChatTemplate
+from runtime.template_data import ChatTemplateError
+from runtime.template_files import read_chat_template, read_special_tokens
 from runtime.text import TextStream, Tokenizer, TokenizerError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -185,12 +187,13 @@ def test_templates_are_found_where_checkpoints_keep_them(tmp_path: Path) -> None
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": "old", "pad_token": "<pad>"}))
     listed = read_chat_template(tmp_path)
     assert listed is not None
-    assert listed.render([]) == "from the list"
-    assert read_special_tokens(tmp_path) == {"bos_token": "<s>", "pad_token": "<pad>"}
+    hello = [{"role": "user", "content": "hello"}]
+    assert listed.render(hello) == "from the list"
+    assert read_special_tokens(tmp_path) == {"bos_token": "old", "pad_token": "<pad>"}  # as in transformers
     (tmp_path / "chat_template.jinja").write_text("from the file")
     own = read_chat_template(tmp_path)
     assert own is not None
-    assert own.render([]) == "from the file"
+    assert own.render(hello) == "from the file"
 
 
 def test_a_list_without_a_default_names_what_it_has(tmp_path: Path) -> None:

@@ -32,12 +32,14 @@ TEMPLATE = (
 )
 
 
-def write_tiny_bundle(folder: Path, *, template: bool = True, drafters: bool = True) -> Path:
+def write_tiny_bundle(
+    folder: Path, *, template: bool = True, drafters: bool = True, chat_template: str = TEMPLATE
+) -> Path:
     """Writes the bundle to ``folder``."""
     folder.mkdir(parents=True)
     write_tokenizer(folder)
     if template:
-        (folder / "chat_template.jinja").write_text(TEMPLATE)
+        (folder / "chat_template.jinja").write_text(chat_template)
     levels = [_write_level(folder, "tiny", "target", ".", 0, 32)]
     if drafters:
         levels.append(_write_level(folder, "near", "drafter", "drafters/near", 0, 4))
