@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from export.distill.corpus import Record, encode, in_turn, read_records
 from export.distill.family import FAMILY, POSITIONS, VOCABULARY, from_layers
 from export.distill.lessons import TOP, join, load_lessons, read_text, save_lessons, write_answers
-from export.distill.measure import agreement, answer, perplexity
+from export.distill.measure import Answered, answer, markdown, measure
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import Progress, Schedule, Teaching, Text, train
 from export.manifest import PocketspecError
@@ -43,11 +43,10 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    train_it, lessons, distill, measure = (commands.add_parser(name) for name in COMMANDS)
-    for command, run in ((train_it, _train), (lessons, _lessons), (distill, _distill), (measure, _measure)):
+    train_it, lessons, distill, measuring = (commands.add_parser(name) for name in COMMANDS)
+    for command, run in ((train_it, _train), (lessons, _lessons), (distill, _distill), (measuring, _measure)):
         command.set_defaults(run=run)
-        if command is not measure:
-            command.add_argument("--output", type=Path, required=True)
+        command.add_argument("--output", type=Path, required=command is not measuring)
         if command is not distill:
             command.add_argument("--text", type=Path, required=True, help="JSON lines (or .xz): prompt, response, kind")
             command.add_argument("--kinds", nargs="*", default=[], help="only records of these kinds")
@@ -73,9 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="begin as these layers of the teacher, not as --size",
     )
-    measure.add_argument("--students", type=Path, nargs="*", default=[], help="folders of its drafters")
-    measure.add_argument("--count", type=int, default=10, help="prompts to answer")
-    measure.add_argument("--tokens", type=int, default=200, help="most tokens of an answer")
+    measuring.add_argument("--students", type=Path, nargs="*", default=[], help="folders of its drafters")
+    measuring.add_argument("--count", type=int, default=10, help="prompts to answer, kinds in turn (10)")
+    measuring.add_argument("--tokens", type=int, default=200, help="most tokens of an answer (200)")
+    measuring.add_argument("--samples", type=int, default=10, help="answers to show (10)")
     return parser
 
 
@@ -144,24 +144,21 @@ def _distill(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    """Prints the teacher's answers, then perplexities, and the students' agreement with those answers by kind."""
+    """Prints, or writes to ``--output``, what the models are worth on records of a text."""
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
     records = list(read_records(arguments.text, arguments.kinds))
-    corpus = encode(records, tokenizer)
-    models = {folder: _open_model(folder) for folder in (arguments.teacher, *arguments.students)}
-    asked = in_turn(records)[: arguments.count]
-    prompts = [_prompt(tokenizer, record) for record in asked]
-    answers = [answer(models[arguments.teacher], prompt, arguments.tokens) for prompt in prompts]
-    for record, reply in zip(asked, answers, strict=True):
-        print(f"### {record.prompt}\n\n{tokenizer.decode(reply, skip_special_tokens=True)}\n")
-    for folder, model in models.items():
-        print(f"{folder.name}: perplexity {perplexity(model, corpus):.2f}", end="")
-        print("" if folder == arguments.teacher else f", agreement {agreement(model, prompts, answers):.3f}")
-    for kind in sorted({record.kind for record in asked}):
-        places = [place for place, record in enumerate(asked) if record.kind == kind]
-        texts = [prompts[place] for place in places], [answers[place] for place in places]
-        shares = (f"{folder.name} {agreement(models[folder], *texts):.3f}" for folder in arguments.students)
-        print(f"{kind}: {', '.join(shares)}")
+    models = {folder.name: _open_model(folder) for folder in (arguments.teacher, *arguments.students)}
+    target = arguments.teacher.name
+    answers = []
+    for record in in_turn(records)[: arguments.count]:
+        prompt = _prompt(tokenizer, record)
+        reply = answer(models[target], prompt, arguments.tokens)
+        answers.append(Answered(record, prompt, reply, tokenizer.decode(reply, skip_special_tokens=True)))
+    page = "\n".join(markdown(measure(models, target, answers, encode(records, tokenizer)), arguments.samples)) + "\n"
+    if arguments.output is None:
+        print(page, end="")
+    else:
+        arguments.output.write_text(page, encoding="utf-8")
 
 
 def _open_model(folder: Path) -> Any:

@@ -1,9 +1,10 @@
-"""How good a trained model is: perplexity on text, and how often a drafter says what its target says."""
+"""How good trained models are: perplexity on text, how often a drafter says what its target says, and repetition."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,30 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from export.distill.corpus import Corpus
+from export.distill.corpus import Corpus, Record
+
+# Tokens of a phrase that counts as repeated when it stood in the same answer before.
+_PHRASE = 8
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A record's prompt and the target's greedy answer to it, as tokens; ``text`` is the answer."""
+
+    record: Record
+    prompt: Sequence[int]
+    answer: Sequence[int]
+    text: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``perplexities`` and ``agreements`` (students alone, by kind as well) by the name of the model."""
+
+    answers: Sequence[Answered]
+    perplexities: Mapping[str, float]
+    agreements: Mapping[str, float]
+    by_kind: Mapping[str, Mapping[str, float]]
 
 
 @torch.inference_mode()
@@ -45,3 +69,54 @@ def agreement(drafter: Any, prompts: Sequence[Sequence[int]], answers: Sequence[
         same += int((chosen[len(prompt) - 1 :] == np.array(reply)).sum())
         count += len(reply)
     return same / count
+
+
+def repetition(answers: Sequence[Sequence[int]]) -> float:
+    """Share of the phrases of eight tokens that stood in the same answer before; 0 where none is so long."""
+    seen = repeated = 0
+    for reply in answers:
+        phrases = [tuple(reply[place : place + _PHRASE]) for place in range(len(reply) - _PHRASE + 1)]
+        seen += len(phrases)
+        repeated += len(phrases) - len(set(phrases))
+    return repeated / seen if seen else 0.0
+
+
+def measure(models: Mapping[str, Any], target: str, answers: Sequence[Answered], corpus: Corpus) -> Measured:
+    """Everything about ``models``, by name; all but ``target`` are its students."""
+    students = {name: model for name, model in models.items() if name != target}
+    kinds = sorted({one.record.kind for one in answers})
+
+    def agreements(some: Sequence[Answered]) -> dict[str, float]:
+        texts = [one.prompt for one in some], [one.answer for one in some]
+        return {name: agreement(model, *texts) for name, model in students.items()}
+
+    return Measured(
+        answers,
+        {name: perplexity(model, corpus) for name, model in models.items()},
+        agreements(answers),
+        {kind: agreements([one for one in answers if one.record.kind == kind]) for kind in kinds},
+    )
+
+
+def markdown(found: Measured, samples: int) -> Iterator[str]:
+    """The lines of a page: one table for the models, one for kinds of prompts, and the first ``samples`` answers."""
+    tokens = sum(len(one.answer) for one in found.answers)
+    yield f"{len(found.answers)} greedy answers, {tokens:,} tokens, of which {_repeated(found)} repeat a phrase of"
+    yield f"{_PHRASE} tokens from earlier in the same answer. Perplexity is on the text itself."
+    yield from ("", "| | perplexity per token | agreement with the target's answers |", "| --- | --- | --- |")
+    for name, value in found.perplexities.items():
+        yield f"| {name} | {value:.1f} | {_share(found.agreements.get(name))} |"
+    if found.agreements:
+        yield from ("", f"| kind | {' | '.join(found.agreements)} |", "| --- |" + " --- |" * len(found.agreements))
+        for kind, shares in found.by_kind.items():
+            yield f"| {kind} | {' | '.join(map(_share, shares.values()))} |"
+    for one in found.answers[:samples]:
+        yield from ("", f"### {one.record.prompt.strip()}", "", one.text.strip())
+
+
+def _repeated(found: Measured) -> str:
+    return f"{repetition([one.answer for one in found.answers]):.1%}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from export.distill.corpus import Corpus, Record, encode, in_turn
 from export.distill.family import FAMILY, from_layers
 from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, save_lessons, write_answers
-from export.distill.measure import agreement, answer
+from export.distill.measure import Answered, agreement, answer, markdown, measure, repetition
 from export.distill.muon import Muon, orthogonalize
 from export.distill.tokenizer import train_tokenizer
 from export.distill.train import CHECKPOINT, Progress, Schedule, Teaching, Text, train
@@ -153,6 +153,39 @@ def test_a_student_learns_to_agree_with_its_teacher(teacher: Any, tmp_path: Path
     before = agreement(student, prompts, answers)
     train(student, Teaching(lessons), BRIEF, tmp_path)
     assert agreement(student.float(), prompts, answers) > max(0.8, before)
+
+
+def test_repetition_counts_phrases_that_stood_in_the_same_answer_before() -> None:
+    fresh = list(range(16))
+    assert repetition([fresh, fresh]) == 0
+    assert repetition([[1, 2]]) == 0
+    assert repetition([fresh + fresh]) == pytest.approx(9 / 25)
+
+
+def test_what_was_measured_stands_in_a_page(teacher: Any) -> None:
+    prompts = [[3, 4, 5], [7, 8, 9]]
+    records = [Record(f"prompt {number}", "", kind) for number, kind in enumerate("ab")]
+    answers = [
+        Answered(record, prompt, answer(teacher, prompt, 10), f"text {record.kind}")
+        for record, prompt in zip(records, prompts, strict=True)
+    ]
+    found = measure({"large": teacher, "same": teacher}, "large", answers, CYCLE)
+    assert found.agreements == {"same": 1.0}
+    assert found.by_kind == {"a": {"same": 1.0}, "b": {"same": 1.0}}
+    assert found.perplexities["large"] == found.perplexities["same"]
+    page = "\n".join(markdown(found, samples=1))
+    assert "| same |" in page and "| 1.000 |" in page  # noqa: PT018
+    assert "### prompt 0\n\ntext a" in page
+    assert "prompt 1" not in page
+
+
+def test_training_begins_as_the_checkpoint_it_is_given(teacher: Any, tmp_path: Path) -> None:
+    from export.distill import commands
+
+    teacher.save_pretrained(tmp_path / "start")
+    arguments = SimpleNamespace(start=tmp_path / "start", size="target")
+    begun = commands._new_model(arguments)  # type: ignore[arg-type]
+    assert all(torch.equal(*pair) for pair in zip(begun.parameters(), teacher.parameters(), strict=True))
 
 
 def test_a_student_of_all_layers_is_its_teacher_and_one_of_some_has_only_those() -> None:
