@@ -47,6 +47,7 @@ from runtime.speculation import AUTO, NONE, Speculation
 from runtime.stats import GenerationStats
 from runtime.stop import StopRule as TextStopRule
 from runtime.stop import StopText
+from runtime.suggested import read_suggestion
 from runtime.template_data import NO_INPUTS, ChatTemplateError, Message, TemplateInputs, make_inputs
 from runtime.text import TextStream, Tokenizer
 from runtime.watcher import Reading, Watcher
@@ -200,6 +201,12 @@ class Engine:
     def capacity(self) -> int:
         """The most tokens of prompt and answer together."""
         return self._context.capacity
+
+    @property
+    def suggested_sampling(self) -> SamplingParams | None:
+        """What the checkpoint's makers suggest (its ``generation_config.json``); None: greedy decoding."""
+        suggestion = read_suggestion(self.bundle)
+        return None if suggestion is None or suggestion.sampling == SamplingParams() else suggestion.sampling
 
     def is_exact(self, speculation: Speculation) -> bool:
         """Whether answers equal those of plain decoding bit for bit on this device, and not only up to near ties."""

@@ -170,9 +170,8 @@ def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[Prompt]
             f"prompt {long[0]} has {len(tokens[long[0] - 1])} tokens ({len(long)} of {len(prompts)} are too long); a"
             f" context of {engine.capacity} has room for {engine.capacity - 1}: pass --prompt-tokens, or more --context"
         )
-    if options.temperature > 0 and options.seed is None:
-        options.seed = 0  # so that the same command measures the same texts
-    return Task(tokens, options.tokens, shared.make_sampling(options), simulated=simulated)
+    # One seed, so that the same command measures the same texts.
+    return Task(tokens, options.tokens, shared.make_sampling(options, seed=0), simulated=simulated)
 
 
 def _open(

@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.speculation import PLAIN
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    shared.tell_suggestion(options)
     inputs = shared.make_template_inputs(options)
     settings = {
         "sampling": sampling,

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Generates; an interrupted answer is kept and ends with exit code 130."""
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    shared.tell_suggestion(options)
     inputs = shared.make_template_inputs(options)
     text = read_prompt(options.prompt, options.prompt_file)
     with shared.open_for(options, speculation) as engine:
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
                     _show(chunk, len(chunks), options)
             except KeyboardInterrupt:
                 code = _INTERRUPTED
-        _finish(engine, chunks, options, sampling.seed)
+        _finish(engine, chunks, options, sampling.seed if sampling.temperature > 0 else None)
         if options.explain:
             shared.show_explanation(engine)
     return code
@@ -132,25 +133,25 @@ def _show(chunk: TextChunk, number: int, options: argparse.Namespace) -> None:
         print(_step_line(number, chunk.step), file=sys.stderr)
 
 
-def _finish(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace, seed: int) -> None:
+def _finish(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace, seed: int | None) -> None:
     """What follows the text: a line break on a terminal, statistics, or the JSON object."""
     if options.json:
         print(json.dumps(_report(engine, chunks, options, seed), ensure_ascii=False))
     elif sys.stdout.isatty():
         print()
     if options.stats and chunks:
-        seeded = f"; seed {seed}" if options.temperature > 0 else ""
+        seeded = "" if seed is None else f"; seed {seed}"
         print(f"{chunks[-1].stats.line()}{seeded}", file=sys.stderr)
 
 
-def _report(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace, seed: int) -> dict[str, Any]:
+def _report(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace, seed: int | None) -> dict[str, Any]:
     return {
         "bundle": engine.manifest.name,
         "text": "".join(chunk.text for chunk in chunks),
         "finish": (chunks[-1].step.finish or "interrupted") if chunks else "interrupted",
         "tokens": [token for chunk in chunks for token in chunk.step.tokens],
         "sources": [source for chunk in chunks for source in chunk.step.sources],
-        "seed": seed if options.temperature > 0 else None,
+        "seed": seed,
         "stats": chunks[-1].stats.to_json() if chunks else None,
         "explanation": [asdict(prospect) for prospect in engine.explain()],
     }

@@ -8,7 +8,8 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from runtime.template_data import TemplateInputs
 
 _NO_EFFECT_WHEN_GREEDY = ("top_k", "top_p", "min_p", "seed")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
 def say(line: str) -> None:
@@ -128,7 +130,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling_law(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen."""
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
+    parser.add_argument(
+        "--sampling",
+        choices=("greedy", "model"),
+        help="model: as the checkpoint's makers suggest (its generation_config.json), but for what is given beside it;"
+        " greedy (default): the most probable token",
+    )
+    parser.add_argument("--temperature", type=float, metavar="T", help="0, the default, is greedy")
     parser.add_argument("--top-k", type=int, metavar="N", help="keep the N most probable tokens")
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the most probable tokens that make up P")
     parser.add_argument("--min-p", type=float, metavar="P", help="keep tokens of at least P times the best one's")
@@ -177,19 +185,50 @@ def _parse_value(argument: str, value: str) -> Any:
         return value
 
 
-def make_sampling(options: argparse.Namespace) -> SamplingParams:
-    """The sampling settings asked for. A seed is drawn where one matters and none is given."""
+def make_sampling(options: argparse.Namespace, seed: int | None = None) -> SamplingParams:
+    """The sampling settings asked for. Where a seed matters and none is given, it is ``seed``, or drawn."""
     from runtime.sampling import SamplingParams
 
-    names = ("top_k", "top_p", "min_p", "repetition_penalty", "seed")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if options.temperature == 0:
+    given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
+    if options.sampling == "greedy" and given.get("temperature"):
+        raise PocketspecError(f"--sampling greedy and --temperature {given['temperature']:g} contradict each other")
+    sampling = replace(_suggested(options.bundle) if options.sampling == "model" else SamplingParams(), **given)
+    if sampling.temperature == 0:
         for name in _NO_EFFECT_WHEN_GREEDY:
             if name in given:
                 say(f"--{name.replace('_', '-')} changes nothing at temperature 0; pass --temperature")
-    else:
-        given.setdefault("seed", secrets.randbits(31))
-    return SamplingParams(temperature=options.temperature, **given)
+    elif "seed" not in given:
+        sampling = replace(sampling, seed=secrets.randbits(31) if seed is None else seed)
+    return sampling
+
+
+def _suggested(bundle: Path) -> SamplingParams:
+    """What the checkpoint's makers suggest, with a line on what is not done of it."""
+    from runtime.sampling import SamplingParams
+    from runtime.suggested import read_suggestion
+
+    suggestion = read_suggestion(bundle)
+    if suggestion is None:
+        say("this model's makers suggest no sampling, so --sampling model is greedy")
+        return SamplingParams()
+    for name in suggestion.left_out:
+        say(f"generation_config.json also sets {name}, which is not done here")
+    return suggestion.sampling
+
+
+def tell_suggestion(options: argparse.Namespace) -> None:
+    """A line on what the checkpoint's makers suggest, where no sampling was asked for."""
+    from runtime.suggested import read_suggestion
+
+    if any(getattr(options, name) is not None for name in ("sampling", *_SAMPLING)):
+        return
+    with suppress(PocketspecError):  # which is told where the suggestion is wanted
+        suggestion = read_suggestion(options.bundle)
+        if suggestion is not None and suggestion.describe():
+            say(
+                f"this model's makers suggest {suggestion.describe()}; answers are greedy: pass --sampling model, or"
+                " --sampling greedy to leave out this note"
+            )
 
 
 def make_speculation(options: argparse.Namespace) -> Speculation:
