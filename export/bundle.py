@@ -23,6 +23,7 @@ from export.estimate import estimate_job
 from export.genai import make_genai_config, write_genai_config
 from export.graph import lower
 from export.kvgraphs import write_kv_graphs
+from export.loading import LoadedTensors
 from export.manifest import (
     PACKED_FILE_NAME,
     KvEffect,
@@ -133,8 +134,10 @@ def _finish_level(task: LevelTask, request: ExportRequest, workspace: Workspace,
 
 def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporter: Reporter) -> Level:
     """Lowers, writes and checks one level in ``folder``."""
-    job, model = task.job, task.model
-    source = open_weights(job, request, model)  # first, so that a damaged checkpoint is refused at once
+    job = task.job
+    config, source = open_weights(job, request, task.model)  # first: a damaged checkpoint is refused at once
+    model = replace(task.model, config=config)
+    task = replace(task, model=model)
     started = time.monotonic()
     reporter.stage(job.name, "building the graph")
     lowered = lower(model.config, task.graph_options)
@@ -182,11 +185,18 @@ def _write(
     quantizer = QUANTIZERS[task.method or DEFAULT_METHOD]
     calibration = _calibration(task, request, source)
     written = write_weights(lowered, source, folder, quantizer, report=reporter.advance, importance=calibration)
-    if written.unused:
-        shown = ", ".join(written.unused[:3]) + (", ..." if len(written.unused) > 3 else "")
-        reporter.note(f"{task.job.name}: {len(written.unused)} tensors of the checkpoint are not in the graph: {shown}")
+    _note_tensors(task.job.name, written.unused, "are not in the graph", reporter)
+    if isinstance(source, LoadedTensors):
+        _note_tensors(task.job.name, source.unexpected, "belong to no part of the model", reporter)
     _write_texts(task, folder)
     return written
+
+
+def _note_tensors(name: str, tensors: Sequence[str], fate: str, reporter: Reporter) -> None:
+    """Nothing of a checkpoint is left out in silence."""
+    if tensors:
+        shown = ", ".join(tensors[:3]) + (", ..." if len(tensors) > 3 else "")
+        reporter.note(f"{name}: {len(tensors)} tensors of the checkpoint {fate}: {shown}")
 
 
 def _write_native(task: LevelTask, request: ExportRequest, folder: Path, reporter: Reporter) -> NativeForm | None:

@@ -23,7 +23,9 @@ from export.manifest import PocketspecError
 from export.recipe import FloatArray
 
 INDEX = "model.safetensors.index.json"
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_SINGLE = "model.safetensors"
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_NUMPY_TYPES: dict[str, type[np.floating[Any]]] = {"F64": np.float64, "F16": np.float16}
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
 _REMEDY = "download the checkpoint again"
 
@@ -45,11 +47,14 @@ class _Entry:
 class Checkpoint:
     """A ``TensorSource`` over the safetensors of ``folder``: one file, or shards with their index.
 
-    Every header is read and checked against the size of its file at once; tensors are read when asked for. Reading
-    is thread-safe.
+    Which files count is transformers' choice: the file or index ``chosen`` (``transformers_weights`` of a
+    configuration), else ``model.safetensors``, whatever index lies beside it, else those in the index. Every header is
+    read and checked against the size of its file at once; tensors are read when asked for. Reading is thread-safe.
     """
 
-    def __init__(self, folder: Path) -> None:
+    READABLE = frozenset(_ITEM_BYTES)
+
+    def __init__(self, folder: Path, chosen: str | None = None) -> None:
         if not folder.is_dir():
             raise CheckpointError(f"no checkpoint at {folder}: no such folder; give a folder or a Hugging Face id")
         self.folder = folder
@@ -58,8 +63,10 @@ class Checkpoint:
         self._files: dict[Path, BinaryIO] = {}
         self._lock = threading.Lock()
         self._close = weakref.finalize(self, _close_all, self._files)
-        for path, expected in _shards(folder).items():
-            self._add(path, expected)
+        self._expected: dict[str, Path] = {}
+        for path, expected in sorted(_shards(folder, chosen).items()):
+            self._add(path)
+            self._expected |= dict.fromkeys(expected, path)
 
     def names(self) -> Collection[str]:
         """Every tensor there is."""
@@ -89,6 +96,15 @@ class Checkpoint:
         """Bytes of all tensors, as they are stored."""
         return sum(math.prod(e.shape) * _ITEM_BYTES.get(e.dtype, 1) for e in self._entries.values())
 
+    @property
+    def dtypes(self) -> frozenset[str]:
+        """The types of all tensors, in the words of safetensors."""
+        return frozenset(entry.dtype for entry in self._entries.values())
+
+    def expected_in(self, name: str) -> Path | None:
+        """The file that should hold a tensor, by the index: an interrupted download may have left it without."""
+        return self._expected.get(name)
+
     def close(self) -> None:
         """Closes the files; reading opens them again."""
         _close_all(self._files)
@@ -115,8 +131,8 @@ class Checkpoint:
                 done += got
         return data
 
-    def _add(self, path: Path, expected: Collection[str]) -> None:
-        """Reads the header of ``path``; ``expected`` are the tensors that the index says are in it."""
+    def _add(self, path: Path) -> None:
+        """Reads the header of ``path``."""
         size = path.stat().st_size
         header, start = self._header(path, size)
         for name, fields in header.items():
@@ -126,8 +142,6 @@ class Checkpoint:
             if end > size:
                 raise CheckpointError(f"{path} is truncated: {size} bytes, tensor {name!r} ends at {end}; {_REMEDY}")
             self._entries[name] = entry
-        if missing := set(expected) - set(header):
-            raise CheckpointError(f"{path} lacks tensor {min(missing)!r} that {INDEX} says is in it; {_REMEDY}")
 
     def _header(self, path: Path, size: int) -> tuple[dict[str, Any], int]:
         """The parsed header of a file of ``size`` bytes and the position of the first tensor."""
@@ -163,31 +177,45 @@ def _parse_entry(path: Path, name: str, fields: Any, start: int) -> tuple[_Entry
     return _Entry(path, start + begin, dtype, shape), start + end
 
 
-def _shards(folder: Path) -> dict[Path, list[str]]:
-    """The safetensors files of a folder, each with the tensors that the index expects in it."""
-    if not (folder / INDEX).is_file():
+def _shards(folder: Path, chosen: str | None) -> dict[Path, list[str]]:
+    """The safetensors files of a folder, each with the tensors that an index expects in it."""
+    name = chosen or (_SINGLE if (folder / _SINGLE).is_file() else INDEX)
+    index = folder / Path(name).name
+    if chosen is not None and not (index.is_file() and name.endswith((".safetensors", ".safetensors.index.json"))):
+        raise CheckpointError(
+            f"config.json of {folder} names {name!r} as its weights (transformers_weights), which is no safetensors"
+            f" file there; {_REMEDY}"
+        )
+    if name.endswith(".safetensors"):
+        return {index: []}
+    if not index.is_file():
         return {_single_file(folder): []}
     try:
-        weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards: dict[Path, list[str]] = {}
-        for name, file in weight_map.items():
-            shards.setdefault(folder / Path(file).name, []).append(name)
+        for tensor, file in weight_map.items():
+            shards.setdefault(folder / Path(file).name, []).append(tensor)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{folder / INDEX} is not a safetensors index; {_REMEDY}") from None
+        raise CheckpointError(f"{index} is not a safetensors index; {_REMEDY}") from None
     for number, path in enumerate(shards, start=1):
         if not path.is_file():
-            raise CheckpointError(f"shard {path} is missing ({number} of {len(shards)} in {INDEX}); {_REMEDY}")
+            raise CheckpointError(f"shard {path} is missing ({number} of {len(shards)} in {index.name}); {_REMEDY}")
     return shards
 
 
 def _single_file(folder: Path) -> Path:
+    """The only safetensors file of a folder that has neither of the usual names."""
     files = sorted(folder.glob("*.safetensors"))
-    preferred = folder / "model.safetensors"
-    if preferred in files or len(files) == 1:
-        return preferred if preferred in files else files[0]
+    if adapters := [path for path in files if path.name.startswith("adapter_")]:
+        raise CheckpointError(
+            f"{folder} has an adapter ({adapters[0].name}) and no weights of a model; merge the adapter into its base"
+            " model (peft: merge_and_unload) and save that"
+        )
+    if len(files) == 1:
+        return files[0]
     if files:
         raise CheckpointError(
-            f"{folder} has {len(files)} safetensors files but neither model.safetensors nor {INDEX}; {_REMEDY}"
+            f"{folder} has {len(files)} safetensors files but neither {_SINGLE} nor {INDEX}; {_REMEDY}"
         )
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:
@@ -201,8 +229,9 @@ def _single_file(folder: Path) -> Path:
 def _as_float32(data: npt.NDArray[np.uint8], dtype: str) -> FloatArray:
     if dtype == "F32":
         return data.view(np.float32)
-    if dtype == "F16":
-        return data.view(np.float16).astype(np.float32)
+    if dtype in _NUMPY_TYPES:
+        with np.errstate(over="ignore"):  # beyond float32: infinite, which whoever writes it refuses by name
+            return data.view(_NUMPY_TYPES[dtype]).astype(np.float32)
     # bfloat16 is the upper half of a float32
     wide = data.view(np.uint16).astype(np.uint32)
     np.left_shift(wide, 16, out=wide)

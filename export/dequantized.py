@@ -14,7 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
+from export.manifest import PocketspecError
 from export.recipe import FloatArray, MatrixRecipe, PlainRecipe, Recipe, TensorSource
+
+
+class NotWrittenError(PocketspecError, RuntimeError):
+    """A tensor that the model uses and the graph lacks."""
 
 
 class WrittenWeights:
@@ -42,6 +47,10 @@ class WrittenWeights:
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
         """Rows of a tensor as the graph sees them, float32."""
+        if name not in self._places:
+            raise NotWrittenError(
+                f"the model uses {name}, and its graph does not; this is a defect of the export, nothing was kept"
+            )
         recipe, start = self._places[name]
         last = self.shape(name)[0] if last is None else last
         if isinstance(recipe, MatrixRecipe):

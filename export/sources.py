@@ -8,6 +8,7 @@ from typing import Any
 
 from export.checkpoint import Checkpoint
 from export.hub import fetch_checkpoint, resolved_revision
+from export.loading import load_tensors
 from export.manifest import Source
 from export.random_weights import RandomWeights
 from export.recipe import TensorSource
@@ -41,18 +42,29 @@ def describe_model(job: Job, request: ExportRequest) -> Model:
         return Model(config, replace(source, kind="random-weights"), folder)
     if job.enlarge_like is None:
         return Model(config, source, folder)
-    vehicle = Vehicle(Checkpoint(_fetch(job, request, weights=True)), config, job.enlarge_like, request.positions)
+    vehicle = _enlarge(_fetch(job, request, weights=True), job.enlarge_like, request)
     return Model(vehicle.config, replace(source, kind="timing-vehicle"), folder)
 
 
-def open_weights(job: Job, request: ExportRequest, model: Model) -> TensorSource:
-    """The tensors of a level, downloaded if they must be."""
+def open_weights(job: Job, request: ExportRequest, model: Model) -> tuple[Any, TensorSource]:
+    """The configuration and the tensors of a level, downloaded if they must be; both as transformers reads them."""
     if request.random_weights:
-        return RandomWeights(model.config)
+        return model.config, RandomWeights(model.config)
     folder = _fetch(job, request, weights=True)
     if job.enlarge_like is not None:
-        return Vehicle(Checkpoint(folder), load_config(folder), job.enlarge_like, request.positions)
-    return Checkpoint(folder)
+        vehicle = _enlarge(folder, job.enlarge_like, request)
+        return vehicle.config, vehicle
+    return load_tensors(model.config, _checkpoint(folder, model.config))
+
+
+def _enlarge(folder: Path, like: str, request: ExportRequest) -> Vehicle:
+    config = load_config(folder)
+    config, tensors = load_tensors(config, _checkpoint(folder, config))
+    return Vehicle(tensors, config, like, request.positions)
+
+
+def _checkpoint(folder: Path, config: Any) -> Checkpoint:
+    return Checkpoint(folder, getattr(config, "transformers_weights", None))
 
 
 def _fetch(job: Job, request: ExportRequest, weights: bool) -> Path:

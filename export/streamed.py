@@ -25,7 +25,10 @@ TILE_BYTES = 32 << 20
 
 
 def reference_logits(config: PretrainedConfig, source: TensorSource, tokens: Sequence[int]) -> FloatArray:
-    """Float32 logits ``[tokens, vocab]`` of the HF model of ``config`` with the weights of ``source``."""
+    """Float32 logits ``[tokens, vocab]`` of the HF model of ``config`` with the weights of ``source``.
+
+    A head that the configuration ties is the embedding; every other parameter must be in ``source``.
+    """
     model = make_streamed(config, source)
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits
@@ -38,7 +41,7 @@ def make_streamed(config: PretrainedConfig, source: TensorSource) -> nn.Module:
         model = AutoModelForCausalLM.from_config(
             copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
         ).eval()
-    aliases = _aliases(model, source)
+    aliases = _aliases(model)
     for name, module in model.named_modules():
         own = {key: aliases.get(f"{name}.{key}", f"{name}.{key}") for key in module._parameters if key is not None}
         own = {key: tensor for key, tensor in own.items() if module._parameters[key] is not None}
@@ -68,14 +71,13 @@ def _no_parameters() -> Iterator[None]:
         nn.Module.register_parameter = register
 
 
-def _aliases(model: Any, source: TensorSource) -> dict[str, str]:
+def _aliases(model: Any) -> dict[str, str]:
     """Parameters that are stored under another name: a tied head is the embedding."""
     names = {id(module): name for name, module in model.named_modules()}
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     name = f"{names[id(head)]}.weight"
-    if getattr(model.config, "tie_word_embeddings", False) or name not in source.names():
-        return {name: f"{names[id(embedding)]}.weight"}
-    return {}
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    return {name: f"{names[id(embedding)]}.weight"} if tied else {}
 
 
 def _linear(source: TensorSource, weight: str, bias: str | None = None) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -40,8 +40,6 @@ from export.recipe import (
 _TILE_BYTES = 8 << 20  # float32 rows of one tile
 _INLINE_BYTES = 1024  # smaller initializers stay in the graph file
 _DTYPES: Mapping[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
-# In old checkpoints: buffers that are computed today, and heads that are tied all the same.
-_HARMLESS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "lm_head.weight")
 
 
 class WeightsError(PocketspecError, ValueError):
@@ -274,7 +272,7 @@ def _check_shapes(recipe: Recipe, source: TensorSource) -> None:
 
 def _unused(recipes: Collection[Recipe], source: TensorSource) -> tuple[str, ...]:
     read = {name for recipe in recipes if isinstance(recipe, MatrixRecipe | PlainRecipe) for name in recipe.sources}
-    return tuple(sorted(name for name in source.names() if name not in read and not name.endswith(_HARMLESS)))
+    return tuple(sorted(name for name in source.names() if name not in read))
 
 
 def _disk_full(folder: Path, graph: LoweredGraph) -> str:

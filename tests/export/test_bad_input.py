@@ -22,6 +22,7 @@ from export.datafile import DataFile
 from tests.conftest import TinyModels
 
 INDEX = "model.safetensors.index.json"
+EMBEDDING = "model.embed_tokens.weight"
 
 
 class Refusal:
@@ -245,6 +246,6 @@ def test_pickled_weights(refusal: Refusal, checkpoint: Path) -> None:
 
 
 def test_a_model_that_cannot_be_enlarged(refusal: Refusal, checkpoint: Path) -> None:
-    change_config(checkpoint, tie_word_embeddings=False)
+    change_tensors(checkpoint, lambda tensors: tensors.update({"lm_head.weight": tensors[EMBEDDING] + 1}))
     words = ["--target", checkpoint, "--drafter", "none", "--enlarge-like", "qwen2-0.5b", "-o", refusal.output]
     assert "its head is not tied to its embedding" in refusal.line(*words)

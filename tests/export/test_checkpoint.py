@@ -106,11 +106,6 @@ def missing_shard(folder: Path) -> None:
     (folder / "b.safetensors").unlink()
 
 
-def shard_without_its_tensor(folder: Path) -> None:
-    write_sharded(folder)
-    save_file({"brain": TENSORS["brain"]}, folder / "b.safetensors")
-
-
 def truncated_data(folder: Path) -> None:
     save_file({"x": torch.ones(64)}, folder / "model.safetensors")
     path = folder / "model.safetensors"
@@ -152,7 +147,6 @@ REFUSALS: list[tuple[Callable[[Path], None], str]] = [
     (several_without_index, "{folder} has 2 safetensors files but neither model.safetensors nor " + INDEX),
     (broken_index, "{folder}/" + INDEX + " is not a safetensors index; download the checkpoint again"),
     (missing_shard, "shard {folder}/b.safetensors is missing (2 of 2 in " + INDEX + "); download"),
-    (shard_without_its_tensor, "{folder}/b.safetensors lacks tensor 'half' that " + INDEX + " says is in it"),
     (truncated_data, "{folder}/model.safetensors is truncated: 318 bytes, tensor 'x' ends at 328; download"),
     (truncated_header, "{folder}/model.safetensors is truncated: 28 bytes, its header ends at 508; download"),
     (empty_file, "{folder}/model.safetensors is truncated: 0 bytes, the header's length alone takes 8"),
@@ -186,7 +180,7 @@ def test_a_missing_tensor_is_named(single: Path) -> None:
 def test_a_quantized_tensor_is_refused_when_read(tmp_path: Path) -> None:
     save_file({"codes": torch.ones(4, dtype=torch.int8)}, tmp_path / "model.safetensors")
     checkpoint = Checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match=r"'codes' in .* has type I8, expected one of F32, F16, BF16; use a"):
+    with pytest.raises(CheckpointError, match=r"'codes' in .* has type I8, expected one of F64, F32, F16, BF16; use a"):
         checkpoint.read("codes")
 
 
