@@ -106,6 +106,11 @@ class KVCache:
         blocks = dict(zip(dict.fromkeys(self._kinds), (iter(block.array) for block in self._blocks), strict=True))
         return tuple(next(blocks[kind])[None] for kind in self._kinds)
 
+    def close(self) -> None:
+        """Gives all memory back; the cache cannot be used afterwards."""
+        self.length = 0
+        self.arrays, self._blocks = (), []
+
     def release(self) -> None:
         """Forgets all rows, and gives their memory back to the system."""
         for block in self._blocks:

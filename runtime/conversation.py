@@ -9,6 +9,7 @@ from runtime.engine import Engine, TextChunk
 from runtime.history import History
 from runtime.outgrow import make_policy
 from runtime.template_data import Message, make_inputs
+from runtime.turns import Answer
 
 
 class Conversation:
@@ -37,31 +38,33 @@ class Conversation:
         self._policy = make_policy(when_full, engine.tokenizer, self._history, notify, inputs)
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
 
-    def say(self, text: str) -> Generator[TextChunk, None, None]:
+    def say(self, text: str) -> Answer[TextChunk]:
         """Answers ``text`` chunk by chunk. An answer that is cancelled stays in the conversation as far as it came.
 
         What was read and said before is not computed again, unless the template changes it or turns were dropped.
-        ContextFullError if the conversation cannot go on.
+        ContextFullError if the conversation cannot go on, BusyError while the engine answers in another thread.
         """
+        self._engine.require_turn()
         messages = [*self.messages, {"role": "user", "content": text}]
         tokens = self._policy.prompt(messages, self._engine.capacity)
-        answer = self._engine.generate(tokens, when_full=self._policy.refit, **self._settings)
-        return self._record(messages, answer)
+        settings = {"when_full": self._policy.refit, "left_out": self._policy.left_out, **self._settings}
+        answer = self._engine.generate(tokens, **settings)
+        return answer.through(lambda chunks: self._record(messages, chunks))
 
     def _record(
-        self, messages: list[Message], answer: Generator[TextChunk, None, None]
+        self, messages: list[Message], chunks: Generator[TextChunk, None, None]
     ) -> Generator[TextChunk, None, None]:
         pieces: list[str] = []
         tokens: list[int] = []
         ended = False
         try:
-            for chunk in answer:
+            for chunk in chunks:
                 pieces.append(chunk.text)
                 tokens += chunk.step.tokens
                 ended = chunk.step.finish == "eos"
                 yield chunk
         finally:
-            answer.close()
+            chunks.close()
             if pieces:
                 shown = "".join(pieces)
                 self._history.add_answer(tokens, shown, ended)

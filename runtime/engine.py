@@ -6,10 +6,16 @@
 
 An answer is a generator: closing it cancels, and the engine can be used on. Of every prompt, the part that the KV cache
 still holds from the last answer is not computed again.
+
+Threads: an engine gives one answer at a time. In one thread a new answer ends the one before; while another thread's
+answer is not over, whoever asks is refused at once (``turns.BusyError``), at first use too, and that answer goes on
+untouched. Who would rather wait puts a lock around each answer. Closing an answer, closing the engine and setting a
+budget are for any thread at any time.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +26,6 @@ from typing import Any, Literal
 
 from export.manifest import Manifest, PocketspecError, verify_files
 from memory.choices import Request
-from memory.costs import MeasuredCosts
 from memory.device import Device, read_device
 from memory.meter import read_memory
 from memory.plan import Plan, PlanError, check_plan
@@ -39,6 +44,7 @@ from runtime.levels import Levels, OtherResidenceError
 from runtime.model import OrtModel
 from runtime.outgrow import Refit, go_on, sliding_text
 from runtime.planned import PlannedModels
+from runtime.prompt import Prompt, check_ids, read_prompt
 from runtime.record import check_files
 from runtime.sampling import SamplingParams
 from runtime.scheduler.experience import Prospect
@@ -46,13 +52,12 @@ from runtime.scheduler.ways import Family
 from runtime.speculation import AUTO, NONE, Speculation
 from runtime.stats import GenerationStats
 from runtime.stop import StopRule as TextStopRule
-from runtime.stop import StopText
+from runtime.stop import Stops, StopText
 from runtime.suggested import read_suggestion
-from runtime.template_data import NO_INPUTS, ChatTemplateError, Message, TemplateInputs, make_inputs
+from runtime.template_data import NO_INPUTS, ChatTemplateError, TemplateInputs, make_inputs
 from runtime.text import TextStream, Tokenizer
+from runtime.turns import Answer, Turns
 from runtime.watcher import Reading, Watcher
-
-Prompt = str | Sequence[Message] | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,18 @@ class TextChunk:
 
 
 class Engine:
-    """An open bundle. ``Engine.open`` makes one; everything in ``plan`` is open, and nothing else."""
+    """An open bundle. ``Engine.open`` makes one; everything in ``plan`` is open, and nothing else.
+
+    One answer at a time, from any thread: BusyError while another thread's is not over. ClosedError behind ``close``,
+    and in a process that was forked off.
+    """
 
     def __init__(self, levels: Levels, plan: Plan, request: Request, tokenizer: Tokenizer) -> None:
         self.bundle, self.manifest, self.tokenizer = levels.bundle, levels.manifest, tokenizer
-        self._models = PlannedModels(levels, plan, request, lambda: self._costs(levels.notify))
+        self._turns = Turns()
+        engine = weakref.proxy(self)  # so that nothing in here keeps the engine
+        self._models = PlannedModels(levels, plan, request, lambda: costs_of(engine, levels.notify), self._turns.go_on)
         self._context = Context(plan.context, SamplingParams())
-        self._answer: Generator[Step, None, None] | None = None
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)
 
@@ -79,6 +89,12 @@ class Engine:
     def plan(self) -> Plan:
         """What is open now."""
         return self._models.plan
+
+    @property
+    def _open(self) -> PlannedModels:
+        """What is open; ClosedError if nothing is."""
+        self._turns.check()
+        return self._models
 
     @property
     def target(self) -> OrtModel:
@@ -164,26 +180,23 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Ends a running answer and all threads. Memory goes with the last reference to the engine."""
-        self._end_answer()
+        """Cancels a running answer, ends all threads and gives all memory back, then returns; from any thread."""
+        self._turns.close(self._release)
+
+    def _release(self) -> None:
         if self._warmer is not None:
             self._warmer.close()
-            self._warmer = None
         self._watcher.close()
+        self._models.close()
 
-    def _end_answer(self) -> None:
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
-
-    def _costs(self, notify: Callable[[str], None]) -> MeasuredCosts:
-        return costs_of(self, notify)
+    def require_turn(self) -> None:
+        """BusyError or ClosedError where an answer could not begin in this thread now."""
+        self._turns.require()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """A context in which no answer runs and another plan waits: for those who use the models themselves."""
-        self._end_answer()
-        with self._models.still(), self._watcher.tolerant():
+        with self._turns.alone(), self._models.still(), self._watcher.tolerant():
             yield
 
     def mapped_files(self) -> list[Path]:
@@ -195,7 +208,7 @@ class Engine:
 
     def add_drafter(self, drafter: Drafter) -> None:
         """Makes a drafter of the caller's own known by its name, for ``Speculation(drafter=NAME)``."""
-        self._models.speculator.add(drafter)
+        self._open.speculator.add(drafter)
 
     @property
     def capacity(self) -> int:
@@ -216,21 +229,21 @@ class Engine:
 
     def families(self, sampled: bool) -> list[Family]:
         """The ways to decode that the scheduler chooses among, as nobody has seen them yet."""
-        return self._models.speculator.families(sampled)
+        return self._open.speculator.families(sampled)
 
     def explain(self) -> list[Prospect]:
         """What was expected of each way to decode in the latest answer, and what it delivered, the best first.
 
         Empty where the way was given and there was nothing to choose.
         """
-        return self._models.speculator.prospects()
+        return self._open.speculator.prospects()
 
     def simulate_acceptance(self, target: Sequence[float], intermediate: Sequence[float] | None = None) -> None:
         """From now on drafts are accepted with these chances, depth by depth: for weights that mean nothing.
 
         ``intermediate``: what it accepts of the drafter below it; None: it judges. Costs are real, text is not.
         """
-        self._models.speculator.simulate(target, intermediate)
+        self._open.speculator.simulate(target, intermediate)
 
     def set_budget(self, budget_bytes: int) -> None:
         """Uses at most ``budget_bytes`` from the next step on: of a running answer, too, whose text stays the same.
@@ -244,13 +257,17 @@ class Engine:
 
     def replan(self, budget_bytes: int) -> None:
         """As ``set_budget``, for the moment: the watcher grows back to the budget that was set."""
-        self._models.replan(budget_bytes)
+        self._open.replan(budget_bytes)
 
     def encode(self, prompt: Prompt, *, raw: bool = False, inputs: TemplateInputs = NO_INPUTS) -> list[int]:
         """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids.
 
-        ``inputs`` are the chat template's; ChatTemplateError if there are some and no template is used.
+        ``inputs`` are the chat template's; ChatTemplateError if there are some and no template is used. TokenizerError
+        for what is no prompt, and for a token that the target has no embedding of.
         """
+        return self._checked(self._encode(read_prompt(prompt), raw, inputs))
+
+    def _encode(self, prompt: Prompt, raw: bool, inputs: TemplateInputs) -> list[int]:
         if isinstance(prompt, str):
             if raw or self.tokenizer.template is None:
                 _refuse_inputs(inputs, "a text that is continued")
@@ -268,7 +285,7 @@ class Engine:
         *,
         sampling: SamplingParams | None = None,
         max_new_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         raw: bool = False,
         ignore_eos: bool = False,
         speculation: Speculation | None = None,
@@ -276,7 +293,8 @@ class Engine:
         template_arguments: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
-    ) -> Generator[TextChunk, None, None]:
+        left_out: int = 0,
+    ) -> Answer[TextChunk]:
         """Answers ``prompt`` chunk by chunk; the chunks' texts put together are the answer.
 
         The chat template gets ``template_arguments`` (``{"enable_thinking": False}``), ``tools`` (JSON schemas) and
@@ -284,25 +302,35 @@ class Engine:
 
         Without ``max_new_tokens`` an answer may fill the context. Then it ends, or goes on with the first four tokens
         and the latest ("slide"), or with what a function of the caller's own keeps (``outgrow.Refit``). A text that is
-        not answered but continued (``raw``, or no chat template) keeps its spacing at the seam. A running answer ends
-        when another begins.
+        not answered but continued (``raw``, or no chat template) keeps its spacing at the seam. ``stop`` is one string
+        or several; one that is written as a special token is that token. ``left_out`` tokens of the conversation came
+        before the prompt and are not in it; random numbers hang on where a token stands in the whole.
+
+        This thread's running answer ends when another begins; BusyError while another thread's is not over.
         """
         tokens = self.encode(prompt, raw=raw, inputs=make_inputs(template_arguments, tools, documents))
         refit = _make_refit(when_full)
         if refit is not None and len(tokens) >= self.capacity:
-            tokens = refit(tokens, self.capacity) or tokens
+            kept = refit(tokens, self.capacity) or tokens
+            left_out, tokens = left_out + len(tokens) - len(kept), kept
         chat = not raw and self.tokenizer.template is not None
         before = () if chat else tokens
         eos = () if ignore_eos else self.manifest.target.vocabulary.eos_token_ids
+        stops = Stops(self.tokenizer, stop)
         rule = TextStopRule(
             eos=eos,
-            strings=stop,
+            strings=stops.strings,
             max_new_tokens=max_new_tokens,
-            stream=TextStream(self.tokenizer, before) if stop else None,
+            stream=stops.stream(before) if stops.strings else None,
         )
-        steps = self.steps(tokens, stop=rule, sampling=sampling, speculation=speculation, refit=refit)
-        stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
-        return self._chunks(steps, stats, TextStream(self.tokenizer, before), StopText(stop))
+        _refuse_long(len(tokens), self.capacity)
+
+        def make() -> Generator[TextChunk, None, None]:
+            steps = self._decode(tokens, rule, sampling, speculation, refit, left_out)
+            stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
+            return self._chunks(steps, stats, stops.stream(before), stops.text())
+
+        return self._turns.begin(make)
 
     def steps(
         self,
@@ -312,26 +340,47 @@ class Engine:
         sampling: SamplingParams | None = None,
         speculation: Speculation | None = None,
         refit: Refit | None = None,
-    ) -> Generator[Step, None, None]:
-        """Continues ``tokens`` step by step: the loop without text. A running answer ends when another begins.
+        left_out: int = 0,
+    ) -> Answer[Step]:
+        """Continues ``tokens`` step by step: the loop without text. Everything else is as ``generate`` says.
 
         ``refit`` says what of them is kept when the context is full; None: the answer ends.
         """
-        self._end_answer()
-        sampling = sampling or SamplingParams()
-        _refuse_long(len(tokens), self._context.capacity)
-        context = self._context
+        tokens = self._checked(tokens)
+        _refuse_long(len(tokens), self.capacity)
+        return self._turns.begin(lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out))
+
+    def _checked(self, tokens: Sequence[int]) -> list[int]:
+        """``tokens`` as whole numbers; TokenizerError for an id that the target has no embedding of."""
+        return check_ids(tokens, self.target.vocab_size, self.tokenizer)
+
+    def _decode(
+        self,
+        tokens: Sequence[int],
+        stop: StopRule,
+        sampling: SamplingParams | None,
+        speculation: Speculation | None,
+        refit: Refit | None,
+        left_out: int,
+    ) -> Generator[Step, None, None]:
+        sampling, context = sampling or SamplingParams(), self._context
         strategy = self._models.speculator.strategy(speculation or Speculation(), sampling, context)
         context.sampling = sampling
 
-        def start(tokens: Sequence[int], stop: StopRule) -> Generator[Step, None, None]:
+        def start(tokens: Sequence[int], stop: StopRule, left_out: int) -> Generator[Step, None, None]:
             context.truncate(0)
             context.append(tokens)
+            context.first = left_out
             return decode(self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop)
 
-        steps = start(tokens, stop) if refit is None else go_on(start, tokens, stop, context, refit)
-        self._answer = self._models.within_plan(steps)
-        return self._answer
+        def keep(tokens: Sequence[int], capacity: int) -> list[int] | None:
+            assert refit is not None
+            kept = refit(tokens, capacity)
+            return None if kept is None else self._checked(kept)
+
+        if refit is None:
+            return self._models.within_plan(start(tokens, stop, left_out))
+        return self._models.within_plan(go_on(start, tokens, stop, context, keep, left_out))
 
     @staticmethod
     def _chunks(

@@ -9,7 +9,7 @@ them, work as well: drafts are chains then, and every row has its logits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -104,6 +104,8 @@ class OrtModel:
         self._make_buffers(prefill_chunk)
         # Spent inside ONNX Runtime so far; what a step takes beyond it is ours.
         self.session_seconds = 0.0
+        # May raise, so that a prompt that is read chunk by chunk can be given up.
+        self.before_forward: Callable[[], None] = _nothing
 
     @classmethod
     def open(
@@ -170,6 +172,7 @@ class OrtModel:
         self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
     ) -> Output:
         """See ``Model``. ContextFullError where the cache has no room for the rows, padding included."""
+        self.before_forward()
         rows, width = len(tokens), self.padded(len(tokens))
         assert 0 <= logits_from < rows <= width <= self.max_rows, (logits_from, rows, width, self.max_rows)
         assert parents is None or self.takes_trees
@@ -185,11 +188,19 @@ class OrtModel:
         """See ``Model``. In chunks as planned, and without logits if the graph can leave them out."""
         self.cache.require(len(tokens))
         for start in range(0, len(tokens), self._chunk):
+            self.before_forward()
             chunk = tokens[start : start + self._chunk]
             binding = self._binding(len(chunk), 0 if self._signature.limits_logits else len(chunk), tree=False)
             binding.fill(chunk, None, self.cache.length)
             self._run(binding)
             self.cache.append(chunk)
+
+    def close(self) -> None:
+        """Ends the session and gives its memory back; the model cannot be used afterwards."""
+        self.before_forward = _refuse
+        self._bindings.clear()
+        del self._buffers, self._session
+        self.cache.close()
 
     def _run(self, binding: Binding) -> None:
         start = perf_counter()
@@ -206,6 +217,14 @@ class OrtModel:
             if width <= self.max_rows or width == self._chunk:
                 self._bindings[key] = binding
         return binding
+
+
+def _nothing() -> None:
+    """What is called before a forward where nobody wants to know."""
+
+
+def _refuse() -> None:
+    raise UnsupportedModelError("this model is closed; open the bundle again")
 
 
 def open_session(

@@ -2,7 +2,9 @@
 
 Nothing is lost before the context is really full: at the next prompt, or in the middle of an answer. Then the text that
 is kept is read again, from position 0 on, so the answer goes on as that of a fresh conversation of the kept text. At
-least a quarter of the context is free after that, so that a token is read a bounded number of times.
+least a quarter of the context is free after that, so that a token is read a bounded number of times. Only the random
+numbers go on where they were (``left_out``): they hang on a token's place in the whole conversation, and from position
+0 on the same ones would be drawn again.
 
 Windows with kept first tokens are those of StreamingLLM (Xiao et al. 2024), which moves positions instead of reading
 the kept text again; that would save the re-read and leave the exact law of the model.
@@ -36,7 +38,12 @@ _WORDS = "<<the user's words>>"
 
 
 class Policy(Protocol):
-    """What to do in one conversation. A new policy is one class and one entry in ``POLICIES``."""
+    """What to do in one conversation. A new policy is one class and one entry in ``POLICIES``.
+
+    ``left_out`` tokens of the conversation are not in the latest prompt, nor in what was kept of it since.
+    """
+
+    left_out: int
 
     def prompt(self, messages: list[Message], capacity: int) -> list[int]:
         """The tokens to answer: fewer than ``capacity``, or ContextFullError. Dropped messages leave ``messages``."""
@@ -49,6 +56,8 @@ class Policy(Protocol):
 
 class Stop:
     """The conversation ends."""
+
+    left_out = 0
 
     def __init__(
         self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
@@ -77,15 +86,16 @@ class Drop:
     ) -> None:
         self._tokenizer, self._history, self._notify, self._inputs = tokenizer, history, notify, inputs
         self._messages: list[Message] = []
-        self._prompt_length = 0
+        self._prompt_length = self.left_out = 0
 
     def prompt(self, messages: list[Message], capacity: int) -> list[int]:
         """See ``Policy``."""
         self._messages = messages
         tokens = self._history.encode(self._tokenizer.render_chat(messages, self._inputs))
         if len(tokens) >= capacity:
-            tokens = self._shortened(0, capacity) or tokens
-            _refuse_full(len(tokens), capacity, "no turn is left to drop; say less at a time")
+            kept = self._shortened(0, capacity) or tokens
+            _refuse_full(len(kept), capacity, "no turn is left to drop; say less at a time")
+            self.left_out, tokens = self.left_out + len(tokens) - len(kept), kept
         self._prompt_length = len(tokens)
         return tokens
 
@@ -96,6 +106,7 @@ class Drop:
         if prompt is None or len(prompt) + len(answer) >= capacity:
             self._notify(f"the context of {capacity} tokens is full and no turn is left to drop: the answer ends here")
             return None
+        self.left_out += self._prompt_length - len(prompt)
         self._prompt_length = len(prompt)
         return [*prompt, *answer]
 
@@ -126,23 +137,23 @@ class Slide:
         self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
     ) -> None:
         self._tokenizer, self._history, self._notify, self._inputs = tokenizer, history, notify, inputs
-        self._first, self._gone = KEPT_FIRST, 0
+        self._first, self.left_out = KEPT_FIRST, 0
 
     def prompt(self, messages: list[Message], capacity: int) -> list[int]:
         """See ``Policy``."""
         tokens = self._history.encode(self._tokenizer.render_chat(messages, self._inputs))
-        if not self._gone:
+        if not self.left_out:
             self._first = head_length(self._tokenizer, messages, tokens, self._inputs)
-        if self._first + self._gone >= len(tokens):  # the messages were changed: another conversation
-            self._gone = 0
-        shown = [*tokens[: self._first], *tokens[self._first + self._gone :]]
+        if self._first + self.left_out >= len(tokens):  # the messages were changed: another conversation
+            self.left_out = 0
+        shown = [*tokens[: self._first], *tokens[self._first + self.left_out :]]
         return shown if len(shown) < capacity else self.refit(shown, capacity)
 
     def refit(self, tokens: Sequence[int], capacity: int) -> list[int]:
         """See ``Policy``."""
-        self._first = self._first if self._gone else _bounded(self._first, capacity)
+        self._first = self._first if self.left_out else _bounded(self._first, capacity)
         kept = slide(tokens, capacity, self._first)
-        self._gone += len(tokens) - len(kept)
+        self.left_out += len(tokens) - len(kept)
         self._notify(_told(capacity, f"{len(tokens) - len(kept)} tokens behind the first {self._first}", len(kept)))
         return kept
 
@@ -192,21 +203,26 @@ def head_length(
 
 
 def go_on(
-    start: Callable[[Sequence[int], StopRule], Generator[Step, None, None]],
+    start: Callable[[Sequence[int], StopRule, int], Generator[Step, None, None]],
     tokens: Sequence[int],
     stop: StopRule,
     context: Context,
     refit: Refit,
+    left_out: int = 0,
 ) -> Generator[Step, None, None]:
-    """The steps that ``start`` makes of ``tokens``; where the context ends them, those it makes of what is kept."""
+    """The steps that ``start`` makes of ``tokens``; where the context ends them, those it makes of what is kept.
+
+    ``start`` is also told how many tokens of the conversation are left out before those that it gets.
+    """
     rule = _Resumed(stop)
     kept: Sequence[int] | None = tokens
     while kept is not None:
-        with closing(start(kept, rule)) as steps:
+        with closing(start(kept, rule, left_out)) as steps:
             kept = None
             for step in steps:
                 if step.finish == "context":
                     kept = refit(context.tokens.tolist(), len(context))
+                    left_out = context.position - len(kept or ())
                 yield step if kept is None else replace(step, finish=None)
 
 

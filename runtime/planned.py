@@ -23,11 +23,20 @@ from runtime.speculator import Speculator
 class PlannedModels:
     """The models of ``plan``: the target, the drafters by name, and what makes strategies of them.
 
-    ``costs`` gives what forwards cost on this device, when that is first asked for.
+    ``costs`` gives what forwards cost on this device, when that is first asked for. ``before_forward`` is called before
+    each, and stops it with an error.
     """
 
-    def __init__(self, levels: Levels, plan: Plan, request: Request, costs: Callable[[], MeasuredCosts]) -> None:
+    def __init__(
+        self,
+        levels: Levels,
+        plan: Plan,
+        request: Request,
+        costs: Callable[[], MeasuredCosts],
+        before_forward: Callable[[], None] = lambda: None,
+    ) -> None:
         self.plan = plan
+        self._before_forward = before_forward
         self.target: OrtModel = levels.open_target(plan)
         self.drafters: dict[str, OrtModel] = levels.open_drafters(plan)
         self.speculator = Speculator(self.target, self.drafters, plan.draft, levels.manifest, costs)
@@ -35,6 +44,21 @@ class PlannedModels:
         self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
         self._next_plan: Plan | None = None
         self._stepping = RLock()
+        self._watch_forwards()
+
+    def close(self) -> None:
+        """Gives back the memory of everything that is open; nothing here can be used afterwards."""
+        with self._stepping:
+            self._next_plan = None
+            self.speculator.close()
+            for model in (self.target, *self.drafters.values()):
+                model.close()
+            self.drafters = {}
+            give_back()
+
+    def _watch_forwards(self) -> None:
+        for model in (self.target, *self.drafters.values()):
+            model.before_forward = self._before_forward
 
     def replan(self, budget_bytes: int) -> None:
         """Plans anew for ``budget_bytes``, from the next step on; OverBudgetError if that cannot be.
@@ -88,6 +112,7 @@ class PlannedModels:
         give_back()
         fit(self.target, plan.target, plan)
         self.drafters = self._levels.open_drafters(plan, kept)
+        self._watch_forwards()
         self.speculator.allow(self.drafters, plan.draft)
         self.plan = plan
         give_back()

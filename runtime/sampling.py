@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import PocketspecError
+from runtime.arguments import as_real, as_whole
 from runtime.reuse import ReusedArrays, at_least, masks
 
 FloatArray = npt.NDArray[np.float32]
@@ -74,25 +75,28 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0.0, 1e6, "0 is greedy, 1 the model's own distribution")
+        self._check("temperature", 0.0, 1e6, "0 is greedy, 1 the model's own distribution")
         if 0 < self.temperature < 1e-6:
             raise SamplingError(f"temperature is {self.temperature}, allowed: 0 or 1e-06 to 1e+06; 0 is greedy")
-        _check_whole("top_k", self.top_k, (1 << 31) - 1, "0 keeps every token")
-        _check("top_p", self.top_p, 0.0, 1.0, "1 keeps every token")
-        _check("min_p", self.min_p, 0.0, 1.0, "0 keeps every token")
-        _check("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "1 is none, 1.1 a usual one")
-        _check_whole("seed", self.seed, _MASK, "any whole number in that range will do")
+        self._check_whole("top_k", (1 << 31) - 1, "0 keeps every token")
+        self._check("top_p", 0.0, 1.0, "1 keeps every token")
+        self._check("min_p", 0.0, 1.0, "0 keeps every token")
+        self._check("repetition_penalty", 1e-3, 1e3, "1 is none, 1.1 a usual one")
+        self._check_whole("seed", _MASK, "any whole number in that range will do")
 
+    def _check(self, name: str, low: float, high: float, hint: str) -> None:
+        value = getattr(self, name)
+        number = as_real(value)
+        if number is None or not low <= number <= high:
+            raise SamplingError(f"{name} is {value!r}, allowed: {low:g} to {high:g}; {hint}")
+        object.__setattr__(self, name, number)
 
-def _check(name: str, value: Any, low: float, high: float, hint: str) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high:
-        raise SamplingError(f"{name} is {value!r}, allowed: {low:g} to {high:g}; {hint}")
-
-
-def _check_whole(name: str, value: Any, high: int, hint: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= high:
-        raise SamplingError(f"{name} is {value!r}, allowed: whole numbers from 0 to {high}; {hint}")
+    def _check_whole(self, name: str, high: int, hint: str) -> None:
+        value = getattr(self, name)
+        number = as_whole(value)
+        if number is None or not 0 <= number <= high:
+            raise SamplingError(f"{name} is {value!r}, allowed: whole numbers from 0 to {high}; {hint}")
+        object.__setattr__(self, name, number)
 
 
 def greedy_token(logits: FloatArray, tokens: Sequence[int] | TokenArray, params: SamplingParams) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -108,6 +109,13 @@ class Speculator:
         self.levels, self.planned = dict(levels), planned
         self._drafters.clear()
 
+    def close(self) -> None:
+        """Ends what drafts in threads of its own, and keeps nothing that refers to a model."""
+        self.allow({}, DraftPlan("chain", 0))
+        self._given.clear()
+        self._experiences.clear()
+        self._latest = self._speeds = None
+
     def prospects(self) -> list[Prospect]:
         """What the scheduler of the latest answer expected of each way and realised, the best first; empty if it had no
         choice."""
@@ -149,7 +157,10 @@ class Speculator:
     def families(self, sampled: bool, only: Kind | None = None) -> list[Family]:
         """The ways to decode that the bundle has, as nobody has seen them yet."""
         below = [level for level in self._manifest.levels if level.role != "target"]
-        stage = Stage(below, self._calibrations, self._inner_room, self._is_apart)
+        own = weakref.proxy(self)  # what is learnt is kept here, and must not keep it in turn
+        stage = Stage(
+            below, self._calibrations, lambda level: own._inner_room(level), lambda level: own._is_apart(level)
+        )
         return make_families(stage, Names(SUFFIX, ABOVE, AHEAD), sampled, only)
 
     def _is_weighed(self, name: str) -> bool:

@@ -59,6 +59,12 @@ class Tokenizer:
         """The number of tokens, added ones included."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """What special tokens are called, and their ids: decoded text leaves them out."""
+        added = self._inner.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of ``text``; with ``add_special_tokens``, what the tokenizer puts around a text (a begin token)."""
         try:

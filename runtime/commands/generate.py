@@ -15,8 +15,9 @@ from runtime.commands import options as shared
 
 if TYPE_CHECKING:
     from runtime.decode import Step
-    from runtime.engine import Engine, Prompt, TextChunk
+    from runtime.engine import Engine, TextChunk
     from runtime.outgrow import Refit
+    from runtime.prompt import Prompt
     from runtime.template_data import TemplateInputs
 
 _INTERRUPTED = 130

@@ -123,7 +123,7 @@ def test_an_answer_to_a_chat_begins_without_the_space_that_a_continuation_has(
     inner = Inner(models.BPE({f"▁{chr(0x4E00 + token)}": token for token in range(VOCAB)}, []))
     inner.decoder = decoders.Metaspace()
     monkeypatch.setattr(engine, "tokenizer", Tokenizer(inner, template))
-    monkeypatch.setattr(engine, "encode", lambda prompt, raw=False: [1, 2, 3])
+    monkeypatch.setattr(engine, "encode", lambda prompt, **settings: [1, 2, 3])
     continued, answered = (text_of(answer(engine, "x", raw=raw)) for raw in (True, False))
     assert continued == " " + answered
 

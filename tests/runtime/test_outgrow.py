@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from runtime.conversation import Conversation
 from runtime.engine import Engine, TextChunk
 from runtime.history import History
 from runtime.outgrow import Drop, Slide, head_length, slide
-from runtime.sampling import SamplingParams
+from runtime.sampling import SamplingParams, uniform
 from runtime.speculation import PLAIN, Speculation
 from runtime.template import ChatTemplate
 from runtime.text import Tokenizer
@@ -61,19 +62,57 @@ def talk(conversation: Conversation, turns: int) -> list[list[TextChunk]]:
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("speculation", SPECULATIONS, ids=str)
 def test_a_window_slides_over_a_long_answer(small: Engine, speculation: Speculation, sampling: SamplingParams) -> None:
-    """Until the context is full the answer is the plain one, and then that of a fresh prompt of the kept text."""
+    """Until the context is full the answer is the plain one, and then that of a fresh prompt of the kept text.
+
+    The random numbers go on where they were.
+    """
     prompt, count = small.encode("Hello there", raw=True), 2 * CONTEXT
     whole = answer(small, prompt, count, when_full="slide", speculation=speculation, sampling=sampling)
     expected: list[int] = []
     text = prompt
     while len(expected) < count:
-        part = answer(
-            small, text, min(CONTEXT - len(text), count - len(expected)), sampling=sampling, speculation=PLAIN
-        )
+        left_out = len(prompt) + len(expected) - len(text)
+        settings = {"sampling": sampling, "speculation": PLAIN, "left_out": left_out}
+        part = answer(small, text, min(CONTEXT - len(text), count - len(expected)), **settings)
         expected += part
         text = slide([*text, *part], CONTEXT)
     assert whole == expected
     assert text[:4] == prompt[:4]
+
+
+def places_drawn(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> list[int]:
+    """Where in the conversation the tokens stand that ``run`` draws."""
+    places: list[int] = []
+
+    def note(seed: int, position: int, *rest: int) -> float:
+        places.append(position)
+        return uniform(seed, position, *rest)
+
+    monkeypatch.setattr("runtime.verify.match.uniform", note)
+    run()
+    return places
+
+
+def test_no_random_number_is_drawn_twice(small: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = small.encode("Hello there", raw=True)
+    settings = {"when_full": "slide", "sampling": SAMPLED, "speculation": PLAIN}
+    places = places_drawn(monkeypatch, lambda: answer(small, prompt, 300, **settings))
+    assert places == list(range(len(prompt), len(prompt) + 300))
+    places = places_drawn(monkeypatch, lambda: answer(small, [1] * 300, 9, **settings))
+    assert places == list(range(300, 309)), "a prompt that is cut before it is read counts as a whole"
+
+
+@pytest.mark.parametrize("policy", ["drop", "slide"])
+def test_no_random_number_is_drawn_twice_in_a_conversation(
+    small: Engine, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    notes: list[str] = []
+    settings = {"max_new_tokens": 60, "sampling": SAMPLED, "speculation": PLAIN, "ignore_eos": True}
+    conversation = Conversation(small, SYSTEM, policy, notes.append, **settings)
+    places = places_drawn(monkeypatch, lambda: talk(conversation, 6))
+    assert len(places) == 6 * 60
+    assert all(later > earlier for earlier, later in pairwise(places))
+    assert len(notes) > 2
 
 
 def test_what_an_answer_ends_with_is_counted_from_its_beginning(small: Engine) -> None:
