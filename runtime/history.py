@@ -1,9 +1,11 @@
 """The tokens of a conversation, kept as the model read and said them.
 
 Decoding an answer and encoding its text again may give other tokens, and then all that the KV cache holds from there
-on is lost. So the text of a conversation is known piece by piece, prompt and answer in turn, each with its own tokens,
-and only what is new behind the known pieces is encoded. A template that changes what lies behind, say by taking the
-thoughts out of earlier answers, is followed: everything from the first changed piece on is encoded again.
+on is lost. So every prompt and every answer keeps the tokens it had, and what is new behind them has the tokens that
+the whole text has there: a special token may swallow the line break behind it (``rstrip``, Phi-3), and a tokenizer in
+SentencePiece's manner puts a space in front of texts, so a piece by itself may be encoded otherwise. A template that
+changes what lies behind, say by taking the thoughts out of earlier answers, is followed: everything from the first
+changed turn on is encoded again.
 """
 
 from __future__ import annotations
@@ -19,49 +21,54 @@ _MAX_HIDDEN = 16
 _SEAM = 16
 
 
-class _Piece(NamedTuple):
-    """``tokens`` and the ``texts`` that a template may put in their place: with or without a space in front."""
+class _Turn(NamedTuple):
+    """A prompt as far as it was new, and its answer: tokens, and the texts that a template may put in their place.
 
-    texts: tuple[str, ...]
+    ``answers`` are the answer's text with the space in front that SentencePiece does not show, and without.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
     tokens: tuple[int, ...]
 
-    def length_in(self, text: str, start: int) -> int | None:
-        """How much of ``text`` the piece takes at ``start``; None where it says something else."""
-        return next((len(own) for own in self.texts if text.startswith(own, start)), None)
+    def end_in(self, text: str, start: int) -> int | None:
+        """Where the turn ends that begins at ``start`` of ``text``; None where it says something else."""
+        if not text.startswith(self.prompt, start):
+            return None
+        start += len(self.prompt)
+        return next((start + len(own) for own in self.answers if text.startswith(own, start)), None)
 
 
 class History:
-    """Pieces of one conversation: ``encode`` the text that is to be answered, then ``add_answer``."""
+    """The turns of one conversation: ``encode`` the text that is to be answered, then ``add_answer``."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._pieces: list[_Piece] = []
+        self._turns: list[_Turn] = []
+        self._prompt, self._new = "", list[int]()
 
     @property
     def tokens(self) -> list[int]:
         """All tokens so far."""
-        return [token for piece in self._pieces for token in piece.tokens]
+        return [*(token for turn in self._turns for token in turn.tokens), *self._new]
 
     def encode(self, text: str) -> list[int]:
         """The tokens of ``text``, a whole conversation up to where the assistant begins to speak."""
         known = place = 0
-        for piece in self._pieces:
-            length = piece.length_in(text, place)
-            if length is None:
+        for turn in self._turns:
+            end = turn.end_in(text, place)
+            if end is None:
                 break
-            known, place = known + 1, place + length
-        del self._pieces[known:]
-        rest = text[place:]
-        tokens = (
-            self._tokenizer.encode_behind(rest) if place else self._tokenizer.encode(rest, add_special_tokens=False)
-        )
-        self._pieces.append(_Piece((rest,), tuple(tokens)))
+            known, place = known + 1, end
+        del self._turns[known:]
+        self._prompt, self._new = text[place:], []
+        self._new = self._tokenizer.encode_rest(text, place, self.tokens)
         return self.tokens
 
     def add_answer(self, tokens: Sequence[int], shown: str, ended: bool) -> None:
         """``tokens`` answered the text encoded last; ``shown`` is what the next text will have of them.
 
-        ``ended``: the last token is an end token. It stays if the template puts the same token there.
+        ``ended``: the last token is an end token, which comes back if the template puts it there.
         """
         end = len(tokens) - ended
         front = self.tokens[-_SEAM:]
@@ -69,7 +76,8 @@ class History:
             said = tokens[: end - hidden]
             text = self._tokenizer.decode(said)
             if shown.startswith(text):
-                self._pieces.append(_Piece((self._tokenizer.decode(said, front), text), tuple(said)))
-                if ended and not hidden:
-                    self._pieces.append(_Piece((self._tokenizer.token(tokens[-1]),), (tokens[-1],)))
+                if said:  # else nothing is lost if the next text has other tokens here
+                    answers = (self._tokenizer.decode(said, front), text)
+                    self._turns.append(_Turn(self._prompt, answers, (*self._new, *said)))
+                self._prompt, self._new = "", []
                 return

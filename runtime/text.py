@@ -36,6 +36,8 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer, template: ChatTemplate | None = None) -> None:
         self._inner = inner
+        # Applied by hand, for it trims the offsets that say where tokens lie in a text.
+        self._around, inner.post_processor = inner.post_processor, None
         self.template = template
         self.byte_tokens = _byte_tokens(inner)
 
@@ -67,11 +69,23 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of ``text``; with ``add_special_tokens``, what the tokenizer puts around a text (a begin token)."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise TokenizerError(f"the prompt is not valid Unicode text: {error.reason}") from None
-        return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
+        encoding = self._encoding(text)
+        if add_special_tokens and self._around is not None:
+            encoding = self._around.process(encoding, None, True)
+        return list(encoding.ids)
+
+    def encode_rest(self, text: str, start: int, before: Sequence[int] = ()) -> list[int]:
+        """The ids that the whole ``text`` has behind its first ``start`` characters, which have the ids ``before``.
+
+        Where one of its tokens lies on both sides, the part of it behind ``start`` gets ids of its own; but none where
+        the same token stands before already, as one that swallows the line break behind it.
+        """
+        encoding = self._encoding(text)
+        ids, offsets = encoding.ids, encoding.offsets
+        first = next((place for place in range(len(offsets), 0, -1) if offsets[place - 1][0] < start), 0)
+        end = offsets[first - 1][1] if first else 0
+        is_cut = end > start and ids[first - 1] not in before[-1:]
+        return [*(self.encode_behind(text[start:end]) if is_cut else []), *ids[first:]]
 
     def encode_behind(self, text: str) -> list[int]:
         """The ids of ``text`` where other text comes before it: without the space that some tokenizers put in front."""
@@ -79,6 +93,14 @@ class Tokenizer:
         whole = self.encode(_FRONT + text, add_special_tokens=False)
         is_split = whole[: len(front)] == front
         return whole[len(front) :] if is_split else self.encode(text, add_special_tokens=False)
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
+        """Tokens of ``text`` with where they lie in it, without special ones around it."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"the prompt is not valid Unicode text: {error.reason}") from None
+        return self._inner.encode(text, add_special_tokens=False)
 
     def encode_chat(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> list[int]:
         """The ids of ``messages`` in the chat template, up to where the assistant begins to speak."""
