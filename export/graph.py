@@ -74,6 +74,8 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
     config = copy.deepcopy(config)
     shape = shape_of(config, options.positions)
     refuse(config, shape)
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedGraphError(f"{config.model_type}: quantized already; start from the unquantized one")
     attention = Attention()
     try:
         with _quiet(), attention_registered(attention):
@@ -165,7 +167,14 @@ def _lower_linears(model: Any, attention: Attention) -> None:
     known = {module.weight for module in model.modules() if isinstance(module, LoweredLinear)}
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and parameter not in known and parameter is not model.get_input_embeddings().weight:
-            raise UnsupportedGraphError(f"weight {name} {list(parameter.shape)} belongs to no linear layer")
+            raise UnsupportedGraphError(_no_place_for(model, name, parameter))
+
+
+def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
+    owner, shape = model.get_submodule(name.rpartition(".")[0]), list(parameter.shape)
+    if isinstance(owner, nn.Embedding):
+        return f"it looks {name} {shape} up beside its token embedding: learned positions, say; they must be rotary"
+    return f"{name} {shape} is a weight of a {type(owner).__name__}; only linear layers and the embedding can have one"
 
 
 # Sizes of the traced example: rows, total and capacity are dynamic and differ, so that none is taken for another.
@@ -225,7 +234,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
         if not isinstance(getattr(value.const_value, "raw", None), FakeTensor):
             continue
         if name not in tables and name not in sources:
-            raise UnsupportedGraphError(f"the graph needs {name}, which is none of its parameters")
+            raise UnsupportedGraphError(f"it computes with {name}, which is stored as a buffer and not as a weight")
         value.name = sources.get(name, name)
         weights.recipes[str(value.name)] = _recipe(value, tables.get(name), traced.offsets.get(name, 0.0))
         value.const_value = None

@@ -30,7 +30,12 @@ def shape_of(config: transformers.PretrainedConfig, positions: int | None = None
         heads, hidden = int(config.num_attention_heads), int(config.hidden_size)
         longest = _longest(config)
         layers, vocab = int(config.num_hidden_layers), int(config.vocab_size)
-    except (AttributeError, TypeError) as error:
+    except AttributeError as error:
+        what = f"no {error.name}" if error.name else str(error)
+        raise UnsupportedGraphError(
+            f"{name}: its config has {what}; only decoders of text whose positions are rotary are supported"
+        ) from None
+    except TypeError as error:
         raise UnsupportedGraphError(f"{name}: its config is not a text decoder's ({error})") from None
     if positions is not None and not 0 < positions <= longest:
         raise UnsupportedGraphError(f"{name}: {positions} positions asked, allowed are 1 to {longest}")
@@ -52,8 +57,6 @@ def refuse(config: transformers.PretrainedConfig, shape: Shape) -> None:
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
         raise UnsupportedGraphError(f"{name}: not a decoder of text alone; export its text model")
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedGraphError(f"{name}: the checkpoint is quantized already; start from the unquantized one")
     if any((getattr(config, attribute, None) or 0) > 1 for attribute in _EXPERTS):
         raise UnsupportedGraphError(f"{name}: mixtures of experts are not supported")
     if shape.head_size % 8:
@@ -83,6 +86,11 @@ def build_model(config: transformers.PretrainedConfig) -> tuple[nn.Module, FakeT
                 config, dtype=torch.float32, attn_implementation=IMPLEMENTATION, trust_remote_code=False
             )
     except Exception as error:
+        if isinstance(error, KeyError) and error.args == (IMPLEMENTATION,):
+            raise UnsupportedGraphError(
+                "its code in transformers has kinds of attention of its own, in whose place ours cannot be put;"
+                " it is not supported"
+            ) from None
         raise UnsupportedGraphError(f"transformers cannot build it for our attention ({first_line(error)})") from error
     _fill_buffers(model)
     return model.eval(), mode

@@ -193,7 +193,7 @@ def resolve(name: str) -> Target:
         return known
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return Target(folder.resolve().name, folder=folder)
+        return _in_folder(folder)
     for target in _TARGETS:
         if target.hub_id is not None and target.hub_id.lower() == name.lower():
             return target
@@ -203,6 +203,15 @@ def resolve(name: str) -> Target:
     if "/" in name or name.startswith((".", "~")):
         raise UnknownTargetError(f"no folder {name!r}; give an existing checkpoint folder, a known name or owner/model")
     raise UnknownTargetError(_unknown(name))
+
+
+def _in_folder(folder: Path) -> Target:
+    """The checkpoint in a folder; in the Hub's cache, models--OWNER--MODEL/snapshots/COMMIT, it is called MODEL."""
+    place = folder.resolve()
+    kind, *parts = place.parent.parent.name.split("--")
+    if place.parent.name == "snapshots" and kind == "models" and all(parts):
+        return Target(parts[-1], "/".join(parts), folder)
+    return Target(place.name, folder=folder)
 
 
 def _unknown(name: str) -> str:

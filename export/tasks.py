@@ -15,6 +15,7 @@ from export.manifest import Shape, Vocabulary
 from export.quantize import QUANTIZERS
 from export.request import BITS, ExportRequest, Job, RequestError
 from export.sources import Model, describe_model
+from export.structure import refuse
 from export.vocabulary import check_pair, read_vocabulary
 
 # By perplexity, with either kernels: on text they were made for, stories260k has 4.94 in blocks of 32, 5.09 in blocks
@@ -54,6 +55,7 @@ def make_tasks(request: ExportRequest, jobs: Sequence[Job]) -> list[LevelTask]:
         if target is not None and target.model.folder is not None and model.folder is not None:
             check_pair(target.model.folder, model.folder)
         shape = _shape(model, request, target)
+        refuse(model.config, shape)  # before gigabytes are downloaded
         vocabulary = _vocabulary(model, target)
         blocks = BITS[job.weights] <= 8
         size = (request.block_size or DEFAULT_BLOCK_SIZE) if blocks else None

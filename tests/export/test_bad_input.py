@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, MambaConfig
+from transformers import (
+    ApertusConfig,
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    GPT2Config,
+    MambaConfig,
+    OPTConfig,
+)
 
 from export import hub
 from export.__main__ import main
@@ -23,6 +31,11 @@ from tests.conftest import TinyModels
 
 INDEX = "model.safetensors.index.json"
 EMBEDDING = "model.embed_tokens.weight"
+
+
+_SIZES = {"vocab_size": 264, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+OPT = OPTConfig(ffn_dim=64, word_embed_proj_dim=32, **_SIZES)
+APERTUS = ApertusConfig(intermediate_size=64, num_key_value_heads=2, **_SIZES)
 
 
 class Refusal:
@@ -125,6 +138,9 @@ def test_a_missing_tensor(refusal: Refusal, checkpoint: Path) -> None:
     [
         (MambaConfig(vocab_size=264, hidden_size=32, num_hidden_layers=1, state_size=4), "mamba"),
         (GPT2Config(vocab_size=264, n_embd=32, n_layer=1, n_head=2), "gpt2"),
+        (OPT, "opt"),
+        (FalconConfig(vocab_size=264, hidden_size=32, num_hidden_layers=1, num_attention_heads=2), "falcon"),
+        (APERTUS, "apertus"),
         (BloomConfig(vocab_size=264, hidden_size=32, n_layer=1, n_head=2), "bloom"),
     ],
 )
@@ -134,6 +150,7 @@ def test_an_architecture_that_does_not_fit(refusal: Refusal, checkpoint: Path, c
     AutoModelForCausalLM.from_config(config).save_pretrained(checkpoint)
     line = refusal.line("--target", checkpoint, "--drafter", "none", "-o", refusal.output)
     assert line.startswith(f"error: {reason}: ")
+    assert not any(cryptic in line for cryptic in ("KeyError", "AttributeError", "object has no", "parameters"))
 
 
 def test_an_architecture_nobody_knows(refusal: Refusal, checkpoint: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from export.random_weights import RandomWeights
+from export.request import ExportRequest, default_output
 from export.targets import (
     INTERMEDIATE_RATIO,
     TARGETS,
     ConfigError,
     FamilyError,
+    Target,
     UnknownTargetError,
     check_family,
     load_config,
@@ -142,3 +144,15 @@ def test_a_configuration_nobody_understands_is_one_line(tmp_path: Path, text: st
     with pytest.raises(ConfigError, match="transformers cannot read the configuration in") as caught:
         load_config(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_the_hubs_cache_has_the_name_of_its_model(tmp_path: Path) -> None:
+    folder = tmp_path / "models--Qwen--Qwen2-1.5B-Instruct" / "snapshots" / ("0123456789" * 4)
+    folder.mkdir(parents=True)
+    target = resolve(str(folder))
+    assert (target.name, target.hub_id, target.folder) == ("Qwen2-1.5B-Instruct", "Qwen/Qwen2-1.5B-Instruct", folder)
+    request = ExportRequest(str(folder), Path())
+    assert default_output(request) == Path("bundles/qwen2-1.5b-instruct-int4")
+    elsewhere = tmp_path / "snapshots" / "mine"
+    elsewhere.mkdir(parents=True)
+    assert resolve(str(elsewhere)) == Target("mine", folder=elsewhere)
