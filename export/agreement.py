@@ -48,8 +48,9 @@ def with_agreement(bundle: Path, graph: str, levels: Sequence[Level]) -> tuple[L
     known = [level for level in partners if level.source.kind != "random-weights"]
     if not known or target.source.kind == "random-weights" or not (bundle / "tokenizer.json").is_file():
         return tuple(levels)
-    room = min(level.shape.positions for level in (target, *known))
-    prompts = [prompt[: room // 2] for prompt in read_prompts(bundle)]
+    positions = min(level.shape.positions for level in (target, *known))
+    prompts = [prompt[: positions // 2] for prompt in read_prompts(bundle)]
+    room = min(positions, max(map(len, prompts)) + TOKENS // len(prompts) + 1)
     with _opened(bundle / target.folder, graph, target, room) as model:
         texts = list(answer(model, prompts, target.vocabulary.eos_token_ids))
     found = []

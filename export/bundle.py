@@ -10,7 +10,7 @@ import errno
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,10 +23,10 @@ from export.estimate import estimate_job
 from export.genai import make_genai_config, write_genai_config
 from export.graph import lower
 from export.kvgraphs import write_kv_graphs
+from export.lean import run_lean
 from export.loading import LoadedTensors
 from export.manifest import (
     PACKED_FILE_NAME,
-    KvEffect,
     Level,
     Manifest,
     NativeForm,
@@ -165,10 +165,10 @@ def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporte
         native=native,
         sparse_bytes=sparse_bytes(folder / GRAPH),
     )
-    effects = _measure_effects(level, request, folder, passage, reporter)
+    level = _measure_effects(level, request, folder, passage, reporter)
     seconds = (lowered_at - started, written_at - lowered_at, checked_at - written_at, time.monotonic() - checked_at)
     reporter.timing(job.name, Timing(*seconds, export_peak, peak_bytes()))
-    return replace(level, kv_effects=effects)
+    return level
 
 
 def _write(
@@ -216,15 +216,14 @@ def _calibration(task: LevelTask, request: ExportRequest, source: TensorSource) 
     return Calibration(task.model.config, source, tokens, task.method)
 
 
-def _measure_effects(
-    level: Level, request: ExportRequest, folder: Path, passage: Passage, reporter: Reporter
-) -> Mapping[str, KvEffect]:
-    """Effects of the KV types, none where they cannot be measured. Packed weights stay only where they are wanted."""
+def _measure_effects(level: Level, request: ExportRequest, folder: Path, passage: Passage, reporter: Reporter) -> Level:
+    """``level`` with the effects of its KV types. Packed weights stay only where they are wanted."""
     try:
-        return measure_effects(folder, GRAPH, level, passage.tokens)
+        effects = run_lean(level.weight_bytes, measure_effects, folder, GRAPH, level, passage.tokens)
+        return replace(level, kv_effects=effects)
     except PocketspecError as error:
         reporter.note(f"{level.name}: effects of its KV types are not known: {error}")
-        return {}
+        return replace(level, left_out={"kv_effects": str(error)})
     finally:
         if request.kernels != "native":
             (folder / PACKED_FILE_NAME).unlink(missing_ok=True)
@@ -232,13 +231,16 @@ def _measure_effects(
 
 def _measure_agreement(levels: tuple[Level, ...], bundle: Path, reporter: Reporter) -> tuple[Level, ...]:
     """``levels`` with what partners have in common with the target, as they were where it cannot be measured."""
-    if len(levels) > 1:
-        reporter.stage(levels[-1].name, "comparing with the target's answers")
-    try:
-        return with_agreement(bundle, GRAPH, levels)
-    except PocketspecError as error:
-        reporter.note(f"how often drafters agree with {levels[0].name} is not known: {error}")
+    target, *partners = levels
+    if not partners:
         return levels
+    reporter.stage(partners[-1].name, "comparing with the target's answers")
+    try:
+        return run_lean(max(level.weight_bytes for level in levels), with_agreement, bundle, GRAPH, levels)
+    except PocketspecError as error:
+        reporter.note(f"how often drafters agree with {target.name} is not known: {error}")
+        left_out = {"agreement": str(error)}
+        return (target, *(replace(level, left_out={**level.left_out, **left_out}) for level in partners))
 
 
 def _write_texts(task: LevelTask, folder: Path) -> None:

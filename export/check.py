@@ -23,6 +23,7 @@ from transformers import PretrainedConfig
 from export.dequantized import WrittenWeights
 from export.manifest import Check, PocketspecError, Shape
 from export.passage import PASSAGE, PASSAGE_NAME
+from export.perplexity import perplexity
 from export.pieces import Inputs, PiecedGraph
 from export.recipe import FloatArray, LoweredGraph, MatrixRecipe, PlainRecipe, TensorSource
 from export.streamed import reference_logits
@@ -154,20 +155,6 @@ def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: F
         reference_perplexity=perplexity(reference, tokens),
         perplexity=perplexity(exported, tokens),
     )
-
-
-def perplexity(logits: FloatArray, tokens: Sequence[int]) -> float:
-    """Perplexity per token of ``tokens[1:]``, row ``i`` of ``logits`` predicting token ``i + 1``."""
-    return float(np.exp(np.mean(surprises(logits, tokens[1:]))))
-
-
-def surprises(logits: FloatArray, tokens: Sequence[int]) -> list[float]:
-    """Negative log probability of each of ``tokens``, row ``i`` of ``logits`` predicting token ``i``."""
-    found = []
-    for row, token in zip(logits, tokens, strict=False):
-        peak = row.max()
-        found.append(float(peak + np.log(np.exp(row - peak, dtype=np.float64).sum()) - row[token]))
-    return found
 
 
 def _check_structure(graph: Path, config: PretrainedConfig, written: TensorSource, tokens: Sequence[int]) -> None:

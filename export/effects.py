@@ -1,12 +1,15 @@
 """What every KV type of a level costs and gains, measured with the graphs as they will run: perplexity and speed.
 
 Types take turns, a few steps each, so that what else the machine does meets all of them alike. Rows behind which steps
-are timed are copies of the text's: their values do not matter, but that they are memory does.
+are timed are copies of the text's: their values do not matter, but that they are memory does. Large models run in a
+process of their own, without torch (see ``lean``), and one KV type is open at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -14,9 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.check import surprises
-from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError
-from export.native.build import pack_native
+from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError, sha256_of
+from export.perplexity import surprises
 
 if TYPE_CHECKING:
     from runtime.kernels.forms import Kernels, Native
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
 # Context of the steps that are timed; at 4,096 rows, what a KV type gains or loses is about four times as much.
 ROWS = 1024
-# Portable sessions hold a copy of the weights each, and those of all KV types are open at once.
+# A portable session holds a copy of the weights.
 PORTABLE_BYTES = 256 << 20
+# Weights that the sessions of all KV types may map or copy at once.
+TOGETHER_BYTES = 512 << 20
 _CHUNK = 32
 _TURNS, _STEPS = 15, 5  # of every type; the first step of a turn finds the caches cold and does not count
 _MIN_TURNS, _SECONDS = 3, 6.0
@@ -43,12 +47,13 @@ def measure_effects(folder: Path, graph: str, level: Level, tokens: Sequence[int
     """
     kernels = open_kernels(folder, graph, level)
     native = level.native if kernels.name == "native" else None
-    rows = min(level.shape.positions - 1, ROWS)
     kinds = level.graphs if native is None else native.graphs
-    models = {kind: open_model(kernels, folder, level, kind, max(rows, len(tokens))) for kind in kinds}
+    size = level.weight_bytes if native is None else native.data_bytes
+    rows = min(level.shape.positions - 1, ROWS)
     random = level.source.kind == "random-weights"
-    perplexities = {kind: _read(model, tokens[:_CHUNK] if random else tokens) for kind, model in models.items()}
-    seconds = _time_steps(models, rows)
+    text = tokens[:_CHUNK] if random else tokens
+    models = Models(lambda kind: open_model(kernels, folder, level, kind, max(rows, len(tokens))), size)
+    perplexities, seconds = _measure(models, tuple(kinds), text, rows)
     return {
         kind: KvEffect(
             speed=seconds["fp32"] / seconds[kind],
@@ -56,9 +61,33 @@ def measure_effects(folder: Path, graph: str, level: Level, tokens: Sequence[int
             kernels=kernels.name,
             perplexity=None if random else perplexities[kind] / perplexities["fp32"],
         )
-        for kind in models
+        for kind in kinds
         if kind != "fp32"
     }
+
+
+class Models:
+    """One model for every KV type, over weights of ``size`` bytes that each session maps or copies anew.
+
+    All stay open where that is little; else there is one at a time, opened for every use.
+    """
+
+    def __init__(self, open_kind: Callable[[str], OrtModel], size: int) -> None:
+        self._open, self._size = open_kind, size
+        self._kept: dict[str, OrtModel] = {}
+
+    @contextmanager
+    def use(self, kind: str, kinds: int) -> Iterator[OrtModel]:
+        """The model for a KV type, one of so many ``kinds``."""
+        if self._size * kinds <= TOGETHER_BYTES:
+            if kind not in self._kept:
+                self._kept[kind] = self._open(kind)
+            yield self._kept[kind]
+            return
+        try:
+            yield self._open(kind)
+        finally:
+            gc.collect()  # before the next one opens
 
 
 def open_kernels(folder: Path, graph: str, level: Level) -> Kernels:
@@ -80,6 +109,7 @@ def open_kernels(folder: Path, graph: str, level: Level) -> Kernels:
 def _native_kernels(folder: Path, graph: str, level: Level) -> Native | None:
     from runtime.kernels.forms import Native
     from runtime.kernels.library import open_library
+    from runtime.kernels.packing import pack
 
     if level.native is None:
         return None
@@ -87,7 +117,7 @@ def _native_kernels(folder: Path, graph: str, level: Level) -> Native | None:
         if not (library := open_library()).is_fast:
             return None
         if not (folder / PACKED_FILE_NAME).is_file():
-            pack_native(folder, graph)
+            pack(folder, sha256_of(folder / f"{graph}.data"))
     except PocketspecError:
         return None
     return Native(library, folder)
@@ -120,18 +150,26 @@ def _fill(model: OrtModel, rows: int) -> None:
     model.cache.append(np.resize(model.cache.tokens, rows - held))
 
 
-def _time_steps(models: Mapping[str, OrtModel], rows: int) -> dict[str, float]:
-    """Median seconds of a plain step of every model behind ``rows`` rows."""
-    found: dict[str, list[float]] = {kind: [] for kind in models}
-    for model in models.values():
-        _fill(model, rows)
+def _measure(
+    models: Models, kinds: Sequence[str], text: Sequence[int], rows: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Perplexity of ``text``, and the median seconds of a plain step behind ``rows`` rows, of every KV type."""
+    perplexities: dict[str, float] = {}
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
     began = perf_counter()
     for turn in range(_TURNS):
         if turn >= _MIN_TURNS and perf_counter() - began > _SECONDS:
             break
-        for kind, model in models.items():
-            found[kind] += [_step_seconds(model, rows) for _ in range(_STEPS)][1:]
-    return {kind: median(seconds) for kind, seconds in found.items()}
+        for kind in kinds:
+            with models.use(kind, len(kinds)) as model:
+                if kind not in perplexities:
+                    perplexities[kind] = _read(model, text)
+                elif not model.cache.length:
+                    model.prefill(text[:_CHUNK])
+                _fill(model, rows)
+                found[kind] += [_step_seconds(model, rows) for _ in range(_STEPS)][1:]
+                del model  # the session ends with its last name
+    return perplexities, {kind: median(seconds) for kind, seconds in found.items()}
 
 
 def _step_seconds(model: OrtModel, rows: int) -> float:

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-SCHEMA = 3  # 2: levels have a native form; 3: effects of KV types, agreement with the target, bytes read sparsely
+# 2: levels have a native form; 3: effects of KV types, agreement with the target, bytes read sparsely; 4: what was left
+# out of the measurements, and why
+SCHEMA = 4
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files, on first use where it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
@@ -128,7 +130,8 @@ class Level:
     fp32, which they are measured against. ``agreement`` in [0, 1], of drafters and intermediates: the share of tokens
     of the target's own greedy answers to prompts of mixed kinds that they find most probable, too; None where it was
     not measured. ``sparse_bytes``: of ``weight_bytes``, those of tables of which a step reads a few rows alone (an
-    embedding that is not tied to the head, rotary tables).
+    embedding that is not tied to the head, rotary tables). ``left_out``: measurements that could not be made where the
+    level was exported ("kv_effects", "agreement"), each with the reason.
     """
 
     name: str
@@ -147,6 +150,7 @@ class Level:
     kv_effects: Mapping[str, KvEffect] = field(default_factory=dict)
     agreement: float | None = None
     sparse_bytes: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,14 @@ ALLOWED = {
     "export": ("export",),
 }
 # These run what they wrote, or teach what will run: they import the runtime inside functions.
-LAZY_RUNTIME = ("export/agreement.py", "export/effects.py", "export/__main__.py", "export/distill/", "export/native/")
+LAZY_RUNTIME = (
+    "export/__main__.py",
+    "export/agreement.py",
+    "export/distill/",
+    "export/effects.py",
+    "export/lean.py",
+    "export/native/",
+)
 
 
 def files_of(package: str) -> list[Path]:

@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from export import bundle, check
-from export.check import CheckError, Passage, check_level, compare, count_tokens, perplexity, read_passage
+from export.check import CheckError, Passage, check_level, compare, count_tokens, read_passage
 from export.checkpoint import Checkpoint
 from export.graph import GraphOptions, shape_of
 from export.manifest import Shape
+from export.perplexity import perplexity
 from export.pieces import PiecedGraph
 from export.quantize import QUANTIZERS
 from export.recipe import FloatArray, LoweredGraph

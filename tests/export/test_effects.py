@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from export import effects
+from export import effects, lean
 from export.bundle import export_bundle
-from export.check import perplexity
-from export.effects import EffectsError, measure_effects
-from export.manifest import Level, read_manifest
+from export.effects import EffectsError, measure_effects, open_model
+from export.lean import run_lean
+from export.manifest import Level, PocketspecError, read_manifest
+from export.perplexity import perplexity
 from export.report import SilentReporter
 from export.request import ExportRequest
 from runtime.kernels.library import library_path, verdict_on
+from runtime.model import OrtModel
 from tests.conftest import TinyModels
 from tests.export.test_kvgraphs import open_graph
 
@@ -80,6 +87,53 @@ def test_weights_too_large_to_copy_are_said_so(tiny_bundle: Path, monkeypatch: p
         measure_effects(tiny_bundle, "model.onnx", target_of(tiny_bundle), TOKENS)
 
 
+def test_large_models_have_one_kv_type_open_at_a_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[weakref.ref[OrtModel]] = []
+    most = 0
+
+    def counted(*given: Any) -> OrtModel:
+        nonlocal most
+        model = open_model(*given)
+        opened.append(weakref.ref(model))
+        most = max(most, sum(known() is not None for known in opened))
+        return model
+
+    monkeypatch.setattr(effects, "open_model", counted)
+    together = measure_effects(tiny_bundle, "model.onnx", target_of(tiny_bundle), TOKENS)
+    assert most == len(opened) == len(together) + 1
+    opened.clear()
+    most = 0
+    monkeypatch.setattr(effects, "TOGETHER_BYTES", 0)
+    apart = measure_effects(tiny_bundle, "model.onnx", target_of(tiny_bundle), TOKENS)
+    assert most == 1
+    assert len(opened) > len(apart) + 1
+    for kind, effect in apart.items():
+        assert effect.perplexity == pytest.approx(together[kind].perplexity, rel=1e-5)
+
+
+@pytest.mark.usefixtures("lowered_once")
+def test_large_models_are_measured_in_a_process_without_torch(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean, "HERE_BYTES", 0)
+    code = "import sys, export.effects, export.agreement, runtime.model; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    drafters = (str(tiny_models.drafter),)
+    request = ExportRequest(str(tiny_models.target), tmp_path / "out", weights="fp32", drafters=drafters)
+    target, drafter = read_manifest(export_bundle(request)).levels
+    assert set(target.kv_effects) == {"fp16", "int8", "int4"}
+    assert drafter.agreement is not None
+    assert target.left_out == drafter.left_out == {}
+
+
+def test_a_process_that_the_system_ends_leaves_a_measurement_out(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean, "HERE_BYTES", 0)
+    with pytest.raises(PocketspecError, match="for want of memory"):
+        run_lean(1, os._exit, 9)
+
+
 @pytest.mark.usefixtures("lowered_once")
 def test_what_cannot_be_measured_is_noted_and_left_out(
     tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,7 +146,9 @@ def test_what_cannot_be_measured_is_noted_and_left_out(
 
     monkeypatch.setattr(effects, "PORTABLE_BYTES", 1000)
     request = ExportRequest(str(tiny_models.target), tmp_path / "out", weights="fp32", drafters=())
-    assert target_of(export_bundle(request, Recorder())).kv_effects == {}
+    target = target_of(export_bundle(request, Recorder()))
+    assert target.kv_effects == {}
+    assert target.left_out["kv_effects"].startswith("ONNX Runtime's own kernels would copy")
     assert [note.partition(":")[0] for note in notes] == ["tiny-target"]
 
 

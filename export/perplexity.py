@@ -1,0 +1,23 @@
+"""How well logits predict a text. NumPy alone: what runs a written bundle needs no torch for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from export.recipe import FloatArray
+
+
+def perplexity(logits: FloatArray, tokens: Sequence[int]) -> float:
+    """Perplexity per token of ``tokens[1:]``, row ``i`` of ``logits`` predicting token ``i + 1``."""
+    return float(np.exp(np.mean(surprises(logits, tokens[1:]))))
+
+
+def surprises(logits: FloatArray, tokens: Sequence[int]) -> list[float]:
+    """Negative log probability of each of ``tokens``, row ``i`` of ``logits`` predicting token ``i``."""
+    found = []
+    for row, token in zip(logits, tokens, strict=False):
+        peak = row.max()
+        found.append(float(peak + np.log(np.exp(row - peak, dtype=np.float64).sum()) - row[token]))
+    return found
