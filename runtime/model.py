@@ -26,6 +26,7 @@ from runtime.cache import KVCache
 from runtime.context import TokenArray
 from runtime.devices import SafeWidths, even_widths
 from runtime.draft import FloatArray
+from runtime.forks import outlive_forks
 from runtime.heap import keep_large_blocks_apart
 from runtime.kernels.forms import PORTABLE, Kernels
 from runtime.placement import CPU, on_cores
@@ -240,7 +241,9 @@ def open_session(
         options = kernels.session_options(threads, placement.cores)
         keep_large_blocks_apart()
         providers = list(dict.fromkeys((placement.provider, CPU.provider)))
-        return ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
+        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
     except Exception as error:  # ONNX Runtime's errors share no other base
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModelError(f"ONNX Runtime {ort.__version__} cannot open {path}: {reason}") from None
+    outlive_forks(session)
+    return session

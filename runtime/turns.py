@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from export.manifest import PocketspecError
+from runtime.forks import outlive_forks
 
 _T = TypeVar("_T")
 
@@ -44,6 +45,7 @@ class Answer(Generator[_T, None, None]):
         self.owner: threading.Thread | None = threading.current_thread()
         self.is_running = self.is_cancelled = self.is_over = False
         self.ended_by: threading.Thread | None = None
+        outlive_forks(self)
 
     def through(self, wrap: Callable[[Generator[_T, None, None]], Generator[_T, None, None]]) -> Answer[_T]:
         """The same answer, its pieces passed through ``wrap``; to be called before the first one is read."""

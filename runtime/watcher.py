@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,14 +44,14 @@ class Reading:
 class Watcher:
     """Keeps ``engine`` within what the system has. ``look`` reads, ``notify`` is told in one line what was done.
 
-    It does not keep the engine alive.
+    It does not keep the engine alive. What goes wrong in a look is told once, and the next look is as any other.
     """
 
     def __init__(self, engine: Budgeted, look: Callable[[], Reading], notify: Callable[[str], None]) -> None:
         self._engine, self._look, self._notify = weakref.ref(engine), look, notify
         self._wanted = engine.plan.budget_bytes
         self._calm = 0
-        self._told_excess = self._tolerant = False
+        self._told_excess = self._told_failure = self._tolerant = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -61,9 +61,9 @@ class Watcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops looking."""
+        """Stops looking, and waits for a look that is under way, unless that one calls this."""
         self._stopped.set()
-        if self._thread is not None:
+        if self._thread not in (None, threading.current_thread()):
             self._thread.join()
 
     @contextmanager
@@ -98,8 +98,21 @@ class Watcher:
         return True
 
     def _run(self, seconds: float) -> None:
-        while not self._stopped.wait(seconds) and self.check():
-            pass
+        while not self._stopped.wait(seconds):
+            try:
+                if not self.check():
+                    return
+            except Exception as error:  # of the system's files, of planning anew, or of who is told: none may end this
+                if not self._stopped.is_set():
+                    self._tell_failure(error)
+
+    def _tell_failure(self, error: Exception) -> None:
+        if self._told_failure:
+            return
+        self._told_failure = True
+        with suppress(Exception):
+            reason = f"{type(error).__name__}: {error}"
+            self._notify(f"memory could not be watched just now ({reason}); going on, and trying again every second")
 
     def _compare(self, plan: Plan, own: Memory | None) -> None:
         if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -190,6 +191,47 @@ def test_the_watcher_tells_once_of_use_beyond_the_plan(watched: tuple[Fake, Mach
     watcher.check()
     assert len(notes) == 1
     assert "what else runs in it is not in the plan" in notes[0]
+
+
+def test_the_watcher_survives_whatever_goes_wrong_and_tells_once(random_bundle: Path) -> None:
+    """In reading memory, in planning anew, and in telling."""
+    engine, machine, notes, looks = Fake(random_bundle), Machine(), list[str](), list[int]()
+    enough = threading.Event()
+
+    def look() -> Reading:
+        looks.append(len(looks))
+        if len(looks) == 5:
+            machine.available = 0
+        if len(looks) == 8:
+            enough.set()
+        if len(looks) in (1, 2, 4):
+            raise OSError("no such process")
+        return machine.look()
+
+    def notify(line: str) -> None:
+        notes.append(line)
+        raise BrokenPipeError("nobody reads notes any more")
+
+    watcher = Watcher(engine, look, notify)
+    watcher.start(0.001)
+    assert enough.wait(60)
+    watcher.close()
+    failures = [note for note in notes if "memory could not be watched just now (OSError: no such process)" in note]
+    assert len(failures) == 1
+    assert any("the system is short of" in note for note in notes), "it still watches"
+
+
+def test_the_watcher_can_be_closed_by_whom_it_tells(random_bundle: Path) -> None:
+    engine, machine, closed = Fake(random_bundle), Machine(), threading.Event()
+    machine.own = engine.plan.anonymous_bytes + engine.plan.margin_bytes + 1
+
+    def notify(line: str) -> None:
+        watcher.close()
+        closed.set()
+
+    watcher = Watcher(engine, machine.look, notify)
+    watcher.start(0.001)
+    assert closed.wait(60)
 
 
 def test_the_watcher_does_not_keep_an_engine_alive(random_bundle: Path) -> None:

@@ -6,6 +6,8 @@ import gc
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from runtime.speculation import PLAIN, Speculation
 from runtime.stop import StopRule
 from runtime.turns import Answer, BusyError, ClosedError
 
+ROOT = Path(__file__).parents[2]
 PROMPTS = ["Hello there", "What is two plus two?", "Write a story"]
 LIMIT_SECONDS = 60  # a hang is a failure
 
@@ -360,3 +363,34 @@ def test_a_forked_process_is_told_to_open_its_own(own: Engine, tmp_path: Path, w
         answer.close()
         thread.join(LIMIT_SECONDS)
     assert len(list(own.generate("other", max_new_tokens=3, speculation=PLAIN))) == 3
+
+
+FORKS = """
+import os, sys
+from memory import Request
+from runtime.engine import Engine
+
+def answer(engine):
+    return "".join(chunk.text for chunk in engine.generate("Hello", max_new_tokens=5))
+
+engine = Engine.open(sys.argv[1], Request(threads=2))
+begun = engine.generate("Hello there")
+next(begun)
+if not os.fork():
+    print("refused" if not begun.close() else "", answer(Engine.open(sys.argv[1], Request(threads=2))), flush=True)
+    if sys.argv[2] == "delete":
+        del begun, engine
+    sys.exit()
+os.wait()
+print(answer(engine))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("end", ["exit", "delete"])
+def test_a_forked_process_can_open_its_own_and_ends_in_the_usual_way(random_bundle: Path, end: str) -> None:
+    """ONNX Runtime waits for the threads of a session that is destroyed, and a forked process has none of them."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, str(random_bundle), end]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    first, second = done.stdout.splitlines()
+    assert (first, done.returncode) == (f"refused {second}", 0)
