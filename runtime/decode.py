@@ -9,7 +9,7 @@ cancellation, and an error in the middle of a step leaves everything as it was b
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from runtime.cache import ContextFullError
 from runtime.context import Context, shared_prefix
 from runtime.draft import Draft, DraftLimit, FloatArray, row_of
-from runtime.drafters import Drafter, LooksAhead
+from runtime.drafters import Drafter, DraftError, LooksAhead
 from runtime.model import Model, fitting_rows
 from runtime.scheduler import NOTHING, PLAIN_NAME, Pick, Scheduler
 from runtime.verify import Verdict, Verifier
@@ -78,8 +78,11 @@ def decode(
     scheduler: Scheduler,
     verifier: Verifier,
     stop: StopRule,
+    drop: Callable[[DraftError], None] | None = None,
 ) -> Generator[Step, None, None]:
     """Continues ``context`` until ``stop`` or the context ends it; commits tokens to ``context`` step by step.
+
+    A broken drafter is told to ``drop``, which keeps it from being picked again; None: its error ends the loop.
 
     The prompt is what ``context`` holds at the first step; what the cache already has of it is not computed again.
     ContextFullError if the context is full or the prompt does not fit the cache.
@@ -94,7 +97,13 @@ def decode(
     step: Step | None = None
     try:
         while step is None or step.finish is None:
-            step = loop.step(scheduler.pick(step))
+            try:
+                step = loop.step(scheduler.pick(step))
+            except DraftError as error:
+                if drop is None:
+                    raise
+                drop(error)
+                step = loop.step(Pick(None))
             yield step
     finally:
         loop.settle()

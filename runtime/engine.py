@@ -49,7 +49,7 @@ from runtime.record import check_files
 from runtime.sampling import SamplingParams
 from runtime.scheduler.experience import Prospect
 from runtime.scheduler.ways import Family
-from runtime.speculation import AUTO, NONE, Speculation
+from runtime.speculation import NONE, Speculation
 from runtime.stats import GenerationStats
 from runtime.stop import StopRule as TextStopRule
 from runtime.stop import Stops, StopText
@@ -82,6 +82,7 @@ class Engine:
         engine = weakref.proxy(self)  # so that nothing in here keeps the engine
         self._models = PlannedModels(levels, plan, request, lambda: costs_of(engine, levels.notify), self._turns.go_on)
         self._context = Context(plan.context, SamplingParams())
+        self._notify, self._told_near_ties = levels.notify, False
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)
 
@@ -223,9 +224,8 @@ class Engine:
 
     def is_exact(self, speculation: Speculation) -> bool:
         """Whether answers equal those of plain decoding bit for bit on this device, and not only up to near ties."""
-        widths, shape = self.target.widths, speculation.shape or self.plan.draft.shape
-        # By itself, the scheduler takes trees only where they are exact.
-        return widths.exact and (widths.tree or shape == "chain" or speculation.drafter in (NONE, AUTO))
+        widths = self.target.widths
+        return widths.exact and (widths.tree or speculation.drafter == NONE or not speculation.asks_for_trees)
 
     def families(self, sampled: bool) -> list[Family]:
         """The ways to decode that the scheduler chooses among, as nobody has seen them yet."""
@@ -363,15 +363,18 @@ class Engine:
         refit: Refit | None,
         left_out: int,
     ) -> Generator[Step, None, None]:
-        sampling, context = sampling or SamplingParams(), self._context
-        strategy = self._models.speculator.strategy(speculation or Speculation(), sampling, context)
+        sampling, speculation, context = sampling or SamplingParams(), speculation or Speculation(), self._context
+        strategy = self._models.speculator.strategy(speculation, sampling, context)
+        self._tell_near_ties(speculation)
         context.sampling = sampling
 
         def start(tokens: Sequence[int], stop: StopRule, left_out: int) -> Generator[Step, None, None]:
             context.truncate(0)
             context.append(tokens)
             context.first = left_out
-            return decode(self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop)
+            return decode(
+                self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop, strategy.drop
+            )
 
         def keep(tokens: Sequence[int], capacity: int) -> list[int] | None:
             assert refit is not None
@@ -381,6 +384,12 @@ class Engine:
         if refit is None:
             return self._models.within_plan(start(tokens, stop, left_out))
         return self._models.within_plan(go_on(start, tokens, stop, context, keep, left_out))
+
+    def _tell_near_ties(self, speculation: Speculation) -> None:
+        """Before the first token, once; where nothing is exact, that was said when the bundle was opened."""
+        if self.target.widths.exact and not self._told_near_ties and not self.is_exact(speculation):
+            self._told_near_ties = True
+            self._notify("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")
 
     @staticmethod
     def _chunks(

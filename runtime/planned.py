@@ -17,6 +17,7 @@ from runtime.decode import Step
 from runtime.heap import give_back
 from runtime.levels import Levels, fit
 from runtime.model import OrtModel
+from runtime.sampling import LogitsError
 from runtime.speculator import Speculator
 
 
@@ -39,7 +40,7 @@ class PlannedModels:
         self._before_forward = before_forward
         self.target: OrtModel = levels.open_target(plan)
         self.drafters: dict[str, OrtModel] = levels.open_drafters(plan)
-        self.speculator = Speculator(self.target, self.drafters, plan.draft, levels.manifest, costs)
+        self.speculator = Speculator(self.target, self.drafters, plan.draft, levels.manifest, costs, levels.notify)
         self._levels, self._request = levels, request
         self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
         self._next_plan: Plan | None = None
@@ -96,7 +97,10 @@ class PlannedModels:
             while True:
                 with self._stepping:
                     self._follow_plan()
-                    step = next(steps, None)
+                    try:
+                        step = next(steps, None)
+                    except LogitsError as error:
+                        raise LogitsError(f"target {self._levels.manifest.target.name}: {error}") from None
                 if step is None:
                     return
                 yield step

@@ -118,12 +118,13 @@ class _Widest:
 def _converse(engine: Engine, meter: PeakMeter) -> tuple[int, int]:
     """Runs all turns; the tokens and steps they took."""
     tokens = steps = 0
+    trees = engine.plan.draft.shape == "tree" and engine.target.takes_trees
     for turn, (drafter, prompt, answer) in enumerate(_turns(engine)):
         made = engine.steps(
             prompt,
             stop=StopRule(max_new_tokens=answer),
             sampling=_SAMPLED if turn % 2 else SamplingParams(),
-            speculation=Speculation(drafter),
+            speculation=Speculation(drafter, shape="tree" if trees and drafter in (SUFFIX, _Widest.name) else None),
         )
         with meter.phase(f"turn {turn + 1}: prompt"):
             taken = [next(made)]

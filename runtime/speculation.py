@@ -42,6 +42,12 @@ class Speculation:
     only: Kind | None = None
 
     @property
+    def asks_for_trees(self) -> bool:
+        """Whether trees are wanted where they are exact up to near ties alone; else they are taken where they are
+        exact."""
+        return self.only == "tree" or (self.limit.shape if self.limit is not None else self.shape) == "tree"
+
+    @property
     def keeps_draws(self) -> bool:
         """Whether sampled answers equal plain ones with the same seed; the other rules keep the law alone."""
         return self.acceptance not in NEED_DRAWN

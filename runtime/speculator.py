@@ -12,7 +12,7 @@ from memory.plan import DraftPlan
 from runtime.context import Context, shared_prefix
 from runtime.decode import Drafters
 from runtime.draft import DraftLimit, chain_limit, tree_limit
-from runtime.drafters import Drafter
+from runtime.drafters import Drafter, DraftError
 from runtime.drafters.ahead import AheadDrafter
 from runtime.drafters.confidence import Calibration
 from runtime.drafters.fallback import FallbackDrafter
@@ -64,11 +64,12 @@ VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
 
 @dataclass(frozen=True)
 class Strategy:
-    """What the decoding loop is given."""
+    """What the decoding loop is given. ``drop`` is told of a broken drafter."""
 
     drafters: Drafters
     scheduler: Scheduler
     verifier: Verifier
+    drop: Callable[[DraftError], None]
 
 
 class Speculator:
@@ -85,9 +86,12 @@ class Speculator:
         planned: DraftPlan,
         manifest: Manifest,
         costs: Callable[[], MeasuredCosts],
+        notify: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.target, self.levels, self.planned = target, dict(levels), planned
-        self._manifest, self._costs = manifest, costs
+        self._manifest, self._costs, self._notify = manifest, costs, notify
+        # Levels that gave no numbers: as if they were not open.
+        self._dropped: set[str] = set()
         self._calibrations = {level.name: Calibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
         self._given: dict[str, Drafter] = {}
@@ -106,8 +110,17 @@ class Speculator:
         for drafter in self._drafters.values():
             if isinstance(drafter, AheadDrafter):
                 drafter.settle()
-        self.levels, self.planned = dict(levels), planned
+        self.levels = {name: model for name, model in levels.items() if name not in self._dropped}
+        self.planned = planned
         self._drafters.clear()
+
+    def drop(self, error: DraftError) -> None:
+        """Drafts no more with the level that ``error`` is of; its user is told in one line, once."""
+        level = parts_of(error.drafter)[-1]
+        if level not in self._dropped:
+            self._dropped.add(level)
+            self._notify(f"{error}; answers go on without {level}, and their text is the same")
+        self.allow(self.levels, self.planned)
 
     def close(self) -> None:
         """Ends what drafts in threads of its own, and keeps nothing that refers to a model."""
@@ -127,18 +140,18 @@ class Speculator:
         verifier, drawn = self._simulated or VERIFIERS[acceptance](), acceptance in NEED_DRAWN
         self._latest, name = None, speculation.drafter
         if name == NONE or speculation.only == "plain" or not self.planned.nodes:
-            return Strategy({}, FixedScheduler(), verifier)
+            return Strategy({}, FixedScheduler(), verifier, self.drop)
         self._check(speculation)
         scheduler: Scheduler
         if name != AUTO:
-            check_drafter(name, self.levels, "is open", self._given)
+            check_drafter(name, {*self.levels, *self._dropped}, "is open", self._given)
         leaves_size = speculation.draft_size is None and speculation.limit is None
         if name == AUTO or (leaves_size and self._is_weighed(name)):
             scheduler = self._cost_scheduler(speculation, acceptance, sampling.temperature > 0, context)
         else:
             scheduler = FixedScheduler(name, self._limit(speculation, name))
         named = _Named(lambda wanted: self._drafter(wanted, drawn))
-        return Strategy(named, PlannedScheduler(scheduler, self._most), verifier)
+        return Strategy(named, PlannedScheduler(scheduler, self._most), verifier, self.drop)
 
     def simulate(self, target: Sequence[float], intermediate: Sequence[float] | None) -> None:
         """From now on the target accepts drafted tokens with these chances, depth by depth, instead of judging them.
@@ -188,11 +201,13 @@ class Speculator:
             families = [each for each in self.families(sampled, only) if name in (AUTO, each.drafter)]
             self._experiences[key] = Experience(families, speeds)
         self._latest = self._experiences[key]
-        # Trees whose rows do not agree with those of chains are exact up to near ties: taken where they were asked for.
-        widths = self.target.widths
-        agree = widths.tree or not widths.exact or only == "tree"
-        trees = agree and speculation.shape != "chain" and acceptance != "block"
+        trees = self._takes_trees(speculation) and speculation.shape != "chain" and acceptance != "block"
         return CostScheduler(self._latest, _Now(self, context, speculation.draft_size, trees))
+
+    def _takes_trees(self, speculation: Speculation) -> bool:
+        """Trees whose rows do not agree with those of chains are exact up to near ties: only if they are asked for."""
+        widths = self.target.widths
+        return widths.tree or not widths.exact or speculation.asks_for_trees
 
     def _inner_room(self, middle: str) -> Room:
         """What an intermediate can judge in one forward; nothing where it is not open."""
@@ -238,6 +253,7 @@ class Speculator:
             return speculation.limit
         planned, size = self.planned, speculation.draft_size
         chains = speculation.acceptance == "block" or ABOVE in name or name.startswith(AHEAD)
+        chains = chains or not self._takes_trees(speculation)
         shape = speculation.shape or ("chain" if chains else planned.shape)
         nodes = min(size or (_SUFFIX_NODES if name == SUFFIX else planned.nodes), planned.nodes)
         return tree_limit(nodes) if shape == "tree" else chain_limit(nodes)

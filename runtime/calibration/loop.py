@@ -18,6 +18,7 @@ from runtime.cache import KVCache
 from runtime.context import Context, TokenArray
 from runtime.decode import Loop, fill_cache
 from runtime.draft import Draft, DraftLimit, chain_limit, tree_limit
+from runtime.drafters import DraftError
 from runtime.drafters.small import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.model import OrtModel, Output
@@ -69,7 +70,10 @@ def measure_loop(engine: Engine, tree_seconds: Mapping[str, float], patience: Pa
     name = next(iter(engine.drafters), None)
     for limit in _limits(engine):
         model = None if name is None else _Clocked(engine.drafters[name])
-        taken = _steps(engine, text, model, limit, patience)
+        try:
+            taken = _steps(engine, text, model, limit, patience)
+        except DraftError:
+            continue  # the first answer that needs it will say so
         per_node = [(seconds - plain) / count for seconds, count in taken if count]
         if per_node:
             nodes[limit.shape] = max(statistics.median(per_node), 0.0)

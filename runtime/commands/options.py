@@ -275,15 +275,12 @@ def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
         raise PocketspecError(
             f"--draft-size {speculation.draft_size}: it must be at least 1 (plain decoding is --no-speculation)"
         )
-    engine = open_engine(
+    return open_engine(
         options,
         drafters=needed_levels(speculation.drafter, levels),
         shape=speculation.shape,
         nodes=0 if speculation.drafter == NONE else speculation.draft_size,
     )
-    if engine.target.widths.exact and not engine.is_exact(speculation):
-        say("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")
-    return engine
 
 
 def check_report(path: Path | None, endings: Sequence[str] = (".md", ".json")) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from export.manifest import PocketspecError
 from runtime.context import Context
 from runtime.draft import Draft, DraftLimit
+from runtime.sampling import LogitsError
 
 
 class Drafter(Protocol):
@@ -18,8 +20,19 @@ class Drafter(Protocol):
     name: str
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """A draft of at most ``limit`` that follows the last committed token; an empty one is fine."""
+        """A draft of at most ``limit`` that follows the last committed token; an empty one is fine.
+
+        DraftError if its model is broken.
+        """
         ...
+
+
+class DraftError(PocketspecError, ArithmeticError):
+    """A drafter whose model gives no numbers; ``drafter`` is its name. The text does not need it."""
+
+    def __init__(self, drafter: str, reason: LogitsError) -> None:
+        super().__init__(f"drafter {drafter}: {reason}")
+        self.drafter = drafter
 
 
 @runtime_checkable

@@ -20,10 +20,10 @@ import numpy as np
 from runtime.context import Context, TokenArray, shared_prefix
 from runtime.decode import Loop, Step
 from runtime.draft import Draft, DraftLimit, FloatArray, Kind, chain_limit, make_chain
-from runtime.drafters import Drafter
+from runtime.drafters import Drafter, DraftError
 from runtime.drafters.window import window_of, window_size
 from runtime.model import Model
-from runtime.sampling import SamplingParams, seed_below
+from runtime.sampling import LogitsError, SamplingParams, seed_below
 from runtime.scheduler import Pick
 from runtime.stop import StopRule
 from runtime.verify import Verdict, Verifier
@@ -77,7 +77,10 @@ class HierarchyDrafter:
         while (drafted := len(text) - len(context)) < max(1, depth - inner.depth):
             # One token is the intermediate's own, so that the draft cannot become too long.
             pick = Pick(self._lower.name, inner.within(inner.nodes, depth - drafted - 1))
-            steps.append(loop.step(pick))
+            try:
+                steps.append(loop.step(pick))
+            except LogitsError as error:
+                raise DraftError(self.name, error) from None
             text.append(steps[-1].tokens)
         probs = rule.probs if isinstance(rule, RecordingVerifier) else ()
         return make_chain(

@@ -22,12 +22,13 @@ import numpy as np
 
 from runtime.context import Context, TokenArray, shared_prefix
 from runtime.draft import Draft, DraftLimit, FloatArray, Kind, make_chain
+from runtime.drafters import DraftError
 from runtime.drafters.confidence import as_is, goes_on, scoring
 from runtime.drafters.tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of, window_size
 from runtime.model import Model
 from runtime.reuse import at_least
-from runtime.sampling import Stream, draw, greedy_token, probabilities, uniform
+from runtime.sampling import LogitsError, Stream, draw, greedy_token, probabilities, uniform
 
 # A node that the drafter itself gives less than this is not worth a row of the target. A heuristic.
 _MIN_SCORE = 0.01
@@ -65,6 +66,12 @@ class SmallDrafter:
         if limit.depth <= 0 or not window_size(self._model, context.capacity):
             return Draft()
         assert limit.shape == "chain" or self._model.takes_trees
+        try:
+            return self._propose(context, limit)
+        except LogitsError as error:
+            raise DraftError(self.name, error) from None
+
+    def _propose(self, context: Context, limit: DraftLimit) -> Draft:
         logits, rows_read = self._catch_up(context)
         if context.sampling.temperature > 0 and self._drawn:
             draft = self._draw(context, limit, logits)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from memory import Request
 from runtime.cache import ContextFullError
 from runtime.conversation import Conversation
 from runtime.devices import SafeWidths
+from runtime.draft import tree_limit
 from runtime.engine import Engine, TextChunk
 from runtime.sampling import SamplingParams
 from runtime.speculation import PLAIN, Speculation
@@ -240,6 +242,52 @@ def test_exactness_is_said_for_each_shape(engine: Engine) -> None:
             assert [engine.is_exact(speculation) for speculation in asked] == expected
     finally:
         engine.target.widths = widths
+
+
+@pytest.fixture
+def unlike_trees(random_bundle: Path) -> Iterator[tuple[Engine, list[str]]]:
+    """An engine with room for trees, whose rows do not agree with those of chains, and what it tells."""
+    notes: list[str] = []
+    with Engine.open(random_bundle, Request(threads=1, shape="tree", nodes=8), notify=notes.append) as engine:
+        engine.target.widths = replace(engine.target.widths, exact=True, tree=False)
+        answer(engine, max_new_tokens=1)  # what is measured once is measured
+        notes.clear()
+        yield engine, notes
+
+
+@pytest.mark.parametrize("drafter", ["near", "suffix", "suffix+near", "auto"])
+@pytest.mark.parametrize("size", [None, 4])
+def test_trees_that_are_not_exact_are_taken_only_if_asked_for(
+    unlike_trees: tuple[Engine, list[str]], drafter: str, size: int | None
+) -> None:
+    engine, notes = unlike_trees
+    for sampling in (SamplingParams(), SAMPLED):
+        steps = [chunk.step for chunk in answer(engine, speculation=Speculation(drafter, size), sampling=sampling)]
+        assert {step.limit.shape for step in steps} == {"chain"}
+        assert notes == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Speculation("suffix+near", shape="tree"),
+        Speculation("near", 6, "tree"),
+        Speculation("suffix", limit=tree_limit(5)),
+        Speculation(only="tree"),
+        Speculation(shape="tree"),
+    ],
+    ids=str,
+)
+def test_exact_up_to_near_ties_is_said_before_the_first_token(
+    unlike_trees: tuple[Engine, list[str]], asked: Speculation
+) -> None:
+    engine, notes = unlike_trees
+    engine.generate("Hello", speculation=asked)
+    (note,) = [line for line in notes if "near ties" in line]
+    assert note.endswith("exact up to near ties")
+    steps = [chunk.step for chunk in answer(engine, speculation=asked)]
+    assert "tree" in {step.limit.shape for step in steps} or asked.drafter == "auto"
+    assert len([line for line in notes if "near ties" in line]) == 1, "once"
 
 
 def test_what_a_tight_budget_gives_up_is_said(random_bundle: Path) -> None:
