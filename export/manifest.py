@@ -8,11 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from export.own_files import write_whole
+from export.untrusted import (
+    MOST_JSON,
+    FileName,
+    OneOf,
+    UntrustedError,
+    Within,
+    leaving_links,
+    parse_own_json,
+    read_text,
+    shown,
+    text_fault,
+)
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, bytes read sparsely; 4: what was left
 # out of the measurements, and why
@@ -20,8 +35,31 @@ SCHEMA = 4
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files, on first use where it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
+DEVICE_FOLDER = ".device"  # what was found out and made on a device, in a bundle: never listed or hashed
+# Files beside graphs that are read where they are there.
+TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "genai_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 Role = Literal["target", "intermediate", "drafter"]
+KvType = Annotated[str, OneOf("fp32", "fp16", "int8", "int4")]
+
+# Bounds of what can be: sizes of models that nobody has made are typing errors, or worse.
+Name = Annotated[str, FileName()]
+Graph = Annotated[str, FileName(plain=True, ending=".onnx")]
+Bytes = Annotated[int, Within(0, 1 << 50)]
+Ratio = Annotated[float, Within(1e-9, 1e300)]
+Difference = Annotated[float, Within(0, 1e300)]
+Share = Annotated[float, Within(0, 1)]
+Token = Annotated[int, Within(-1, (1 << 31) - 1)]  # some configurations say -1 for none
 
 
 class PocketspecError(Exception):
@@ -46,14 +84,14 @@ class Source:
 class Shape:
     """What the runtime and the memory model must know of a graph. ``vocab_size`` is the width of the logits."""
 
-    layers: int
-    hidden_size: int
-    mlp_size: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocab_size: int
-    positions: int
+    layers: Annotated[int, Within(1, 10_000)]
+    hidden_size: Annotated[int, Within(1, 1 << 20)]
+    mlp_size: Annotated[int, Within(1, 1 << 24)]
+    heads: Annotated[int, Within(1, 1 << 16)]
+    kv_heads: Annotated[int, Within(1, 1 << 16)]
+    head_size: Annotated[int, Within(1, 1 << 16)]
+    vocab_size: Annotated[int, Within(1, 1 << 26)]
+    positions: Annotated[int, Within(1, 1 << 30)]
 
 
 @dataclass(frozen=True)
@@ -61,9 +99,9 @@ class Quantization:
     """How weights are stored. ``error`` is the root mean square error relative to the weights' own, over all blocks."""
 
     weights: Literal["int4", "int8", "fp16", "fp32"]
-    block_size: int | None = None
+    block_size: Annotated[int, Within(1, 1 << 20)] | None = None
     method: str | None = None
-    error: float | None = None
+    error: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -74,22 +112,22 @@ class Check:
     """
 
     text: str
-    tokens: int
-    max_difference: float
-    mean_difference: float
-    argmax_agreement: float
-    reference_perplexity: float
-    perplexity: float
+    tokens: Annotated[int, Within(1, 1 << 40)]
+    max_difference: Difference
+    mean_difference: Difference
+    argmax_agreement: Share
+    reference_perplexity: Ratio
+    perplexity: Ratio
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokenizer a model speaks: number of entries, a hash over (id, token), and its end tokens."""
 
-    entries: int
+    entries: Annotated[int, Within(1, 1 << 26)]
     sha256: str
-    eos_token_ids: tuple[int, ...]
-    bos_token_id: int | None = None
+    eos_token_ids: tuple[Token, ...]
+    bos_token_id: Token | None = None
 
 
 @dataclass(frozen=True)
@@ -100,11 +138,11 @@ class NativeForm:
     for the runtime makes it from the portable weights, as ``table`` says.
     """
 
-    graphs: Mapping[str, str]
-    table: str
-    data: str
-    data_bytes: int
-    layout: int
+    graphs: Mapping[KvType, Graph]
+    table: Annotated[str, OneOf(PACKING_TABLE_NAME)]
+    data: Annotated[str, OneOf(PACKED_FILE_NAME)]
+    data_bytes: Bytes
+    layout: Annotated[int, Within(0, 1 << 16)]
 
 
 @dataclass(frozen=True)
@@ -116,10 +154,10 @@ class KvEffect:
     hundred tokens: a ratio within a percent of 1 may as well be 1.
     """
 
-    speed: float
-    rows: int
+    speed: Annotated[float, Within(1e-6, 1e6)]
+    rows: Annotated[int, Within(0, 1 << 30)]
     kernels: Literal["native", "portable"]
-    perplexity: float | None = None
+    perplexity: Ratio | None = None
 
 
 @dataclass(frozen=True)
@@ -136,20 +174,20 @@ class Level:
 
     name: str
     role: Role
-    folder: str
+    folder: Literal["."] | Name
     architecture: str
     source: Source
     shape: Shape
     vocabulary: Vocabulary
     quantization: Quantization
-    graphs: Mapping[str, str]
-    weight_bytes: int
+    graphs: Mapping[KvType, Graph]
+    weight_bytes: Bytes
     tree: bool = True
     check: Check | None = None
     native: NativeForm | None = None
-    kv_effects: Mapping[str, KvEffect] = field(default_factory=dict)
-    agreement: float | None = None
-    sparse_bytes: int = 0
+    kv_effects: Mapping[KvType, KvEffect] = field(default_factory=dict)
+    agreement: Share | None = None
+    sparse_bytes: Bytes = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -157,7 +195,7 @@ class Level:
 class FileEntry:
     """Size in bytes and SHA-256 of one file of the bundle."""
 
-    bytes: int
+    bytes: Bytes
     sha256: str
 
 
@@ -167,7 +205,7 @@ class Manifest:
 
     name: str
     levels: tuple[Level, ...]
-    files: Mapping[str, FileEntry]
+    files: Mapping[Name, FileEntry]
     versions: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -195,31 +233,87 @@ def dump_manifest(manifest: Manifest) -> str:
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
-    """The manifest in ``text``; ``where`` names it in errors. Unknown fields and wrong types are refused."""
+    """The manifest in ``text``; ``where`` names it in errors. Unknown fields, wrong types and bounds are refused."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{where} is not JSON ({error}); export the bundle again") from None
-    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        data = parse_own_json(text)
+    except UntrustedError as error:
+        raise ManifestError(f"{where} {error}; export the bundle again") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if type(schema) is not int or schema < 1:
         raise ManifestError(f"{where} has no schema number; it is not a Pocketspec manifest")
-    if data["schema"] > SCHEMA:
-        raise ManifestError(
-            f"{where} has schema {data['schema']}, this version reads up to {SCHEMA}; update pocketspec"
-        )
-    manifest: Manifest = build_record(Manifest, data, where)
-    if sum(level.role == "target" for level in manifest.levels) != 1:
-        raise ManifestError(f"{where} must describe exactly one target")
+    if schema > SCHEMA:
+        raise ManifestError(f"{where} has schema {shown(schema)}, this version reads up to {SCHEMA}; update pocketspec")
+    try:
+        manifest: Manifest = build_record(Manifest, data, where)
+    except ManifestError as error:
+        raise ManifestError(f"{error}; export the bundle again") from None
+    if fault := next(_faults(manifest), None):
+        raise ManifestError(f"{where}: {fault}; export the bundle again")
     return manifest
 
 
+def _faults(manifest: Manifest) -> Iterator[str]:
+    """What no export writes, though every field is what it should be."""
+    if sum(level.role == "target" for level in manifest.levels) != 1:
+        yield "it must describe exactly one target"
+    for what, values in (
+        ("name", [level.name for level in manifest.levels]),
+        ("folder", [level.folder for level in manifest.levels]),
+    ):
+        if twice := [value for value, count in Counter(values).items() if count > 1]:
+            yield f"two levels have the {what} {twice[0]!r}"
+    for level in manifest.levels:
+        shape = level.shape
+        if not level.name or len(level.name) > 200:
+            yield f"a level has the name {level.name!r}"
+        if shape.heads % shape.kv_heads:
+            yield f"{level.name} has {shape.heads} heads over {shape.kv_heads} KV heads, which does not divide"
+        if not level.graphs or (level.native and not level.native.graphs):
+            yield f"{level.name} has no graphs"
+        if level.sparse_bytes > level.weight_bytes:
+            yield f"{level.name} has more sparse bytes than bytes"
+    for name in manifest.files:
+        if name == FILE_NAME or name.split("/")[0] == DEVICE_FOLDER:
+            yield f"it lists {name!r}, which is no part of what was exported"
+
+
 def read_manifest(bundle: Path) -> Manifest:
-    """The manifest of the bundle in folder ``bundle``."""
+    """The manifest of the bundle in folder ``bundle``, all of whose files lie in the bundle."""
     path = bundle / FILE_NAME
-    if not bundle.is_dir():
+    if not os.path.isdir(bundle):
         raise ManifestError(f"no bundle at {bundle}: no such folder; make one with python -m export")
-    if not path.is_file():
-        raise ManifestError(f"no {FILE_NAME} in {bundle}; make a bundle with python -m export")
-    return parse_manifest(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = read_text(path, MOST_JSON)
+    except FileNotFoundError:
+        raise ManifestError(f"no {FILE_NAME} in {bundle}; make a bundle with python -m export") from None
+    except UntrustedError as error:
+        raise ManifestError(f"{path} {error}; export the bundle again") from None
+    manifest = parse_manifest(text, str(path))
+    refuse_links(bundle, (FILE_NAME, *manifest.files, *TEXT_FILES))
+    return manifest
+
+
+def check_listed(bundle: Path, manifest: Manifest) -> None:
+    """ManifestError if a level names a file that is not listed: nobody could tell it from another."""
+    for name in _named(manifest):
+        if name not in manifest.files:
+            path = bundle / FILE_NAME
+            raise ManifestError(f"{path} names {name!r} and does not list it among its files; export the bundle again")
+
+
+def _named(manifest: Manifest) -> Iterator[str]:
+    """The files that levels name, by their path in the bundle; packed weights are not exported."""
+    for level in manifest.levels:
+        names = list(level.graphs.values())
+        if level.native is not None:
+            names += [*level.native.graphs.values(), level.native.table]
+        yield from (name if level.folder == "." else f"{level.folder}/{name}" for name in names)
+
+
+def refuse_links(bundle: Path, names: Iterable[str]) -> None:
+    """ManifestError if one of the files ``names`` of ``bundle`` is reached by a link that leaves the bundle."""
+    if name := next(leaving_links(bundle, names), None):
+        raise ManifestError(f"{bundle / name} is a link that leaves the bundle; put the file itself there")
 
 
 def sha256_of(path: Path) -> str:
@@ -232,19 +326,21 @@ def verify_files(bundle: Path, manifest: Manifest) -> None:
     """Raises ManifestError at the first listed file that is missing, of another size, or changed."""
     for name, entry in manifest.files.items():
         path = bundle / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ManifestError(f"{path} is missing; export the bundle again")
         if (size := path.stat().st_size) != entry.bytes:
             raise ManifestError(f"{path} has {size} bytes, its manifest says {entry.bytes}; export the bundle again")
-        if sha256_of(path) != entry.sha256:
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be read ({error.strerror}); see who may read it") from None
+        if found != entry.sha256:
             raise ManifestError(f"{path} was changed: its sha256 is not the manifest's; export the bundle again")
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
     """Writes the manifest under a temporary name, then puts it in place."""
-    part = bundle / (FILE_NAME + ".part")
-    part.write_text(dump_manifest(manifest), encoding="utf-8")
-    os.replace(part, bundle / FILE_NAME)
+    write_whole(bundle / FILE_NAME, dump_manifest(manifest).encode())
 
 
 def build_record(kind: Any, data: Any, where: str) -> Any:
@@ -257,29 +353,64 @@ def _build(kind: Any, value: Any, where: str, path: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _build_dataclass(kind, value, where, path)
-    if origin is Literal and value in arguments:
-        return value
+    if origin is Annotated:
+        return _build_bounded(kind, value, where, path)
     if origin in (Union, UnionType):
-        if value is None and NoneType in arguments:
-            return None
-        return _build(next(option for option in arguments if option is not NoneType), value, where, path)
+        return _build_option(arguments, value, where, path)
     if origin is tuple and isinstance(value, list):
         return tuple(_build(arguments[0], item, where, f"{path}[{i}]") for i, item in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
-        return {key: _build(arguments[1], item, where, f"{path}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind in (str, int, bool) and type(value) is kind:
-        return value
-    raise ManifestError(f"{where}: field {path.lstrip('.')} has the value {value!r}, expected {kind}")
+        return {
+            _build(arguments[0], key, where, path): _build(arguments[1], item, where, f"{path}.{key}")
+            for key, item in value.items()
+        }
+    if _is_scalar(kind, origin, arguments, value):
+        return float(value) if kind is float else value
+    raise ManifestError(f"{where}: field {_field(path)} has the value {shown(value)}, expected {_expected(kind)}")
+
+
+def _is_scalar(kind: Any, origin: Any, arguments: tuple[Any, ...], value: Any) -> bool:
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if kind is float:
+        return type(value) is float or (type(value) is int and abs(value) < 1 << 53)
+    return kind in (str, int, bool) and type(value) is kind and (kind is not str or text_fault(value) is None)
+
+
+def _build_bounded(kind: Any, value: Any, where: str, path: str) -> Any:
+    """A value within the bounds that its annotation has."""
+    plain, *bounds = get_args(kind)
+    built = _build(plain, value, where, path)
+    for bound in bounds:
+        if fault := bound.fault(built):
+            raise ManifestError(f"{where}: field {_field(path)} has the value {shown(built)}, which {fault}")
+    return built
+
+
+def _build_option(options: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
+    """One of several kinds: none, one of some words, or the last."""
+    if value is None and NoneType in options:
+        return None
+    for option in options:
+        if get_origin(option) is Literal and isinstance(value, str) and value in get_args(option):
+            return value
+    return _build([option for option in options if option is not NoneType][-1], value, where, path)
+
+
+def _field(path: str) -> str:
+    return shown(path.lstrip("."))[1:-1]
+
+
+def _expected(kind: Any) -> str:
+    return str(getattr(kind, "__name__", kind)).replace("typing.", "")
 
 
 def _build_dataclass(kind: Any, value: Any, where: str, path: str) -> Any:
     if not isinstance(value, dict):
-        raise ManifestError(f"{where}: field {path.lstrip('.')} must be an object")
-    hints = get_type_hints(kind)
+        raise ManifestError(f"{where}: field {_field(path)} must be an object")
+    hints = get_type_hints(kind, include_extras=True)
     if unknown := set(value) - set(hints):
-        raise ManifestError(f"{where}: unknown field {path.lstrip('.')}.{min(unknown)}")
+        raise ManifestError(f"{where}: unknown field {_field(f'{path}.{min(unknown)}')}")
     built = {name: _build(hints[name], item, where, f"{path}.{name}") for name, item in value.items()}
     try:
         return kind(**built)

@@ -55,7 +55,7 @@ class Workspace:
         """
         marker = self._marker(level.folder)
         marker.parent.mkdir(exist_ok=True)
-        target = () if level.role == "target" else (replace(level, name="", folder="", role="target"),)
+        target = () if level.role == "target" else (replace(level, name="(target)", folder=".", role="target"),)
         part = marker.with_suffix(".part")
         part.write_text(dump_manifest(Manifest(level.name, (level, *target), {})), encoding="utf-8")
         os.replace(part, marker)

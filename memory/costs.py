@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import get_args
 
 from export.manifest import PocketspecError, build_record
+from export.untrusted import UntrustedError, parse_json
 from memory.plan import Shape
 
 SCHEMA = 1
@@ -90,9 +91,9 @@ def dump_costs(costs: MeasuredCosts) -> str:
 def parse_costs(text: str, where: str = "the costs") -> MeasuredCosts:
     """The costs in JSON ``text``, as ``dump_costs`` wrote it; CostsError names ``where`` and what is wrong."""
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CostsError(f"{where} is not JSON ({error}); run python -m runtime calibrate again") from None
+        data = parse_json(text)
+    except UntrustedError as error:
+        raise CostsError(f"{where} {error}; run python -m runtime calibrate again") from None
     found = data.get("schema") if isinstance(data, dict) else None
     if type(found) is not int or found != SCHEMA:
         raise CostsError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from export.manifest import Manifest, PocketspecError, build_record
+from export.untrusted import UntrustedError, parse_own_json, shown
 from memory.device import Residence
 from memory.footprint import Footprint
 
@@ -183,12 +184,12 @@ def dump_plan(plan: Plan) -> str:
 def parse_plan(text: str, where: str = "the plan") -> Plan:
     """The plan in JSON ``text``, as ``dump_plan`` wrote it; PlanError names ``where`` and what is wrong."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PlanError(f"{where} is not JSON ({error}); make it again with python -m memory plan --json") from None
+        data = parse_own_json(text)
+    except UntrustedError as error:
+        raise PlanError(f"{where} {error}; make it again with python -m memory plan --json") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
-        raise PlanError(f"{where} has plan schema {found}, this version reads {SCHEMA}; make the plan again")
+        raise PlanError(f"{where} has plan schema {shown(found)}, this version reads {SCHEMA}; make the plan again")
     try:
         plan: Plan = build_record(Plan, data, where)
     except PocketspecError as error:

@@ -12,9 +12,10 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,6 +61,17 @@ class SafeWidths:
         """The smallest width of at least ``rows``; more than any model has where there is none."""
         place = bisect_left(self.widths, rows)
         return self.widths[place] if place < len(self.widths) else _NO_WIDTH
+
+
+def are_widths(data: Any, max_rows: int) -> bool:
+    """Whether ``data``, read from a record, has the fields of ``SafeWidths`` and can be those of ``max_rows``."""
+    if not isinstance(data, dict) or set(data) != {"widths", "exact", "tree"}:
+        return False
+    widths = data["widths"]
+    if not isinstance(widths, list) or not all(type(width) is int and 0 < width <= max_rows for width in widths):
+        return False
+    increase = all(low < high for low, high in pairwise(widths))
+    return bool(widths) and increase and isinstance(data["exact"], bool) and isinstance(data["tree"], bool)
 
 
 def any_width(max_rows: int) -> SafeWidths:

@@ -24,7 +24,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal
 
-from export.manifest import Manifest, PocketspecError, verify_files
+from export.manifest import Manifest, PocketspecError
 from memory.choices import Request
 from memory.device import Device, read_device
 from memory.meter import read_memory
@@ -36,7 +36,7 @@ from runtime.calibration.stored import costs_of, planning_costs
 from runtime.context import Context, shared_prefix
 from runtime.decode import Step, StopRule, decode
 from runtime.drafters import Drafter
-from runtime.foreign import is_foreign, read_bundle
+from runtime.foreign import check_bundle, read_bundle
 from runtime.kernels.choice import Chooser, Wanted
 from runtime.kernels.packed import Progress, no_progress
 from runtime.kernels.warming import Warmer
@@ -45,7 +45,6 @@ from runtime.model import OrtModel
 from runtime.outgrow import Refit, go_on, sliding_text
 from runtime.planned import PlannedModels
 from runtime.prompt import Prompt, check_ids, read_prompt
-from runtime.record import check_files
 from runtime.sampling import SamplingParams
 from runtime.scheduler.experience import Prospect
 from runtime.scheduler.ways import Family
@@ -134,11 +133,8 @@ class Engine:
         """
         bundle = Path(bundle)
         manifest = read_bundle(bundle)
-        if verify:
-            verify_files(bundle, manifest)
-        elif not is_foreign(bundle):
-            check_files(bundle, manifest)
-        device, chooser = device or read_device(), Chooser(kernels, notify, progress)
+        check_bundle(bundle, manifest, verify)
+        device, chooser = device or read_device(), Chooser(kernels, notify, progress, verify)
         levels = make_levels(bundle, manifest, chooser, notify)
         if plan is None:
             engine = cls._open_within(levels, request or Request(), device)

@@ -11,7 +11,7 @@ from export.manifest import Level, Manifest
 from memory.cores import read_cores
 from memory.device import Residence
 from memory.plan import LevelPlan, Plan
-from runtime.devices import SafeWidths, any_width, find_safe_widths
+from runtime.devices import SafeWidths, any_width, are_widths, find_safe_widths
 from runtime.foreign import is_foreign
 from runtime.heap import give_back
 from runtime.kernels.choice import Chooser
@@ -66,7 +66,11 @@ class Levels:
         threads = plan.threads_of(plan.target) or read_cores().usable
         key = [device_key(), hashes, provider, threads, model.max_rows, kv_type, model.kernels.key]
         name = f"widths-{model.kernels.name}-{kv_type}-{threads}-{model.max_rows}"
-        found = find() if is_foreign(self.bundle) else recall(device_folder(self.bundle), name, key, find)
+
+        def is_valid(value: Any) -> bool:
+            return are_widths(value, model.max_rows)
+
+        found = find() if is_foreign(self.bundle) else recall(device_folder(self.bundle), name, key, find, is_valid)
         model.widths = SafeWidths(tuple(found["widths"]), found["exact"], found["tree"])
         if not model.widths.exact:
             self.notify("no two row counts agree bit for bit here: speculation is exact up to near ties")

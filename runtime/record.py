@@ -17,13 +17,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from export.manifest import Manifest, dump_manifest, verify_files
+from export.manifest import DEVICE_FOLDER, Manifest, check_listed, dump_manifest, verify_files
+from export.own_files import holds_link, identity, write_whole
+from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes
+from runtime.external_data import check_locations
+
+_RULES = 1  # what is checked beside the hashes; files that passed other rules are checked again
 
 
 def device_folder(bundle: Path) -> Path:
-    """Where records of ``bundle`` are kept on this device; it may not exist yet."""
-    if os.access(bundle, os.W_OK):
-        return bundle / ".device"
+    """Where records of ``bundle`` are kept on this device; it may not exist yet. No link of a bundle leads there."""
+    folder = bundle / DEVICE_FOLDER
+    if os.access(bundle, os.W_OK) and not holds_link(bundle, folder):
+        return folder
     return user_folder() / hashlib.sha256(str(bundle.resolve()).encode()).hexdigest()[:16]
 
 
@@ -38,10 +44,15 @@ def user_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pocketspec"
 
 
-def recall(folder: Path, name: str, key: Any, find: Callable[[], Any]) -> Any:
-    """The value recorded in ``folder`` as ``name`` for ``key`` (both JSON data), or else what ``find`` gives it."""
+def recall(
+    folder: Path, name: str, key: Any, find: Callable[[], Any], is_valid: Callable[[Any], bool] = lambda value: True
+) -> Any:
+    """The value recorded in ``folder`` as ``name`` for ``key`` (both JSON data), or else what ``find`` gives it.
+
+    A record may be a stranger's: one that is not ``is_valid`` is a damaged one.
+    """
     value, _ = look_up(folder, name, key)
-    if value is None:
+    if value is None or not is_valid(value):
         value = find()
         remember(folder, name, key, value)
     return value
@@ -52,20 +63,26 @@ def look_up(folder: Path, name: str, key: Any) -> tuple[Any, bool]:
 
     A damaged record is one for another key.
     """
-    try:
-        text = (folder / f"{name}.json").read_text(encoding="utf-8")
-    except (OSError, ValueError):
+    path = folder / f"{name}.json"
+    if path.is_symlink():
         return None, False
     try:
-        entry = json.loads(text)
+        entry = parse_own_json(read_bytes(path, MOST_JSON))
         return (entry["value"] if entry["key"] == json.loads(json.dumps(key)) else None), True
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except FileNotFoundError:
+        return None, False
+    except (UntrustedError, KeyError, TypeError):
         return None, True
 
 
 def remember(folder: Path, name: str, key: Any, value: Any) -> None:
-    """Records ``value`` (JSON data, not None) in ``folder`` as ``name`` for ``key``, if that can be written."""
-    _write(folder / f"{name}.json", json.dumps({"key": key, "value": value}))
+    """Records ``value`` (JSON data, not None) in ``folder`` as ``name`` for ``key``.
+
+    A folder that cannot be written, or a full disk, costs the record only.
+    """
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{name}.json", json.dumps({"key": key, "value": value}).encode())
 
 
 def forget(folder: Path, name: str) -> None:
@@ -74,16 +91,26 @@ def forget(folder: Path, name: str) -> None:
         (folder / f"{name}.json").unlink(missing_ok=True)
 
 
-def check_files(bundle: Path, manifest: Manifest) -> None:
-    """ManifestError if a file of the bundle is not the one exported. Full hashes are taken at the first open, and again
-    when a file's size, time of change or inode is another than then."""
-    files = {name: _identity(bundle / name) for name in manifest.files}
+def check_files(bundle: Path, manifest: Manifest, verify: bool = False) -> None:
+    """ManifestError if a file of the bundle is not the one exported, or reads what is outside of the bundle.
+
+    Full hashes are taken at the first open, and again when a file's size, time of change or inode is another than then,
+    or to ``verify``.
+    """
+    check_listed(bundle, manifest)
+    folder, files = device_folder(bundle), {name: identity(bundle / name) for name in manifest.files}
+    key = [hashlib.sha256(dump_manifest(manifest).encode()).hexdigest(), files, _RULES]
 
     def find() -> bool:
         verify_files(bundle, manifest)
+        for name in manifest.files:
+            if name.endswith(".onnx"):
+                check_locations(bundle, bundle / name)
         return True
 
-    recall(device_folder(bundle), "files", [hashlib.sha256(dump_manifest(manifest).encode()).hexdigest(), files], find)
+    if verify:
+        forget(folder, "files")
+    recall(folder, "files", key, find, lambda value: value is True)
 
 
 def device_key() -> list[str]:
@@ -93,31 +120,11 @@ def device_key() -> list[str]:
     return [platform.machine(), _cpu_name(), onnxruntime.__version__]
 
 
-def _identity(path: Path) -> list[int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
 def _cpu_name() -> str:
     """Model name and feature flags of the first processor, hashed where they are long."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return platform.processor()
     wanted = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
     return hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16]
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a record; a folder that cannot be written, or a full disk, costs the record only."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()

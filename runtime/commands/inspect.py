@@ -17,22 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Verifies, then shows."""
-    from export.manifest import verify_files
     from memory.device import read_device
     from memory.planner import make_plan
-    from runtime.foreign import is_foreign, read_bundle
+    from runtime.foreign import check_bundle, is_foreign, read_bundle
     from runtime.inspect import describe, describe_lines
     from runtime.kernels.choice import Chooser
-    from runtime.record import check_files
+    from runtime.kernels.verification import refuse_damage
 
     manifest = read_bundle(options.bundle)
+    check_bundle(options.bundle, manifest, options.verify)
     if is_foreign(options.bundle):
         verified = "written by another builder, which lists no hashes"
     elif options.verify:
-        verify_files(options.bundle, manifest)
+        refuse_damage(options.bundle, manifest)
         verified = "all hashes are right"
     else:
-        check_files(options.bundle, manifest)
         verified = "hashes were right when first opened, and nothing has changed since"
     device = read_device()
     plan = make_plan(manifest, device, make_request(options, device))

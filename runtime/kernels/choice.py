@@ -30,17 +30,22 @@ _Opened = TypeVar("_Opened")
 
 
 class Chooser:
-    """Opens levels with the kernels ``wanted``; ``notify`` is told, once each, why they are not native."""
+    """Opens levels with the kernels ``wanted``; ``notify`` is told, once each, why they are not native.
+
+    ``verify``: packed weights are hashed when a level is first opened, even if they seem unchanged.
+    """
 
     def __init__(
         self,
         wanted: Wanted = "auto",
         notify: Callable[[str], None] = lambda line: None,
         progress: Progress = no_progress,
+        verify: bool = False,
     ) -> None:
         if wanted not in WANTED:
             raise PocketspecError(f"no kernels {wanted!r}; there are: {', '.join(WANTED)}")
         self._wanted, self._notify, self._progress = wanted, notify, progress
+        self._verify, self._verified = verify, set[str]()
         self._told: set[str] = set()
         self._failed: dict[tuple[str, Residence], str] = {}
 
@@ -50,6 +55,7 @@ class Chooser:
         "native" refuses where the target cannot have them: a drafter's kernels are no part of the answer.
         """
         opened = self._open(bundle, manifest, level, make)
+        self._verified.add(level.name)
         give_back()  # opening a session leaves tens of megabytes behind
         return opened
 
@@ -72,7 +78,7 @@ class Chooser:
         """With mapped weights if that works, else with copied ones."""
         if not _can_prepack(manifest):
             return make(PORTABLE)
-        prepacked = Prepacked(bundle, manifest, self._progress, self._notify)
+        prepacked = Prepacked(bundle, manifest, self._progress, self._notify, self._is_verifying(level))
         try:
             return self._attempt("prepacked", level, lambda: make(prepacked))
         except PocketspecError as error:
@@ -119,7 +125,11 @@ class Chooser:
     def _native(self, bundle: Path, manifest: Manifest, level: Level) -> Native:
         """The native kernels for ``level``, its weights packed; PocketspecError says why not."""
         library = self._library_for(level)
-        return Native(library, packed_graphs(bundle, manifest, level, self._progress, self._notify))
+        verify = self._is_verifying(level)
+        return Native(library, packed_graphs(bundle, manifest, level, self._progress, self._notify, verify))
+
+    def _is_verifying(self, level: Level) -> bool:
+        return self._verify and level.name not in self._verified
 
     def _library_for(self, level: Level) -> Library:
         """The library, if ``level`` has a form for it; KernelsError says what is missing."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from export.manifest import PocketspecError
+from export.own_files import remove_tree
 
 _ABANDONED_SECONDS = 3600  # a part that nobody wrote to for so long belongs to a process that was killed
-_HEAD_BYTES = 4096
 
 
 class PackingError(PocketspecError, OSError):
@@ -32,16 +35,22 @@ def make_in_first(places: Iterable[Path], make: Callable[[Path], object]) -> Pat
 
 
 def clear_abandoned(folder: Path, pattern: str) -> None:
-    """Removes what processes that were killed left behind: files or folders of ``folder`` that match ``pattern``."""
+    """Removes what processes that were killed left behind: files and marked folders of ``folder``.
+
+    ``pattern`` is of names: a star stands for what makes a part's name its own.
+    """
+    own = re.compile(re.escape(pattern).replace(r"\*", r"\d+-[0-9a-f]+"))
     for part in folder.glob(pattern):
         try:
-            is_old = time.time() - part.stat().st_mtime > _ABANDONED_SECONDS
+            status = part.lstat()
         except FileNotFoundError:  # its maker is not dead and has just finished
             continue
-        if is_old and part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        elif is_old:
+        if not own.fullmatch(part.name) or time.time() - status.st_mtime <= _ABANDONED_SECONDS:
+            continue
+        if stat.S_ISREG(status.st_mode):
             part.unlink(missing_ok=True)
+        else:
+            remove_tree(folder, part)
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -52,14 +61,8 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def is_same(part: Path, path: Path) -> bool:
-    """Whether ``path`` is as good as ``part``: of the same size and beginning with the same page.
-
-    Packed files begin with what they are made of.
-    """
-    if not path.is_file() or part.stat().st_size != path.stat().st_size:
-        return False
-    with part.open("rb") as ours, path.open("rb") as theirs:
-        return ours.read(_HEAD_BYTES) == theirs.read(_HEAD_BYTES)
+    """Whether ``path`` has every byte of ``part``, as one that another process has just made, and no damaged one."""
+    return path.is_file() and not path.is_symlink() and filecmp.cmp(part, path, shallow=False)
 
 
 def put_in_place(part: Path, path: Path) -> None:

@@ -99,6 +99,7 @@ class Prepacked:
     manifest: Manifest
     progress: Progress
     notify: Callable[[str], None]
+    verify: bool = False
     name: Literal["portable"] = "portable"
     residence: Residence = "prepacked"
     description: str = PORTABLE.description
@@ -108,7 +109,7 @@ class Prepacked:
         """See ``Kernels``. PackingError says why weights cannot be mapped."""
         graph = PORTABLE.graph(folder, level, kv_type).name
         place = place_of(self.bundle, self.manifest, level, graph)
-        return prepacked_graph(place, self.progress, self.notify)
+        return prepacked_graph(place, self.progress, self.notify, self.verify)
 
     def mapped_files(self, level: Level) -> tuple[Path, ...]:
         """See ``Kernels``."""

@@ -1,26 +1,31 @@
 """The packed file of a level: found where it is current, else made once, and mapped by every session ever after.
 
-A file is current if its first page and its size are those that packing would write now: they name the layout, the
-weights' hash, the table's hash and the bytes. One that is not is made again, and a line says why. Graphs look for their
-data beside them, so where the data cannot lie in the bundle, the graphs are copied to it, into the user's folder.
+A file is current if its first page names the layout, the weights' hash, the table's hash and the bytes that packing
+would write now, and the rest has the hash that the page names. One that is not is made again, and a line says why.
+Graphs look for their data beside them, so where the data cannot lie in the bundle, the graphs are copied to it, into
+the user's folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from export.manifest import Level, Manifest, PocketspecError
+from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, Level, Manifest, PocketspecError
+from export.own_files import holds_link, make_folder, part_of
+from export.untrusted import UntrustedError, leaving_links, parse_own_json, shown
+from runtime.kernels.content import DAMAGED, Check, checker, record_whole
 from runtime.kernels.disk import PackingError, make_in_first
 from runtime.kernels.layout import LAYOUT_VERSION, PAGE
-from runtime.kernels.packing import MAGIC, make_header, pack
-from runtime.kernels.table import read_table
-from runtime.record import user_folder
+from runtime.kernels.packing import MAGIC, pack
+from runtime.kernels.table import TableError, read_table
+from runtime.record import device_folder, user_folder
 
 # Told how many more bytes are done.
 Advance = Callable[[int], None]
@@ -43,10 +48,12 @@ def packed_graphs(
     level: Level,
     progress: Progress = no_progress,
     notify: Callable[[str], None] = lambda line: None,
+    verify: bool = False,
 ) -> Path:
     """The folder of native graphs with their packed weights beside them; PocketspecError if they cannot be made.
 
-    ``level`` has a native form. ``notify`` is told why a file that was there is made again.
+    ``level`` has a native form. ``notify`` is told why a file that was there is made again. ``verify``: the packed
+    weights are hashed even if they seem unchanged.
     """
     native, folder = level.native, bundle / level.folder
     assert native is not None, level.name
@@ -54,59 +61,109 @@ def packed_graphs(
         raise OtherLayoutError(
             f"{level.name} is for layout version {native.layout}, this version reads {LAYOUT_VERSION}; export it again"
         )
-    table, table_hash = read_table(folder / native.table)
-    source_hash = manifest.files[(Path(level.folder) / table.source).as_posix()].sha256
-    header = make_header(source_hash, table_hash, table.size)
-    graphs = sorted(native.graphs.values())
-    hashes = [manifest.files[(Path(level.folder) / name).as_posix()].sha256 for name in graphs]
-    places = (folder, _user_place(header, hashes))
+    packed, graphs = _describe(bundle, manifest, level), sorted(native.graphs.values())
+    places = _places(bundle, manifest, level, packed)
+    check = checker(device_folder(bundle), verify)
+    faults = []
     for place in places:
-        fault = find_fault(place / native.data, header)
-        if fault is None:
+        if (fault := packed.find_fault(bundle, place, check)) is None:
             return place
-        if (place / native.data).exists():
-            notify(f"{place / native.data} {fault}: the weights are packed again")
-    with progress(f"packing the weights of {level.name} for the native kernels, once", table.size) as advance:
+        if os.path.lexists(place / native.data):
+            faults.append(f"{place / native.data} {fault}: the weights are packed again")
+    for line in faults:
+        notify(line)
+    with progress(f"packing the weights of {level.name} for the native kernels, once", packed.size) as advance:
 
         def pack_into(place: Path) -> None:
             if place != folder:
                 _copy_graphs(folder, place, graphs)
-            pack(folder, source_hash, place, advance)
+            elif holds_link(bundle, place):
+                raise PackingError(f"{place} is reached by a link, which is not followed")
+            path = pack(folder, packed.source, place, advance)
+            record_whole(device_folder(bundle), path, str(read_header(path)["content"]))
 
         return make_in_first(places, pack_into)
 
 
-def find_fault(path: Path, header: bytes) -> str | None:
-    """What is wrong with the packed file at ``path``, which should begin with ``header``; None if nothing is."""
-    try:
-        with path.open("rb") as file:
-            found, size = file.read(PAGE), os.fstat(file.fileno()).st_size
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    wanted = json.loads(header)
-    if header.startswith(found):  # less than a header if the file was cut off
-        return None if size == wanted["bytes"] else f"has {size:,} bytes instead of {wanted['bytes']:,}"
-    try:
-        fields = dict(json.loads(found))
-    except (ValueError, TypeError):
-        fields = {}
-    if fields.get("magic") != MAGIC:
-        return "is no packed file"
-    if fields.get("layout") != LAYOUT_VERSION:
-        return f"has layout version {fields.get('layout')}, this version reads {LAYOUT_VERSION}"
-    return "is of other weights" if fields.get("source") != wanted["source"] else "is for other graphs of these weights"
+@dataclass(frozen=True)
+class Packed:
+    """What a packed file must be made of: SHA-256 of the weights and of the table, and its ``size`` in bytes."""
+
+    source: str
+    table: str
+    size: int
+
+    def find_fault(self, bundle: Path, place: Path, check: Check) -> str | None:
+        """What is wrong with the packed file in folder ``place``; None if nothing is."""
+        path = place / PACKED_FILE_NAME
+        root = bundle if place.is_relative_to(bundle) else user_folder()
+        if any(leaving_links(root, [path.relative_to(root).as_posix()])):
+            return "is a link that leaves its folder"
+        try:
+            fields, size = read_header(path), path.stat().st_size
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        if size < PAGE:
+            return f"has {size:,} bytes instead of {self.size:,}"
+        if fields.get("magic") != MAGIC:
+            return "is no packed file"
+        if fields.get("layout") != LAYOUT_VERSION:
+            return f"has layout version {shown(fields.get('layout'))}, this version reads {LAYOUT_VERSION}"
+        if fields.get("source") != self.source:
+            return "is of other weights"
+        if fields.get("table") != self.table or fields.get("bytes") != self.size:
+            return "is for other graphs of these weights"
+        if size != self.size:
+            return f"has {size:,} bytes instead of {self.size:,}"
+        content = fields.get("content")
+        if not isinstance(content, str):
+            return "does not say what its content should be, as those of earlier versions"
+        return None if check(path, content, PAGE) else DAMAGED
 
 
-def _user_place(header: bytes, graph_hashes: Iterable[str]) -> Path:
-    """A folder of the user for these weights in this layout with these graphs, wherever the bundle lies."""
-    key = hashlib.sha256(header + "".join(graph_hashes).encode()).hexdigest()
-    return user_folder() / "packed" / f"{LAYOUT_VERSION}-{key[:16]}"
+def read_header(path: Path) -> dict[str, Any]:
+    """What the first page of a packed file says; nothing where it says nothing. OSError if it cannot be read."""
+    with path.open("rb") as file:
+        page = file.read(PAGE)
+    try:
+        fields = parse_own_json(page)
+    except UntrustedError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def packed_files(bundle: Path, manifest: Manifest, level: Level, verify: bool) -> Iterator[tuple[Path, str | None]]:
+    """The packed files there are of ``level``, and what is wrong with each."""
+    if level.native is None or level.native.layout != LAYOUT_VERSION:
+        return
+    packed, check = _describe(bundle, manifest, level), checker(device_folder(bundle), verify)
+    for place in _places(bundle, manifest, level, packed):
+        if (place / PACKED_FILE_NAME).is_file():
+            yield place / PACKED_FILE_NAME, packed.find_fault(bundle, place, check)
+
+
+def _describe(bundle: Path, manifest: Manifest, level: Level) -> Packed:
+    table, table_hash = read_table(bundle / level.folder / PACKING_TABLE_NAME)
+    source = (Path(level.folder) / table.source).as_posix()
+    if source not in manifest.files:
+        raise TableError(f"{level.name} is packed from {source!r}, which its bundle does not list; export it again")
+    return Packed(manifest.files[source].sha256, table_hash, table.size)
+
+
+def _places(bundle: Path, manifest: Manifest, level: Level, packed: Packed) -> tuple[Path, Path]:
+    """Where the packed file may lie: with the level, or in a folder of the user for these weights and graphs."""
+    assert level.native is not None
+    names = ((Path(level.folder) / name).as_posix() for name in sorted(level.native.graphs.values()))
+    graphs = "".join(manifest.files[name].sha256 for name in names)
+    key = f"{MAGIC} {packed.source} {packed.table} {packed.size} {graphs}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return bundle / level.folder, user_folder() / "packed" / f"{LAYOUT_VERSION}-{digest}"
 
 
 def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:
     """Puts the graphs where their data will lie; the data, which comes last, makes the folder one that counts."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(user_folder(), place)
         for name in names:
             _copy(folder / name, place / name)
     except OSError as error:
@@ -117,7 +174,7 @@ def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """Whole or not at all."""
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part = part_of(target)
     try:
         shutil.copyfile(source, part)
         os.replace(part, target)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME
+from export.own_files import open_new, part_of
+from runtime.kernels.content import content_hash
 from runtime.kernels.disk import PackingError, check_space, clear_abandoned, explain, is_same, put_in_place
 from runtime.kernels.layout import (
     LAYOUT_VERSION,
@@ -59,17 +60,18 @@ def pack(
     """
     table, table_hash = read_table(folder / PACKING_TABLE_NAME)
     path = (output or folder) / PACKED_FILE_NAME
-    part = path.with_name(f"{PACKED_FILE_NAME}.{os.getpid()}-{threading.get_ident()}.part")
+    part = part_of(path)
     _check_source(folder / table.source, table)
     try:
         clear_abandoned(path.parent, f"{PACKED_FILE_NAME}.*.part")
         check_space(path.parent, table.size)
-        with (folder / table.source).open("rb", buffering=0) as source, part.open("wb", buffering=0) as target:
-            _write(target, 0, make_header(source_hash, table_hash, table.size))
+        with (folder / table.source).open("rb", buffering=0) as source, open_new(part) as target:
             for position, array in _pieces(source, table, threads):
                 _write(target, position, memoryview(array.data).cast("B"))
                 report(array.nbytes)
             target.truncate(table.size)
+            # Last, for it says what all the rest is.
+            _write(target, 0, make_header(source_hash, table_hash, table.size, content_hash(part, PAGE)))
             os.fsync(target.fileno())
         if not is_same(part, path):  # else another process was faster: who opens its file shares its pages
             put_in_place(part, path)
@@ -81,10 +83,10 @@ def pack(
     return path
 
 
-def make_header(source_hash: str, table_hash: str, size: int) -> bytes:
-    """The first page of a packed file: a JSON object, padded with spaces."""
+def make_header(source_hash: str, table_hash: str, size: int, content: str) -> bytes:
+    """The first page of a packed file: a JSON object, padded with spaces. ``content``: SHA-256 of all other pages."""
     fields = {"magic": MAGIC, "layout": LAYOUT_VERSION, "source": source_hash, "table": table_hash, "bytes": size}
-    return json.dumps(fields).encode().ljust(PAGE)
+    return json.dumps({**fields, "content": content}).encode().ljust(PAGE)
 
 
 def _pieces(source: BinaryIO, table: Table, threads: int) -> Iterator[_Piece]:

@@ -12,11 +12,8 @@ two processes that make it at once both end well, and an interruption leaves not
 
 from __future__ import annotations
 
-import filecmp
 import json
 import os
-import shutil
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +22,13 @@ from typing import Any
 import onnxruntime as ort
 
 from export.manifest import Level, sha256_of
+from export.own_files import holds_link, make_folder, mark, part_of, refuse_link, remove_tree
+from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes, shown
 from memory.device import read_device
+from runtime.external_data import check_locations
 from runtime.kernels.child import crash_of, run_module
-from runtime.kernels.disk import PackingError, check_space, clear_abandoned, explain, put_in_place
+from runtime.kernels.content import DAMAGED, Check
+from runtime.kernels.disk import PackingError, check_space, clear_abandoned, explain, is_same, put_in_place
 
 GRAPH, DATA, DESCRIPTION = "model.onnx", "model.onnx.data", "prepacked.json"
 
@@ -58,43 +59,72 @@ class Pair:
     bytes: int
 
 
-def prepack(pair: Pair, folder: Path) -> None:
-    """Makes ``pair`` in ``folder``. Raises PackingError, and leaves nothing half-written."""
-    part = folder.with_name(f"{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
+def prepack(pair: Pair, folder: Path, root: Path) -> None:
+    """Makes ``pair`` in ``folder``, which lies in ``root``. Raises PackingError, and leaves nothing half-written."""
+    part = part_of(folder)
     needed = _GROWTH[pair.level.quantization.weights] * pair.bytes
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        clear_abandoned(folder.parent, "*.part")
+        make_folder(root, folder.parent)
+        clear_abandoned(folder.parent, "*.*.part")
         check_space(folder.parent, needed)
         _check_memory(pair)
         part.mkdir()
+        mark(part)
         _write(pair, part)
         _share_data(part, folder.parents[1])
-        if find_fault(folder, pair.key) is not None:  # else another process was faster: who opens it shares its pages
+        refuse_link(root, folder)
+        if not _is_same_pair(part, folder):  # else another process was faster: who opens it shares its pages
             _put_in_place(part, folder)
     except PackingError:
         raise
     except OSError as error:
         raise explain(error, folder, needed, "") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_tree(root, part)
 
 
-def find_fault(folder: Path, key: dict[str, Any]) -> str | None:
-    """What is wrong with the pair in ``folder``, which should be the one for ``key``; None if nothing is."""
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        found, sizes, graph = dict(description["key"]), dict(description["bytes"]), description["graph"]
-    except (OSError, ValueError, KeyError, TypeError):
+@dataclass(frozen=True)
+class Description:
+    """What ``prepacked.json`` says of the pair beside it: what it was made for, bytes by file, and their SHA-256."""
+
+    key: dict[str, Any]
+    bytes: dict[str, int]
+    graph: str
+    data: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Description | None:
+        """That of the pair in ``folder``; None where there is none, or one that nobody can read."""
+        try:
+            found = parse_own_json(read_bytes(folder / DESCRIPTION, MOST_JSON))
+            made = cls(dict(found["key"]), dict(found["bytes"]), found["graph"], found.get("data"))
+        except (OSError, UntrustedError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return made if set(made.bytes) <= {GRAPH, DATA} else None
+
+
+def find_fault(folder: Path, key: dict[str, Any], check: Check) -> str | None:
+    """What is wrong with the pair in ``folder``, which should be the one for ``key``; None if nothing is.
+
+    ``check`` says whether the packed weights are whole.
+    """
+    if any(holds_link(folder.parent, folder / name) for name in (GRAPH, DATA, DESCRIPTION)):
+        return "consists of links"
+    made = Description.read(folder)
+    if made is None:
         return "is incomplete"
     for name, difference in _DIFFERENCES.items():
-        if found.get(name) != key[name]:
+        if made.key.get(name) != key[name]:
             return difference
-    for name, size in sizes.items():
+    for name, size in made.bytes.items():
         seen = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if seen != size:
-            return f"has {seen:,} bytes in {name} instead of {size:,}"
-    return None if sha256_of(folder / GRAPH) == graph else f"has a damaged {GRAPH}"
+            return f"has {seen:,} bytes in {name} instead of {shown(size)}"
+    if GRAPH not in made.bytes or sha256_of(folder / GRAPH) != made.graph:
+        return f"has a damaged {GRAPH}"
+    if DATA in made.bytes and not (isinstance(made.data, str) and check(folder / DATA, made.data, 0)):
+        return DAMAGED
+    return None
 
 
 def _check_memory(pair: Pair) -> None:
@@ -113,11 +143,13 @@ def _write(pair: Pair, part: Path) -> None:
     fault = write_apart(pair, part)
     if fault is not None:
         raise PackingError(f"ONNX Runtime {ort.__version__} {fault}")
-    sizes = {path.name: path.stat().st_size for path in part.iterdir()}
+    check_locations(part, part / GRAPH)
+    sizes = {name: (part / name).stat().st_size for name in (GRAPH, DATA) if (part / name).is_file()}
     for name in sizes:
         with (part / name).open("rb") as file:
             os.fsync(file.fileno())
-    description = {"key": pair.key, "bytes": sizes, "graph": sha256_of(part / GRAPH)}
+    data = sha256_of(part / DATA) if DATA in sizes else None
+    description = {"key": pair.key, "bytes": sizes, "graph": sha256_of(part / GRAPH), "data": data}
     (part / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
 
 
@@ -143,17 +175,22 @@ def _share_data(part: Path, folder: Path) -> None:
     """Where a graph beside this one has the same data, makes the two files one; disks without links pay twice."""
     ours = part / DATA
     for theirs in folder.glob(f"*/*/{DATA}"):
-        same_size = ours.is_file() and ours.stat().st_size == theirs.stat().st_size
-        if theirs != ours and same_size and filecmp.cmp(ours, theirs, shallow=False):
+        if theirs != ours and not holds_link(folder, theirs) and ours.is_file() and is_same(ours, theirs):
             with suppress(OSError, AttributeError):
                 os.link(theirs, part / "link")
                 os.replace(part / "link", ours)
             return
 
 
+def _is_same_pair(part: Path, folder: Path) -> bool:
+    names = [name for name in (DESCRIPTION, GRAPH, DATA) if (part / name).is_file()]
+    return all(is_same(part / name, folder / name) for name in names)
+
+
 def _put_in_place(part: Path, folder: Path) -> None:
     """Moves the files, the description last: it makes the folder one that counts."""
     folder.mkdir(exist_ok=True)
+    mark(folder)
     for name in (DATA, GRAPH, DESCRIPTION):
         if (part / name).is_file():
             put_in_place(part / name, folder / name)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from export.manifest import PocketspecError
-from runtime.kernels.layout import LAYOUT_VERSION, PAGE, SCALE_TYPES, MatrixLayout
+from export.manifest import ManifestError, PocketspecError, build_record
+from export.untrusted import MOST_JSON, FileName, UntrustedError, parse_own_json, read_bytes, shown
+from runtime.kernels.layout import BLOCK_SIZES, LAYOUT_VERSION, PAGE, SCALE_TYPES, MatrixLayout
 
 
 class TableError(PocketspecError, ValueError):
@@ -109,32 +112,58 @@ def dump_table(table: Table) -> str:
 def read_table(path: Path) -> tuple[Table, str]:
     """The table in the file ``path``, and the SHA-256 of the file; TableError if it cannot be used."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"{path} cannot be read ({error.strerror}); export the bundle again") from None
+        data = read_bytes(path, MOST_JSON)
+    except FileNotFoundError:
+        raise TableError(f"{path} cannot be read (there is no such file); export the bundle again") from None
+    except UntrustedError as error:
+        raise TableError(f"{path} {error}; export the bundle again") from None
     try:
-        fields = json.loads(data)
+        fields = parse_own_json(data)
         version = fields["layout"]
-        table = _build(fields) if version == LAYOUT_VERSION else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{path} is no packing table ({error!r}); export the bundle again") from None
+        table = build_record(Table, fields, str(path)) if version == LAYOUT_VERSION else None
+        fault = table and next(_faults(table), None)
+    except (UntrustedError, ManifestError, KeyError, TypeError) as error:
+        raise TableError(f"{path} is no packing table ({error}); export the bundle again") from None
     if table is None:
-        raise TableError(f"{path} has layout version {version}, this version packs {LAYOUT_VERSION}; export it again")
+        found = shown(version)
+        raise TableError(f"{path} has layout version {found}, this version packs {LAYOUT_VERSION}; export it again")
+    if fault:
+        raise TableError(f"{path} is no packing table: {fault}; export the bundle again")
     return table, hashlib.sha256(data).hexdigest()
 
 
-def _build(fields: dict[str, Any]) -> Table:
-    matrices = tuple(
-        Matrix(
-            **{
-                **entry,
-                "layout": MatrixLayout(**entry["layout"]),
-                "codes": Move(**entry["codes"]),
-                "scales": Move(**entry["scales"]),
-                "zero_points": entry["zero_points"] and Move(**entry["zero_points"]),
-            }
-        )
-        for entry in fields["matrices"]
+def _faults(table: Table) -> Iterator[str]:
+    """What no export writes: tensors that do not lie in the files, or overlap."""
+    if fault := FileName(plain=True).fault(table.source):
+        yield f"its source {shown(table.source)} {fault}"
+    ends = []
+    for matrix in table.matrices:
+        layout = matrix.layout
+        if min(layout.rows, layout.columns) < 1 or max(layout.rows, layout.columns) > 1 << 28:
+            yield f"{shown(matrix.name)} has {layout.rows} rows of {layout.columns}"
+        elif layout.bits not in (4, 8) or layout.block_size not in BLOCK_SIZES or layout.parts not in (1, 2):
+            yield f"{shown(matrix.name)} has a layout that nothing packs"
+        elif matrix.scale_type not in SCALE_TYPES:
+            yield f"{shown(matrix.name)} has scales of type {shown(matrix.scale_type)}"
+        else:
+            ends += _ends(matrix)
+    ends += [(vector.move, vector.size, vector.size) for vector in table.vectors]
+    for move, read, written in ends:
+        if not (0 <= move.source <= table.source_size - read and PAGE <= move.target <= table.size - written):
+            yield f"a tensor from {shown(move.source)} to {shown(move.target)} lies outside of the files"
+    places = sorted((move.target, move.target + written) for move, _, written in ends)
+    if any(end > start for (_, end), (start, _) in pairwise(places)) or any(end < start for start, end in places):
+        yield "tensors overlap"
+
+
+def _ends(matrix: Matrix) -> list[tuple[Move, int, int]]:
+    """Where the parts of a matrix begin, the bytes read there, and those written."""
+    layout = matrix.layout
+    read = (
+        math.prod(layout.portable_codes_shape),
+        4 * math.prod(layout.portable_scales_shape),
+        math.prod(layout.portable_zero_points_shape),
     )
-    vectors = tuple(Vector(**{**entry, "move": Move(**entry["move"])}) for entry in fields["vectors"])
-    return Table(**{**fields, "matrices": matrices, "vectors": vectors})
+    moves = (matrix.codes, matrix.scales, matrix.zero_points)
+    sizes = zip(moves, read, packed_sizes(layout, matrix.scale_type), strict=True)
+    return [(move, taken, written) for move, taken, written in sizes if move is not None]

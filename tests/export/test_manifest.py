@@ -32,7 +32,7 @@ from export.manifest import (
 TARGET = Level(
     name="tiny",
     role="target",
-    folder="",
+    folder=".",
     architecture="llama",
     source=Source("made/here", revision="abc", licence="mit"),
     shape=Shape(2, 64, 128, 4, 2, 16, 300, 128),
@@ -81,15 +81,15 @@ def test_order_of_keys_does_not_matter() -> None:
             f"m.json has schema {SCHEMA + 1}, this version reads up to {SCHEMA}; update pocketspec",
         ),
         ({"schema": None}, "m.json has no schema number; it is not a Pocketspec manifest"),
-        ({"levels": []}, "m.json must describe exactly one target"),
-        ({"name": 3}, "m.json: field name has the value 3, expected <class 'str'>"),
-        ({"colour": "red"}, "m.json: unknown field .colour"),
-        ({"files": {"a": {"bytes": 1}}}, "m.json: files.a lacks sha256"),
+        ({"levels": []}, "m.json: it must describe exactly one target; export the bundle again"),
+        ({"name": 3}, "m.json: field name has the value 3, expected str; export the bundle again"),
+        ({"colour": "red"}, "m.json: unknown field colour; export the bundle again"),
+        ({"files": {"a": {"bytes": 1}}}, "m.json: files.a lacks sha256; export the bundle again"),
         (
             {"levels": [json.loads(dump_manifest(MANIFEST))["levels"][0] | {"kv_effects": {"int8": {"luck": 1}}}]},
-            "m.json: unknown field levels[0].kv_effects.int8.luck",
+            "m.json: unknown field levels[0].kv_effects.int8.luck; export the bundle again",
         ),
-        ({"files": {"a": 1}}, "m.json: field files.a must be an object"),
+        ({"files": {"a": 1}}, "m.json: field files.a must be an object; export the bundle again"),
     ],
 )
 def test_refusals_say_what_and_where(changes: dict[str, Any], message: str) -> None:

@@ -40,7 +40,7 @@ def make_level(
     return Level(
         name=name,
         role=role,
-        folder="" if role == "target" else f"levels/{name}",
+        folder="." if role == "target" else f"levels/{name}",
         architecture="llama",
         source=Source("made/here"),
         shape=shape,

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from export.manifest import NativeForm
-from runtime.kernels import packing
+from runtime.kernels import content, packing
+from runtime.kernels.content import DAMAGED
 from runtime.kernels.disk import PackingError
-from runtime.kernels.packed import OtherLayoutError, packed_graphs
+from runtime.kernels.packed import OtherLayoutError, packed_files, packed_graphs
+from runtime.kernels.table import TableError
 from tests.runtime.kernels.packable import write_bundle
 
 
@@ -40,6 +42,12 @@ def replaced(path: Path, old: bytes, new: bytes) -> None:
     path.write_bytes(path.read_bytes().replace(old, new, 1))
 
 
+def zeroed(path: Path, first: int, count: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(first)
+        file.write(bytes(count))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -49,6 +57,9 @@ def replaced(path: Path, old: bytes, new: bytes) -> None:
         (lambda path: replaced(path, b'"layout": 1', b'"layout": 9'), "has layout version 9, this version reads 1"),
         (lambda path: replaced(path, b'"source": "', b'"source": "x'), "is of other weights"),
         (lambda path: replaced(path, b'"table": "', b'"table": "x'), "is for other graphs of these weights"),
+        (lambda path: replaced(path, b'"content"', b'"connect"'), "does not say what its content should be"),
+        (lambda path: replaced(path, b'"layout": 1', b'"layout": ' + b"9" * 3900), "is no packed file"),
+        (lambda path: zeroed(path, 5000, 100), "is damaged, for its content is not what was packed"),
     ],
 )
 def test_a_file_that_is_not_current_is_made_again(bundle: Path, damage: Callable[[Path], None], message: str) -> None:
@@ -62,6 +73,50 @@ def test_a_file_that_is_not_current_is_made_again(bundle: Path, damage: Callable
     (note,) = notes
     assert message in note
     assert "\n" not in note
+
+
+def test_damage_that_changes_neither_size_nor_time_is_found_on_demand(bundle: Path) -> None:
+    """As where a card loses pages. What was found on demand is known from then on."""
+    manifest = write_bundle(bundle)
+    packed_graphs(bundle, manifest, manifest.target)
+    path = bundle / "native.data"
+    wanted, status = path.read_bytes(), path.stat()
+    zeroed(path, 5000, 100)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [fault for _, fault in packed_files(bundle, manifest, manifest.target, verify=False)] == [None]
+    assert [fault for _, fault in packed_files(bundle, manifest, manifest.target, verify=True)] == [DAMAGED]
+    notes: list[str] = []
+    packed_graphs(bundle, manifest, manifest.target, notify=notes.append)
+    assert path.read_bytes() == wanted
+    assert notes == [f"{path} {DAMAGED}: the weights are packed again"]
+
+
+def test_packed_weights_that_seem_unchanged_are_not_hashed_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_bundle(bundle)
+    packed_graphs(bundle, manifest, manifest.target)
+    monkeypatch.setattr(content, "content_hash", lambda *given: pytest.fail("hashed again"))
+    packed_graphs(bundle, manifest, manifest.target)
+
+
+def test_a_level_whose_folder_is_a_link_is_packed_elsewhere(bundle: Path, tmp_path: Path) -> None:
+    manifest = write_bundle(bundle)
+    (bundle / "levels").mkdir()
+    names = [*manifest.files]
+    for name in names:
+        (bundle / name).rename(bundle / "levels" / name)
+    (bundle / "link").symlink_to(bundle / "levels")
+    level = replace(manifest.target, folder="link")
+    listed = replace(manifest, files={f"link/{name}": entry for name, entry in manifest.files.items()})
+    before = sorted((bundle / "levels").iterdir())
+    assert packed_graphs(bundle, listed, level).parent == tmp_path / "user" / "packed"
+    assert sorted((bundle / "levels").iterdir()) == before
+
+
+def test_a_table_with_a_source_that_is_not_listed_is_refused(bundle: Path) -> None:
+    manifest = write_bundle(bundle)
+    replaced(bundle / "native.json", b'"model.onnx.data"', b'"model.onnx.other"')
+    with pytest.raises(TableError, match=r"which its bundle does not list; export it again"):
+        packed_graphs(bundle, manifest, manifest.target)
 
 
 def test_other_weights_in_the_same_place_are_packed_again(bundle: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -55,7 +56,7 @@ def test_the_packed_file_holds_every_tensor(bundle: Path, monkeypatch: pytest.Mo
     packed = pack(bundle, "f" * 64, report=told.append).read_bytes()
     table, table_hash = read_table(bundle / "native.json")
     header = {"magic": packing.MAGIC, "layout": 1, "source": "f" * 64, "table": table_hash, "bytes": table.size}
-    assert json.loads(packed[:4096]) == header
+    assert json.loads(packed[:4096]) == {**header, "content": hashlib.sha256(packed[4096:]).hexdigest()}
     assert len(packed) == table.size
     sources = make_sources()
     for matrix in table.matrices:
@@ -103,6 +104,39 @@ def test_what_another_process_has_just_made_is_left(bundle: Path) -> None:
     first = pack(bundle, "same").stat().st_ino
     assert pack(bundle, "same").stat().st_ino == first
     assert pack(bundle, "other").stat().st_ino != first
+
+
+def test_a_damaged_file_is_not_taken_for_one_that_another_process_has_just_made(bundle: Path) -> None:
+    write_bundle(bundle)
+    path = pack(bundle, "same")
+    wanted = path.read_bytes()
+    path.write_bytes(wanted[:5000] + b"?" * 100 + wanted[5100:])
+    assert pack(bundle, "same").read_bytes() == wanted
+
+
+def test_a_link_with_the_name_of_what_is_written_is_not_followed(bundle: Path, tmp_path: Path) -> None:
+    write_bundle(bundle)
+    other = tmp_path / "other"
+    other.write_bytes(b"of the user")
+    (bundle / "native.data").symlink_to(other)
+    assert not pack(bundle, "").is_symlink()
+    assert other.read_bytes() == b"of the user"
+
+
+def test_only_parts_of_ours_are_cleared(bundle: Path, tmp_path: Path) -> None:
+    """Neither what has almost the name of a part, nor a folder without our mark, nor what a link leads to."""
+    write_bundle(bundle)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".pocketspec").touch()
+    (bundle / "native.data.3-1.part").mkdir()
+    (bundle / "native.data.4-1.part").symlink_to(other)
+    (bundle / "native.data.mine.part").write_bytes(b"of the user")
+    for path in bundle.glob("*.part"):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    before = sorted(tmp_path.rglob("*"))
+    pack(bundle, "")
+    assert sorted({*tmp_path.rglob("*")} - {bundle / "native.data"}) == before
 
 
 def test_a_full_disk_is_said_before_and_while_it_fills(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from memory.plan import OverBudgetError
 from runtime.foreign import read_bundle
 from runtime.kernels import prepacked, prepacker, prepacking
 from runtime.kernels.choice import Chooser
+from runtime.kernels.content import DAMAGED
 from runtime.kernels.disk import PackingError
 from runtime.kernels.forms import PORTABLE, Kernels
 from runtime.kernels.packed import Advance, no_progress
@@ -75,7 +76,8 @@ def test_a_pair_is_made_once(bundle: Path) -> None:
     notes: list[str] = []
     open_target(bundle, notify=notes.append)
     (folder,) = pairs(bundle)
-    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.onnx.data", "prepacked.json"]
+    names = [".pocketspec", "model.onnx", "model.onnx.data", "prepacked.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     made = {path: path.stat().st_ino for path in folder.iterdir()}
     model = open_target(bundle, notify=notes.append)
     assert {path: path.stat().st_ino for path in folder.iterdir()} == made
@@ -108,6 +110,28 @@ def damaged_graph(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph.write_bytes(graph.read_bytes()[::-1])
 
 
+def damaged_data(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zeroed(pairs(bundle)[0] / "model.onnx.data")
+
+
+def zeroed(path: Path) -> None:
+    """A page in the middle of a file is lost."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(500))
+
+
+def other_names(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pairs(bundle)[0] / "prepacked.json"
+    path.write_text(path.read_text().replace('"model.onnx.data"', '"../../../model.onnx.data"'))
+
+
+def a_pair_of_links(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder,) = pairs(bundle)
+    (folder / "model.onnx").rename(bundle / "elsewhere")
+    (folder / "model.onnx").symlink_to(bundle / "elsewhere")
+
+
 def interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (pairs(bundle)[0] / "prepacked.json").unlink()
 
@@ -121,6 +145,9 @@ def interrupted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (other_weights, "is of other weights"),
         (cut_off, "has 500 bytes in model.onnx.data instead of "),
         (damaged_graph, "has a damaged model.onnx"),
+        (damaged_data, "is damaged, for its content is not what was packed"),
+        (other_names, "is incomplete"),
+        (a_pair_of_links, "consists of links"),
         (interrupted, "is incomplete"),
     ],
 )
@@ -143,6 +170,55 @@ def test_a_pair_that_is_not_current_is_made_again(
     assert np.array_equal(logits(open_target(bundle, notify=again.append), 4), logits(copied, 4))
     assert np.array_equal(logits(model, 4), logits(copied, 4))
     assert again == []
+
+
+def test_damage_that_changes_neither_size_nor_time_is_found_on_demand(bundle: Path) -> None:
+    open_target(bundle)
+    (folder,) = pairs(bundle)
+    path = folder / "model.onnx.data"
+    wanted, status = path.read_bytes(), path.stat()
+    zeroed(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    manifest = read_manifest(bundle)
+    place = place_of(bundle, manifest, manifest.target, "model.onnx")
+    assert place.find() == folder
+    assert list(place.damaged()) == [path]
+    notes: list[str] = []
+    prepacked_graph(place, notify=notes.append)
+    assert path.read_bytes() == wanted
+    assert notes == [f"{folder} {DAMAGED}: the weights are packed again"]
+
+
+@pytest.mark.parametrize("linked", [".device", ".device/prepacked", ".device/prepacked/model.onnx"])
+def test_links_in_place_of_folders_are_not_followed(bundle: Path, tmp_path: Path, linked: str) -> None:
+    """Neither written to nor emptied: what lies behind is not ours, whatever it looks like."""
+    other = tmp_path / "other"
+    open_target(bundle)
+    (folder,) = pairs(bundle)
+    (folder / "model.onnx.data").write_bytes(b"cut off")
+    for name in ("0123456789abcdef", "photographs"):
+        shutil.copytree(folder, bundle / ".device/prepacked/model.onnx" / name)
+    (bundle / linked).rename(other)
+    (bundle / linked).symlink_to(other)
+    before = {path: path.stat().st_mtime_ns for path in other.rglob("*")}
+    open_target(bundle)
+    assert {path: path.stat().st_mtime_ns for path in other.rglob("*")} == before
+    assert len(pairs(tmp_path / "user")) == 1
+
+
+def test_only_folders_of_ours_are_deleted(bundle: Path) -> None:
+    open_target(bundle)
+    (folder,) = pairs(bundle)
+    old, foreign, named = (folder.with_name(name) for name in ("0" * 16, "1" * 16, "photographs"))
+    shutil.copytree(folder, old)
+    (old / ".pocketspec").unlink()  # as earlier versions left it
+    (old / "prepacked.json").write_text('{"key": {"format": 1}, "bytes": {}, "graph": ""}')
+    for path in (foreign, named):
+        path.mkdir()
+        (path / "picture").touch()
+    shutil.rmtree(folder)
+    open_target(bundle)
+    assert pairs(bundle) == sorted([folder, foreign, named])
 
 
 def read_only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
@@ -300,7 +376,7 @@ def test_what_another_process_has_just_made_is_left(bundle: Path, monkeypatch: p
     before = (folder / "model.onnx.data").stat().st_ino
     monkeypatch.delattr(os, "link")  # which would make the two one file again
     manifest = read_manifest(bundle)
-    prepacking.prepack(place_of(bundle, manifest, manifest.target, "model.onnx").pair, folder)
+    prepacking.prepack(place_of(bundle, manifest, manifest.target, "model.onnx").pair, folder, bundle)
     assert (folder / "model.onnx.data").stat().st_ino == before
     assert pairs(bundle) == [folder]
 

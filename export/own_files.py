@@ -1,0 +1,100 @@
+"""Files and folders that this program makes: written whole or not at all, never through a link, and alone deleted.
+
+Bundles and caches may hold what strangers put there: a link in place of a folder, or of the file that comes next. Links
+are never followed here below a ``root`` that the user named; what is deleted is known by name and was made by us.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+# Lies in every folder that this program may delete.
+MARKER = ".pocketspec"
+
+
+def holds_link(root: Path, path: Path) -> bool:
+    """Whether ``path``, or a folder between ``root`` and it, is a symbolic link or a junction."""
+    parts = path.relative_to(root).parts
+    return any(_is_link(root.joinpath(*parts[: count + 1])) for count in range(len(parts)))
+
+
+def refuse_link(root: Path, path: Path) -> None:
+    """OSError where ``path``, or a folder between ``root`` and it, is a link."""
+    if holds_link(root, path):
+        raise OSError(errno.ELOOP, "it is reached by a link, which is not followed", str(path))
+
+
+def make_folder(root: Path, folder: Path) -> None:
+    """Makes ``folder`` and those between ``root`` and it. OSError where one of them is a link, or a file."""
+    refuse_link(root, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """A name beside ``path`` that nothing has, for what will be renamed to it."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+@contextmanager
+def open_new(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write to; FileExistsError where there is anything of that name, also a link that leads nowhere."""
+    with path.open("xb", buffering=0) as file:
+        yield file
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes ``data`` to ``path``: all of it, or nothing is changed. A link of that name is replaced, not followed."""
+    part = part_of(path)
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+        os.replace(part, path)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def mark(folder: Path) -> None:
+    """Marks a new ``folder`` as made by this program."""
+    with suppress(FileExistsError), open_new(folder / MARKER):
+        pass
+
+
+def is_marked(folder: Path, markers: Iterable[str] = (MARKER,)) -> bool:
+    """Whether ``folder`` is a folder that holds one of the ``markers``, none of it a link."""
+    return any(not holds_link(folder.parent, folder / name) and (folder / name).is_file() for name in markers)
+
+
+def remove_tree(root: Path, folder: Path, markers: Iterable[str] = (MARKER,)) -> None:
+    """Deletes ``folder`` and what is in it, if it is marked and neither it nor one between ``root`` and it is a link.
+
+    Links in it are deleted, and not what they lead to. What cannot be deleted stays.
+    """
+    if not holds_link(root, folder) and is_marked(folder, markers):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def identity(path: Path) -> list[int] | None:
+    """What changes when a file does: size, time of change and inode; None where there is no file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ino] if stat.S_ISREG(status.st_mode) else None
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    # Junctions of Windows are no symbolic links there, and lead elsewhere as well.
+    return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) == 0xA0000003

@@ -1,0 +1,207 @@
+"""What strangers wrote: names, texts and numbers of bundles, records and checkpoints, so that nothing can go wrong.
+
+Names stay inside the folder they are in. JSON is bounded in size and depth before it is parsed. Files are regular files
+of a bounded size. What is wrong is said as ``UntrustedError``, a few words without the place, which the caller names.
+Everyone reads with it, so it needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Bytes of JSON files: manifests have tens of kilobytes, packing tables of large models a few hundred.
+MOST_JSON = 32 << 20
+_MOST_DEPTH = 64
+_MOST_PART, _MOST_NAME = 200, 500  # bytes; Windows takes 260 characters for a whole path, others 255 bytes for a part
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]')
+_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
+# Characters that steer a terminal or turn the direction of a line.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+class UntrustedError(ValueError):
+    """What is wrong with something that a stranger wrote, in a few words."""
+
+
+def name_fault(name: str) -> str | None:
+    """Why ``name`` is no plain relative path of a file in a folder, on any system; None if it is one.
+
+    Parts are separated by slashes. Refused are absolute paths, ``..``, drives, backslashes, control characters,
+    characters and names that Windows keeps for itself, and long ones.
+    """
+    if len(name.encode("utf-8", "surrogatepass")) > _MOST_NAME:
+        return f"has more than {_MOST_NAME} bytes"
+    if _FORBIDDEN.search(name):
+        return "has a character that names of files cannot have everywhere"
+    for part in name.split("/"):
+        if part in ("", ".", ".."):
+            return "is no plain path within its folder"
+        if len(part.encode()) > _MOST_PART:
+            return f"has a part of more than {_MOST_PART} bytes"
+        if part[-1] in ". " or part[0] == " " or _DEVICES.fullmatch(part):
+            return "is no name that files can have everywhere"
+    return None
+
+
+def check_name(name: str) -> str:
+    """``name``; UntrustedError if it is not the plain relative path of a file."""
+    if fault := name_fault(name):
+        raise UntrustedError(f"the name {shown(name)} {fault}")
+    return name
+
+
+def text_fault(text: str) -> str | None:
+    """Why ``text`` cannot be shown to people as it is; None if it can."""
+    if len(text) > 1000:
+        return "has more than 1,000 characters"
+    return "has a character that steers terminals" if _STEERING.search(text) else None
+
+
+def shown(value: Any) -> str:
+    """``value`` for an error message: one line, not long, nothing in it that steers a terminal."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 128:
+        return f"a number of {value.bit_length():,} bits"
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+@dataclass(frozen=True)
+class Within:
+    """Bounds of a number in a record, as an annotation: ``Annotated[int, Within(1, 10)]``. Both ends are allowed."""
+
+    low: float
+    high: float
+
+    def fault(self, value: float) -> str | None:
+        """Why ``value`` is out of bounds; None if it is not."""
+        if math.isfinite(value) and self.low <= value <= self.high:
+            return None
+        return f"is not within {self.low:,} and {self.high:,}"
+
+
+class OneOf:
+    """The words that a text can be, as an annotation."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def fault(self, value: str) -> str | None:
+        """Why ``value`` is none of the words; None if it is one."""
+        return None if value in self._words else f"is none of {', '.join(self._words)}"
+
+
+class FileName:
+    """A name as ``name_fault`` has them, as an annotation, with this ``ending``; ``plain``: without slashes."""
+
+    def __init__(self, *, plain: bool = False, ending: str = "") -> None:
+        self._plain, self._ending = plain, ending
+
+    def fault(self, value: str) -> str | None:
+        """Why ``value`` is no such name; None if it is one."""
+        if self._plain and "/" in value:
+            return "is in another folder"
+        return name_fault(value) if value.endswith(self._ending) else f"does not end in {self._ending}"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The data in JSON ``text``, whoever wrote it; UntrustedError if it is malformed, or nested too deep."""
+    return _parse(text)
+
+
+def parse_own_json(text: str | bytes) -> Any:
+    """As ``parse_json``, of a file that this program writes: no key twice, and every number is one."""
+    return _parse(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def _parse(text: str | bytes, **hooks: Any) -> Any:
+    try:
+        decoded = text if isinstance(text, str) else text.decode()
+        _check_depth(decoded)
+        return json.loads(decoded, **hooks)
+    except UntrustedError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UntrustedError(f"is not UTF-8 ({error.reason} at byte {error.start:,})") from None
+    except (ValueError, RecursionError) as error:  # also numbers of more digits than Python takes
+        raise UntrustedError(f"is not JSON ({' '.join(str(error).split())})") from None
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for token in _TOKENS.finditer(text):
+        kind = text[token.start()]
+        depth += (kind in "[{") - (kind in "]}")
+        if depth > _MOST_DEPTH:
+            raise UntrustedError(f"is nested more than {_MOST_DEPTH} deep")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UntrustedError(f"has the key {shown(twice)} twice")
+    return data
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise UntrustedError(f"has {name} for a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise UntrustedError(f"has {shown(text)} for a number")
+    return value
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """All of the regular file at ``path``; UntrustedError if it is none, has more than ``limit`` bytes, or is kept.
+
+    OSError only where there is no such file.
+    """
+    try:
+        status = os.stat(path)  # before it is opened: a pipe would be waited for
+        if not stat.S_ISREG(status.st_mode):
+            raise UntrustedError("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UntrustedError(f"cannot be read ({error.strerror})") from None
+    if len(data) > limit:
+        raise UntrustedError(f"has more than {limit:,} bytes")
+    return data
+
+
+def read_text(path: Path, limit: int) -> str:
+    """As ``read_bytes``, as UTF-8 text, with or without a byte order mark."""
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UntrustedError(f"is not UTF-8 ({error.reason} at byte {error.start:,})") from None
+
+
+def leaving_links(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """Those of ``names`` in ``folder`` that lead out of it by symbolic links.
+
+    A snapshot of the Hugging Face hub's cache consists of links to ``../../blobs``, which that program makes: those
+    files belong to it.
+    """
+    root = os.path.realpath(folder)
+    repository, snapshots = os.path.split(os.path.dirname(root))
+    roots = [root, os.path.join(repository, "blobs")] if snapshots == "snapshots" else [root]
+    for name in names:
+        real = os.path.realpath(os.path.join(root, name))
+        if not any(real == place or real.startswith(place.rstrip(os.sep) + os.sep) for place in roots):
+            yield name
