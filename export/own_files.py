@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -40,7 +39,7 @@ def make_folder(root: Path, folder: Path) -> None:
 
 def part_of(path: Path) -> Path:
     """A name beside ``path`` that nothing has, for what will be renamed to it."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    return path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
 
 
 @contextmanager
