@@ -8,10 +8,15 @@ import numpy as np
 
 from export.recipe import FloatArray
 
+_MOST_SURPRISE = np.log(1e300)
+
 
 def perplexity(logits: FloatArray, tokens: Sequence[int]) -> float:
-    """Perplexity per token of ``tokens[1:]``, row ``i`` of ``logits`` predicting token ``i + 1``."""
-    return float(np.exp(np.mean(surprises(logits, tokens[1:]))))
+    """Perplexity per token of ``tokens[1:]``, row ``i`` of ``logits`` predicting token ``i + 1``.
+
+    Random weights may give more than there are numbers for; 1e300 stands for all of that.
+    """
+    return float(np.exp(min(np.mean(surprises(logits, tokens[1:])), _MOST_SURPRISE)))
 
 
 def surprises(logits: FloatArray, tokens: Sequence[int]) -> list[float]:

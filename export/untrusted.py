@@ -61,8 +61,8 @@ def check_name(name: str) -> str:
 
 def text_fault(text: str) -> str | None:
     """Why ``text`` cannot be shown to people as it is; None if it can."""
-    if len(text) > 1000:
-        return "has more than 1,000 characters"
+    if len(text) > 10_000:
+        return "has more than 10,000 characters"
     return "has a character that steers terminals" if _STEERING.search(text) else None
 
 
