@@ -250,7 +250,7 @@ def _write_texts(task: LevelTask, folder: Path) -> None:
     for name in names:
         if task.model.folder is not None and (path := task.model.folder / name).is_file():
             if name == "tokenizer.json":
-                write_compact_tokenizer(path, folder / name)
+                write_compact_tokenizer(path, folder / name, task.shape.vocab_size)
             else:
                 shutil.copyfile(path, folder / name)
     if task.job.role == "target":

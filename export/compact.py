@@ -11,10 +11,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from export.added_tokens import add_configured_tokens
 
-def write_compact_tokenizer(source: Path, destination: Path) -> None:
-    """Writes the tokenizer.json ``source`` to ``destination``, the same tokenizer in as few bytes as may be."""
+
+def write_compact_tokenizer(source: Path, destination: Path, vocab_size: int) -> None:
+    """Writes the tokenizer.json ``source`` to ``destination`` in as few bytes as may be.
+
+    It is the same tokenizer, with what the configuration beside it says of added tokens (``added_tokens``) for a model
+    of ``vocab_size`` rows.
+    """
     data = json.loads(source.read_text(encoding="utf-8"))
+    add_configured_tokens(data, source.parent, vocab_size)
     model = data.get("model", {})
     if isinstance(model.get("merges"), list):
         model["merges"] = _as_strings(model["merges"])
