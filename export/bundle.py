@@ -189,7 +189,20 @@ def _write(
     if isinstance(source, LoadedTensors):
         _note_tensors(task.job.name, source.unexpected, "belong to no part of the model", reporter)
     _write_texts(task, folder)
+    if task.job.role == "target" and not (folder / "tokenizer.json").is_file():
+        reporter.note(_without_tokenizer(task, request.output))
     return written
+
+
+def _without_tokenizer(task: LevelTask, output: Path) -> str:
+    """What a bundle can do that gets no tokenizer, and what to do for texts."""
+    where, model = task.model.folder, task.model.provenance.id
+    remedy = f"for texts, save one with transformers: AutoTokenizer.from_pretrained({str(where or model)!r})"
+    place = f"in {where} and export again" if where else f"in {output} when it is complete"
+    return (
+        f"{task.job.name}: no tokenizer.json in {where or 'a known shape'}, so the bundle takes token ids only (bench"
+        f" draws them itself); {remedy}.save_pretrained(FOLDER) {place}"
+    )
 
 
 def _note_tensors(name: str, tensors: Sequence[str], fate: str, reporter: Reporter) -> None:

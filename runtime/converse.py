@@ -27,7 +27,7 @@ from runtime.heap import give_back
 from runtime.kernels.choice import Wanted
 from runtime.model import OrtModel
 from runtime.speculation import Speculation
-from runtime.text import Tokenizer
+from runtime.token_ids import open_tokenizer
 
 # Peaks that matter here stay for a forward of a prompt, so a look now and then is enough; a look takes the lock.
 _LOOK_SECONDS = 0.005
@@ -118,7 +118,7 @@ def converse(task: Task, contender: Contender, notify: Callable[[str], None]) ->
     give_back()
     with PeakMeter(interval_seconds=_LOOK_SECONDS) as meter:
         with meter.phase("tokenizer"):
-            tokenizer = Tokenizer.open(task.bundle)
+            tokenizer = open_tokenizer(task.bundle)
         tokenizer_end = meter.phases[-1].after.anonymous_bytes
         del tokenizer
         give_back()

@@ -55,6 +55,7 @@ from runtime.stop import Stops, StopText
 from runtime.suggested import read_suggestion
 from runtime.template_data import NO_INPUTS, ChatTemplateError, TemplateInputs, make_inputs
 from runtime.text import TextStream, Tokenizer
+from runtime.token_ids import open_tokenizer
 from runtime.turns import Answer, Turns
 from runtime.watcher import Reading, Watcher
 
@@ -142,7 +143,7 @@ class Engine:
             check_plan(plan, manifest)
             require_available(plan, device)
             try:
-                engine = cls(levels, plan, request or request_of(plan), Tokenizer.open(bundle))
+                engine = cls(levels, plan, request or request_of(plan), open_tokenizer(bundle))
             except OtherResidenceError as error:
                 raise PlanError(f"{error}; make the plan again for this device") from None
         engine._watcher.start()
@@ -160,7 +161,7 @@ class Engine:
             plan = make_plan(levels.manifest, replace(device, residences=residences), request, costs)
             require_available(plan, device)
             try:
-                engine = cls(levels, plan, request, Tokenizer.open(levels.bundle))
+                engine = cls(levels, plan, request, open_tokenizer(levels.bundle))
             except OtherResidenceError as error:
                 residences = {**residences, error.level: error.residence}
                 continue

@@ -27,7 +27,7 @@ from runtime.model import OrtModel
 from runtime.sampling import SamplingParams
 from runtime.speculation import NONE, SUFFIX, Speculation
 from runtime.stop import StopRule
-from runtime.text import Tokenizer
+from runtime.token_ids import open_tokenizer
 
 # Tokens that a turn answers with; the last ones answer until the context is full.
 _ANSWER = 16
@@ -65,7 +65,7 @@ def run_probe(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callable[[str]
     if not meter.phases:
         raise PlanError("this system does not tell what memory a process uses; only Linux does: measure there")
     with meter.phase("tokenizer"):
-        tokenizer = Tokenizer.open(bundle)
+        tokenizer = open_tokenizer(bundle)
     kernels: Wanted = "native" if plan.target.residence == "native" else "portable"
     levels = _MeteredLevels(bundle, manifest, Chooser(kernels, notify), notify, meter)
     try:

@@ -34,6 +34,8 @@ class TokenizerError(PocketspecError, ValueError):
 class Tokenizer:
     """The tokenizer of a bundle or checkpoint and, when it has one, its chat template."""
 
+    reads_text = True
+
     def __init__(self, inner: tokenizers.Tokenizer, template: ChatTemplate | None = None) -> None:
         self._inner = inner
         # Applied by hand, for it trims the offsets that say where tokens lie in a text.
@@ -46,7 +48,10 @@ class Tokenizer:
         """The tokenizer in ``folder/tokenizer.json`` with the chat template beside it."""
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise TokenizerError(f"no tokenizer.json in {folder}; export the bundle again")
+            raise TokenizerError(
+                f"no tokenizer.json in {folder}; save one there with transformers: "
+                "AutoTokenizer...save_pretrained(folder)"
+            )
         try:
             inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from export.manifest import PocketspecError
@@ -46,6 +47,12 @@ def read_prompts(path: Path, count: int | None = None, per_category: int | None 
     if not prompts:
         raise PocketspecError(f"{path} has no prompts")
     return _first_of_each(prompts, per_category)[:count]
+
+
+def random_prompts(count: int, num_tokens: int, vocab_size: int) -> list[Prompt]:
+    """``count`` prompts of random token ids, the same every time: for bundles that have no tokenizer."""
+    draw = Random(0)
+    return [Prompt(" ".join(str(draw.randrange(vocab_size)) for _ in range(num_tokens))) for _ in range(count)]
 
 
 def _json_prompts(text: str, path: Path) -> list[Prompt]:

@@ -64,7 +64,8 @@ def measure_loop(engine: Engine, tree_seconds: Mapping[str, float], patience: Pa
     ``tree_seconds`` by level are what a tree costs more than a chain, per row. Where there is no draft to time, the
     reference machine's work for a node is given. Caches are used, and not put back.
     """
-    text = engine.encode(_TEXT, raw=True)[: min(_MOST_PROMPT, max(engine.plan.context // 2, 1))]
+    most = min(_MOST_PROMPT, max(engine.plan.context // 2, 1))
+    text = (engine.encode(_TEXT, raw=True) if engine.tokenizer.reads_text else [1, 2, 3, 4] * most)[:most]
     plain = _median(seconds for seconds, _ in _steps(engine, text, None, NOTHING, patience))
     nodes = dict(NODE_SECONDS)
     name = next(iter(engine.drafters), None)

@@ -34,6 +34,8 @@ _PROMPTS = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside.",
     "List five things to pack for a day at the sea, and say why each is useful.",
 )
+# Of a prompt for a bundle without a tokenizer, where --prompt-tokens says nothing.
+_RANDOM_TOKENS = 64
 _OUTPUTS = (".md", ".csv", ".json")
 # What a cost curve is drawn of where --rows says nothing.
 _PLOTTED_ROWS = "1,2,3,4,6,8,12,16"
@@ -96,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     contenders = _as_judged(choose_contenders(options.compare, manifest, f"in {options.bundle}"), options)
     _check_baseline(options, contenders)
     simulation = None if options.synthetic_acceptance is None else parse_simulation(options.synthetic_acceptance)
-    prompts = _read_prompts(options)
+    prompts = _read_prompts(options, manifest)
     rows = options.rows or (_PLOTTED_ROWS if options.plots else None)
     counts = shared.parse_counts("--rows", rows) if rows else []
     starts = _starts(options, manifest, contenders, counts, prompts) if options.cold else {}
@@ -141,7 +143,7 @@ def _measure(
         plan=engine.plan,
         contenders=contenders,
         prompts=prompts,
-        prompts_from=f"{len(prompts)} prompts from {options.prompts or 'this package'}",
+        prompts_from=f"{len(prompts)} prompts {_origin(options)}",
         repeats=options.repeat,
         max_new_tokens=options.tokens,
         sampling=task.sampling,
@@ -252,9 +254,23 @@ def _as_judged(contenders: Sequence[Contender], options: argparse.Namespace) -> 
     ]
 
 
-def _read_prompts(options: argparse.Namespace) -> list[Prompt]:
-    from runtime.bench.prompts import Prompt, read_prompts
+def _origin(options: argparse.Namespace) -> str:
+    from runtime.token_ids import has_tokenizer
 
-    if options.prompts is None:
-        return [Prompt(text) for text in _PROMPTS[: options.count]]
-    return read_prompts(options.prompts, options.count, options.count_per_category)
+    if options.prompts is None and not has_tokenizer(options.bundle):
+        return "of random tokens"
+    return f"from {options.prompts or 'this package'}"
+
+
+def _read_prompts(options: argparse.Namespace, manifest: Manifest) -> list[Prompt]:
+    from runtime.bench.prompts import Prompt, random_prompts, read_prompts
+    from runtime.token_ids import has_tokenizer
+
+    if options.prompts is not None:
+        return read_prompts(options.prompts, options.count, options.count_per_category)
+    if not has_tokenizer(options.bundle):
+        shared.say(f"{options.bundle} has no tokenizer: prompts are random tokens")
+        shape = manifest.target.shape
+        length = options.prompt_tokens or min(_RANDOM_TOKENS, shape.positions // 2)
+        return random_prompts(len(_PROMPTS[: options.count]), length, shape.vocab_size)
+    return [Prompt(text) for text in _PROMPTS[: options.count]]

@@ -273,3 +273,20 @@ def test_a_drafter_that_is_the_target_gets_a_name_of_its_own(request_: ExportReq
     ]
     with pytest.raises(RequestError, match="given twice"):
         export_bundle(replace(request_, drafters=(request_.target, request_.target)))
+
+
+def test_a_bundle_without_a_tokenizer_says_so_and_runs_on_token_ids(
+    tiny_models: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from runtime.__main__ import main
+
+    checkpoint = shutil.copytree(tiny_models.target, tmp_path / "bare")
+    for path in checkpoint.glob("*token*"):
+        path.unlink()
+    recorder = Recorder()
+    out = export_bundle(ExportRequest(str(checkpoint), tmp_path / "out", weights="fp32", drafters=()), recorder)
+    (note,) = recorder.notes
+    assert f"no tokenizer.json in {checkpoint}, so the bundle takes token ids only" in note
+    assert f"AutoTokenizer.from_pretrained('{checkpoint}')" in note
+    assert main(["bench", str(out), "--tokens", "4", "--repeat", "1", "--count", "1", "--compare", "plain"]) == 0
+    assert "1 prompts of random tokens" in capsys.readouterr().out

@@ -231,7 +231,7 @@ def test_chat_tokens_equal_those_of_transformers(messages: list[dict[str, str]])
 
 
 def test_missing_and_broken_tokenizers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=r"no tokenizer\.json in .*; export the bundle again"):
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.json in .*; save one there with transformers"):
         Tokenizer.open(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json is not a tokenizer"):
