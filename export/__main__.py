@@ -40,21 +40,20 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if words and words[0] in _TRAINING:
-            from export.distill.commands import main as train
+    from memory.command_line import run_program
 
-            return train(words)
-        return _export(_parse(words))
-    except PocketspecError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "stopped; nothing half-written is left, and the same command goes on from what is complete", file=sys.stderr
-        )
-        return 130
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_program(
+        lambda: _run(words), "stopped; nothing half-written is left, and the same command goes on from what is complete"
+    )
+
+
+def _run(words: list[str]) -> int:
+    if words and words[0] in _TRAINING:
+        from export.distill.commands import main as train
+
+        return train(words)
+    return _export(_parse(words))
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What the command lines of ``python -m memory`` and ``python -m runtime`` share: subcommands, errors, exit codes.
+"""What the command lines of this project share: subcommands, where options stand, errors, exit codes.
 
 Exit codes: 0 done, 2 what a user can put right (one line says how), 130 interrupted, 141 the reader of the output went
 away.
@@ -7,19 +7,64 @@ away.
 from __future__ import annotations
 
 import argparse
-import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from export.manifest import PocketspecError
+from memory.streams import OutputError, discard_output, safe_streams
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
+# What argparse takes for a number and not for an option.
+_NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
+
+
 class Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
+    """Refuses in one line, and takes options wherever they stand.
+
+    Of the words that begin with a dash, those are no options that are behind ``--``, a dash alone, numbers, or have a
+    space in them: text, as a rule.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See ``argparse``."""
+        words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(words if self._subparsers else self._in_order(words), namespace)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """A value that is two dashes is a value, which argparse loses (until Python 3.13, gh-59317)."""
+        if arg_strings != ["--"]:
+            return super()._get_values(action, arg_strings)
+        value = self._get_value(action, "--")
+        self._check_value(action, value)
+        return value
+
+    def _in_order(self, words: Sequence[str]) -> list[str]:
+        """Options with their values first, then ``--`` and the rest: argparse gets lost where they are mixed."""
+        options, rest, left = list[str](), list[str](), list(words)
+        while left:
+            word = left.pop(0)
+            if word == "--":
+                rest += left
+                break
+            name, joined, _ = word.partition("=")
+            action = self._option_string_actions.get(name)
+            if action is None and _is_text(word):
+                rest.append(word)
+            elif action is None:
+                behind = (
+                    "" if not self._get_positional_actions()[1:] else "; text that begins with a dash stands behind --"
+                )
+                self.error(f"unrecognized arguments: {word}{behind}")
+            elif joined or action.nargs == 0 or not left or left[0] == "--" or left[0] in self._option_string_actions:
+                options.append(word)
+            else:
+                options.append(f"{word}={left.pop(0)}")
+        return [*options, "--", *rest] if rest else options
 
     def error(self, message: str) -> NoReturn:
         """See ``argparse``."""
@@ -39,15 +84,40 @@ def make_parser(package: str, description: str, commands: Mapping[str, str]) -> 
 
 def run_command(package: str, parse: Callable[[], argparse.Namespace]) -> int:
     """Runs the command that ``parse`` finds and returns its exit code."""
-    try:
+
+    def run() -> int:
         options = parse()
         return int(import_module(f"{package}.commands.{options.command}").run(options))
-    except PocketspecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # What is still buffered must not fail once more while Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+
+    return run_program(run)
+
+
+def run_program(run: Callable[[], int], interrupted: str = "") -> int:
+    """Runs a program and returns its exit code; ``interrupted`` is said where it was. Standard streams are safe."""
+    with safe_streams():
+        try:
+            return _flushed(run)
+        except PocketspecError as error:
+            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+            if isinstance(error, OutputError):
+                discard_output()
+            return USAGE
+        except KeyboardInterrupt:
+            if interrupted:
+                print(interrupted, file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:
+            discard_output()
+            return BROKEN_PIPE
+
+
+def _flushed(run: Callable[[], int]) -> int:
+    """What ``run`` gives; what it wrote is out by then, or an error says that it could not be."""
+    try:
+        return run()
+    finally:
+        sys.stdout.flush()
+
+
+def _is_text(word: str) -> bool:
+    return not word.startswith("-") or word == "-" or " " in word or "\n" in word or bool(_NUMBER.match(word))

@@ -31,15 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options; a prompt may stand behind options as well as before them."""
-    parser = make_parser("runtime", "Runs exported models.", _COMMANDS)
-    options, rest = parser.parse_known_args(arguments)
-    # argparse takes an optional positional for absent as soon as the one before it is followed by an option.
-    if len(rest) == 1 and not rest[0].startswith("-") and getattr(options, "prompt", "") is None:
-        options.prompt = rest.pop()
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return options
+    """The options."""
+    return make_parser("runtime", "Runs exported models.", _COMMANDS).parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Answers every line of standard input until it ends. Ctrl-C ends an answer, a second one the conversation."""
     from runtime.conversation import Conversation
+    from runtime.text import TokenizerError
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
     shared.tell_suggestion(options)
@@ -58,11 +59,32 @@ def run(options: argparse.Namespace) -> int:
             speculation=speculation,
         )
         while (line := _read_line()) is not None:
-            if line.strip():
-                _answer(conversation.say(line), options.stats)
-                if options.explain:
-                    shared.show_explanation(engine)
+            try:
+                text = read_text(line, sys.stdin.encoding)
+                if not text.strip():
+                    continue
+                answer = conversation.say(text)
+            except TokenizerError as error:
+                shared.say(f"{error}; this line was not said, and the conversation goes on")
+                continue
+            _answer(answer, options.stats)
+            if options.explain:
+                shared.show_explanation(engine)
     return 0
+
+
+def read_text(line: str, encoding: str | None) -> str:
+    """A line whose undecodable bytes are lone surrogates (PEP 383): as it is, or as UTF-8 if it is that instead."""
+    from runtime.text import TokenizerError
+
+    try:
+        return line.encode(encoding or "utf-8", "surrogateescape").decode("utf-8") if not _is_sound(line) else line
+    except UnicodeError:
+        raise TokenizerError(f"this line is not {encoding} text, nor UTF-8") from None
+
+
+def _is_sound(line: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in line)
 
 
 def _read_line() -> str | None:

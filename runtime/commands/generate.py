@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError
+from memory.streams import shows_everything
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from runtime.template_data import TemplateInputs
 
 _INTERRUPTED = 130
+_NO_PROMPT = "no prompt; pass one as the last argument, with --prompt-file, or on standard input"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,8 +95,10 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
             raise PocketspecError(f"cannot read the prompt from {file}: {error.strerror}") from None
     elif prompt is None or prompt == "-":
         if prompt is None and sys.stdin.isatty():
-            raise PocketspecError("no prompt; pass one as the last argument, with --prompt-file, or on standard input")
+            raise PocketspecError(_NO_PROMPT)
         data, where = sys.stdin.buffer.read(), "standard input"
+        if prompt is None and not data:
+            raise PocketspecError(_NO_PROMPT)
     else:
         return prompt
     try:
@@ -137,7 +141,8 @@ def _show(chunk: TextChunk, number: int, options: argparse.Namespace) -> None:
 def _finish(engine: Engine, chunks: list[TextChunk], options: argparse.Namespace, seed: int | None) -> None:
     """What follows the text: a line break on a terminal, statistics, or the JSON object."""
     if options.json:
-        print(json.dumps(_report(engine, chunks, options, seed), ensure_ascii=False))
+        escaped = not shows_everything(sys.stdout)
+        print(json.dumps(_report(engine, chunks, options, seed), ensure_ascii=escaped))
     elif sys.stdout.isatty():
         print()
     if options.stats and chunks:

@@ -7,7 +7,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,8 @@ from runtime.__main__ import main
 from runtime.commands import generate
 from runtime.engine import Engine
 from runtime.speculation import PLAIN
+from runtime.template_data import Message
+from runtime.text import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -278,3 +282,44 @@ def test_a_reader_that_goes_away_is_no_noise(bundle: str) -> None:
         noise = process.stderr.read().decode()
     assert process.returncode == 141
     assert [line for line in noise.splitlines() if not line.startswith("note: ")] == []
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line", "answered"),
+    [
+        ("utf-8", b"two \xff\xfe", False),
+        ("ascii", "zwölf".encode(), True),
+        ("latin-1", "zwölf".encode("latin-1"), True),
+    ],
+)
+def test_a_line_that_is_no_text_does_not_end_a_chat(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    bundle: str,
+    encoding: str,
+    line: bytes,
+    answered: bool,
+) -> None:
+    asked: list[list[str]] = []
+    encode_chat = Tokenizer.render_chat
+
+    def noted(tokenizer: Tokenizer, messages: Sequence[Message], *rest: Any, **settings: Any) -> str:
+        asked.append([message["content"] for message in messages if message["role"] == "user"])
+        return encode_chat(tokenizer, messages, *rest, **settings)
+
+    monkeypatch.setattr(Tokenizer, "render_chat", noted)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n" + line + b"\nthree\n"), encoding=encoding))
+    code, out, err = run(capsys, "chat", bundle, "--max-new-tokens", "4", "--no-speculation")
+    assert code == 0
+    assert asked[-1] == (["one", "zwölf", "three"] if answered else ["one", "three"])
+    assert out.count("\n") == len(asked[-1])
+    assert ("this line is not utf-8 text" in err) == (not answered)
+
+
+@pytest.mark.parametrize("prompt", [[], ["-"]])
+def test_nothing_on_standard_input_is_no_prompt(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bundle: str, prompt: list[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    code, _, err = run(capsys, "generate", bundle, *prompt, "--max-new-tokens", "4")
+    assert (code, "error: no prompt; pass one" in err) == ((0, False) if prompt else (2, True))
