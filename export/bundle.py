@@ -7,6 +7,7 @@ output appears at once, by renaming.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 import time
@@ -33,6 +34,7 @@ from export.manifest import (
     PocketspecError,
     Quantization,
     read_manifest,
+    refuse_links,
     verify_files,
 )
 from export.native.build import pack_native, write_native
@@ -260,6 +262,8 @@ def _write_texts(task: LevelTask, folder: Path) -> None:
     """The files beside a graph; the tokenizer and genai's config stand at the root alone."""
     task.model.config.to_json_file(folder / "config.json", use_diff=False)
     names = _TEXT_FILES if task.job.role == "target" else _TEXT_FILES[:1]
+    if task.model.folder is not None:
+        refuse_links(task.model.folder, names)
     for name in names:
         if task.model.folder is not None and (path := task.model.folder / name).is_file():
             if name == "tokenizer.json":
@@ -282,8 +286,10 @@ def _copy_templates(checkpoint: Path | None, folder: Path) -> None:
 
 def _is_done(output: Path, key: str) -> bool:
     """Whether ``output`` is this very bundle, complete. Raises BundleError if it is anything else but empty."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if not os.path.lexists(output) or (os.path.isdir(output) and not output.is_symlink() and not any(output.iterdir())):
         return False
+    if not os.path.exists(output):
+        raise BundleError(f"the output {output} is a link that leads nowhere; give another --output or delete it")
     try:
         manifest = read_manifest(output)
         if manifest.versions.get("request") == key:

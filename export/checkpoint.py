@@ -7,7 +7,6 @@ the export. Pickled weights (``.bin``, ``.pt``) can run code when they are loade
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import weakref
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from export.manifest import PocketspecError
 from export.recipe import FloatArray
+from export.untrusted import parse_json, read_text
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -153,7 +153,7 @@ class Checkpoint:
         if 8 + length > size:
             raise CheckpointError(f"{path} is truncated: {size} bytes, its header ends at {8 + length}; {_REMEDY}")
         try:
-            header = json.loads(self._read_bytes(path, 8, length).tobytes())
+            header = parse_json(self._read_bytes(path, 8, length).tobytes())
         except ValueError:
             raise CheckpointError(f"{path} is not safetensors: its header is not JSON; {_REMEDY}") from None
         if not isinstance(header, dict):
@@ -191,7 +191,7 @@ def _shards(folder: Path, chosen: str | None) -> dict[Path, list[str]]:
     if not index.is_file():
         return {_single_file(folder): []}
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parse_json(read_text(index, _LARGEST_HEADER))["weight_map"]
         shards: dict[Path, list[str]] = {}
         for tensor, file in weight_map.items():
             shards.setdefault(folder / Path(file).name, []).append(tensor)

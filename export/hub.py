@@ -8,7 +8,6 @@ that a model which cannot be exported is refused before its gigabytes arrive. Do
 from __future__ import annotations
 
 import errno
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from export.manifest import PocketspecError
+from export.untrusted import MOST_JSON, UntrustedError, parse_json, read_bytes
 
 _SITE = "https://huggingface.co"
 _INDEX = "model.safetensors.index.json"
@@ -99,9 +99,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise HubError(f"no config.json in {folder}; give a checkpoint folder, a known name or a Hugging Face id")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HubError(f"{path} is not JSON ({error}); download it again") from None
+        config = parse_json(read_bytes(path, MOST_JSON))
+    except UntrustedError as error:
+        raise HubError(f"{path} {error}; download it again") from None
     if not isinstance(config, dict):
         raise HubError(f"{path} holds a {type(config).__name__}, expected an object; download it again")
     return config

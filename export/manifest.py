@@ -56,8 +56,8 @@ KvType = Annotated[str, OneOf("fp32", "fp16", "int8", "int4")]
 Name = Annotated[str, FileName()]
 Graph = Annotated[str, FileName(plain=True, ending=".onnx")]
 Bytes = Annotated[int, Within(0, 1 << 50)]
-Ratio = Annotated[float, Within(1e-9, 1e300)]
-Difference = Annotated[float, Within(0, 1e300)]
+Ratio = Annotated[float, Within(1e-9, 1e301)]
+Difference = Annotated[float, Within(0, 1e301)]
 Share = Annotated[float, Within(0, 1)]
 Token = Annotated[int, Within(-1, (1 << 31) - 1)]  # some configurations say -1 for none
 
@@ -311,9 +311,9 @@ def _named(manifest: Manifest) -> Iterator[str]:
 
 
 def refuse_links(bundle: Path, names: Iterable[str]) -> None:
-    """ManifestError if one of the files ``names`` of ``bundle`` is reached by a link that leaves the bundle."""
+    """ManifestError if one of the files ``names`` of folder ``bundle`` is reached by a link that leaves it."""
     if name := next(leaving_links(bundle, names), None):
-        raise ManifestError(f"{bundle / name} is a link that leaves the bundle; put the file itself there")
+        raise ManifestError(f"{bundle / name} is a link that leaves {bundle}; put the file itself there")
 
 
 def sha256_of(path: Path) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 # Bytes of JSON files: manifests have tens of kilobytes, packing tables of large models a few hundred.
 MOST_JSON = 32 << 20
+MOST_TEXT = 4 << 20  # of chat templates, and of the files in which they may stand
 _MOST_DEPTH = 64
 _MOST_PART, _MOST_NAME = 200, 500  # bytes; Windows takes 260 characters for a whole path, others 255 bytes for a part
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
@@ -185,11 +186,18 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """As ``read_bytes``, as UTF-8 text, with or without a byte order mark."""
+    """As ``read_bytes``, as UTF-8 text."""
     try:
-        return read_bytes(path, limit).decode("utf-8-sig")
+        return read_bytes(path, limit).decode()
     except UnicodeDecodeError as error:
         raise UntrustedError(f"is not UTF-8 ({error.reason} at byte {error.start:,})") from None
+
+
+def read_text_within(folder: Path, name: str, limit: int) -> str:
+    """As ``read_text``, of the file ``name`` of ``folder``; UntrustedError if a link to it leaves the folder."""
+    if any(leaving_links(folder, [name])):
+        raise UntrustedError("is a link that leaves its folder; put the file itself there")
+    return read_text(folder / name, limit)
 
 
 def leaving_links(folder: Path, names: Iterable[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import PocketspecError, Vocabulary
+from export.untrusted import MOST_JSON, UntrustedError, parse_json, read_bytes
 
 
 class VocabularyError(PocketspecError, ValueError):
@@ -97,7 +98,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise VocabularyError(f"{path} is not JSON ({error}); download it again") from None
+        data = parse_json(read_bytes(path, MOST_JSON))
+    except UntrustedError as error:
+        raise VocabularyError(f"{path} {error}; download it again") from None
     return data if isinstance(data, dict) else {}

@@ -6,6 +6,7 @@ levels the first one finished and a run with another request does not. A level c
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -17,13 +18,20 @@ from export.manifest import (
     FileEntry,
     Level,
     Manifest,
+    PocketspecError,
     dump_manifest,
     parse_manifest,
     sha256_of,
     write_manifest,
 )
+from export.own_files import MARKER, holds_link, is_marked, make_folder, mark
+from export.untrusted import MOST_JSON, UntrustedError, read_text
 
 _MARKERS = ".levels"
+
+
+class WorkspaceError(PocketspecError, OSError):
+    """A folder that an unfinished export cannot have: something else is there."""
 
 
 class Workspace:
@@ -34,18 +42,32 @@ class Workspace:
         self.folder = output.with_name(f"{output.name}.{key[:12]}.part")
 
     def finished(self, folder: str) -> Level | None:
-        """The level in ``folder`` if an earlier run completed it."""
+        """The level in ``folder`` if an earlier run completed it; WorkspaceError where its marker cannot be read."""
         marker = self._marker(folder)
         if not marker.is_file():
             return None
-        manifest = parse_manifest(marker.read_text(encoding="utf-8"), str(marker))
-        return next(level for level in manifest.levels if level.folder == folder)
+        try:
+            manifest = parse_manifest(read_text(marker, MOST_JSON), str(marker))
+            return next(level for level in manifest.levels if level.folder == folder)
+        except (PocketspecError, UntrustedError, StopIteration):
+            raise WorkspaceError(f"{marker} is damaged; delete {self.folder} and export again") from None
 
     def begin(self, folder: str) -> Path:
-        """An empty folder for a level."""
-        self._clear(folder)
-        place = self.folder / folder
-        place.mkdir(parents=True, exist_ok=True)
+        """An empty folder for a level. WorkspaceError where a link leads there, or to what an export did not make."""
+        root, place = self._output.parent, self.folder / folder
+        try:
+            if self.folder.exists() and not self._is_ours():
+                raise WorkspaceError(f"{self.folder} is in the way, and no export made it; move it elsewhere")
+            make_folder(root, self.folder)
+            mark(self.folder)
+            self._clear(folder)
+            make_folder(root, place)
+        except FileExistsError:
+            raise WorkspaceError(f"{place} is in the way, which is no folder; move it elsewhere") from None
+        except OSError as error:
+            if isinstance(error, PocketspecError) or error.errno != errno.ELOOP:
+                raise
+            raise WorkspaceError(f"{place} is reached by a link, which is not followed; delete the link") from None
         return place
 
     def finish(self, level: Level) -> None:
@@ -63,13 +85,16 @@ class Workspace:
     def discard(self, folder: str) -> None:
         """Removes an unfinished level, and the whole folder if no other level is finished."""
         self._clear(folder)
-        if not any(self.folder.glob(f"{_MARKERS}/*.json")):
+        if self._is_ours() and not any(self.folder.glob(f"{_MARKERS}/*.json")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def publish(self, manifest: Manifest) -> None:
         """Writes the manifest and puts the bundle in its place."""
         write_manifest(self.folder, manifest)
         shutil.rmtree(self.folder / _MARKERS, ignore_errors=True)
+        (self.folder / MARKER).unlink(missing_ok=True)
+        if self._output.is_dir():  # an empty one, which Windows does not replace
+            self._output.rmdir()
         os.replace(self.folder, self._output)
 
     def leftovers(self) -> list[Path]:
@@ -81,7 +106,7 @@ class Workspace:
         entries = {}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            own = name == FILE_NAME or path.name == PACKED_FILE_NAME or name.startswith(_MARKERS)
+            own = name in (FILE_NAME, MARKER) or path.name == PACKED_FILE_NAME or name.startswith(_MARKERS)
             if path.is_file() and not own:
                 entries[name] = FileEntry(path.stat().st_size, sha256_of(path))
         return entries
@@ -89,12 +114,21 @@ class Workspace:
     def _clear(self, folder: str) -> None:
         """Deletes what lies in ``folder``; the target's is the root, whose subfolders belong to other levels."""
         place = self.folder / folder
+        if not self._is_ours() or holds_link(self._output.parent, place):
+            return
         if folder != ".":
             shutil.rmtree(place, ignore_errors=True)
             return
         for path in place.glob("*"):
-            if path.is_file():
+            if (path.is_file() or path.is_symlink()) and path.name != MARKER:
                 path.unlink()
+
+    def _is_ours(self) -> bool:
+        """Whether an export made the folder, and no link leads there; earlier versions marked finished levels alone."""
+        if holds_link(self._output.parent, self.folder) or not self.folder.is_dir():
+            return False
+        is_old = any(self.folder.glob(f"{_MARKERS}/*.json"))
+        return is_marked(self.folder) or is_old or not any(self.folder.iterdir())
 
     def _marker(self, folder: str) -> Path:
         return self.folder / _MARKERS / f"{folder.replace('/', '-').replace('.', '-')}.json"

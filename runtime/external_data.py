@@ -10,8 +10,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-from export.manifest import ManifestError
-from export.untrusted import FileName, UntrustedError, leaving_links, shown
+from export.manifest import ManifestError, refuse_links
+from export.untrusted import FileName, UntrustedError, shown
 
 _VARIABLE, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # how a field of protobuf is stored
 _MOST_DEPTH = 64
@@ -42,8 +42,7 @@ def check_locations(bundle: Path, graph: Path) -> None:
         if fault := _PLAIN.fault(name):
             raise ManifestError(f"{graph} reads weights from {shown(name)}, which {fault}; it is not opened")
     folder = graph.parent.relative_to(bundle).as_posix()
-    for name in leaving_links(bundle, (f"{folder}/{name}" for name in sorted(names))):
-        raise ManifestError(f"{bundle / name} is a link that leaves the bundle; put the file itself there")
+    refuse_links(bundle, (f"{folder}/{name}" for name in sorted(names)))
 
 
 def locations(graph: Path) -> set[str]:

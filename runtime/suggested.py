@@ -6,12 +6,12 @@ checkpoints (Qwen3's cards say so) repeat themselves without end when decoded gr
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.manifest import PocketspecError
+from export.untrusted import MOST_TEXT, UntrustedError, parse_json, read_text_within
 from runtime.foreign import GENAI_FILE_NAME
 from runtime.sampling import SamplingError, SamplingParams
 
@@ -80,11 +80,9 @@ def _read_config(bundle: Path) -> tuple[dict[str, Any], Path]:
         if not path.is_file():
             continue
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise PocketspecError(
-                f"{path} is not JSON ({' '.join(str(error).split())}); make the bundle again"
-            ) from None
+            config = parse_json(read_text_within(bundle, name, MOST_TEXT))
+        except UntrustedError as error:
+            raise PocketspecError(f"{path} {error}; make the bundle again") from None
         config = config.get("search") if name == GENAI_FILE_NAME and isinstance(config, dict) else config
         return config if isinstance(config, dict) else {}, path
     return {}, bundle

@@ -7,10 +7,10 @@ A template stands in ``chat_template.jinja``, with others by name in ``additiona
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from export.untrusted import MOST_TEXT, UntrustedError, parse_json, read_text_within
 from runtime.template import ChatTemplate
 from runtime.template_data import ChatTemplateError
 
@@ -41,8 +41,8 @@ def read_special_tokens(folder: Path) -> dict[str, str]:
     ``special_tokens_map.json`` counts before the configuration where that has no ``added_tokens_decoder``, and not at
     all where it has one, as in transformers.
     """
-    config = _read_json(folder / _CONFIG)
-    legacy = {} if "added_tokens_decoder" in config else _read_json(folder / "special_tokens_map.json")
+    config = _read_json(folder, _CONFIG)
+    legacy = {} if "added_tokens_decoder" in config else _read_json(folder, "special_tokens_map.json")
     merged = {**config, **legacy}
     extra = merged.get("extra_special_tokens")
     named = {name: value for name, value in merged.items() if name.endswith("_token")}
@@ -57,9 +57,10 @@ def _read_templates(folder: Path) -> tuple[dict[str, str], str]:
     if (folder / FILE_NAME).is_file():
         files[_DEFAULT] = folder / FILE_NAME
     if files:
-        return {name: _read_text(path) for name, path in files.items()}, str(files.get(_DEFAULT, folder / FOLDER_NAME))
+        texts = {name: _read_text(folder, path) for name, path in files.items()}
+        return texts, str(files.get(_DEFAULT, folder / FOLDER_NAME))
     where = str(folder / _CONFIG)
-    match _read_json(folder / _CONFIG).get("chat_template"):
+    match _read_json(folder, _CONFIG).get("chat_template"):
         case str(source):
             return {_DEFAULT: source}, where
         case [*entries]:
@@ -73,20 +74,19 @@ def _read_templates(folder: Path) -> tuple[dict[str, str], str]:
     return {}, where
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
     if not path.is_file():
         return {}
     try:
-        data = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ChatTemplateError(
-            f"{path} is not JSON: {' '.join(str(error).split())}; export the bundle again"
-        ) from None
+        data = parse_json(_read_text(folder, path))
+    except UntrustedError as error:
+        raise ChatTemplateError(f"{path} {error}; export the bundle again") from None
     return data if isinstance(data, dict) else {}
 
 
-def _read_text(path: Path) -> str:
+def _read_text(folder: Path, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ChatTemplateError(f"{path} is not UTF-8 text at byte {error.start}; export the bundle again") from None
+        return read_text_within(folder, path.relative_to(folder).as_posix(), MOST_TEXT)
+    except (UntrustedError, FileNotFoundError) as error:
+        raise ChatTemplateError(f"{path} {error}; export the bundle again") from None

@@ -8,13 +8,15 @@ space in front of its first token, so tokens are decoded behind the ones shown l
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
 import tokenizers
 
 from export.manifest import PocketspecError
+from export.untrusted import leaving_links
 from runtime.heap import give_back
 from runtime.template import ChatTemplate
 from runtime.template_data import NO_INPUTS, Message, TemplateInputs
@@ -25,10 +27,27 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _NEWLINE = 10
 # Text that merges with little of what may follow it.
 _FRONT = "x"
+# The largest tokenizers, of 260,000 entries, have 35 MB.
+_MOST_BYTES = 512 << 20
 
 
 class TokenizerError(PocketspecError, ValueError):
     """A tokenizer file that is missing or unreadable, or a prompt that cannot be encoded."""
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Turns errors of the tokenizers library into one of ours that says ``what`` went wrong.
+
+    It raises bare Exception, and where its own code fails, something beside all exceptions ("PanicException").
+    """
+    try:
+        yield
+    except (PocketspecError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TokenizerError(f"{what} ({reason}); export the bundle again") from None
 
 
 class Tokenizer:
@@ -52,14 +71,16 @@ class Tokenizer:
                 f"no tokenizer.json in {folder}; save one there with transformers: "
                 "AutoTokenizer...save_pretrained(folder)"
             )
-        try:
+        if any(leaving_links(folder, [path.name])):
+            raise TokenizerError(f"{path} is a link that leaves its folder; put the file itself there")
+        if path.stat().st_size > _MOST_BYTES:
+            raise TokenizerError(f"{path} has more than {_MOST_BYTES:,} bytes; no tokenizer has so many")
+        with _refusals(f"{path} is not a tokenizer"):
             inner = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise TokenizerError(f"{path} is not a tokenizer ({' '.join(str(error).split())})") from None
-        inner.no_truncation()
-        inner.no_padding()
-        give_back()  # parsing leaves as much behind as it keeps
-        return cls(inner, read_chat_template(folder))
+            inner.no_truncation()
+            inner.no_padding()
+            give_back()  # parsing leaves as much behind as it keeps
+            return cls(inner, read_chat_template(folder))
 
     @property
     def entries(self) -> int:
@@ -105,7 +126,8 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise TokenizerError(f"the prompt is not valid Unicode text: {error.reason}") from None
-        return self._inner.encode(text, add_special_tokens=False)
+        with _refusals("the tokenizer cannot encode the prompt"):
+            return self._inner.encode(text, add_special_tokens=False)
 
     def encode_chat(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> list[int]:
         """The ids of ``messages`` in the chat template, up to where the assistant begins to speak."""
@@ -128,7 +150,8 @@ class Tokenizer:
 
     def decode_window(self, tokens: Sequence[int]) -> str:
         """The library's own decoding of ``tokens``, special tokens left out, ids without an entry ignored."""
-        return self._inner.decode(list(tokens), skip_special_tokens=True)
+        with _refusals("the tokenizer cannot decode the answer"):
+            return self._inner.decode(list(tokens), skip_special_tokens=True)
 
 
 class TextStream:
