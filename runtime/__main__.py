@@ -22,6 +22,7 @@ _COMMANDS = {
     "converse": "hold one conversation as planned and as is usual elsewhere",
     "probe": "measure what a planned conversation really takes",
     "kernels": "show which kernels run on this processor, test and time them",
+    "doctor": "examine this device and a bundle, and say what to do where something is wrong",
 }
 
 

@@ -15,14 +15,17 @@ _STAND_INS = {"random-weights": "random weights", "timing-vehicle": "timing vehi
 
 def device() -> str:
     """The processor, and how many of them this process may use."""
+    return f"{processor_name()}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}"
+
+
+def processor_name() -> str:
+    """As the system calls it."""
     name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = named[0] if named else name
-    return f"{name}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return name
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
 
 
 def read_load() -> float | None:
