@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.manifest import PocketspecError
+from memory.child import command, environment
 from memory.footprint import LIBRARIES
 from memory.plan import Plan, dump_plan
 
@@ -48,8 +48,8 @@ class Verification:
 
 def verify_plan(bundle: Path, plan: Plan) -> Verification:
     """Runs ``plan`` and compares; ProbeError if it cannot be run."""
-    command = [sys.executable, "-m", "runtime", "probe", str(bundle), "--plan", "-", "--json"]
-    done = subprocess.run(command, input=dump_plan(plan), capture_output=True, text=True, check=False)
+    words = command("runtime", "probe", str(bundle), "--plan", "-", "--json")
+    done = subprocess.run(words, input=dump_plan(plan), capture_output=True, text=True, check=False, env=environment())
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         reason = lines[-1].removeprefix("error: ") if lines else f"it ended with exit code {done.returncode}"

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
+from memory.child import command, environment
 
 
 def run_module(module: str, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs ``python -m module`` to its end, with the imports of this process. An interruption ends it, too.
+    """Runs ``python -m module`` to its end, apart from the current folder. An interruption ends it, too.
 
     Raises what ``subprocess.run`` does if it cannot be started or takes longer than ``timeout`` seconds.
     """
-    places = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": places},
-        timeout=timeout,
-    )
+    words = command(module, *arguments)
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment(), timeout=timeout)
 
 
 def crash_of(done: subprocess.CompletedProcess[str]) -> str | None:

@@ -1,0 +1,53 @@
+"""Python processes of our own: they see the project and what is installed, and nothing of the folder they start in.
+
+A folder may hold a ``runtime``, a ``json.py`` or a ``numpy.py`` of somebody else's. Python would import them, because
+it looks in the current folder first, and an empty entry of ``PYTHONPATH`` means that folder, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("export", "memory", "runtime")
+
+# The packages of the project come from where this process has them, whatever else has their names.
+_START = """
+import json, sys
+from importlib.machinery import PathFinder
+root, packages, places, module = json.loads(sys.argv.pop(1))
+class Own:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [root]) if name in packages else None
+sys.meta_path.insert(0, Own)
+sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
+import runpy
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Runs ``python -m module arguments``; start it with ``environment()``."""
+    told = json.dumps([str(_ROOT), _PACKAGES, _foreign_to_here(sys.path), module])
+    return [sys.executable, "-P", "-c", _START, told, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The environment of this process without places of the current folder in PYTHONPATH."""
+    places = _foreign_to_here(os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**others, "PYTHONPATH": os.pathsep.join(places)} if places else others
+
+
+def _foreign_to_here(places: Sequence[str]) -> list[str]:
+    """``places`` but the current folder, which relative ones lie in, too."""
+    try:
+        here = os.path.realpath(os.getcwd())
+    except OSError:  # it was removed
+        here = ""
+    return [place for place in places if os.path.isabs(place) and os.path.realpath(place) != here]
