@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ class Pages:
                 f"the system gives no {nbytes:,} bytes for a KV cache ({error.strerror}): ask for a shorter context"
             ) from None
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
-            self._map.madvise(mmap.MADV_NOHUGEPAGE)
+            with suppress(OSError):  # a kernel without huge pages does not know the advice, and does not need it
+                self._map.madvise(mmap.MADV_NOHUGEPAGE)
 
     def array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """All of it as one array."""
@@ -41,12 +43,13 @@ class Pages:
     def release(self, first: int, last: int) -> None:
         """Gives the whole pages within bytes ``first`` to ``last`` back; what they held reads as zero, or as before.
 
-        Does nothing on systems that cannot take back a part.
+        Does nothing on systems that cannot take back a part, or not one that is locked.
         """
         first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
         size = last // mmap.PAGESIZE * mmap.PAGESIZE - first
         if size > 0 and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, first, size)
+            with suppress(OSError):
+                self._map.madvise(mmap.MADV_DONTNEED, first, size)
 
 
 def _map_private(nbytes: int) -> mmap.mmap:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -199,3 +202,22 @@ def test_a_move_holds_no_more_than_one_array_twice() -> None:
     held = [peak - peaks[0] for peak in peaks]
     assert len(held) == 8
     assert max(held) < 2**20, "4 MiB each"
+
+
+def test_a_system_without_huge_pages_holds_caches_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its madvise answers EINVAL to what it does not know; that is no reason not to run."""
+    told: list[int] = []
+
+    class Ignorant(mmap.mmap):
+        def madvise(self, option: int, *span: int) -> None:
+            told.append(option)
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("runtime.pages.mmap.mmap", Ignorant)
+    cache = KVCache([(2, 8)], [np.float32], 16)
+    cache.arrays[0][:] = 1
+    cache.append(range(8))
+    cache.resize(4096)
+    assert cache.arrays[0][:, :, :8].all()
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        assert mmap.MADV_NOHUGEPAGE in told
