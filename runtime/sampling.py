@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from export.manifest import PocketspecError
 from runtime.arguments import as_real, as_whole
+from runtime.exact import COLUMNS, LOG2_E, column_sums, raise_two, running_sums, total
 from runtime.reuse import ReusedArrays, at_least, masks
 
 FloatArray = npt.NDArray[np.float32]
@@ -31,8 +32,6 @@ TokenArray = npt.NDArray[np.int32]
 _STRIDE = 37
 # Below this many candidates a sort costs less than another pass over them.
 _FEW = 2048
-# Entries summed at a time while a draw looks for its token.
-_BLOCK = 512
 
 _MASK = (1 << 64) - 1
 
@@ -130,7 +129,7 @@ def probabilities(logits: FloatArray, tokens: Sequence[int] | TokenArray, params
         kept = np.flatnonzero(at_least(row, _kth_largest(row, params.top_k)))
         row = row[kept]
     weights = _filtered(_weights(row, top, params.temperature), params)
-    weights /= weights.sum()
+    weights /= np.float32(total(weights))
     if kept is None:
         return weights
     dense = _zeros(len(logits))
@@ -141,15 +140,12 @@ def probabilities(logits: FloatArray, tokens: Sequence[int] | TokenArray, params
 def draw(probs: npt.NDArray[np.floating[Any]], u: float) -> int:
     """The token at ``u`` in [0, 1) of the cumulated ``probs``, float ``[vocab]``, which need not sum to one exactly.
 
+    Tokens are cumulated column by column, as ``exact.column_sums`` lays them out: up to 512 of them in their own order.
     Sums are in float64; a token of probability zero is never returned.
     """
-    blocks = len(probs) // _BLOCK
-    sums = np.empty(blocks + 1)
-    probs[: blocks * _BLOCK].reshape(blocks, _BLOCK).sum(axis=1, dtype=np.float64, out=sums[:blocks])
-    sums[blocks] = probs[blocks * _BLOCK :].sum(dtype=np.float64)
-    block, u_left = _locate(sums, u * sums.sum())
-    inside = probs[block * _BLOCK : (block + 1) * _BLOCK].astype(np.float64)
-    return block * _BLOCK + _locate(inside, u_left)[0]
+    sums = column_sums(probs)
+    column, left = _locate(sums, u * float(running_sums(sums)[-1]))
+    return column if len(probs) < COLUMNS else column + COLUMNS * _locate(probs[column::COLUMNS], left)[0]
 
 
 def uniform(seed: int, position: int, stream: Stream = Stream.TARGET, index: int = 0) -> float:
@@ -173,9 +169,9 @@ def _mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
-def _locate(weights: npt.NDArray[np.float64], point: float) -> tuple[int, float]:
+def _locate(weights: npt.NDArray[np.floating[Any]], point: float) -> tuple[int, float]:
     """The interval of the cumulated ``weights`` that holds ``point``, and how far into it; never an empty interval."""
-    ends = weights.cumsum()
+    ends = running_sums(weights)
     index = int(ends.searchsorted(point, side="right"))
     if index == len(ends):  # rounding put the point at or past the end
         index = int(np.flatnonzero(weights)[-1])
@@ -205,8 +201,7 @@ def _weights(row: FloatArray, top: np.float32, temperature: float) -> FloatArray
     """Probabilities up to a factor: exactly 1 at the top."""
     weights: FloatArray = np.subtract(row, top, out=_floats.take(len(row)))
     with np.errstate(over="ignore", under="ignore"):  # far below the top, infinity is as good as a large number
-        weights /= np.float32(temperature)
-        np.exp(weights, out=weights)
+        raise_two(weights, LOG2_E / temperature)
     return weights
 
 
@@ -241,30 +236,30 @@ def _nucleus_floor(weights: FloatArray, top_p: float) -> float:
     A search for a quantile: while many candidates are left, a sample brackets the one wanted and the mass above the
     bracket is added up; then the rest is sorted.
     """
-    total = float(weights.sum(dtype=np.float64))
-    mass, pool, above, below = top_p * total, weights, 0.0, 0.0
+    whole = total(weights)
+    mass, pool, above, below = top_p * whole, weights, 0.0, 0.0
     while len(pool) > _FEW:
-        low, high = _bracket(pool, total - mass - below)
+        low, high = _bracket(pool, whole - mass - below)
         is_upper = np.greater(pool, high, out=masks.take(len(pool)))
         upper_mass = _masked_sum(pool, is_upper)
         if above + upper_mass >= mass and is_upper.any():
-            below, pool = total - above - upper_mass, pool[is_upper]
+            below, pool = whole - above - upper_mass, pool[is_upper]
             continue
         is_middle = at_least(pool, low)
         is_middle ^= is_upper
         middle = pool[is_middle]
-        middle_mass = float(middle.sum(dtype=np.float64))
+        middle_mass = total(middle)
         has_more = above + upper_mass + middle_mass < mass
         is_lower = np.less(pool, low, out=is_middle) if has_more else None
         if len(middle) == len(pool) or (is_lower is not None and not is_lower.any()):
             break  # ties, which no bracket can part, or a sum that rounding left short
         above += upper_mass
         if is_lower is None:
-            below, pool = total - above - middle_mass, middle
+            below, pool = whole - above - middle_mass, middle
         else:
             above, pool = above + middle_mass, pool[is_lower]
     descending = np.sort(pool)[::-1]
-    ends = above + descending.cumsum(dtype=np.float64)
+    ends = above + running_sums(descending)
     return float(descending[min(int(ends.searchsorted(mass)), len(descending) - 1)])
 
 
@@ -274,7 +269,7 @@ def _bracket(pool: FloatArray, mass: float) -> tuple[np.float32, np.float32]:
     Estimated from the small end of a sample: it misses the few largest weights, which often hold most of the mass.
     """
     sample = np.sort(pool[:: max(1, len(pool) // _FEW)])
-    ends = sample.cumsum(dtype=np.float64) * (len(pool) / len(sample))
+    ends = running_sums(sample) * (len(pool) / len(sample))
     rank, slack = int(ends.searchsorted(mass)), len(sample) // 32
     return sample[max(min(rank, len(sample) - 1) - slack, 0)], sample[min(rank + slack, len(sample) - 1)]
 
@@ -283,7 +278,7 @@ def _masked_sum(values: FloatArray, mask: npt.NDArray[np.bool_]) -> float:
     """The sum of ``values`` where ``mask``; gathering them first pays only when they are few."""
     few = np.count_nonzero(mask) < len(values) // 8
     masked = values[mask] if few else np.multiply(values, mask, out=_floats.take(len(values)))
-    return float(masked.sum(dtype=np.float64))
+    return total(masked)
 
 
 def _logits_error(value: np.float32) -> LogitsError:

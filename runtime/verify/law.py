@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from runtime.exact import total
+
 Array = npt.NDArray[np.float64]
 Probs = npt.NDArray[np.floating[Any]]
 
@@ -21,7 +23,7 @@ class Law:
 
     def __init__(self, weights: Probs) -> None:
         self.weights = weights
-        self.total = float(weights.sum(dtype=np.float64))
+        self.total = total(weights)
 
     def chance(self, token: int) -> float:
         """The probability of ``token``, 0 beyond the vocabulary."""
