@@ -70,6 +70,8 @@ def _describe(threads: int, block_size: int) -> dict[str, Any]:
     return {
         "library": str(path),
         "fault": verdict.fault,
+        "about": verdict.about if verdict.fault is not None else None,
+        "note": verdict.note,
         "isa": verdict.isa if verdict.fault is None else None,
         "version": verdict.version,
         "layout": verdict.layout,
@@ -104,6 +106,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield from (f"  {name:11} {reason}" for name, reason in report["instruction_sets"].items())
     if report["fault"] is None:
         yield f"self-test with ONNX Runtime {report['onnxruntime']}: passed"
+        if report["note"]:
+            yield f"  {report['note']}"
         yield f"kernels in use: native ({report['isa']})"
     else:
         yield f"kernels in use: portable (ONNX Runtime {report['onnxruntime']}), since {report['fault']}"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.kernels import reference
+from runtime.kernels.numbers import Numbers
 from runtime.kernels.onnx_bytes import Attribute, Node, ValueType, encode_model
 from runtime.kernels.reference import Floats, Matrix
 from runtime.kernels.reference_attention import Attention
@@ -87,11 +88,11 @@ def refusals() -> Iterator[tuple[str, Case]]:
 
 def make_matrix(n: int, k: int, bits: int, block: int, *, half: bool, own_zeros: bool, seed: int = 0) -> Matrix:
     """A random matrix [n, k]."""
-    rng = np.random.default_rng([n, k, bits, block, seed])
+    numbers = Numbers(n, k, bits, block, seed)
     blocks = -(-k // block)
-    scales = rng.uniform(0.5, 2.0, (n, blocks)).astype(np.float16 if half else np.float32)
-    zeros = rng.integers(0, 1 << bits, (n, blocks), np.uint8) if own_zeros else None
-    return Matrix(rng.integers(0, 1 << bits, (n, k), np.uint8), scales, zeros, bits, block)
+    scales = numbers.uniform(0.5, 2.0, (n, blocks)).astype(np.float16 if half else np.float32)
+    zeros = numbers.integers(0, 1 << bits, (n, blocks), np.uint8) if own_zeros else None
+    return Matrix(numbers.integers(0, 1 << bits, (n, k), np.uint8), scales, zeros, bits, block)
 
 
 def packed(matrices: Sequence[Matrix]) -> dict[str, Array]:
@@ -127,11 +128,12 @@ def _matmul(name: str, matrices: Sequence[Matrix], activation: str | None = None
     """``extra`` names optional inputs to use: "bias", "gain", "residual"."""
     n, k = matrices[0].codes.shape
     rows = max(_ROWS)
-    rng = np.random.default_rng([n, k])
-    x = (rng.standard_normal((rows, k)) * np.exp(rng.standard_normal((rows, 1)))).astype(np.float32)
+    numbers = Numbers(n, k)
+    # Rows of several sizes.
+    x = numbers.bell((rows, k)) * numbers.uniform(0.1, 1, (rows, 1)) * numbers.integers(1, 9, (rows, 1), np.float32)
     x[3], x[5, 7], x[6, 9] = 0, np.inf, np.nan
-    shapes = {"bias": (n * len(matrices),), "gain": (k,), "residual": (rows, n)}
-    options = {name: rng.standard_normal(shapes[name]).astype(np.float32) for name in extra}
+    shapes: dict[str, tuple[int, ...]] = {"bias": (n * len(matrices),), "gain": (k,), "residual": (rows, n)}
+    options = {name: numbers.bell(shapes[name]) for name in extra}
     attributes: dict[str, Attribute] = {"K": k, "N": n, "bits": matrices[0].bits, "block_size": matrices[0].block}
     attributes |= {"epsilon": _EPSILON} if "gain" in extra else {}
     attributes |= {"activation": activation} if activation else {}
@@ -149,11 +151,11 @@ def _gather(name: str, matrix: Matrix) -> Case:
 
 
 def _attentions() -> Iterator[Case]:
-    rng = np.random.default_rng(1)
-    cos, sin = (rng.uniform(-1, 1, (32, 12)).astype(np.float32) for _ in range(2))
+    numbers = Numbers(1)
+    cos, sin = (numbers.uniform(-1, 1, (32, 12)) for _ in range(2))
     plain = Attention(4, 2, 24, 0.2, cos=cos, sin=sin)
     yield _attention("CachedAttention", plain)
-    gains = rng.standard_normal((2, 24)).astype(np.float32)
+    gains = numbers.bell((2, 24))
     tree = replace(plain, kv_type="float16", softcap=3.0, query_gain=gains[0], key_gain=gains[1], epsilon=_EPSILON)
     yield _attention("CachedAttention (float16, tree, softcap, norms)", tree, tree=True)
     part = replace(plain, kv_type="int8", window=4, interleaved=True, cos=cos[:, :4].copy(), sin=sin[:, :4].copy())
@@ -163,18 +165,18 @@ def _attentions() -> Iterator[Case]:
 
 def _attention(name: str, attention: Attention, *, tree: bool = False) -> Case:
     """Rows in steps of several sizes; each step finds the rows before it in the cache."""
-    rng = np.random.default_rng(2)
+    numbers = Numbers(2)
     width = (attention.heads + 2 * attention.kv_heads) * attention.head_size
     trials = []
     for steps in _STEPS:
         stored = attention.store(np.zeros((attention.kv_heads, 0, attention.head_size), np.float32))
         keys, values, past = stored, stored, 0
         for rows in steps:
-            qkv = rng.standard_normal((rows, width)).astype(np.float32)
+            qkv = numbers.bell((rows, width))
             bias = _tree_bias(rows, past) if tree else None
             positions = past + np.arange(rows)
             if bias is not None:
-                positions = past + (bias[:, past:] == 0).sum(1) - 1
+                positions = past + np.count_nonzero(bias[:, past:] == 0, axis=1) - 1
             y, new_keys, new_values = attention.run(qkv, positions, keys, values, bias)
             given = {"qkv": qkv[None], "past_key": _room(keys), "past_value": _room(values)}
             given |= {"position_ids": positions[None], "total": np.array([past + rows])}

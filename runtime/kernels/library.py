@@ -3,6 +3,10 @@
 A library that another compiler, processor or ONNX Runtime disagrees with must never give a wrong number. So before it
 is used with one of them for the first time, a process of its own runs the self-test; a crash ends that process alone.
 The verdict is recorded for this library, this processor and this ONNX Runtime, and only a good one loads the library.
+
+What is no verdict about the library is not recorded, and the next start tries again: a time-out, a process that could
+not start, an error in the middle, a reference that is wrong itself. Nor is a crash: want of memory or a limit on the
+stack crashes a library that is right, too, and a test that crashes again costs a second.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from export.manifest import PocketspecError, sha256_of
 from runtime.kernels.build import LIBRARY, LIBRARY_NAME, SOURCES
 from runtime.kernels.child import crash_of, run_module
 from runtime.kernels.layout import LAYOUT_VERSION
-from runtime.record import device_key, forget, recall, user_folder
+from runtime.record import device_key, forget, look_up, remember, user_folder
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -33,7 +37,12 @@ _PATIENCE_SECONDS = 120
 # Forces one instruction set, for tests: verdicts hold for that one then.
 _ISA_VARIABLE = "POCKETSPEC_ISA"
 # What a verdict rests on: another version of these may come to another one.
-_TESTS = ("selftest.py", "cases.py", "reference.py", "reference_attention.py", "onnx_bytes.py")
+_TESTS = (
+    *("selftest.py", "cases.py", "golden.json", "golden.py", "numbers.py", "onnx_bytes.py"),
+    *("reference.py", "reference_attention.py"),
+)
+# Verdicts of this process that are not recorded: one start asks many times, and tests once.
+_passing: dict[str, Verdict] = {}
 
 
 class KernelsError(PocketspecError, RuntimeError):
@@ -45,6 +54,7 @@ class Verdict:
     """What the self-test found: the library's own description, and the first thing wrong with it, None if all is well.
 
     ``isa`` is the instruction set in use, best first come those ``compiled`` and, of them, those ``usable`` here.
+    ``about`` is what the fault is one of, as in ``selftest.Finding``; ``note`` is worth knowing and no fault.
     """
 
     version: str = "unknown"
@@ -53,17 +63,21 @@ class Verdict:
     compiled: tuple[str, ...] = ()
     usable: tuple[str, ...] = ()
     fault: str | None = None
+    about: str = "library"
+    note: str | None = None
 
     @classmethod
-    def read(cls, data: Mapping[str, Any], fault: str | None) -> Verdict:
-        """From JSON data; what is missing is unknown."""
+    def read(cls, data: Mapping[str, Any], found: Mapping[str, Any]) -> Verdict:
+        """From JSON data: a description, where what is missing is unknown, and what was found."""
         return cls(
             version=str(data.get("version", cls.version)),
             layout=int(data.get("layout", cls.layout)),
             isa=os.environ.get(_ISA_VARIABLE) or str(next(iter(data.get("usable", ())), cls.isa)),
             compiled=tuple(data.get("compiled", ())),
             usable=tuple(data.get("usable", ())),
-            fault=fault,
+            fault=found["fault"],
+            about=str(found["about"]),
+            note=found["note"],
         )
 
 
@@ -118,13 +132,42 @@ def verdict_on(path: Path, *, fresh: bool = False) -> Verdict:
         return Verdict(fault=f"the native kernels are not built; {BUILD_COMMAND} builds them")
     tests = [sha256_of(Path(__file__).with_name(test)) for test in _TESTS]
     name, key = f"kernels-{sha256_of(path)[:16]}", [tests, device_key(), os.environ.get(_ISA_VARIABLE)]
+    passing = json.dumps([name, key])
     if fresh:
         forget(user_folder(), name)
-    found = recall(user_folder(), name, key, lambda: asdict(judge(path)))
-    verdict = Verdict.read(found, found["fault"])
+        _passing.pop(passing, None)
+    value, _ = look_up(user_folder(), name, key)
+    verdict = _from_record(value) or _passing.get(passing)
+    if verdict is None:
+        verdict = judge(path)
+        if verdict.about == "library":
+            remember(user_folder(), name, key, asdict(verdict))
+        else:
+            _passing[passing] = verdict
+    return _explained(path, verdict)
+
+
+def _from_record(value: Any) -> Verdict | None:
+    """What was recorded; None if that is no verdict."""
+    try:
+        return None if value is None else Verdict.read(value, value)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _explained(path: Path, verdict: Verdict) -> Verdict:
+    """With a fault that says what to do."""
     if verdict.fault is None:
         return verdict
-    fault = f"{path} failed its self-test: {verdict.fault}; {BUILD_COMMAND} builds it for this machine"
+    again = "the next start tries again, and --kernels portable does without"
+    build = f"{BUILD_COMMAND} builds it for this machine"
+    if verdict.about == "library":
+        fault = f"{path} failed its self-test: {verdict.fault}; {build}"
+    elif verdict.about == "reference":
+        fault = f"the self-test of {path} cannot tell, since it is wrong itself: {verdict.fault}; another version of"
+        fault += f" NumPy may be right; {again}"
+    else:
+        fault = f"{path} came to no end of its self-test: {verdict.fault}; {again}; if that does not help, {build}"
     return replace(verdict, fault=fault)
 
 
@@ -133,19 +176,19 @@ def judge(path: Path) -> Verdict:
     try:
         done = run_module("runtime.kernels.selftest", str(path.resolve()), timeout=_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
-        return Verdict(fault=f"it did not end within {_PATIENCE_SECONDS} s")
+        return Verdict(fault=f"it took more than {_PATIENCE_SECONDS} s", about="trial")
     except OSError as error:
-        return Verdict(fault=f"it could not be started: {error}")
+        return Verdict(fault=f"it could not be started: {error}", about="trial")
     crash = crash_of(done)
-    return _read_verdict(done.stdout) if crash is None else Verdict(fault=crash)
+    return _read_verdict(done.stdout) if crash is None else Verdict(fault=crash, about="trial")
 
 
 def _read_verdict(text: str) -> Verdict:
     try:
         told = json.loads(text.splitlines()[-1])
-        verdict = Verdict.read(json.loads(told["description"] or "{}"), told["fault"])
+        verdict = Verdict.read(json.loads(told["description"] or "{}"), told)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return Verdict(fault="what it says of itself cannot be read")
+        return Verdict(fault="what it says of itself cannot be read", about="trial")
     if verdict.fault is None and verdict.layout != LAYOUT_VERSION:
         fault = f"it reads weights of layout {verdict.layout}, this version packs layout {LAYOUT_VERSION}"
         return replace(verdict, fault=fault)

@@ -1,8 +1,8 @@
 """Tries a library of native kernels: every operator through ONNX Runtime, its numbers bit for bit, its refusals.
 
-``python -m runtime.kernels.selftest LIBRARY`` prints one JSON object, ``{"description": TEXT, "fault": TEXT}``: what
-the library says of itself and the first thing found wrong, null if nothing was. It runs in a process of its own, since
-a library made for another system or another ONNX Runtime may crash it.
+``python -m runtime.kernels.selftest LIBRARY`` prints one JSON object: ``description`` is what the library says of
+itself, and the rest are the fields of a ``Finding``. It runs in a process of its own, since a library made for another
+system or another ONNX Runtime may crash it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 # Before the import of ONNX Runtime, which would send telemetry otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -21,36 +23,57 @@ import numpy as np
 import onnxruntime as ort
 
 from runtime.kernels.cases import Array, Case, cases, refusals
+from runtime.kernels.golden import Reference, digest, digests, judge_reference
 
 _FATAL_ONLY = 4
 
 
-def find_fault(library: Path) -> str | None:
-    """The first thing wrong with ``library``, None if all is as specified."""
-    every = list(cases())
+@dataclass(frozen=True)
+class Finding:
+    """The first thing wrong, None if all is as specified.
+
+    ``about`` says with what: the library; the reference, that is NumPy on this machine; or this trial, which came to
+    no end. ``note`` is what is wrong with the reference where the library is right all the same.
+    """
+
+    fault: str | None = None
+    about: Literal["library", "reference", "trial"] = "library"
+    note: str | None = None
+
+
+def try_library(library: Path) -> Finding:
+    """Compares ``library`` with the reference, and both with the golden bits."""
+    golden = digests()
+    every = [(case, judge_reference(case, golden)) for case in cases()]
     for threads in (1, 2):
-        for case in every:
+        for case, reference in every:
+            what = f"{case.name} on {threads} thread{'s' * (threads > 1)}"
             try:
-                fault = _fault_of(case, library, threads)
+                outputs = _run(case, library, threads)
             except Exception as error:  # ONNX Runtime's errors share no other base
-                fault = _first_line(error)
-            if fault is not None:
-                return f"{case.name} on {threads} thread{'s' * (threads > 1)}: {fault}"
-    return next(filter(None, (_refusal_fault(library, tensor, case) for tensor, case in refusals())), None)
+                return Finding(f"{what}: {_first_line(error)}", "trial")
+            if reference is Reference.OFF:
+                return Finding(f"{case.name}: NumPy {np.__version__} {reference.value} here", "reference")
+            if digest(outputs) != golden[case.name][1]:
+                return Finding(f"{what}: {_difference(case, outputs)}")
+    fault = next(filter(None, (_refusal_fault(library, tensor, case) for tensor, case in refusals())), None)
+    wrong = next((case.name for case, reference in every if reference is Reference.WRONG), None)
+    note = wrong and f"{wrong}: NumPy {np.__version__} gives other bits than it should here; the library is right"
+    return Finding(fault, note=note)
 
 
 def count_different(found: Array, expected: Array) -> int:
     """How many values of ``expected`` are others, in any bit, in ``found``; every NaN is as good as another."""
     if found.ndim != expected.ndim or found.dtype != expected.dtype:
         return max(expected.size, 1)
-    part = np.ascontiguousarray(found[tuple(slice(size) for size in expected.shape)])
+    part = _first_entries(found, expected)
     if part.shape != expected.shape:
         return max(expected.size, 1)
     bits = np.dtype(f"u{expected.itemsize}")
     same = part.view(bits) == np.ascontiguousarray(expected).view(bits)
     if expected.dtype.kind == "f":
         same |= np.isnan(part) & np.isnan(expected)
-    return int(np.sum(~same))
+    return int(np.count_nonzero(~same))
 
 
 def describe(library: Path) -> str:
@@ -69,14 +92,28 @@ def _open(case: Case, library: Path, threads: int) -> ort.InferenceSession:
     return ort.InferenceSession(case.model(), options, providers=["CPUExecutionProvider"], enable_fallback=False)
 
 
-def _fault_of(case: Case, library: Path, threads: int) -> str | None:
+def _run(case: Case, library: Path, threads: int) -> list[Array]:
+    """The outputs of all calls, in the order of what is expected of them, and no more than that."""
     session = _open(case, library, threads)
+    outputs: list[Array] = []
     for trial in case.trials:
-        for name, found in zip(trial.expected, session.run(list(trial.expected), dict(trial.given)), strict=True):
-            if wrong := count_different(found, trial.expected[name]):
-                shape = "x".join(map(str, trial.expected[name].shape))
-                return f"{wrong} values of {name} [{shape}] are not those specified"
-    return None
+        found = session.run(list(trial.expected), dict(trial.given))
+        outputs += map(_first_entries, found, trial.expected.values())
+    return outputs
+
+
+def _first_entries(found: Array, expected: Array) -> Array:
+    return np.ascontiguousarray(found[tuple(slice(size) for size in expected.shape)])
+
+
+def _difference(case: Case, outputs: Sequence[Array]) -> str:
+    """What is other in ``outputs`` than the reference says; where it says nothing, it is the one that is wrong."""
+    expected = [(name, array) for trial in case.trials for name, array in trial.expected.items()]
+    for (name, array), found in zip(expected, outputs, strict=True):
+        if wrong := count_different(found, array):
+            shape = "x".join(map(str, array.shape))
+            return f"{wrong} values of {name} [{shape}] are not those specified"
+    return "values are not those specified, nor are those of the reference"
 
 
 def _refusal_fault(library: Path, tensor: str, case: Case) -> str | None:
@@ -100,10 +137,10 @@ def main(arguments: Sequence[str]) -> int:
     description = ""
     try:
         description = describe(library)
-        fault = find_fault(library)
+        finding = try_library(library)
     except (OSError, AttributeError) as error:
-        fault = f"it cannot be loaded: {error}"
-    print(json.dumps({"description": description, "fault": fault}))
+        finding = Finding(f"it cannot be loaded: {error}", "trial")
+    print(json.dumps({"description": description, **asdict(finding)}))
     return 0
 
 

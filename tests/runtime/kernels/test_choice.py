@@ -92,7 +92,7 @@ def no_library(bundle: Path, patch: pytest.MonkeyPatch) -> str:
 def bad_library(bundle: Path, patch: pytest.MonkeyPatch) -> str:
     (bundle / "bad.so").write_text("not a library")
     patch.setenv("POCKETSPEC_LIBRARY", str(bundle / "bad.so"))
-    return "bad.so failed its self-test: it cannot be loaded"
+    return "bad.so came to no end of its self-test: it cannot be loaded"
 
 
 def older_export(bundle: Path, patch: pytest.MonkeyPatch) -> str:
