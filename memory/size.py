@@ -1,4 +1,4 @@
-"""Sizes as people write them: bytes, ``1500MB``, ``1.5GiB``, or a share of what is available, ``60%``."""
+"""Sizes as people write them: bytes, ``1500MB``, ``1.5GiB``, ``1,5GB``, ``512Mi``, or a share, ``60%``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from export.manifest import PocketspecError
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Za-z]*)")
+_POWERS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+# With and without the B, as Kubernetes writes them.
+_UNITS = {"": 1, "B": 1, **_POWERS, **{f"{prefix}B": size for prefix, size in _POWERS.items()}}
+# A comma followed by exactly three digits may separate thousands or decimals, so it says neither.
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]+|,(?![0-9]{3}(?![0-9]))[0-9]+)?)\s*(%|[A-Za-z]*)")
+_FORMS = "a number of bytes, one with a unit (800MB, 1.5GB, 512MiB, 512Mi), or a share of what is available (60%)"
 
 
 class SizeError(PocketspecError, ValueError):
@@ -27,15 +31,19 @@ class Share:
 
 
 def parse_size(text: str) -> int | Share:
-    """Bytes, or a share, from ``1500000``, ``800MB``, ``1.5GiB`` or ``60%``. MB is 10**6, MiB 2**20; more than zero."""
+    """Bytes, or a share, from ``1500000``, ``800MB``, ``1.5GiB`` or ``60%``. M and MB are 10**6, Mi and MiB 2**20.
+
+    A decimal comma is one; SizeError for a text that may mean several sizes, or none, or nothing more than zero.
+    """
     match = _SIZE.fullmatch(text.strip())
     if not match or (match[2] != "%" and match[2].upper() not in _UNITS):
-        raise SizeError(f"{text!r} is no size; write bytes, a number with MB, GB, MiB or GiB, or a share such as 60%")
-    number = float(match[1])
-    if number <= 0:
+        raise SizeError(f"{text!r} is no size; write {_FORMS}")
+    number = float(match[1].replace(",", "."))
+    count = number if match[2] == "%" else int(number * _UNITS[match[2].upper()])
+    if count <= 0:
         raise SizeError(f"a budget of {text.strip()} allows nothing; allow more than 0")
     if match[2] != "%":
-        return int(number * _UNITS[match[2].upper()])
+        return int(count)
     if number > 100:
         raise SizeError(f"{text.strip()} is more than all the memory there is; write at most 100%")
     return Share(number / 100)
