@@ -30,7 +30,9 @@ def build_plan(scene: Scene, choices: Choices, budget: int, tokens_per_second: f
     activations = [activation_bytes(*each, scene.threads(each[0].name)) for each in sized]
     if scene.request.placements:
         activations = [sum(activations)]  # levels with places of their own may run at once
-    process = process_footprint(manifest, sized[0][2], choices.context, activations, suffix=choices.nodes > 0)
+    process = process_footprint(
+        manifest, scene.device.process(sized[0][2]), choices.context, activations, suffix=choices.nodes > 0
+    )
     plans = tuple(_level_plan(level, scene, sizes) for level, sizes, _ in sized)
     loading = loading_bytes(
         process, [(level, plan.residence, plan.footprint) for level, plan in zip(levels, plans, strict=True)], manifest

@@ -13,26 +13,22 @@ from dataclasses import dataclass
 from export.manifest import Level, Manifest, Quantization, Shape
 from memory.activations import native_activations, native_scratch, portable_activations
 from memory.device import Residence
+from memory.process import ProcessBytes
 
 MIB = 1 << 20
 LIBRARIES = "Python and libraries"
+SESSION = "first session"
 
 # Bytes that the suffix drafter keeps per token of the context; tests/runtime/test_suffix.py holds it to that.
 SUFFIX_BYTES_PER_TOKEN = 36
 
-# Measured on Linux x86-64 with Python 3.11, NumPy 2, ONNX Runtime 1.31.1: when all modules are loaded, and the pages of
-# libraries that a conversation touches; with ONNX Runtime's own operators it touches more of them.
-_PROCESS_ANONYMOUS = 31_300_000
-_NATIVE_FILES = 41_000_000
-_PORTABLE_FILES = 44_500_000
 # Anonymous bytes of a tokenizer: when it is open, for every place of its hash tables, whose number is a power of two
 # with an eighth to spare; while it is parsed, for every byte of tokenizer.json on top. Bundles before schema 3 have
 # tokenizers as they were published, with merges as lists, which take more (Qwen2: 40 and 64 MB, before 48 and 128).
 _TOKENIZER_PLACE, _TOKENIZER_PARSE = 155, 5.0
 _PUBLISHED_PLACE, _PUBLISHED_PARSE = 182, 7.1
 _COMPACT_SINCE = 3
-# A session: 1.37 MiB once for the library and its threads, then by layer (28 layers: 3.8 MiB native, 5.4 prepacked).
-_POOL = int(1.2 * MIB)
+# A session behind the first, whose like is counted with the process, and a layer (28: 3.8 MiB native, 5.4 prepacked).
 _GRAPH = int(0.17 * MIB)
 _LAYER_NATIVE = int(0.0854 * MIB)
 _LAYER_PORTABLE = int(0.145 * MIB)
@@ -139,15 +135,16 @@ def level_footprint(level: Level, sizes: Sizes, residence: Residence, threads: i
 
 
 def process_footprint(
-    manifest: Manifest, residence: Residence, context: int, activations: Iterable[int], suffix: bool
+    manifest: Manifest, process: ProcessBytes, context: int, activations: Iterable[int], suffix: bool
 ) -> Footprint:
-    """What the levels share: Python, libraries, tokenizer, the text, sampling, the suffix drafter's index, activations.
+    """What the levels share: the process without a model, tokenizer, the text, sampling, the suffix drafter's index,
+    activations.
 
     ``activations`` are those of every level: they never run at once, and nothing of a forward is kept.
     """
-    libraries = _NATIVE_FILES if residence == "native" else _PORTABLE_FILES
     parts = [
-        Part(LIBRARIES, _PROCESS_ANONYMOUS, libraries),
+        Part(LIBRARIES, process.modules, process.files),
+        Part(SESSION, process.session),
         Part("tokenizer", tokenizer_bytes(manifest)),
         Part("tokens", context * 8),
         Part("sampling", _SAMPLING * manifest.target.shape.vocab_size),
@@ -158,15 +155,22 @@ def process_footprint(
     return Footprint(tuple(parts))
 
 
+def process_of(footprint: Footprint) -> ProcessBytes:
+    """What ``process_footprint`` was told of a process without a model."""
+    libraries = footprint.part(LIBRARIES)
+    return ProcessBytes(libraries.anonymous, footprint.part(SESSION).anonymous, libraries.hot)
+
+
 def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, Footprint]], manifest: Manifest) -> int:
     """The peak of anonymous bytes while loading: what is open by then, and what is needed for a moment.
 
     The tokenizer's text is parsed before any session is opened. ONNX Runtime packs the matrices of a prepacked file
     once more to recognize them, and drops each again.
     """
-    held = _PROCESS_ANONYMOUS + process.part("tokenizer").anonymous
+    held = process.part(LIBRARIES).anonymous + process.part("tokenizer").anonymous
     parsing = _TOKENIZER_PARSE if manifest.schema >= _COMPACT_SINCE else _PUBLISHED_PARSE
     peak = held + int(_tokenizer_file_bytes(manifest) * parsing)
+    held += process.part(SESSION).anonymous
     for level, residence, footprint in levels:
         held += footprint.part("weights").anonymous + footprint.part("session").anonymous
         packing = _PACKING_PEAK * largest_matrix_bytes(level) if residence == "prepacked" else 0
@@ -268,6 +272,6 @@ def _scratch(level: Level, sizes: Sizes, residence: Residence, threads: int) -> 
 
 
 def _session(level: Level, residence: Residence) -> int:
-    """What ONNX Runtime keeps for a graph; the first session's pool of threads is counted with the target."""
-    pool = _POOL if level.role == "target" else 0
-    return pool + _GRAPH + level.shape.layers * (_LAYER_NATIVE if residence == "native" else _LAYER_PORTABLE)
+    """What ONNX Runtime keeps for a graph; a small one in the first session is counted with the process."""
+    graph = 0 if level.role == "target" else _GRAPH
+    return graph + level.shape.layers * (_LAYER_NATIVE if residence == "native" else _LAYER_PORTABLE)

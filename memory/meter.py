@@ -27,14 +27,14 @@ class Memory:
     file_bytes: int
 
 
-def read_memory(pid: int | None = None) -> Memory | None:
-    """The memory of process ``pid`` now, None meaning this one.
+def read_memory(pid: int | None = None, proc: Path | None = None) -> Memory | None:
+    """The memory of process ``pid`` now, None meaning this one; ``proc`` is where the system tells it.
 
     None where the system does not tell the two kinds apart, or the process is gone. The system counts in batches per
     processor, so that a figure can be off by some 100 KiB.
     """
     try:
-        _, resident, shared, *_ = (_folder(pid) / "statm").read_text().split()
+        _, resident, shared, *_ = (_folder(pid, proc) / "statm").read_text().split()
     except (OSError, ValueError):
         return None
     return Memory((int(resident) - int(shared)) * mmap.PAGESIZE, int(shared) * mmap.PAGESIZE)
@@ -162,5 +162,5 @@ def _high_water(pid: int | None) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def _folder(pid: int | None) -> Path:
-    return _PROC / ("self" if pid is None else str(pid))
+def _folder(pid: int | None, proc: Path | None = None) -> Path:
+    return (proc or _PROC) / ("self" if pid is None else str(pid))

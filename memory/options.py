@@ -26,8 +26,8 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="bytes, or with MB, MiB, GB, or a share of what is available as in 60%% (default: what the device has,"
-        " less a margin): planned before anything is loaded, and kept",
+        help="bytes, or with MB, MiB, GB, or a share of what is available as in 60%% (default: what the device or its"
+        " container has, less a margin): planned before anything is loaded, and kept",
     )
     parser.add_argument(
         "--context",
@@ -77,7 +77,7 @@ def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Re
         context=context,
         turns=options.turns,
         up_to=up_to,
-        budget_bytes=budget.of(device.available_bytes) if isinstance(budget, Share) else budget,
+        budget_bytes=budget.of(device.attainable_bytes) if isinstance(budget, Share) else budget,
         kv_type=options.kv_type,
         prefill_chunk=options.prefill_chunk,
         threads=check_threads(options.threads),

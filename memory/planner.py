@@ -26,6 +26,7 @@ from memory.device import Device
 from memory.ladder import Rung, rungs
 from memory.plan import Bounds, GivenUp, OverBudgetError, Placement, Plan, Shape
 from memory.reference import make_times
+from memory.refusal import refusal_text, unavailable_text
 from memory.speed import Predictor
 
 # Bytes a second of a solid-state disk with random reads of a few megabytes; a guess, used for a warning alone.
@@ -142,7 +143,8 @@ class Planner:
         """The leanest plan with weights read from disk, if the user allows that; else OverBudgetError."""
         missing = leanest.needed_bytes - budget
         if "disk" not in self.scene.request.may_give_up or missing > leanest.hot_bytes:
-            raise OverBudgetError(_refusal(leanest, budget), leanest.needed_bytes)
+            device = self.scene.device if self.scene.request.budget_bytes is None else None
+            raise OverBudgetError(refusal_text(leanest, budget, device), leanest.needed_bytes)
         seconds = 1 / leanest.tokens_per_second + missing / _DISK_BANDWIDTH
         return replace(leanest, disk_bytes=missing, tokens_per_second=1 / seconds)
 
@@ -150,7 +152,7 @@ class Planner:
         device, wanted = self.scene.device, self.scene.request.budget_bytes
         if wanted is not None and wanted > device.total_bytes:
             yield (
-                f"a budget of {wanted:,} bytes is more than the {device.total_bytes:,} of this machine, which are taken"
+                f"a budget of {wanted:,} bytes is more than the {device.total_bytes:,} there are here, which are taken"
                 " instead"
             )
         if plan.disk_bytes:
@@ -158,11 +160,8 @@ class Planner:
                 f"{plan.disk_bytes:,} of the {plan.hot_bytes:,} bytes that every step reads do not fit the budget:"
                 " steps read them from disk, many times slower; a larger budget or a smaller model avoids that"
             )
-        if plan.total_bytes > device.available_bytes:
-            yield (
-                f"{plan.total_bytes:,} bytes are needed and {device.available_bytes:,} are available now: it will not"
-                " be loaded unless other programs are closed"
-            )
+        if plan.total_bytes - plan.disk_bytes > device.attainable_bytes:
+            yield f"it will not be loaded: {unavailable_text(plan, device, plan.total_bytes - plan.disk_bytes)}"
 
 
 def request_of(plan: Plan) -> Request:
@@ -185,12 +184,8 @@ def request_of(plan: Plan) -> Request:
 def require_available(plan: Plan, device: Device) -> None:
     """OverBudgetError unless the device has the planned bytes now."""
     needed = plan.total_bytes - plan.disk_bytes
-    if needed > device.available_bytes:
-        raise OverBudgetError(
-            f"{plan.bundle} needs {needed:,} bytes as planned, and {device.available_bytes:,} are available now; close"
-            " other programs, or allow less with a smaller budget",
-            needed,
-        )
+    if needed > device.attainable_bytes:
+        raise OverBudgetError(unavailable_text(plan, device, needed), needed)
 
 
 def _bounds(ladder: Sequence[Rung], plans: Sequence[Plan]) -> Bounds:
@@ -212,19 +207,3 @@ def _given_up(ladder: Sequence[Rung], plans: Sequence[Plan]) -> Iterator[GivenUp
         before = max(i for i in range(place) if ladder[i].step is not rung.step)
         change = f"{rung.step.describe(ladder[before].choices)} -> {rung.step.describe(rung.choices)}"
         yield GivenUp(rung.step.NAME, change, plans[before].total_bytes - plans[place].total_bytes, rung.step.REASON)
-
-
-def _refusal(plan: Plan, budget: int) -> str:
-    parts = [
-        (part.anonymous + part.hot, f"{part.name} of {level.name}")
-        for level in plan.levels
-        for part in level.footprint.parts
-    ]
-    largest, name = max([*parts, *((part.anonymous + part.hot, part.name) for part in plan.process.parts)])
-    disk = plan.needed_bytes - plan.hot_bytes
-    return (
-        f"{budget:,} bytes are {plan.needed_bytes - budget:,} too few for {plan.bundle} with a context of"
-        f" {plan.context}: the largest part is {name} with {largest:,} bytes; allow at least"
-        f" {plan.needed_bytes:,} bytes, or ask for a shorter context (with weights read from disk at every"
-        f" step, --allow disk, many times slower, {disk:,} bytes would do)"
-    )

@@ -31,6 +31,7 @@ from memory.meter import read_memory
 from memory.plan import Plan, PlanError, check_plan
 from memory.planner import make_plan, request_of, require_available
 from memory.report import given_up_lines
+from runtime.bare_process import known_processes
 from runtime.cache import ContextFullError
 from runtime.calibration.stored import costs_of, planning_costs
 from runtime.context import Context, shared_prefix
@@ -135,8 +136,11 @@ class Engine:
         bundle = Path(bundle)
         manifest = read_bundle(bundle)
         check_bundle(bundle, manifest, verify)
-        device, chooser = device or read_device(), Chooser(kernels, notify, progress, verify)
-        levels = make_levels(bundle, manifest, chooser, notify)
+        levels = make_levels(bundle, manifest, Chooser(kernels, notify, progress, verify), notify)
+        if device is None:
+            device = read_device()
+            residence = levels.expected_residences()[manifest.target.name]
+            device = replace(device, processes=known_processes(device, residence))
         if plan is None:
             engine = cls._open_within(levels, request or Request(), device)
         else:

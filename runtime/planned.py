@@ -9,7 +9,8 @@ from threading import RLock
 
 from memory.choices import Request
 from memory.costs import MeasuredCosts
-from memory.device import Device
+from memory.device import Device, kernels_of
+from memory.footprint import process_of
 from memory.plan import DraftPlan, Plan
 from memory.planner import make_plan
 from runtime.calibration.stored import planning_costs
@@ -74,7 +75,8 @@ class PlannedModels:
             budget_bytes=budget_bytes,
             may_give_up=frozenset(),
         )
-        device = Device(budget_bytes, budget_bytes, residences=self._residences)
+        processes = {kernels_of(self.plan.target.residence): process_of(self.plan.process)}
+        device = Device(budget_bytes, budget_bytes, residences=self._residences, processes=processes)
         levels = self._levels
         costs = planning_costs(levels.bundle, levels.manifest, request, self._residences)
         self._next_plan = make_plan(levels.manifest, device, request, costs)

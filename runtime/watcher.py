@@ -41,6 +41,13 @@ class Reading:
     device: Device
 
 
+def _low_bytes(device: Device) -> int:
+    """What must stay available: of a container, half of what plans leave free."""
+    if device.container_bytes is not None:
+        return device.margin_bytes // 2
+    return max(_LOW_BYTES, int(device.total_bytes * _LOW_SHARE))
+
+
 class Watcher:
     """Keeps ``engine`` within what the system has. ``look`` reads, ``notify`` is told in one line what was done.
 
@@ -85,8 +92,7 @@ class Watcher:
         if engine is None:
             return False
         self._compare(engine.plan, reading.own)
-        low = max(_LOW_BYTES, int(reading.device.total_bytes * _LOW_SHARE))
-        short = low - reading.device.available_bytes
+        short = _low_bytes(reading.device) - reading.device.available_bytes
         if short > 0:
             self._calm = 0
             self._shrink(engine, short)

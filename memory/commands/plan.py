@@ -11,6 +11,7 @@ from memory.device import Device, read_device
 from memory.options import add_request, make_request
 from memory.plan import dump_plan
 from memory.planner import make_plan
+from memory.process import KernelKind, find_process
 from memory.report import plan_lines
 
 
@@ -34,9 +35,13 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_scene(options: argparse.Namespace) -> tuple[Manifest, Device, Request]:
-    """What the options ask for: bundle, device, request."""
-    manifest, device = read_manifest(options.bundle), replace(read_device(), kernels=options.kernels)
+def read_scene(options: argparse.Namespace, *, both_kernels: bool = False) -> tuple[Manifest, Device, Request]:
+    """What the options ask for: bundle, device, request. ``both_kernels``: plans will be made for either kind."""
+    manifest = read_manifest(options.bundle)
+    kinds: tuple[KernelKind, ...] = ("native", "portable") if both_kernels else (options.kernels,)
+    device = replace(
+        read_device(), kernels=options.kernels, processes={kernels: find_process(kernels) for kernels in kinds}
+    )
     drafters = None if options.drafter is None else tuple(name for name in options.drafter if name != "none")
     request = make_request(options, device, drafters=drafters, shape=options.shape, nodes=options.draft_size)
     return manifest, device, request

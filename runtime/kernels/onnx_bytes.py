@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 _IR_VERSION = 10
 _OPSETS = {"": 21, "com.microsoft": 1, "pocketspec": 1}
-_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7, "float16": 10}
+_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "float16": 10}
 
 Attribute = int | float | str
 

@@ -12,7 +12,13 @@ import pytest
 from export.manifest import write_manifest
 from memory.__main__ import main
 from memory.plan import parse_plan
+from memory.process import REFERENCE
 from tests.memory.manifests import PAIR
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.commands.plan.find_process", REFERENCE.__getitem__)
 
 
 @pytest.fixture
@@ -72,7 +78,7 @@ def test_curve_is_a_table_and_a_picture(capsys: pytest.CaptureFixture[str], bund
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "BUNDLE", "--max-memory", "60x"], "'60x' is no size; write bytes, a number with MB"),
+        (["plan", "BUNDLE", "--max-memory", "60x"], "'60x' is no size; write a number of bytes, one with a unit"),
         (["plan", "BUNDLE", "--max-memory", "0"], "a budget of 0 allows nothing; allow more than 0"),
         (["plan", "BUNDLE", "--max-memory", "10MB"], "bytes are "),
         (

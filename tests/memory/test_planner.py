@@ -170,7 +170,7 @@ def test_a_budget_beyond_the_machine_is_the_machine_and_said_so() -> None:
     device = Device(total_bytes=1_500_000_000, available_bytes=1_500_000_000, cores=2)
     plan = make_plan(PAIR, device, Request(context=2048, budget_bytes=10**12))
     assert plan.budget_bytes == device.total_bytes
-    assert "more than the 1,500,000,000 of this machine" in plan.warnings[0]
+    assert "more than the 1,500,000,000 there are here" in plan.warnings[0]
 
 
 def test_what_is_not_available_now_is_refused_before_loading() -> None:
@@ -180,6 +180,29 @@ def test_what_is_not_available_now_is_refused_before_loading() -> None:
     with pytest.raises(OverBudgetError, match="500,000,000 are available now; close other programs"):
         require_available(plan, device)
     require_available(plan, AMPLE)
+    require_available(plan, replace(device, own_bytes=plan.total_bytes - device.available_bytes))
+    with pytest.raises(OverBudgetError, match="raise the limit of the container, or allow less"):
+        require_available(plan, replace(device, container_bytes=1 << 30))
+
+
+def test_a_refused_default_budget_names_the_margin_its_container_and_what_would_do() -> None:
+    least = make_plan(PAIR, AMPLE, Request(context=2048)).bounds.plain_bytes
+    container = 2 * least
+    tight = Device(container, least + 1000, container_bytes=container)
+    with pytest.raises(OverBudgetError) as caught:
+        make_plan(PAIR, tight, Request(context=2048))
+    text = str(caught.value)
+    assert f"{tight.usable_bytes:,} bytes ({least + 1000:,} are available now within the {container:,} of the" in text
+    assert f"less a margin of {tight.margin_bytes:,}; --max-memory {least} uses of the margin what is needed" in text
+    make_plan(PAIR, tight, Request(context=2048, budget_bytes=least))
+
+
+def test_a_default_budget_that_even_without_a_margin_would_not_do_is_not_to_be_raised_by_an_option() -> None:
+    for container, remedy in ((None, "close other programs"), (10**8, "raise the limit")):
+        with pytest.raises(OverBudgetError) as caught:
+            make_plan(PAIR, Device(10**8, 10**8, container_bytes=container), Request(context=2048))
+        assert remedy in str(caught.value)
+        assert "--max-memory" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,13 @@ def test_a_plan_from_a_file_is_obeyed(random_bundle: Path) -> None:
         assert not engine.drafters
 
 
+def test_another_budget_counts_the_same_process(random_bundle: Path) -> None:
+    heavy = ProcessBytes(50_000_000, 2_000_000, 70_000_000)
+    with Engine.open(random_bundle, REQUEST, device=replace(AMPLE, processes={"portable": heavy})) as engine:
+        engine.set_budget(engine.plan.bounds.plain_bytes)
+        assert process_of(engine.plan.process) == heavy
+
+
 def test_a_plan_for_weights_that_sit_otherwise_is_refused(random_bundle: Path) -> None:
     with Engine.open(random_bundle, REQUEST, device=AMPLE) as engine:
         data = dump_plan(engine.plan).replace('"residence": "prepacked"', '"residence": "copied"')
@@ -152,9 +159,10 @@ class Machine:
 
     def __init__(self) -> None:
         self.available, self.own = 4 * GIB, 1000
+        self.container: int | None = None
 
     def look(self) -> Reading:
-        return Reading(Memory(self.own, 0), Device(8 * GIB, self.available))
+        return Reading(Memory(self.own, 0), Device(8 * GIB, self.available, container_bytes=self.container))
 
 
 @pytest.fixture
@@ -181,6 +189,19 @@ def test_the_watcher_shrinks_when_the_system_is_short_and_grows_back_later(
     watcher.check()
     assert engine.plan.levels == full.levels
     assert "there is memory again" in notes[1]
+
+
+def test_in_a_small_container_less_must_stay_free_than_on_a_machine(
+    watched: tuple[Fake, Machine, Watcher, list[str]],
+) -> None:
+    engine, machine, watcher, notes = watched
+    full = engine.plan
+    machine.container, machine.available = 200_000_000, 8_000_000
+    watcher.check()
+    assert (engine.plan, notes) == (full, [])
+    machine.available = 3_000_000
+    watcher.check()
+    assert engine.plan.needed_bytes < full.needed_bytes
 
 
 def test_the_watcher_tells_once_of_use_beyond_the_plan(watched: tuple[Fake, Machine, Watcher, list[str]]) -> None:

@@ -130,7 +130,7 @@ REFUSALS = [
     ([], "the following arguments are required: COMMAND"),
     (["generate"], "the following arguments are required: BUNDLE"),
     (["generate", "BUNDLE", "hi", "--top-k", "many"], "argument --top-k: invalid int value: 'many'"),
-    (["generate", "BUNDLE", "hi", "--max-memory", "2 elephants"], "'2 elephants' is no size; write bytes, a number"),
+    (["generate", "BUNDLE", "hi", "--max-memory", "2 elephants"], "'2 elephants' is no size; write a number of bytes"),
     (["generate", "BUNDLE", "hi", "--max-memory", "1KB"], "1,000 bytes are "),
     (["generate", "nowhere", "hi"], "no bundle at nowhere: no such folder; make one with python -m export"),
     (["generate", "BUNDLE", "hi", "--drafter", "nobody"], "no drafter 'nobody' in "),
