@@ -13,8 +13,10 @@ import pytest
 
 from export.manifest import read_manifest
 from memory import Device, OverBudgetError, Plan, Request, dump_plan, make_plan, parse_plan
+from memory.footprint import process_of
 from memory.meter import Memory
 from memory.plan import PlanError, Shape
+from memory.process import ProcessBytes
 from runtime.engine import Engine
 from runtime.speculation import Speculation
 from runtime.watcher import Reading, Watcher
