@@ -26,6 +26,7 @@ from export.graph import lower
 from export.kvgraphs import write_kv_graphs
 from export.lean import run_lean
 from export.loading import LoadedTensors
+from export.lock import locked
 from export.manifest import (
     PACKED_FILE_NAME,
     Level,
@@ -68,10 +69,16 @@ def export_bundle(request: ExportRequest, reporter: Reporter | None = None) -> P
     """Exports everything ``request`` asks for; returns the folder of the bundle.
 
     A complete bundle of the same request is left as it is; any other existing output is refused with BundleError. An
-    interruption removes the level at hand and keeps those that are complete, from which a second run goes on.
+    interruption removes the level at hand and keeps those that are complete, from which a second run goes on. Of two
+    exports to one output at once, one waits for the other.
     """
     reporter = reporter or SilentReporter()
     tasks = make_tasks(request, make_jobs(request))
+    with locked(request.output, reporter.note):
+        return _export_tasks(request, tasks, reporter)
+
+
+def _export_tasks(request: ExportRequest, tasks: Sequence[LevelTask], reporter: Reporter) -> Path:
     key = request_key(request, tasks)
     if _is_done(request.output, key):
         reporter.result(request.output, read_manifest(request.output), done_before=True)
