@@ -90,8 +90,10 @@ def find_safe_widths(model: OrtModel, seed: int = 0) -> SafeWidths:
     ``model`` must not pad (``any_width``). Its cache is used and left empty; one of few rows bounds the widths that
     are tried. The largest set of agreeing widths is taken, the one with the smallest width if there are several.
     """
-    rows = min(model.max_rows, model.cache.capacity // 2)
-    prefix = min(_PREFIX_ROWS, model.cache.capacity - 2 * rows)
+    # The cache has room for one forward more than the graph has positions, where the context is all of them.
+    positions = max(model.cache.capacity - model.max_rows, 2)
+    rows = min(model.max_rows, positions // 2)
+    prefix = min(_PREFIX_ROWS, positions - 2 * rows)
     # Not NumPy's generators, whose modules would stay in memory for this.
     tokens = Random(seed).choices(range(model.vocab_size), k=prefix + 2 * rows)
     model.cache.rollback(0)

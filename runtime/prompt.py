@@ -29,7 +29,10 @@ def read_prompt(prompt: Any) -> str | list[Message] | list[int]:
         return [token for token in ids if token is not None]
     if all(isinstance(item, Mapping) for item in items):
         return list(items)
-    place = next(place for place, item in enumerate(items) if ids[place] is None and not isinstance(item, Mapping))
+    kinds = ["id" if ids[place] is not None else isinstance(item, Mapping) for place, item in enumerate(items)]
+    if False not in kinds:
+        raise TokenizerError(f"the prompt mixes messages and token ids; {_WHAT}")
+    place = kinds.index(False)
     raise TokenizerError(f"item {place} of the prompt is {_named(items[place])}; {_WHAT}")
 
 

@@ -60,6 +60,20 @@ def test_without_drafts_all_steps_run_the_padded_row(most: int, bits: int, width
     assert find_safe_widths(device) == SafeWidths(widths, exact=most <= 2, tree=False)
 
 
+@pytest.mark.parametrize("positions", [2, 3, 17, 48, 200])
+@pytest.mark.parametrize("max_rows", [1, 2, 8, 16, 40])
+def test_the_self_test_stays_within_the_positions_of_the_graph(positions: int, max_rows: int) -> None:
+    """Where the context is all of them, the cache has room for one forward more."""
+
+    class Bounded(TableModel):
+        def forward(self, tokens, parents=None, logits_from=0) -> Output:
+            assert self.cache.length + len(tokens) <= positions
+            return super().forward(tokens, parents, logits_from)
+
+    widths = find_safe_widths(Bounded(max_rows=max_rows, capacity=positions + max_rows))
+    assert widths.widths[-1] <= max(positions // 2, max_rows if not widths.exact else 1)
+
+
 def test_rows_are_padded_to_the_next_safe_width() -> None:
     widths = SafeWidths((2, 3, 8), True, False)
     assert [widths.pad(rows) for rows in (1, 2, 3, 4, 8)] == [2, 2, 3, 8, 8]
