@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.arguments import as_whole, python_value
-from runtime.template_data import Message
+from runtime.template_data import Message, is_message
 from runtime.text import Tokenizer, TokenizerError
 
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -27,9 +27,9 @@ def read_prompt(prompt: Any) -> str | list[Message] | list[int]:
     ids = [as_whole(item) for item in items]
     if None not in ids:
         return [token for token in ids if token is not None]
-    if all(isinstance(item, Mapping) for item in items):
+    if all(map(is_message, items)):
         return list(items)
-    kinds = ["id" if ids[place] is not None else isinstance(item, Mapping) for place, item in enumerate(items)]
+    kinds = ["id" if ids[place] is not None else is_message(item) for place, item in enumerate(items)]
     if False not in kinds:
         raise TokenizerError(f"the prompt mixes messages and token ids; {_WHAT}")
     place = kinds.index(False)

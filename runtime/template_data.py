@@ -71,6 +71,12 @@ def make_inputs(
     return TemplateInputs(plain(rest, "template arguments"), **{name: _mappings(name, lists[name]) for name in lists})
 
 
+def is_message(value: Any) -> bool:
+    """Whether ``value`` can be a message: a mapping, or an object that becomes one."""
+    is_object = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return isinstance(value, Mapping) or is_object or callable(getattr(value, "model_dump", None))
+
+
 def prepare_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
     """``messages`` as plain mappings without keys of value None, their reasoning under each of its names."""
     if not messages:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
-from contextlib import suppress
 
 from memory.cores import Cores, read_cores
 from memory.device import Device, read_device
@@ -15,9 +13,6 @@ from runtime.devices import processor_features
 from runtime.doctor.finding import Finding, Section
 from runtime.kernels.build import INSTRUCTION_SETS
 
-# Less than this is used up by the process itself, before it holds anything of a model (memory/reference.py).
-_LEAST_BYTES = 100_000_000
-
 
 def machine_section() -> Section:
     """Processor and cores."""
@@ -26,7 +21,7 @@ def machine_section() -> Section:
 
 def memory_section() -> Section:
     """Memory, with the limits that hold for this process."""
-    return Section("memory", tuple(_memory(read_device(), _physical_bytes())))
+    return Section("memory", tuple(_memory(read_device())))
 
 
 def _machine(cores: Cores) -> Iterator[Finding]:
@@ -41,24 +36,24 @@ def _machine(cores: Cores) -> Iterator[Finding]:
     yield Finding("threads", "\n".join([f"{cores.usable} can work at once", *cores.reasons()]))
 
 
-def _memory(device: Device, physical: int | None) -> Iterator[Finding]:
+def _memory(device: Device) -> Iterator[Finding]:
+    limit = device.container_bytes
     yield Finding("in all", show_bytes(device.total_bytes))
-    if physical is not None and device.total_bytes < physical:
-        yield Finding("container", f"its limit leaves {show_bytes(device.total_bytes)} of {show_bytes(physical)}")
+    if limit is not None:
+        yield Finding("container", f"allows {show_bytes(limit)}")
     yield Finding("available", show_bytes(device.available_bytes))
-    margin = device.available_bytes - device.usable_bytes
+    bare, usable, margin = _process_bytes(device), device.usable_bytes, show_bytes(device.margin_bytes)
     advice = None
-    if device.usable_bytes < _LEAST_BYTES:
+    if usable < bare:
+        remedy = "close other programs" if limit is None else "raise the limit of the container"
         advice = (
-            f"{show_bytes(device.usable_bytes)} of memory may be used and a process takes {show_bytes(_LEAST_BYTES)}"
-            " before it holds a model: close other programs, raise the limit of the container, or name a --max-memory"
-            f" that uses of the {show_bytes(margin)} kept free for others"
+            f"{show_bytes(usable)} of memory may be used, and a process takes {show_bytes(bare)} before it holds a"
+            f" model: {remedy}, or name a --max-memory that uses of the {margin} kept free for others"
         )
-    kept = f"{show_bytes(margin)} are kept free for others; --max-memory overrides that"
-    yield Finding("for a plan", f"{show_bytes(device.usable_bytes)}; {kept}", advice)
+    yield Finding("for a plan", f"{show_bytes(usable)}; {margin} are kept free unless --max-memory says more", advice)
 
 
-def _physical_bytes() -> int | None:
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
+def _process_bytes(device: Device) -> int:
+    """What a process takes without a model."""
+    process = device.process("native")
+    return process.modules + process.session + process.files

@@ -136,12 +136,13 @@ def test_limits_of_containers_are_told() -> None:
         "this process may run on 2 of them (affinity)",
         "/sys/fs/cgroup/cpu.max allows the time of 1.5 processors",
     ]
-    small, large = Device(4 * GB, 3 * GB), Device(256 * 10**6, 120 * 10**6)
-    assert advice_in([Section("memory", tuple(machine._memory(small, 64 * GB)))]) == []
-    assert any(finding.name == "container" for finding in machine._memory(small, 64 * GB))
-    assert not any(finding.name == "container" for finding in machine._memory(small, 4 * GB))
-    (advice,) = advice_in([Section("memory", tuple(machine._memory(large, 64 * GB)))])
-    assert "raise the limit of the container" in advice
+    roomy = list(machine._memory(Device(4 * GB, 3 * GB, container_bytes=4 * GB)))
+    assert advice_in([Section("memory", tuple(roomy))]) == []
+    assert Finding("container", "allows 4,000.0 MB") in roomy
+    for limit, remedy in ((None, "close other programs"), (8 * 10**7, "raise the limit of the container")):
+        tight = machine._memory(Device(4 * GB, 8 * 10**7, container_bytes=limit))
+        (advice,) = advice_in([Section("memory", tuple(tight))])
+        assert remedy in advice
 
 
 def test_json_is_one_object(library: Path, capsys: pytest.CaptureFixture[str]) -> None:

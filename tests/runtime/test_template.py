@@ -209,6 +209,12 @@ def test_message_objects_are_mappings(tmp_path: Path) -> None:
     assert check(ours, reference, [Said("user", "a"), Dumped(), Said("tool", None)], TemplateInputs())
 
 
+def test_an_engine_takes_message_objects(engine: Engine) -> None:
+    assert engine.encode([Said("user", "a"), Dumped()]) == engine.encode(  # type: ignore[list-item]
+        [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    )
+
+
 def test_messages_that_are_none_are_refused() -> None:
     template = ChatTemplate("{{ messages }}", {}, "a template")
     circle: dict[str, Any] = {"role": "user"}
