@@ -21,6 +21,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from export.vocabulary import VocabularyError, read_json
+
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -29,20 +31,30 @@ def add_configured_tokens(data: dict[str, Any], folder: Path, vocab_size: int) -
 
     Tokens beyond the model's ``vocab_size`` rows stay out: no model could read them.
     """
-    config = _read_json(folder / "tokenizer_config.json")
+    config = read_json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
-        config |= _read_json(folder / "special_tokens_map.json")
+        config |= read_json(folder / "special_tokens_map.json")
     known = {entry["content"]: entry for entry in data.get("added_tokens", [])}
     wanted = {token.content: token for token in [*_configured(config), *_named(config, known)]}
     changed = [token for token in wanted.values() if _differs(known.get(token.content), token)]
     if not changed:
         return
-    inner = Tokenizer.from_str(json.dumps(data))
-    inner.add_tokens(changed)
-    added = json.loads(inner.to_str())["added_tokens"]
+    added = _added(data, changed, folder / "tokenizer.json")
     for entry in added:  # once special, always special: so the library leaves tokens out of texts
-        entry["special"] |= known.get(entry["content"], entry)["special"]
+        entry["special"] |= known.get(entry["content"], entry).get("special", False)
     data["added_tokens"] = [entry for entry in added if entry["id"] < vocab_size]
+
+
+def _added(data: Mapping[str, Any], tokens: list[AddedToken], path: Path) -> list[dict[str, Any]]:
+    """All added tokens when the library has added ``tokens``, too."""
+    try:
+        inner = Tokenizer.from_str(json.dumps(data))
+        inner.add_tokens(tokens)
+        added: list[dict[str, Any]] = json.loads(inner.to_str())["added_tokens"]
+    except Exception as error:  # the library raises bare Exception
+        reason = " ".join(str(error).split())
+        raise VocabularyError(f"{path} is not a tokenizer ({reason}); download it again") from None
+    return added
 
 
 def _configured(config: Mapping[str, Any]) -> Iterator[AddedToken]:
@@ -76,10 +88,3 @@ def _text(value: Any) -> str | None:
 
 def _differs(entry: Mapping[str, Any] | None, token: AddedToken) -> bool:
     return entry is None or any(bool(entry.get(flag)) != getattr(token, flag) for flag in _FLAGS)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return data if isinstance(data, dict) else {}

@@ -28,7 +28,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """
     tokens = read_tokens(folder)
     generation, config, tokenizer = (
-        _read_json(folder / name) for name in ("generation_config.json", "config.json", "tokenizer_config.json")
+        read_json(folder / name) for name in ("generation_config.json", "config.json", "tokenizer_config.json")
     )
     ids = {token: number for number, token in tokens.items()}
     ends = [*_numbers(generation, "eos"), *_numbers(config, "eos"), *_special(tokenizer, "eos", ids)]
@@ -43,7 +43,7 @@ def read_tokens(folder: Path) -> dict[int, str]:
         raise VocabularyError(
             f"no tokenizer.json in {folder}; save one there with transformers: AutoTokenizer...save_pretrained(folder)"
         )
-    data = _read_json(path)
+    data = read_json(path)
     try:
         vocabulary = data["model"]["vocab"]
         # Unigram models list [token, score] by id; all others map token to id.
@@ -94,7 +94,8 @@ def _special(config: Mapping[str, Any], kind: str, ids: Mapping[str, int]) -> li
     return [ids[text]] if isinstance(text, str) and text in ids else []
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of a checkpoint; empty where there is no file. VocabularyError if it is not JSON."""
     if not path.is_file():
         return {}
     try:

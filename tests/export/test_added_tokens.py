@@ -11,6 +11,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from export.compact import write_compact_tokenizer
+from export.vocabulary import VocabularyError
 from runtime.text import Tokenizer as Ours
 
 _CHARACTERS = ["Ġ", "Ċ", *(chr(code) for code in range(33, 127))]
@@ -67,6 +68,16 @@ def test_tokens_beyond_the_models_rows_stay_out(tmp_path: Path) -> None:
     folder, rows = checkpoint(tmp_path, {}, pad_token="[PAD]", eos_token="<|end|>"), len(_CHARACTERS) + 1
     write_compact_tokenizer(folder / "tokenizer.json", tmp_path / "out.json", rows)
     assert max(Tokenizer.from_file(str(tmp_path / "out.json")).encode("a [PAD]<|end|>").ids) == rows - 1
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+def test_damaged_files_are_one_line_that_names_them(tmp_path: Path, name: str) -> None:
+    folder = checkpoint(tmp_path, {}, pad_token="[PAD]")
+    damaged = {"tokenizer.json": '{"model": {"type": "BPE", "vocab": 7}}'}
+    (folder / name).write_text(damaged.get(name, "{"))
+    with pytest.raises(VocabularyError, match=rf"^[^\n]*{name} [^\n]*download it again$"):
+        write_compact_tokenizer(folder / "tokenizer.json", tmp_path / "out.json", 200)
+    assert not (tmp_path / "out.json").exists()
 
 
 @pytest.mark.parametrize("legacy", [None, True, False])
