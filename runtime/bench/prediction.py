@@ -37,7 +37,7 @@ class Replay:
                 return None
             self._speeds.at(context)
             forecast = family.forecast(parse_contender(step.choice).speculation.limit or NOTHING, self._speeds)
-            tokens, seconds = tokens + forecast.tokens, seconds + forecast.seconds
+            tokens, seconds = tokens + forecast.tokens, seconds + forecast.seconds * self._speeds.slowness
             self._speeds.saw(forecast, step)
             if forecast.pick.drafter is not None:
                 family.observe(step)

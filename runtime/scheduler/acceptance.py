@@ -22,6 +22,8 @@ _LONG_MEMORY = 0.998
 _PRIOR_WEIGHT = 8.0
 _POOLED_WEIGHT = 4.0
 _GAIN_PRIOR = 10.0
+# A ratio is taken to have changed by no more than this factor at once.
+_MOST_CHANGE = 4.0
 _MAX_DEPTH = 32
 # A token's surprise moves the text's log odds by so much; no chance is nearer to 0 or 1 than this.
 _TEXT_SHARE, _MOST_SHIFT, _LEAST = 0.15, 2.0, 0.02
@@ -64,6 +66,8 @@ class Acceptance:
         self._latest_first = _Share(_LATEST, prior * enough, enough)
         # What ``chances`` said last: asked many times between two observations.
         self._told: list[float] = []
+        # Changes with what was seen.
+        self.version = 0
 
     def observe(self, accepted: int, drafted: int) -> None:
         """A draft ``drafted`` tokens deep, of which the first ``accepted`` stood."""
@@ -83,6 +87,7 @@ class Acceptance:
         self._latest_first.add(stood, 1)
         self._depths[0].add(stood, 1)
         self._told = []
+        self.version += 1
         if abs(self._latest_first.value - self.chances(1)[0]) > _SURPRISE:
             self._begin_anew()
 
@@ -91,6 +96,7 @@ class Acceptance:
         for each in (self._all, *self._depths):
             each.keep(share)
         self._told = []
+        self.version += 1
 
     @property
     def pooled(self) -> float:
@@ -176,13 +182,14 @@ class Mean:
 class Ratio:
     """What was observed over what was predicted, running; one hiccup of the system does not move it.
 
-    Each observation is the median of the latest three, so a lasting change shows with the second.
+    Each observation is the median of the latest three, so a lasting change shows with the second; a ``share`` of the
+    value is the latest. ``told`` is the value when it was used last.
     """
 
-    __slots__ = ("_before", "_share", "value")
+    __slots__ = ("_before", "_share", "told", "value")
 
-    def __init__(self, share: float = 0.5) -> None:
-        self.value = 1.0
+    def __init__(self, share: float) -> None:
+        self.value = self.told = 1.0
         self._before = (1.0, 1.0)
         self._share = share
 
@@ -190,4 +197,6 @@ class Ratio:
         """One observation."""
         older, old = self._before
         self._before = (old, ratio)
-        self.value += self._share * (median((older, old, ratio)) - self.value)
+        usual = median((older, old, ratio))
+        # More often held up than not: what lasts is believed in the end, and no moment moves it far.
+        self.value += self._share * (min(max(usual, self.value / _MOST_CHANGE), self.value * _MOST_CHANGE) - self.value)

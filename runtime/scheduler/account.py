@@ -1,34 +1,35 @@
-"""What decoding may lose against plain decoding: never more than a small share of all time.
+"""What may be lost: a budget that fills with time and is charged with what was risked in vain.
 
-Plain decoding is the one way whose rate needs no trial, so it is the baseline of a conservative bandit (Wu et al. 2016,
-arXiv 1602.04282): whatever is faster pays in, whatever is slower is paid from that, and nothing is begun that could
-overdraw the account if every draft were wrong.
+Two of them keep a scheduler honest. The account holds against plain decoding, the one way whose rate needs no trial; so
+it is the baseline of a conservative bandit (Wu et al. 2016, arXiv 1602.04282), and nothing is begun that could overdraw
+the account if every draft were wrong. The allowance holds against the best way that is known: it pays for trials.
+
+Both count plain steps as they go at the moment, and charge what a step was expected to take with what it drafted, not
+what it took: a step that is held up says nothing of drafts, and a machine that slows down slows plain decoding as well.
+What lasts is in later expectations (``speeds.py``). There are no debts, so no moment keeps drafts away for long.
 """
 
 from __future__ import annotations
 
-# The share of time that may be lost in the long run.
-_SHARE = 0.005
-# What is known of drafters before they were seen is little: so many plain steps may be lost on it, once.
-_CREDIT_STEPS = 2.0
-# What was won long ago does not pay for what is lost now: no more than so many plain steps are kept.
-_MOST_STEPS = 16.0
 
+class Budget:
+    """Plain steps that may be lost: ``most`` to begin with and at most, filled by a ``share`` of the time."""
 
-class Account:
-    """Seconds won over plain decoding. ``affords`` says no while there is not enough to lose."""
+    def __init__(self, share: float, most: float) -> None:
+        self._share, self._most = share, most
+        self.balance = most
 
-    def __init__(self) -> None:
-        self._balance: float | None = None
+    def settle(self, won: float, steps: float) -> None:
+        """In the time of so many plain steps so many were won; less than 0: lost."""
+        self.balance = min(max(self.balance + won + self._share * steps, 0.0), self._most)
 
-    def settle(self, tokens: int, seconds: float, plain_seconds: float) -> None:
-        """A step that brought ``tokens``, of which plain decoding brings one in ``plain_seconds``."""
-        balance = self._opened(plain_seconds) + tokens * plain_seconds - (1 - _SHARE) * seconds
-        self._balance = min(balance, _MOST_STEPS * plain_seconds)
+    @property
+    def affordable(self) -> float:
+        """The most that may be lost at once: half of what there is, so that something smaller can follow; all of it
+        while nothing was lost of late."""
+        return self.balance if self.is_full else self.balance / 2
 
-    def affords(self, loss: float, plain_seconds: float) -> bool:
-        """Whether so many seconds may be lost."""
-        return loss <= self._opened(plain_seconds)
-
-    def _opened(self, plain_seconds: float) -> float:
-        return _CREDIT_STEPS * plain_seconds if self._balance is None else self._balance
+    @property
+    def is_full(self) -> bool:
+        """Whether there is as much as there can be."""
+        return self.balance >= self._most

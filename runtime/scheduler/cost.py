@@ -1,55 +1,42 @@
 """Picks what is expected to be fastest, and never pays more than a little to find out whether that is still so.
 
-The objective is delivered tokens a second. Forecasts (``ways.py``) come from measured costs and running acceptance;
-windows of what was really delivered correct them and raise the alarm. Plain decoding is one of the ways, so speculation
-that does not pay switches itself off, and an account (``account.py``) bounds what may be lost against it whatever was
-forecast. What is not picked is tried again now and then, but only from an allowance: less than a hundredth of the time
-spent, filled step by step, pays for what a trial is expected to lose against the best way. Who was never seen is
-introduced at the beginning, once, on a small credit.
+The objective is delivered tokens a second. Forecasts (``ways.py``) come from measured costs and running acceptance.
+Plain decoding is one of the ways, so speculation that does not pay switches itself off, and an account (``account.py``)
+bounds what may be lost against it whatever was forecast: what is left of it decides how large a draft may be. What is
+not picked is tried again now and then, as cheaply as it can be, from an allowance; a trial that stands as a whole is
+followed by one twice as large, so what has become good is back within a few steps.
+
+Choosing costs time, too. It is measured, and where models are small a choice stands for more steps, and not every step
+is looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runtime.decode import Step
-from runtime.scheduler import NOTHING, PLAIN_NAME, Pick
+from runtime.draft import chain_limit
+from runtime.scheduler import NOTHING, Pick
 from runtime.scheduler.experience import Experience
 from runtime.scheduler.families.plain import Plain
-from runtime.scheduler.speeds import FEW_ROWS
-from runtime.scheduler.ways import Family, Forecast, Room, best_forecast
+from runtime.scheduler.speeds import FEW_ROWS, NEARLY, Speeds
+from runtime.scheduler.ways import Family, Forecast, Room, fastest
 
-# The share of time that trials may lose.
-_ALLOWANCE = 0.007
-# What is saved up for trials pays for so many plain steps at most.
-_MOST_SAVED_STEPS = 12.0
-# To begin with, trials may lose so many plain steps, once: what is known of drafters before they were seen is little.
-# Who was never picked gets so many steps.
-_INTRODUCTIONS, _INTRODUCTION_STEPS = 6.0, 3
+# Choosing may take this share of the time; a choice that stands for many steps is looked at so often meanwhile.
+_CHOOSING, _LOOKS = 0.004, 16
+# Tokens after which what was not picked may be tried again.
+_STALE_TOKENS = 16
+# Trials of what could not reach this share of the best rate, even if every token stood, teach nothing: forecasts of
+# seconds are not that wrong.
+_HOPELESS = 0.6
+# Tokens over which it pays that a drafter which has not followed the text must read it first.
+_HORIZON_TOKENS = 64.0
 # Sure drafts may be so much longer than those that pay on average; no floor is above this, or nothing would be learnt.
 _LONGER, _HIGHEST_FLOOR = 3, 0.8
 _DEARER = 1.5
-# Tokens after which what was not picked may be tried again.
-_STALE_TOKENS = 24
-# Choosing may take this share of the time: with small models a choice stands for more steps.
-_CHOOSING = 0.003
-_MIN_STEPS, _MAX_STEPS = 4, 64
-# In the first answer most is to be learnt.
-_LATER_STEPS = 16
-# Tokens over which it pays that a drafter which has not followed the text must read it first.
-_HORIZON_TOKENS = 64.0
-# Another family must promise so much more, or choices would follow the noise.
-_BETTER = 1.03
-# A window of steps that delivers less than this share of what was promised calls for another choice.
-_DISAPPOINTING = 0.85
-_WINDOW_MEMORY = 0.8
-# Trials of what could not reach this share of the best rate, even if every token stood, teach nothing.
-_HOPELESS = 0.6
-# Of steps shorter than this (seconds), what forwards take is looked at only once in so many.
-_SHORT_STEP, _GLANCES = 0.002, 4
 
 
 class Situation(Protocol):
@@ -68,228 +55,202 @@ class Situation(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Offer:
+    """What a family promises: the best of its drafts that may be lost now (None: there is none), all ``forecasts``,
+    the seconds until its models have read the text, and those of a token."""
+
+    family: Family
+    forecasts: Sequence[Forecast]
+    best: Forecast | None
+    begin_seconds: float
+    per_token: float
+
+
+class _Course(NamedTuple):
+    """What is done until the next choice, and the seconds that could be ``lost`` if no drafted token stood.
+
+    A trial is held against ``per_token`` seconds a token, and has to pay for reading the text.
+    """
+
+    forecast: Forecast
+    pick: Pick
+    lost: float
+    is_trial: bool = False
+    per_token: float = 0.0
+    begin_seconds: float = 0.0
+
+
 class CostScheduler:
     """One answer's policy. ``clock`` tells seconds, to know what choosing itself costs."""
 
     def __init__(self, experience: Experience, situation: Situation, clock: Callable[[], float] = perf_counter) -> None:
         self._experience, self._situation, self._clock = experience, situation, clock
         experience.begin_answer()
-        self._now: Forecast | None = None
-        self._main: Forecast | None = None
-        self._left = 0
-        self._tokens = 0
-        self._tried = dict.fromkeys(experience.families, 0)
-        self._window = _Window()
-        self._step_seconds = 0.0
-        self._trial_steps = 0
-        self._most_steps = _LATER_STEPS if experience.has_begun else _MIN_STEPS
-        self._forecasts: dict[str, Forecast | None] = {}
-        self._turn = 0
+        self._plain_way = Plain()
+        self._has_plain = self._plain_way.name in experience.families
+        self._main: _Offer | None = None
+        self._course = self._usual = self._stopped()
+        # Steps until the next choice; of them those that may go by without a look, at once and now.
+        self._left = self._between = self._unseen = self._skipped = self._unlearnt = 0
 
     def pick(self, last: Step | None) -> Pick:
         """See ``Scheduler``."""
-        if last is not None and self._now is not None:
-            self._observe(self._now, last)
-        if self._left <= 0 or self._window.disappoints() or self._is_overdrawn():
-            self._now = self._choose()
-        elif self._now is not self._main:
-            self._trial_steps -= 1
-            if self._trial_steps <= 0:
-                self._now = self._main
         self._left -= 1
-        assert self._now is not None
-        return self._now.pick
+        if self._unseen > 0:
+            self._unseen -= 1
+            return self._course.pick
+        if last is not None:
+            self._observe(last)
+        if last is None or self._left < 0:
+            self._choose()
+        elif self._course.lost > self._affordable() and not self._experience.account.is_full:
+            self._course = self._stopped()
+        if self._course.forecast.drafter is None:
+            self._unseen = self._skipped = min(self._between, self._left)
+        return self._course.pick
 
-    def _observe(self, now: Forecast, step: Step) -> None:
-        experience = self._experience
-        speeds, tokens = experience.speeds, len(step.tokens)
-        self._tokens += tokens
-        self._tried[now.family] = self._tokens
-        self._step_seconds = step.seconds
-        if step.seconds > _SHORT_STEP or self._left % _GLANCES == 0:
-            speeds.saw(now, step)
-        if now.pick.drafter is not None:
-            experience.families[now.family].observe(step)
-        experience.tallies[now.family].add(step)
-        experience.allowance += _ALLOWANCE * step.seconds
-        plain_seconds = self._plain_seconds() if now.pick.drafter is not None else step.seconds
-        experience.account.settle(tokens, step.seconds - _reading_seconds(now, step), plain_seconds)
-        if step.finish is None:
-            experience.trust[now.family].add(now, step)
-            if now is self._main:
-                self._window.add(tokens, step.seconds)
+    def _observe(self, step: Step) -> None:
+        """Settles what a step has won or lost, and learns from it."""
+        experience, course, skipped = self._experience, self._course, self._skipped
+        forecast, tokens, speeds = course.forecast, len(step.tokens), experience.speeds
+        plain, expected = speeds.plain(), speeds.expected(forecast, step.num_drafted)
+        won = tokens * plain - expected if forecast.drafter is not None else 0.0
+        experience.account.settle(won / plain, expected / plain + skipped)
+        won = tokens * course.per_token - expected - course.begin_seconds if course.is_trial else 0.0
+        experience.allowance.settle(won / plain, expected / plain + skipped)
+        # A trial that stood as a whole may be repeated at once, as far as the allowance goes.
+        again = course.is_trial and 0 < step.num_drafted == step.num_accepted
+        experience.count(forecast.family, tokens + skipped, step.seconds + skipped * plain, again)
+        self._skipped = 0
+        self._unlearnt -= 1
+        if self._unlearnt < 0 or forecast.drafter is None or course.is_trial:
+            self._unlearnt = self._between
+            speeds.saw(forecast, step)
+            experience.families[forecast.family].observe(step)
+        if course.is_trial:
+            self._course = self._usual
 
-    def _choose(self) -> Forecast:
+    def _choose(self) -> None:
         """The best way from here on, or once in a while one that is to be tried again."""
         start, experience = self._clock(), self._experience
-        for name, trust in experience.trust.items():
-            if self._now is None or name != self._now.family:
-                trust.forgive()
-        experience.age(experience.families[self._now.family] if self._now is not None else None)
         experience.speeds.at(self._situation.length())
-        offers = [offer for offer in self._offers() if self._affords(self._risk(offer))]
-        best = min(offers, key=lambda offer: offer.seconds_per_token, default=None) or self._no_offer()
-        if self._main is not None and best.forecast.family != self._main.family:
-            held = next((offer for offer in offers if offer.forecast.family == self._main.family), best)
-            if held.seconds_per_token < best.seconds_per_token * _BETTER:
-                best = held
-        self._main = self._adapted(best)
-        self._window = _Window(1 / best.seconds_per_token)
-        self._left = self._steps_until_next(self._clock() - start)
-        return self._trial(offers, best) or self._main
+        offers = list(self._offers())
+        self._main = main = self._best(offers)
+        self._usual = self._begun(main)
+        self._course = self._trial(offers, main) or self._usual
+        spent = self._clock() - start
+        self._left = int(spent / (_CHOOSING * self._usual.forecast.seconds * experience.speeds.slowness))
+        self._between = self._unlearnt = self._left // _LOOKS
 
-    def _plain_seconds(self) -> float:
-        speeds = self._experience.speeds
-        return speeds.target(1) + speeds.around("chain", 0)
+    def _offers(self) -> Iterator[_Offer]:
+        """Of every family whose models are open and that there is room for."""
+        experience, room = self._experience, self._situation.room()
+        most = experience.speeds.plain() + self._affordable()
+        is_full = experience.account.is_full
+        behind = _Behind(self._situation, experience.speeds)
+        for name, forecasts in experience.forecasts(room).items():
+            family = experience.families[name]
+            begin = behind.seconds(family)
+            if begin is not None and forecasts:
+                # Where even the smallest draft is a large risk, that is taken as soon as there is something to lose.
+                least = min(each.seconds for each in forecasts) if is_full else most
+                best = fastest([each for each in forecasts if each.seconds <= max(most, least)])
+                per_token = best.seconds / best.tokens + begin / _HORIZON_TOKENS if best is not None else float("inf")
+                yield _Offer(family, forecasts, best, begin, per_token)
 
-    def _risk(self, offer: _Offer) -> float:
-        """What is lost against plain decoding if the first draft is wrong.
+    def _best(self, offers: Sequence[_Offer]) -> _Offer:
+        """The fastest; that of the family at work unless another one is clearly faster; else plain decoding."""
+        best = min(offers, key=lambda offer: offer.per_token, default=None)
+        if best is None or best.best is None:
+            self._experience.admit(self._plain_way)
+            plain = self._stopped().forecast
+            return _Offer(self._plain_way, [plain], plain, 0.0, plain.seconds)
+        if self._main is not None:
+            held = next((offer for offer in offers if offer.family is self._main.family), best)
+            best = held if NEARLY * held.per_token < best.per_token else best
+        return best
 
-        Reading a prompt is no part of it: the target has read it, too, and it is weighed where ways are compared.
-        """
-        if not offer.forecast.pick.drafter:
-            return 0.0
-        return max(0.0, offer.forecast.seconds - self._plain_seconds())
-
-    def _affords(self, loss: float) -> bool:
-        """Whether so much may be lost; always, where plain decoding is no choice."""
-        experience = self._experience
-        return PLAIN_NAME not in experience.families or experience.account.affords(loss, self._plain_seconds())
-
-    def _is_overdrawn(self) -> bool:
-        return self._now is not None and self._now.pick.drafter is not None and not self._affords(0.0)
-
-    def _adapted(self, best: _Offer) -> Forecast:
-        """The best forecast, its drafts longer where the drafter is sure and shorter where it is not.
+    def _begun(self, offer: _Offer) -> _Course:
+        """The best draft, longer where the drafter is sure and shorter where it is not.
 
         One token more pays if its chance of being accepted is above what it costs at the rate that is to be had
         (renewal reward: time spent on it could bring so many tokens otherwise).
         """
-        forecast, speeds = best.forecast, self._experience.speeds
+        forecast, speeds, plain = offer.best, self._experience.speeds, self._experience.speeds.plain()
+        assert forecast is not None
         if not forecast.node_seconds:
-            return forecast
-        family, limit = self._experience.families[forecast.family], forecast.pick.limit
-        most = self._situation.room().nodes
-        for length in range(limit.nodes + 1, min(limit.nodes + _LONGER, most) + 1):
-            longer = replace(limit, nodes=length, depth=length)
+            return _Course(forecast, forecast.pick, forecast.seconds - plain)
+        most = plain + self._affordable()
+        longest, per_node = forecast.limit, forecast.node_seconds
+        for longer in range(longest.nodes + 1, min(longest.nodes + _LONGER, self._situation.room().nodes) + 1):
+            limit = chain_limit(longer)
+            seconds = offer.family.forecast(limit, speeds).seconds
             # Beyond a block of rows that kernels run at once, the next ones cost more than those before.
-            if family.forecast(longer, speeds).seconds - forecast.seconds > (length - limit.nodes) * _DEARER * (
-                forecast.node_seconds
-            ):
+            dear = seconds - forecast.seconds > (longer - forecast.limit.nodes) * _DEARER * per_node
+            if dear or seconds > most:
                 break
-            forecast = replace(forecast, pick=replace(forecast.pick, limit=longer))
-        floor = min(forecast.node_seconds / best.seconds_per_token, _HIGHEST_FLOOR)
-        return replace(forecast, pick=replace(forecast.pick, limit=replace(forecast.pick.limit, floor=floor)))
+            longest = limit
+        floor = min(per_node / offer.per_token, _HIGHEST_FLOOR)
+        pick = Pick(forecast.drafter, replace(longest, floor=floor))
+        return _Course(forecast, pick, offer.family.forecast(longest, speeds).seconds - plain)
 
-    def _offers(self) -> list[_Offer]:
-        """The best forecast of every family, with what it costs to begin with it."""
-        experience, offers = self._experience, []
-        for family in self._to_forecast():
-            best = best_forecast(family, experience.speeds, self._situation.room())
-            self._forecasts[family.name] = best
-            if best is not None:
-                experience.tallies[family.name].expected = best.rate * experience.trust[family.name].kept
-        for family in experience.families.values():
-            best = self._forecasts[family.name]
-            begin = self._begin_seconds(family) if best is not None else None
-            if best is not None and begin is not None:
-                kept = experience.trust[family.name].kept
-                offers.append(_Offer(best, begin, best.seconds / best.tokens / kept + begin / _HORIZON_TOKENS))
-        return offers
-
-    def _no_offer(self) -> _Offer:
-        """Plain decoding, where no family may draft now."""
-        plain = Plain()
-        forecast = plain.forecast(NOTHING, self._experience.speeds)
-        self._experience.admit(plain)
-        return _Offer(forecast, 0.0, forecast.seconds)
-
-    def _to_forecast(self) -> list[Family]:
-        """All families at first; then those whose numbers have changed most, and the others in turn."""
-        families = list(self._experience.families.values())
-        if not self._forecasts:
-            return families
-        self._turn = (self._turn + 1) % len(families)
-        moving = {self._now.family, self._main.family} if self._now and self._main else set()
-        return [
-            family
-            for place, family in enumerate(families)
-            if family.name in moving or place == self._turn or not family.levels
-        ]
-
-    def _begin_seconds(self, family: Family) -> float | None:
-        """What its models need to read before their first draft; None if one of them is not open."""
-        seconds = 0.0
-        for level in family.levels:
-            behind = self._situation.behind(level)
-            if behind is None:
-                return None
-            if behind > FEW_ROWS:
-                seconds += self._experience.speeds.forward(level, behind)
-        return seconds
-
-    def _trial(self, offers: Sequence[_Offer], best: _Offer) -> Forecast | None:
-        """What has not been tried for long, if the allowance pays for what that may lose."""
-        experience, per_token = self._experience, best.seconds_per_token
-        experience.allow_introductions(_INTRODUCTIONS * experience.speeds.target(1))
-        saved = experience.allowance = min(experience.allowance, _MOST_SAVED_STEPS * experience.speeds.target(1))
-        for offer in sorted(offers, key=lambda offer: (self._last_tried(offer), -offer.at_best())):
-            forecast = offer.forecast
-            # What drafts only where the text repeats itself shows as little in three steps as in one.
-            is_new = self._last_tried(offer) < 0 and bool(experience.families[forecast.family].levels)
-            steps = _INTRODUCTION_STEPS if is_new else 1
-            # Half of what is expected of the draft is taken to come true.
-            loss = offer.begin_seconds + steps * (forecast.seconds - per_token * (1 + forecast.tokens) / 2)
-            is_stale = self._tokens - self._last_tried(offer) >= _STALE_TOKENS or self._last_tried(offer) < 0
-            if forecast is best.forecast or not is_stale or loss > saved or offer.at_best() < _HOPELESS / per_token:
+    def _trial(self, offers: Sequence[_Offer], best: _Offer) -> _Course | None:
+        """What was not tried for long, in the draft that loses least, if the allowance pays for that."""
+        experience, plain = self._experience, self._experience.speeds.plain()
+        for offer in sorted(offers, key=lambda offer: experience.tallies[offer.family.name].latest):
+            family = offer.family
+            if family is best.family or experience.tokens - experience.tallies[family.name].latest < _STALE_TOKENS:
                 continue
-            experience.allowance -= max(loss, 0.0)
-            self._trial_steps = steps
-            return forecast
+            if any(other is not offer and _shows_more(other, offer) for other in (best, *offers)):
+                continue
+            highest = max((1 + each.limit.depth) / each.seconds for each in offer.forecasts)
+            forecast = min(offer.forecasts, key=lambda each: each.seconds - each.tokens * best.per_token)
+            loss = forecast.seconds - forecast.tokens * best.per_token + offer.begin_seconds
+            lost = forecast.seconds - plain
+            is_paid = loss <= experience.allowance.affordable * plain and lost <= self._affordable()
+            if is_paid and highest * best.per_token > _HOPELESS:
+                return _Course(forecast, forecast.pick, lost, True, best.per_token, offer.begin_seconds)
         return None
 
-    def _last_tried(self, offer: _Offer) -> int:
-        """The token at which it was picked last, in this answer; -1: never, in any."""
-        tried = self._experience.tallies[offer.forecast.family].tokens
-        return self._tried[offer.forecast.family] if tried else -1
+    def _affordable(self) -> float:
+        """Seconds that may be lost against plain decoding in one step; where that is no choice, all there are."""
+        experience = self._experience
+        return experience.account.affordable * experience.speeds.plain() if self._has_plain else float("inf")
 
-    def _steps_until_next(self, choosing_seconds: float) -> int:
-        """Few at first, when there is most to learn, then as many as choosing is worth."""
-        self._most_steps = min(2 * self._most_steps, _MAX_STEPS)
-        if not self._step_seconds:
-            return _MIN_STEPS
-        return min(self._most_steps, max(_MIN_STEPS, int(choosing_seconds / (_CHOOSING * self._step_seconds))))
+    def _stopped(self) -> _Course:
+        """Plain decoding."""
+        forecast = self._plain_way.forecast(NOTHING, self._experience.speeds)
+        return _Course(forecast, forecast.pick, 0.0)
 
 
-def _reading_seconds(now: Forecast, step: Step) -> float:
-    """What its drafter took to read text that it had not followed."""
-    return max(0.0, step.draft_seconds - now.draft_seconds) if step.rows_read > FEW_ROWS else 0.0
+def _shows_more(one: _Offer, other: _Offer) -> bool:
+    """Whether all that ``other`` could show is shown by ``one`` as well, and that is no slower."""
+    levels, seen = other.family.levels, set(one.family.acceptances)
+    return bool(levels) and set(other.family.acceptances) <= seen and one.per_token <= other.per_token
 
 
-@dataclass(frozen=True)
-class _Offer:
-    forecast: Forecast
-    begin_seconds: float
-    seconds_per_token: float
+class _Behind:
+    """What models must read before they can draft, looked up once for each."""
 
-    def at_best(self) -> float:
-        """Tokens a second if every drafted token stood."""
-        return (1 + self.forecast.pick.limit.depth) / self.forecast.seconds
+    def __init__(self, situation: Situation, speeds: Speeds) -> None:
+        self._situation, self._speeds = situation, speeds
+        self._known: dict[str, float | None] = {}
 
+    def seconds(self, family: Family) -> float | None:
+        """Of all models of a family; None if one of them is not open."""
+        total = 0.0
+        for level in family.levels:
+            if level not in self._known:
+                self._known[level] = self._of(level)
+            seconds = self._known[level]
+            if seconds is None:
+                return None
+            total += seconds
+        return total
 
-class _Window:
-    """What the latest steps delivered, against the ``promised`` tokens a second."""
-
-    def __init__(self, promised: float = 0.0) -> None:
-        self.steps = 0
-        self._promised, self._tokens, self._seconds = promised, 0.0, 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        """One step more."""
-        self.steps += 1
-        self._tokens = self._tokens * _WINDOW_MEMORY + tokens
-        self._seconds = self._seconds * _WINDOW_MEMORY + seconds
-
-    def disappoints(self) -> bool:
-        """Whether it delivers clearly less than was promised."""
-        return self.steps >= _MIN_STEPS and self._tokens < _DISAPPOINTING * self._promised * self._seconds
+    def _of(self, level: str) -> float | None:
+        behind = self._situation.behind(level)
+        if behind is None:
+            return None
+        return self._speeds.forward(level, behind) if behind > FEW_ROWS else 0.0

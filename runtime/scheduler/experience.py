@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.decode import Step
-from runtime.scheduler.account import Account
+from runtime.scheduler.account import Budget
 from runtime.scheduler.speeds import Speeds
-from runtime.scheduler.ways import Family, Forecast
+from runtime.scheduler.ways import Family, Forecast, Room, forecasts_of
 
-# What delivered steps say about later forecasts: 100 steps or so, against 30 that went as forecast. Heuristics.
-_TRUST_MEMORY, _TRUST_PRIOR = 0.99, 30.0
+# What drafts may lose against plain decoding, and trials against the best way that is known: so many plain steps at
+# once, and this share of the time. In 100 tokens these are 3 steps, so that 0.95 of plain decoding's rate are left if
+# costs are known to within 2%.
+_LOST_STEPS, _LOST_SHARE = 2.0, 0.01
 # What other answers have shown counts so much in a new one. A heuristic.
 _NEXT_ANSWER = 0.75
-# What was seen of those who are not used counts so much after every choice.
-_UNUSED = 0.9
-# A way that is picked no more is forgiven this share of what it failed to deliver, every time something is chosen.
-_FORGIVEN = 0.02
 
 
 @dataclass
@@ -27,11 +24,8 @@ class Tally:
     expected: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
-
-    def add(self, step: Step) -> None:
-        """One step more."""
-        self.tokens += len(step.tokens)
-        self.seconds += step.seconds
+    # How many tokens there were when it was picked last, of all answers; before the first time, long ago.
+    latest: float = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -44,43 +38,6 @@ class Prospect:
     tokens: int
 
 
-class Trust:
-    """How far one family's steps delivered the rates that were forecast for them, running."""
-
-    def __init__(self) -> None:
-        self._tokens = self._seconds = self._steps = 0.0
-        self._forecast_tokens = self._forecast_seconds = 0.0
-
-    def add(self, forecast: Forecast, step: Step) -> None:
-        """One step that was taken on ``forecast``."""
-        self._fade(_TRUST_MEMORY)
-        self._tokens, self._seconds, self._steps = (
-            self._tokens + len(step.tokens),
-            self._seconds + step.seconds,
-            self._steps + 1,
-        )
-        self._forecast_tokens += forecast.tokens
-        self._forecast_seconds += forecast.seconds
-
-    def forgive(self) -> None:
-        """What was not tried may have changed."""
-        self._fade(1 - _FORGIVEN)
-
-    @property
-    def kept(self) -> float:
-        """Delivered over forecast; near 1 while there are few steps."""
-        if self._steps <= 0:
-            return 1.0
-        more = 1 + _TRUST_PRIOR / self._steps
-        tokens, seconds = self._forecast_tokens, self._forecast_seconds
-        delivered = (self._tokens + (more - 1) * tokens) / (self._seconds + (more - 1) * seconds)
-        return delivered / (tokens / seconds)
-
-    def _fade(self, share: float) -> None:
-        self._tokens, self._seconds, self._steps = self._tokens * share, self._seconds * share, self._steps * share
-        self._forecast_tokens, self._forecast_seconds = self._forecast_tokens * share, self._forecast_seconds * share
-
-
 class Experience:
     """What a scheduler has learned of its families, kept from answer to answer."""
 
@@ -88,18 +45,19 @@ class Experience:
         self.families: dict[str, Family] = {}
         self.speeds = speeds
         self.tallies: dict[str, Tally] = {}
-        self.trust: dict[str, Trust] = {}
-        self.allowance = 0.0
-        self.account = Account()
-        self.has_begun = False
+        self.account = Budget(_LOST_SHARE, _LOST_STEPS)
+        self.allowance = Budget(_LOST_SHARE, _LOST_STEPS)
+        # Of all answers.
+        self.tokens = 0
+        self._forecasts: dict[str, tuple[object, list[Forecast]]] = {}
+        self._turn = 0
         for family in families:
             self.admit(family)
 
     def admit(self, family: Family) -> None:
         """One family more, unless it is there."""
         if family.name not in self.families:
-            self.families[family.name] = family
-            self.tallies[family.name], self.trust[family.name] = Tally(), Trust()
+            self.families[family.name], self.tallies[family.name] = family, Tally()
 
     def begin_answer(self) -> None:
         """The next text may be of another kind: what was seen of the last one counts less."""
@@ -107,18 +65,26 @@ class Experience:
             acceptance.forget(_NEXT_ANSWER)
             acceptance.text.end()
 
-    def age(self, used: Family | None) -> None:
-        """What those show who are not used now was seen in another paragraph."""
-        kept = used.acceptances if used is not None else ()
-        for acceptance in {each for family in self.families.values() for each in family.acceptances}:
-            if acceptance not in kept:
-                acceptance.forget(_UNUSED)
+    def count(self, family: str, tokens: int, seconds: float, again: bool) -> None:
+        """So many tokens were delivered in so many seconds; with ``again`` the family stays as stale as it was."""
+        self.tokens += tokens
+        tally = self.tallies[family]
+        tally.tokens, tally.seconds = tally.tokens + tokens, tally.seconds + seconds
+        tally.latest = tally.latest if again else self.tokens
 
-    def allow_introductions(self, seconds: float) -> None:
-        """What trials may lose at first, before any time was spent; once."""
-        if not self.has_begun:
-            self.has_begun = True
-            self.allowance += seconds
+    def forecasts(self, room: Room) -> dict[str, list[Forecast]]:
+        """Those of every family: anew where what it knows has changed, and of the others one in turn, since what the
+        text has shown of one says a little of all."""
+        self._turn = (self._turn + 1) % max(len(self.families), 1)
+        for place, (name, family) in enumerate(self.families.items()):
+            key = (room, self.speeds.version, [each.version for each in family.acceptances])
+            known = self._forecasts.get(name)
+            if known is None or known[0] != key or place == self._turn or not family.levels:
+                found = forecasts_of(family, self.speeds, room)
+                self._forecasts[name] = key, found
+                best = max((forecast.rate for forecast in found), default=0.0)
+                self.tallies[name].expected = best / self.speeds.slowness
+        return {name: forecasts for name, (_, forecasts) in self._forecasts.items()}
 
     def prospects(self) -> list[Prospect]:
         """What was expected and realised, the best first."""

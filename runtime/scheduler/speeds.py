@@ -1,8 +1,11 @@
-"""What forwards cost right now: as measured on this device, corrected by what every step shows.
+"""What forwards cost: as measured on this device, corrected by what every step shows.
 
 A calibration is a moment's measurement. Since then the machine may have slowed down, another process may have taken a
 core, a drafter may have become slow. So predictions are multiplied by running ratios of what was seen to what had been
-predicted: one for the target as a whole, one for each number of rows of it, one for every drafter.
+predicted: one for each number of rows of the target, one for everything beside that of every family of drafts. Ratios
+are held against how slow the machine as a whole is at the moment, of which all predictions are free: what slows down
+everything changes no choice. A number of rows is compared with the one before it, so that nothing is learnt of rows
+from a machine that slows down while they stay the same.
 """
 
 from __future__ import annotations
@@ -18,16 +21,17 @@ from runtime.scheduler.acceptance import Ratio
 if TYPE_CHECKING:
     from runtime.scheduler.ways import Forecast
 
+# Predictions this near to one another count as equal: ways are not changed, nor weighed again, for less. A heuristic.
+NEARLY = 0.98
 # Contexts of one bucket share a prediction: costs grow slowly with the text.
 _BUCKET = 128
-# The target as a whole is seen at every step, a number of rows only when it is picked.
-_DRIFT_SHARE, _WIDTH_SHARE = 0.2, 0.05
+# How much of a ratio is its latest observation: the machine and drafters change; what rows cost is compared with other
+# rows, which is less exact, and changes less.
+_FRESH, _ROWS_FRESH = 0.3, 0.1
 # Rows that a drafter has to read anyway after a rejection or a bonus.
 FEW_ROWS = 4
 # So much of a target's time may be other than its forward for that to be measured by it.
 _MOST_BESIDE = 0.1
-# Beyond this, an observation says that the system did something else.
-_MOST = 50.0
 
 
 class Speeds:
@@ -35,13 +39,21 @@ class Speeds:
 
     def __init__(self, costs: MeasuredCosts, target: str, padded: Callable[[int], int]) -> None:
         self.costs = costs
+        # Changes with the predictions.
+        self.version = 0
         self._target, self._padded = target, padded
         self._bucket = 0
         self._known: dict[tuple[str, int], float] = {}
         self._told: dict[int, float] = {}
-        self._drift = Ratio(_DRIFT_SHARE)
-        self._widths: dict[int, Ratio] = {}
+        self._slowness = Ratio(_FRESH)
+        self._latest_rows = 0
+        self._rows: dict[int, Ratio] = {}
         self._drafters: dict[str, Ratio] = {}
+
+    @property
+    def slowness(self) -> float:
+        """How many times longer everything takes at the moment than is predicted."""
+        return self._slowness.value
 
     def at(self, context: int) -> None:
         """Predictions are for so many tokens of text from now on."""
@@ -49,17 +61,25 @@ class Speeds:
         if bucket != self._bucket:
             self._bucket = bucket
             self._known.clear()
-            self._told.clear()
+            self._change()
 
     def target(self, rows: int) -> float:
-        """Seconds of a forward of the target with ``rows`` rows, as it goes at the moment."""
+        """Seconds of a forward of the target with ``rows`` rows."""
         seconds = self._told.get(rows)
         if seconds is None:
             padded = self._padded(rows)
-            width = self._widths.get(padded)
-            seconds = self.forward(self._target, padded) * self._drift.value * (width.value if width is not None else 1)
+            ratio = self._rows.get(padded)
+            seconds = self.forward(self._target, padded) * (ratio.value if ratio is not None else 1.0)
             self._told[rows] = seconds
         return seconds
+
+    def plain(self) -> float:
+        """Seconds of a step without a draft."""
+        return self.target(1) + self.costs.step_seconds
+
+    def expected(self, forecast: Forecast, drafted: int) -> float:
+        """Seconds of a step that was taken on ``forecast``, from the number of tokens ``drafted`` in it."""
+        return self.target(1 + drafted) + self._beside(forecast, drafted) * self.correction(forecast.family)
 
     def forward(self, level: str, rows: int) -> float:
         """Seconds of a forward of a level as calibrated, uncorrected; of a level that was not, infinite."""
@@ -76,31 +96,45 @@ class Speeds:
         return self.costs.step_seconds + nodes * self.costs.node_seconds[shape]
 
     def correction(self, family: str) -> float:
-        """What drafting takes over what was calibrated."""
+        """What a step of a family takes beside the target's forward over what was calibrated."""
         ratio = self._drafters.get(family)
         return 1.0 if ratio is None else ratio.value
 
     def saw(self, forecast: Forecast, step: Step) -> None:
         """What a step took that was taken on ``forecast``."""
         # Masks and what else trees need is in the target's time. With a small model it would pass for a slow machine.
-        shape = forecast.pick.limit.shape
-        beside = step.num_drafted * self.costs.node_seconds[shape] if shape == "tree" else 0.0
-        if beside <= _MOST_BESIDE * step.target_seconds:
-            self._saw_target(1 + step.num_drafted, step.target_seconds)
-        if forecast.draft_seconds and step.rows_read <= FEW_ROWS:
-            scale = step.num_drafted / forecast.drafted if forecast.drafted else 1.0
-            self._saw_draft(forecast.family, forecast.draft_seconds * scale, step.draft_seconds)
+        shape = forecast.limit.shape
+        nodes = step.num_drafted * self.costs.node_seconds[shape] if shape == "tree" else 0.0
+        slowness = self.slowness
+        if nodes <= _MOST_BESIDE * step.target_seconds:
+            slowness = self._saw_target(self._padded(1 + step.num_drafted), step.target_seconds)
+        beside = self._beside(forecast, step.num_drafted)
+        if forecast.drafter is not None and beside > 0 and step.rows_read <= FEW_ROWS:
+            ratio = self._drafters.setdefault(forecast.family, Ratio(_FRESH))
+            self._correct(ratio, (step.seconds - step.target_seconds) / (beside * slowness))
 
-    def _saw_target(self, rows: int, seconds: float) -> None:
-        rows = self._padded(rows)
-        expected = self.forward(self._target, rows)
-        if expected <= 0 or seconds <= 0:
-            return
+    def _beside(self, forecast: Forecast, drafted: int) -> float:
+        scale = drafted / forecast.drafted if forecast.drafted else 1.0
+        return forecast.draft_seconds * scale + self.costs.step_seconds
+
+    def _saw_target(self, rows: int, seconds: float) -> float:
+        """How slow the machine was, by a forward that took so many seconds."""
+        expected, ratio = self.forward(self._target, rows), self._rows.setdefault(rows, Ratio(_ROWS_FRESH))
+        if not 0 < expected < float("inf") or seconds <= 0:
+            return self.slowness
+        if self._latest_rows not in (0, rows):
+            self._correct(ratio, seconds / (expected * self.slowness))
+        self._latest_rows = rows
+        slowness = seconds / (expected * ratio.value)
+        self._slowness.observe(slowness)
+        return slowness
+
+    def _correct(self, ratio: Ratio, observed: float) -> None:
+        ratio.observe(observed)
+        if not NEARLY < ratio.value / ratio.told < 1 / NEARLY:
+            ratio.told = ratio.value
+            self._change()
+
+    def _change(self) -> None:
         self._told.clear()
-        self._drift.observe(min(seconds / expected, _MOST))
-        width = self._widths.setdefault(rows, Ratio(_WIDTH_SHARE))
-        width.observe(min(seconds / (expected * self._drift.value), _MOST))
-
-    def _saw_draft(self, family: str, expected: float, seconds: float) -> None:
-        if expected > 0 and seconds > 0:
-            self._drafters.setdefault(family, Ratio()).observe(min(seconds / expected, _MOST))
+        self.version += 1

@@ -5,22 +5,18 @@ The objective is tokens a second (Leviathan et al. 2023, section 3.4, with measu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runtime.decode import Step
 from runtime.draft import DraftLimit
 from runtime.scheduler import Pick
 from runtime.scheduler.acceptance import Acceptance
-from runtime.scheduler.speeds import Speeds
-
-# Rates this near to the best count as equal. A heuristic.
-_NEARLY = 0.98
+from runtime.scheduler.speeds import NEARLY, Speeds
 
 
-@dataclass(frozen=True)
-class Forecast:
+class Forecast(NamedTuple):
     """One way to take the next step: the ``tokens`` it is expected to commit in so many ``seconds``.
 
     ``draft_seconds`` of them are the drafter's, without correction by what was seen, for ``drafted`` tokens (0: they do
@@ -28,13 +24,19 @@ class Forecast:
     many are worth it (0: it cannot). ``family`` is who made it.
     """
 
-    pick: Pick
     family: str
+    drafter: str | None
+    limit: DraftLimit
     tokens: float
     seconds: float
     draft_seconds: float = 0.0
     drafted: float = 0.0
     node_seconds: float = 0.0
+
+    @property
+    def pick(self) -> Pick:
+        """What the decoding loop is told."""
+        return Pick(self.drafter, self.limit)
 
     @property
     def rate(self) -> float:
@@ -74,12 +76,16 @@ class Family(Protocol):
         ...
 
 
-def best_forecast(family: Family, speeds: Speeds, room: Room) -> Forecast | None:
-    """The smallest of a family's drafts that are about as fast as any; None if there is no room for one.
+def forecasts_of(family: Family, speeds: Speeds, room: Room) -> list[Forecast]:
+    """Of all drafts that are worth weighing."""
+    return [family.forecast(limit, speeds) for limit in family.limits(room)]
+
+
+def fastest(forecasts: Sequence[Forecast]) -> Forecast | None:
+    """The smallest of the drafts that are about as fast as any; None if there are none.
 
     A long draft that is hardly faster bets more on chances that may be other ones behind the next few words.
     """
-    forecasts = [family.forecast(limit, speeds) for limit in family.limits(room)]
-    enough = _NEARLY * max((forecast.rate for forecast in forecasts), default=0.0)
+    enough = NEARLY * max((forecast.rate for forecast in forecasts), default=0.0)
     fast = (forecast for forecast in forecasts if forecast.rate >= enough)
-    return min(fast, key=lambda forecast: forecast.pick.limit.nodes, default=None)
+    return min(fast, key=lambda forecast: forecast.limit.nodes, default=None)

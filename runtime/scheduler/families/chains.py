@@ -8,7 +8,6 @@ from memory.expected import chain_tokens
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
 from runtime.drafters.confidence import Calibration
-from runtime.scheduler import Pick
 from runtime.scheduler.acceptance import Acceptance
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
@@ -34,10 +33,11 @@ class Chains:
         node = speeds.forward(self._level, 1) + speeds.costs.node_seconds["chain"]
         verifying = speeds.target(1 + length)
         return Forecast(
-            Pick(self.drafter, limit),
             self.name,
+            self.drafter,
+            limit,
             tokens=chain_tokens(self._acceptance.chances(length)),
-            seconds=verifying + length * node * correction + speeds.around("chain", 0),
+            seconds=verifying + (length * node + speeds.costs.step_seconds) * correction,
             draft_seconds=length * node,
             drafted=length,
             node_seconds=node * correction + (verifying - speeds.target(1)) / length,

@@ -12,7 +12,6 @@ from functools import lru_cache
 from memory.expected import chain_tokens, tree_tokens
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
-from runtime.scheduler import Pick
 from runtime.scheduler.acceptance import Acceptance, Gain
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
@@ -69,12 +68,13 @@ class Hierarchies:
         inner = limit.inner or _USUAL_INNER
         steps, lengths = _drafting(limit.depth, self._brought(inner))
         catching_up = speeds.forward(self._middle, 2) - speeds.forward(self._middle, 1)
-        drafting = steps * self._inner_seconds(inner, speeds) + catching_up
         chances, drafted = self._outer.chances(limit.depth), sum(length * share for length, share in lengths.items())
+        drafting = steps * self._inner_seconds(inner, speeds) + catching_up
+        drafting += drafted * speeds.costs.node_seconds["chain"]
         seconds = sum(share * speeds.target(1 + length) for length, share in lengths.items())
-        seconds += drafting * speeds.correction(self.name) + speeds.around("chain", drafted)
+        seconds += (drafting + speeds.costs.step_seconds) * speeds.correction(self.name)
         tokens = sum(share * chain_tokens(chances[:length]) for length, share in lengths.items())
-        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds, drafting, drafted)
+        return Forecast(self.name, self.drafter, limit, tokens, seconds, drafting, drafted)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from memory.overlap import StepSeconds, overlap_step
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
-from runtime.scheduler import Pick
 from runtime.scheduler.acceptance import Acceptance
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
@@ -34,7 +33,7 @@ class Overlaps:
         tokens, seconds = overlap_step(
             self._acceptance.chances(length + 2), StepSeconds(speeds.target(1), speeds.target(1 + length), drafting)
         )
-        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds + speeds.around("chain", length))
+        return Forecast(self.name, self.drafter, limit, tokens, seconds + speeds.around("chain", length))
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.decode import Step
 from runtime.draft import DraftLimit
-from runtime.scheduler import NOTHING, PLAIN_NAME, Pick
+from runtime.scheduler import NOTHING, PLAIN_NAME
 from runtime.scheduler.acceptance import Acceptance
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
@@ -25,7 +25,7 @@ class Plain:
 
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
         """See ``Family``."""
-        return Forecast(Pick(None), self.name, 1.0, speeds.target(1) + speeds.around("chain", 0))
+        return Forecast(self.name, None, limit, 1.0, speeds.plain())
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from runtime.decode import Step
 from runtime.draft import DraftLimit, chain_limit
-from runtime.scheduler import Pick
 from runtime.scheduler.acceptance import Acceptance, Mean
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
@@ -35,12 +34,11 @@ class Repetition:
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
         """See ``Family``: a step on average, with a draft or without."""
         drafted, hits = min(self._drafted.value, limit.nodes), self._hits.value
-        with_draft = speeds.target(1 + max(1, round(drafted))) + drafted * speeds.costs.node_seconds["chain"]
-        asking = speeds.costs.suffix_seconds
-        seconds = (1 - hits) * speeds.target(1) + hits * with_draft
-        seconds += asking * speeds.correction(self.name) + speeds.around("chain", 0)
+        verifying = (1 - hits) * speeds.target(1) + hits * speeds.target(1 + max(1, round(drafted)))
+        asking = speeds.costs.suffix_seconds + hits * drafted * speeds.costs.node_seconds["chain"]
+        seconds = verifying + (asking + speeds.costs.step_seconds) * speeds.correction(self.name)
         tokens = 1 + hits * min(self._accepted.value, limit.nodes)
-        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds, asking)
+        return Forecast(self.name, self.drafter, limit, tokens, seconds, asking)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

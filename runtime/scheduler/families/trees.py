@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from memory.expected import tree_curve
 from runtime.decode import Step
 from runtime.draft import DraftLimit
-from runtime.scheduler import Pick
 from runtime.scheduler.acceptance import Acceptance, Gain
 from runtime.scheduler.speeds import Speeds
 from runtime.scheduler.ways import Forecast, Room
@@ -42,9 +41,9 @@ class Trees:
         drafting = nodes * speeds.costs.node_seconds["tree"] + sum(
             speeds.forward(self._level, max(1, nodes * level // depth)) for level in range(depth)
         )
-        seconds = speeds.target(1 + nodes) + drafting * speeds.correction(self.name) + speeds.around("tree", 0)
+        beside = (drafting + speeds.costs.step_seconds) * speeds.correction(self.name)
         tokens = 1 + self._accepted(depth, nodes) * self._gain.value
-        return Forecast(Pick(self.drafter, limit), self.name, tokens, seconds, drafting, nodes)
+        return Forecast(self.name, self.drafter, limit, tokens, speeds.target(1 + nodes) + beside, drafting, nodes)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

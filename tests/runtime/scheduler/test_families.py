@@ -19,7 +19,7 @@ from runtime.scheduler.families.repetition import Repetition
 from runtime.scheduler.families.trees import Trees
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.scheduler.speeds import Speeds
-from runtime.scheduler.ways import Family, Room, best_forecast
+from runtime.scheduler.ways import Family, Forecast, Room, fastest, forecasts_of
 from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, Rows, World, rate
 
 ROOM = Room(12, True)
@@ -32,6 +32,10 @@ def _world(rows: Rows, small: float = 0.8, middle: float = 0.9, inner: float = 0
 
 def _speeds(world: World) -> Speeds:
     return Speeds(world.costs, "target", lambda rows: rows)
+
+
+def _best(family: Family, world: World) -> Forecast | None:
+    return fastest(forecasts_of(family, _speeds(world), ROOM))
 
 
 def _hierarchy(world: World) -> Hierarchies:
@@ -82,11 +86,10 @@ def test_trees_that_take_twice_as_long_tell_of_a_slow_machine_only_with_a_large_
     world = _world({count: scale * ms for count, ms in FLAT.items()})
     speeds, family = _speeds(world), Trees("small", Acceptance(0.8))
     forecast = family.forecast(DraftLimit(6, 3, "tree"), speeds)
-    before = speeds.target(1)
     for _ in range(40):
         step = world.step(forecast.pick)
         speeds.saw(forecast, replace(step, target_seconds=2 * step.target_seconds))
-    assert speeds.target(1) == pytest.approx(drift * before, rel=0.05)
+    assert speeds.slowness == pytest.approx(drift, rel=0.05)
 
 
 def test_drafts_of_repetition_that_never_stand_are_found_out_within_six() -> None:
@@ -102,7 +105,7 @@ def test_every_family_names_the_drafter_it_picks() -> None:
     families: list[Family] = [make(world)[0] for make in FAMILIES.values()]
     families += [Repetition("suffix"), Overlaps("ahead:small", "small", Acceptance(0.8))]
     for family in families:
-        best = best_forecast(family, _speeds(world), ROOM)
+        best = _best(family, world)
         assert best is not None
         assert (best.pick.drafter, best.family) == (family.drafter, family.name)
         assert best.pick.name.startswith(family.name)
@@ -120,8 +123,7 @@ def test_no_family_drafts_more_than_there_is_room_for() -> None:
 def test_of_drafts_that_are_about_as_fast_the_smallest_is_taken() -> None:
     world = _world(dict.fromkeys(FLAT, 26.0), small=0.5)  # rows cost nothing: the longest is the fastest
     family = Chains("small", Acceptance(0.5), Calibration())
-    speeds = _speeds(world)
-    best = best_forecast(family, speeds, ROOM)
+    speeds, best = _speeds(world), _best(family, world)
     rates = {limit.nodes: family.forecast(limit, speeds).rate for limit in family.limits(ROOM)}
     assert best is not None
     assert best.rate < max(rates.values())
@@ -130,19 +132,34 @@ def test_of_drafts_that_are_about_as_fast_the_smallest_is_taken() -> None:
 
 
 def test_what_steps_take_corrects_what_was_calibrated() -> None:
+    """A drafter three times as slow as calibrated, on a target of which four rows are twice as slow."""
     world = _world(FLAT)
-    slow = _world({count: 3 * ms for count, ms in FLAT.items()})
-    speeds, family = _speeds(world), Chains("small", Acceptance(0.8), Calibration())
-    before = speeds.target(4)
-    for _ in range(40):
+    slow = {"small": {count: 3 * ms for count, ms in SMALL.items()}, "target": {**FLAT, 4: 2 * FLAT[4]}}
+    real = World(world.rows, world.chances, noise=0.0, real=slow)
+    speeds, family, plain = _speeds(world), Chains("small", Acceptance(0.8), Calibration()), Plain()
+    for _ in range(60):
         forecast = family.forecast(chain_limit(3), speeds)
-        speeds.saw(forecast, slow.step(Pick("small", chain_limit(3))))
-    assert speeds.target(4) == pytest.approx(3 * before, rel=0.1)
-    assert speeds.target(1) == pytest.approx(3 * 0.0261, rel=0.15)  # the machine as a whole has become slow
+        speeds.saw(forecast, real.step(forecast.pick))
+        speeds.saw(plain.forecast(chain_limit(0), speeds), real.step(Pick(None)))
+    assert speeds.target(4) / speeds.target(1) == pytest.approx(2 * FLAT[4] / FLAT[1], rel=0.05)
+    step = real.step(forecast.pick)
+    assert speeds.expected(forecast, 3) * speeds.slowness == pytest.approx(step.seconds, rel=0.05)
+
+
+def test_a_machine_that_slows_down_changes_no_choice() -> None:
+    world = _world(FLAT)
+    slow = World(world.rows, world.chances, noise=0.0, machine=lambda tokens, seconds: 3.0)
+    speeds, family = _speeds(world), Chains("small", Acceptance(0.8), Calibration())
+    forecast = family.forecast(chain_limit(3), speeds)
+    for _ in range(40):
+        speeds.saw(forecast, slow.step(forecast.pick))
+    assert speeds.slowness == pytest.approx(3.0, rel=0.01)
+    assert family.forecast(chain_limit(3), speeds).seconds == pytest.approx(forecast.seconds, rel=0.02)
+    assert (speeds.target(1), speeds.target(4)) == pytest.approx((0.0261, 0.0386), rel=0.02)
 
 
 def test_a_level_that_was_not_calibrated_is_never_the_fastest() -> None:
     family = Chains("unknown", Acceptance(1.0), Calibration())
-    best = best_forecast(family, _speeds(_world(FLAT)), ROOM)
+    best = _best(family, _world(FLAT))
     assert best is not None
     assert best.rate == 0.0

@@ -7,8 +7,9 @@ once, on devices nobody has.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from export.manifest import Level
 from memory.costs import MeasuredCosts, make_row_costs
@@ -27,6 +28,8 @@ Rows = Mapping[int, float]
 # Milliseconds for rows of a 1.5B model in int4, our own kernels and ONNX Runtime's (README, "What a row costs").
 FLAT: Rows = {1: 26.1, 2: 28.8, 4: 38.6, 8: 72.7, 16: 131.5}
 STEEP: Rows = {1: 41.7, 2: 50.6, 4: 90.8, 8: 169.4, 16: 327.0}
+# The same with our kernels for AVX512-VNNI, memory at 50 GB/s.
+WIDE: Rows = {1: 16.4, 2: 16.6, 4: 17.2, 8: 18.5, 16: 33.0}
 SMALL: Rows = {1: 0.4, 2: 0.5, 4: 0.7, 8: 1.2, 16: 2.2}
 MIDDLE: Rows = {1: 8.0, 2: 9.0, 4: 11.0, 8: 17.0, 16: 30.0}
 
@@ -43,12 +46,18 @@ def level(name: str, role: str, agreement: float | None = None) -> Level:
 class World:
     """What is true: milliseconds of rows by level, chances that a level's token is what the target says.
 
-    Both may hang on the number of tokens so far. ``noise`` multiplies every time by a random factor near 1.
+    Both may hang on the number of tokens so far. ``noise`` multiplies every time by a random factor near 1. ``rows``
+    are those that a calibration found; ``real`` are the true ones of levels where it was mistaken. ``machine`` tells
+    how many times slower everything is after so many tokens and seconds; at each of the ``pauses``, by tokens, nothing
+    runs for so many seconds.
     """
 
     rows: Mapping[str, Rows]
     chances: Mapping[str, float | Callable[[int], float]]
     slow: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+    real: Mapping[str, Rows] = field(default_factory=dict)
+    machine: Callable[[int, float], float] = lambda tokens, seconds: 1.0
+    pauses: Sequence[tuple[int, float]] = ()
     levels: tuple[Level, ...] = (level("small", "drafter", 0.8),)
     nodes: int = 12
     trees: bool = True
@@ -61,23 +70,39 @@ class World:
         self.random = random.Random(self.seed)
         self.tokens = 0
         self.seconds = 0.0
+        self.paused = 0.0
+        self._slowness = -1, 1.0
+        self._to_come = sorted(self.pauses)
         self._sure: list[float] = []
         self._first = True
+        self.costs = self._costs(self.rows)
+        self._real = self._costs({**self.rows, **self.real})
 
-    @property
-    def costs(self) -> MeasuredCosts:
-        """What a calibration found."""
-        table = {
-            name: make_row_costs({128: {k: ms / 1e3 for k, ms in rows.items()}}) for name, rows in self.rows.items()
-        }
+    def _costs(self, levels: Mapping[str, Rows]) -> MeasuredCosts:
+        """What a calibration finds where rows of ``levels`` cost that."""
+        table = {name: make_row_costs({128: {k: ms / 1e3 for k, ms in rows.items()}}) for name, rows in levels.items()}
         node = {"chain": self.node_ms / 1e3, "tree": 2 * self.node_ms / 1e3}
         return MeasuredCosts(table, self.step_ms / 1e3, node, 5e-5, 30e9, 2, "native", True)
 
     def forward(self, name: str, rows: int) -> float:
-        """Seconds that a forward really takes."""
-        factor = self.slow.get(name, lambda tokens: 1.0)(self.tokens)
-        noise = self.random.lognormvariate(0.0, self.noise)
-        return self.costs.levels[name].seconds(rows, 128) * factor * noise
+        """Seconds that a forward really takes, and a pause if there is one in it."""
+        usual, paused = self._usual(name, rows), 0.0
+        # Nobody is held up more often than their share of the time.
+        is_due = bool(self._to_come) and self._to_come[0][0] <= self.tokens
+        if is_due and self.random.random() < usual / self._usual("target", 1):
+            paused = self._to_come.pop(0)[1]
+        self.paused += paused
+        return usual * self.random.lognormvariate(0.0, self.noise) + paused
+
+    def _usual(self, name: str, rows: int) -> float:
+        if self._slowness[0] != self.tokens:  # the same for a whole step
+            self._slowness = self.tokens, self.machine(self.tokens, self.seconds)
+        factor = self.slow.get(name, lambda tokens: 1.0)(self.tokens) * self._slowness[1]
+        return self._real.levels[name].seconds(rows, 128) * factor
+
+    def plain_seconds(self) -> float:
+        """What a token takes now that is decoded plainly."""
+        return self._usual("target", 1) + self.step_ms / 1e3
 
     def chance(self, name: str) -> float:
         """The chance that a token of a level is the target's, now."""
@@ -89,7 +114,8 @@ class World:
         self._sure = []
         drafted, accepted, depth, drafting, below = self._draft(pick)
         target = self.forward("target", 1 + drafted)
-        seconds = target + drafting + (self.step_ms + drafted * self.node_ms) / 1e3
+        beside = drafted * self.node_ms if pick.limit.shape == "tree" or below else 0.0
+        seconds = target + drafting + (self.step_ms + beside) / 1e3
         self.tokens += accepted + 1
         self.seconds += seconds
         return Step(
@@ -188,6 +214,7 @@ class World:
         )
 
 
+@lru_cache(maxsize=1000)
 def _chance_for(mean: float, depth: int) -> float:
     low, high = 0.0, 1.0
     for _ in range(40):
@@ -200,11 +227,12 @@ class Ticks:
     """A clock by which choosing takes a fifth of a millisecond."""
 
     def __init__(self) -> None:
-        self._seconds = 0.0
+        self.seconds, self._looks = 0.0, 0
 
     def __call__(self) -> float:
-        self._seconds += 2e-4
-        return self._seconds
+        self._looks += 1
+        self.seconds += 2e-4 if self._looks % 2 == 0 else 0.0
+        return self.seconds
 
 
 class Situated:

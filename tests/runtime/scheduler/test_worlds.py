@@ -1,0 +1,162 @@
+"""Nothing locks the scheduler out: devices, texts, drafters and what happens to a process, all against all.
+
+In every world drafts are back at the rate of the best fixed choice within 50 tokens of whatever happened, and nowhere
+is less delivered than 0.95 of plain decoding's rate, over any 100 tokens. What is measured and what is allowed for luck
+stands beside each law.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from runtime.scheduler import Pick
+from tests.runtime.scheduler.judge import Moment, best_fixed, speedup, trace, worst_window
+from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, WIDE, Rows, Ticks, World, experience_of, level
+
+ROWS = {"wide": WIDE, "flat": FLAT, "steep": STEEP}
+EASY, HARD = 0.92, 0.35
+# The token before which something happens, and how many answers of how many tokens there are.
+EVENT, ANSWERS = 150, (100, 200, 150, 150)
+SEEDS = range(4)
+# A step brings 1 to 13 tokens: over 200 tokens of 4 seeds the mean rate is known to within so much.
+LUCK = 0.04
+# What 100 tokens with noise of 5% a forward say about the last 1%, at the worst of some thousand places.
+NOISE = 0.02
+
+
+class Throttled:
+    """Half as fast for 30 seconds, from ``EVENT`` on."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __call__(self, tokens: int, seconds: float) -> float:
+        if tokens < EVENT:
+            return 1.0
+        self._since = seconds if self._since is None else self._since
+        return 2.0 if seconds - self._since < 30 else 1.0
+
+
+class Stolen:
+    """Another process takes a core, now more of it and now less, for 200 tokens from ``EVENT`` on."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(1)
+
+    def __call__(self, tokens: int, seconds: float) -> float:
+        return self._random.uniform(1.6, 2.4) if EVENT <= tokens < EVENT + 200 else 1.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens to the machine; a new ``machine`` for every world, since it remembers."""
+
+    machine: Callable[[], Callable[[int, float], float]] = lambda: lambda tokens, seconds: 1.0
+    pauses: Sequence[tuple[int, float]] = ()
+
+
+EVENTS = {
+    "nothing": Event(),
+    **{f"held up {seconds} s": Event(pauses=((EVENT, seconds),)) for seconds in (0.1, 1.0, 5.0)},
+    "suspended for a minute": Event(pauses=((EVENT, 60.0),)),
+    "held up again and again": Event(pauses=tuple((tokens, 0.2) for tokens in range(100, 300, 20))),
+    "throttled by half": Event(Throttled),
+    "a stolen core": Event(Stolen),
+}
+
+Text = Callable[[float], Callable[[int], float]]
+TEXTS: dict[str, Text] = {
+    "easy": lambda quality: lambda tokens: quality,
+    "hard": lambda quality: lambda tokens: 0.45 * quality,
+    "changing": lambda quality: lambda tokens: (1.0 if tokens // 120 % 2 == 0 else 0.2) * quality,
+}
+DRAFTERS = {"good": 0.92, "bad": 0.15, "stack": 0.96}
+FEW = [("wide", "easy", "stack"), ("flat", "easy", "good"), ("flat", "changing", "bad"), ("steep", "changing", "good")]
+ALL = [(rows, text, drafter) for rows in ROWS for text in TEXTS for drafter in DRAFTERS]
+
+
+def _world(rows: str, text: str, drafter: str, event: str, seed: int) -> World:
+    quality = DRAFTERS[drafter]
+    levels = (level("small", "drafter", 0.85),)
+    chances = {"small": TEXTS[text](quality), "suffix": 0.03}
+    if drafter == "stack":
+        levels = (*levels, level("middle", "intermediate", 0.93))
+        chances |= {"small": TEXTS[text](0.88), "middle": TEXTS[text](quality), "small>middle": TEXTS[text](0.9)}
+    costs = {"target": ROWS[rows], "small": SMALL, "middle": {count: ms / 4 for count, ms in MIDDLE.items()}}
+    happens = EVENTS[event]
+    return World(costs, chances, levels=levels, machine=happens.machine(), pauses=happens.pauses, seed=seed)
+
+
+def _check(rows: str, text: str, drafter: str, event: str) -> None:
+    traces = [trace(_world(rows, text, drafter, event, seed), ANSWERS) for seed in SEEDS]
+    assert min(map(worst_window, traces)) >= 0.95 - NOISE
+    assert _mean(traces, 0, 48) >= 0.9
+    best, name = best_fixed(lambda seed: _world(rows, text, drafter, "nothing", seed), SEEDS, sum(ANSWERS))
+    assert _mean(traces, 0, sum(ANSWERS)) >= (0.95 - LUCK / 2) * best, name
+    if text != "changing":
+        assert _mean(traces, EVENT + 50, EVENT + 250) >= (0.95 - LUCK) * best, name
+
+
+def _mean(traces: Sequence[list[Moment]], start: int, end: int) -> float:
+    return statistics.harmonic_mean([speedup(moments, start, end) for moments in traces])
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(("rows", "text", "drafter"), FEW)
+def test_no_event_keeps_the_scheduler_from_the_best_way(rows: str, text: str, drafter: str, event: str) -> None:
+    _check(rows, text, drafter, event)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(("rows", "text", "drafter"), [world for world in ALL if world not in FEW])
+def test_nor_does_any_in_any_other_world(rows: str, text: str, drafter: str, event: str) -> None:
+    _check(rows, text, drafter, event)
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_without_a_drafter_it_decodes_plainly_or_repeats(rows: Rows) -> None:
+    for seed in SEEDS:
+        moments = trace(World({"target": rows}, {"suffix": 0.0}, levels=(), seed=seed), ANSWERS)
+        assert worst_window(moments) >= 0.95
+        assert {moment.choice.split("-")[0] for moment in moments} <= {"plain", "suffix"}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_after_any_history_a_good_drafter_is_drafting_within_fifty_tokens(rows: Rows) -> None:
+    """Whatever the account, the allowance and the estimates have come to: wrong drafts and hiccups for 300 tokens."""
+    found = []
+    for seed in range(12):
+        chances = {"small": lambda tokens: 0.0 if tokens < 300 else 0.95, "suffix": 0.0}
+        pauses = [(tokens, 1.0) for tokens in range(20, 300, 20)]
+        world = World({"target": rows, "small": SMALL}, chances, pauses=pauses, seed=seed)
+        moments = trace(world, [300, 200])
+        found.append(next(moment.start for moment in moments if moment.start >= 300 and moment.tokens > 1) - 300)
+    assert statistics.median(found) <= 50
+
+
+def test_a_step_that_is_held_up_is_charged_what_was_expected_of_it() -> None:
+    """A second in the first draft: nothing is owed for it."""
+    world = World({"target": FLAT, "small": SMALL}, {"small": 0.9, "suffix": 0.0}, pauses=[(0, 1.0)], trees=False)
+    experience = experience_of(world)
+    moments = trace(world, [50], experience)
+    drafting = [moment for moment in moments if moment.choice != Pick(None).name]
+    assert len(drafting) >= 0.9 * len(moments)
+    assert experience.account.balance > 0
+
+
+def test_where_models_are_small_choosing_takes_half_a_hundredth_of_the_time() -> None:
+    """By a clock that says a fifth of a millisecond for every choice, where a step takes twice as long as that."""
+    tiny = {count: ms / 100 for count, ms in STEEP.items()}
+    for chance in (0.0, 0.9):
+        chances = {"small": chance, "suffix": 0.0}
+        world = World({"target": tiny, "small": SMALL}, chances, step_ms=0.015, trees=False)
+        clock = Ticks()
+        moments = trace(world, [2000] * 2, clock=clock)
+        assert clock.seconds <= 0.005 * sum(moment.seconds for moment in moments)
+        assert worst_window(moments) >= 0.95 - NOISE
