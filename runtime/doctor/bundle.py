@@ -45,8 +45,10 @@ def _stored(level: Level) -> str:
 def _tried(bundle: Path, manifest: Manifest) -> Iterator[Finding]:
     notes: list[str] = []
     try:
-        with Engine.open(bundle, _request(manifest), notify=notes.append) as engine:
-            yield Finding("files", "all are those that were exported" if manifest.files else "no hashes to check")
+        with Engine.open(bundle, _request(manifest), verify=True, notify=notes.append) as engine:
+            yield Finding(
+                "files", "hashed: all are those that were exported" if manifest.files else "no hashes to check"
+            )
             yield from _opened(engine)
             yield Finding("answers", _say(engine))
     except PocketspecError as error:

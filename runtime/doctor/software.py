@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from runtime.doctor.finding import Finding, Section
-from runtime.kernels.library import BUILD_COMMAND, PLAIN, Verdict, library_path, verdict_on
+from runtime.kernels.library import PLAIN, Verdict, library_path, verdict_on
 
 _OWN = "pocketspec"
 # What runs bundles, and what makes them where it is installed.
 _NEEDED = ("onnxruntime", "numpy", "tokenizers", "jinja2", "onnx", "rich")
 _OPTIONAL = ("transformers", "torch")
+# Which side a self-test that did not pass found wrong, by what the verdict is about.
+_SIDES = {
+    "library": "failed, the library is wrong",
+    "reference": "failed, what it compares with is wrong",
+    "trial": "came to no end",
+}
 
 
 def versions_section() -> Section:
@@ -68,17 +74,15 @@ def _kernels(verdict: Verdict) -> Iterator[Finding]:
     path = library_path()
     yield Finding("library", str(path) if path.is_file() else "not built")
     if verdict.fault is not None:
-        yield Finding("self-test", f"failed: {verdict.fault}" if path.is_file() else "not run", _once(verdict.fault))
+        found = _SIDES.get(verdict.about, "failed") if path.is_file() else "not run"
+        yield Finding("self-test", found, verdict.fault)
         yield Finding("in use", "portable (ONNX Runtime's own)")
         return
     yield Finding("self-test", f"passed (version {verdict.version}, layout {verdict.layout})")
+    if verdict.note is not None:
+        yield Finding("note", verdict.note)
     yield Finding("in the library", ", ".join(verdict.compiled))
     if verdict.isa == PLAIN:
         yield Finding("in use", "portable: the library has nothing faster than plain C++ for this processor")
     else:
         yield Finding("in use", f"native ({verdict.isa})")
-
-
-def _once(fault: str) -> str:
-    """A fault that says what to do, or the fault and what usually helps."""
-    return fault if BUILD_COMMAND in fault else f"{fault}; {BUILD_COMMAND} builds the kernels for this machine"

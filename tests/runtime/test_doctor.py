@@ -57,15 +57,31 @@ def test_a_healthy_device_and_bundle_need_nothing(
     assert "agree bit for bit at widths" in out
 
 
-def test_what_the_self_test_found_is_told_with_what_to_do(
-    library: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("about", "side"),
+    [
+        ("library", "failed, the library is wrong"),
+        ("reference", "failed, what it compares with is wrong"),
+        ("trial", "came to no end"),
+    ],
+)
+def test_what_the_self_test_found_is_told_with_the_side_and_what_to_do(
+    library: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, about: str, side: str
 ) -> None:
-    fault = "3 values of Y are not those specified"
-    monkeypatch.setattr(software, "verdict_on", lambda path, fresh: replace(GOOD, fault=fault))
+    verdict = replace(GOOD, fault="3 values of Y are not those specified; do this", about=about)
+    monkeypatch.setattr(software, "verdict_on", lambda path, fresh: verdict)
     code, out, _ = run(capsys)
     assert code == 1
-    assert f"! self-test  failed: {fault}" in out
-    assert out.splitlines()[-1] == f" - {fault}; python -m runtime kernels --build builds the kernels for this machine"
+    assert f"! self-test  {side}\n" in out
+    assert out.splitlines()[-1] == f" - {verdict.fault}"
+
+
+def test_a_note_of_the_self_test_is_nothing_to_do(
+    library: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(software, "verdict_on", lambda path, fresh: replace(GOOD, note="worth knowing"))
+    code, out, _ = run(capsys)
+    assert (code, "worth knowing" in out) == (0, True)
 
 
 def test_versions_outside_the_ranges_are_told(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
