@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from functools import cache
 
 # Parameters of glibc's mallopt, and what they are set to.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -36,6 +37,7 @@ def give_back() -> None:
         trim(ctypes.c_size_t(0))
 
 
+@cache  # a library that is opened anew each time is a circle of references
 def _function(name: str) -> Callable[..., int] | None:
     """A function of the C library, None where it has none of that name."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
