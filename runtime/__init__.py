@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from runtime.engine import Engine, TextChunk
     from runtime.sampling import SamplingParams
     from runtime.stats import GenerationStats
+    from runtime.turns import BusyError, ClosedError
 
 # ONNX Runtime sends telemetry unless this is set before it is imported; a user's own value is kept.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -19,9 +20,11 @@ _HOMES = {
     "TextChunk": "runtime.engine",
     "SamplingParams": "runtime.sampling",
     "GenerationStats": "runtime.stats",
+    "BusyError": "runtime.turns",
+    "ClosedError": "runtime.turns",
 }
 
-__all__ = ["Engine", "GenerationStats", "SamplingParams", "TextChunk"]
+__all__ = ["BusyError", "ClosedError", "Engine", "GenerationStats", "SamplingParams", "TextChunk"]
 
 
 def __getattr__(name: str) -> Any:

@@ -44,7 +44,7 @@ class Conversation:
         What was read and said before is not computed again, unless the template changes it or turns were dropped.
         ContextFullError if the conversation cannot go on, BusyError while the engine answers in another thread.
         """
-        self._engine.require_turn()
+        self._engine.end_answer()
         messages = [*self.messages, {"role": "user", "content": text}]
         tokens = self._policy.prompt(messages, self._engine.capacity)
         settings = {"when_full": self._policy.refit, "left_out": self._policy.left_out, **self._settings}

@@ -191,9 +191,10 @@ class Engine:
         self._watcher.close()
         self._models.close()
 
-    def require_turn(self) -> None:
-        """BusyError or ClosedError where an answer could not begin in this thread now."""
-        self._turns.require()
+    def end_answer(self) -> None:
+        """Ends this thread's running answer, if there is one; BusyError while another thread's is not over."""
+        with self._turns.alone():
+            pass
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -286,7 +287,7 @@ class Engine:
         *,
         sampling: SamplingParams | None = None,
         max_new_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         raw: bool = False,
         ignore_eos: bool = False,
         speculation: Speculation | None = None,
@@ -365,6 +366,9 @@ class Engine:
         left_out: int,
     ) -> Generator[Step, None, None]:
         sampling, speculation, context = sampling or SamplingParams(), speculation or Speculation(), self._context
+        for given, kind in ((sampling, SamplingParams), (speculation, Speculation)):
+            if not isinstance(given, kind):
+                raise PocketspecError(f"{given!r} is given where a {kind.__name__} belongs")
         strategy = self._models.speculator.strategy(speculation, sampling, context)
         self._tell_near_ties(speculation)
         context.sampling = sampling

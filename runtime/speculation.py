@@ -8,6 +8,7 @@ from typing import get_args
 
 from export.manifest import Manifest, PocketspecError
 from memory.plan import Shape
+from runtime.arguments import as_whole
 from runtime.draft import DraftLimit
 from runtime.scheduler.open_ways import Kind
 
@@ -40,6 +41,14 @@ class Speculation:
     acceptance: str | None = None
     limit: DraftLimit | None = None
     only: Kind | None = None
+
+    def __post_init__(self) -> None:
+        size = None if self.draft_size is None else as_whole(self.draft_size)
+        if not isinstance(self.drafter, str) or (size is None and self.draft_size is not None):
+            raise PocketspecError(
+                f"drafter is {self.drafter!r} and draft_size {self.draft_size!r}; it takes a name and a whole number"
+            )
+        object.__setattr__(self, "draft_size", size)
 
     @property
     def asks_for_trees(self) -> bool:

@@ -72,15 +72,15 @@ class StopText:
 
 
 class Stops:
-    """The stop strings of one answer, ``given`` as one string or several.
+    """The stop strings of one answer, ``given`` as one string or several, or None.
 
     Special tokens have no text, so a stop string that names one is searched for twice: as it stands, and with a mark in
     place of each special token. The marks are lone surrogates, which no text has.
     """
 
-    def __init__(self, tokenizer: Tokenizer, given: str | Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, given: str | Sequence[str] | None) -> None:
         self._tokenizer = tokenizer
-        strings = _checked([given] if isinstance(given, str) else given)
+        strings = _checked([given] if isinstance(given, str) else () if given is None else given)
         for string in strings:
             if any("\ud800" <= character <= "\udfff" for character in string):
                 raise PocketspecError(f"a stop string is {string!r}, which is not valid Unicode text")

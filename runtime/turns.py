@@ -107,13 +107,6 @@ class Turns:
         if self._is_closed or (answer is not None and answer.is_cancelled):
             raise CancelledError("the answer was cancelled")
 
-    def require(self) -> None:
-        """BusyError or ClosedError where ``alone`` would raise one now."""
-        self.check()
-        answer = self._current()
-        if not self._is_free() or (answer is not None and not _may_end(answer)):
-            raise _busy()
-
     def begin(self, make: Callable[[], Generator[_T, None, None]]) -> Answer[_T]:
         """An answer with the pieces that ``make`` gives; refused like ``alone``."""
         with self.alone():
@@ -126,8 +119,10 @@ class Turns:
         """A context for using the models without an answer. It ends this thread's; BusyError while another has one."""
         self.check()
         with self._changed:
-            self.require()
+            self.check()
             answer = self._current()
+            if not self._is_free() or (answer is not None and not _may_end(answer)):
+                raise _busy()
             self._enter()
         try:
             if answer is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from runtime.commands import options as shared
-from runtime.commands.generate import make_prompt
+from runtime.commands.generate import make_prompt, read_prompt
 
 if TYPE_CHECKING:
     from runtime.engine import TextChunk
@@ -18,7 +18,7 @@ _DIFFERENT = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     shared.add_bundle(parser)
-    parser.add_argument("prompt", metavar="PROMPT", help="the prompt")
+    parser.add_argument("prompt", metavar="PROMPT", help="the prompt; -: read standard input")
     parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     shared.add_template_arguments(parser)
@@ -42,8 +42,9 @@ def run(options: argparse.Namespace) -> int:
         "tools": inputs.tools,
         "documents": inputs.documents,
     }
+    text = read_prompt(options.prompt, None)
     with shared.open_for(options, speculation) as engine:
-        prompt = make_prompt(engine, options.prompt, options.system, options.raw)
+        prompt = make_prompt(engine, text, options.system, options.raw)
         plain = _answer("without speculation", engine.generate(prompt, speculation=PLAIN, **settings))
         fast = _answer("with speculation", engine.generate(prompt, speculation=speculation, **settings))
         exact = engine.is_exact(speculation)

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     shared.add_bundle(parser)
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the prompt; - or none: read standard input")
-    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from FILE")
+    parser.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from FILE; -: standard input")
     parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     shared.add_template_arguments(parser)
@@ -88,6 +88,8 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     """The prompt from the command line, a file or standard input; one line break at the end of the latter two goes."""
     if prompt not in (None, "-") and file is not None:
         raise PocketspecError("a prompt and --prompt-file contradict each other; drop one")
+    if file == Path("-"):
+        prompt, file = "-", None
     if file is not None:
         try:
             data, where = file.read_bytes(), str(file)

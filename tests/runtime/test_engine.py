@@ -369,3 +369,30 @@ def test_a_changed_file_is_refused(random_bundle: Path, tmp_path: Path) -> None:
 def test_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no bundle at"):
         Engine.open(tmp_path / "nowhere")
+
+
+def test_a_turn_that_the_next_one_ends_stays_in_the_conversation(engine: Engine) -> None:
+    conversation = Conversation(engine, max_new_tokens=25)
+    shown = next(conversation.say("one")).text
+    first = conversation.say("two")
+    shown_then = next(first).text
+    last = text_of(list(conversation.say("three")))
+    said = [message["content"] for message in conversation.messages]
+    assert said == ["one", shown, "two", shown_then, "three", last]
+    assert list(first) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"sampling": {"temperature": 1}}, {"speculation": "near"}, {"speculation": SAMPLED}],
+    ids=str,
+)
+def test_settings_of_another_kind_are_refused(engine: Engine, settings: dict[str, Any]) -> None:
+    with pytest.raises(PocketspecError, match=r"is given where a (SamplingParams|Speculation) belongs"):
+        engine.generate("hi", **settings)
+
+
+@pytest.mark.parametrize("given", [{"drafter": None}, {"draft_size": "4"}, {"draft_size": 4.0}, {"draft_size": True}])
+def test_a_speculation_is_checked_for_what_it_is(given: dict[str, Any]) -> None:
+    with pytest.raises(PocketspecError, match="it takes a name and a whole number"):
+        Speculation(**given)

@@ -346,7 +346,7 @@ def test_a_forked_process_is_told_to_open_its_own(own: Engine, tmp_path: Path, w
     if not child:
         told = []
         again = answer or own
-        for use in (lambda: own.generate("x"), lambda: own.target.forward([1]), own.require_turn, again.close):
+        for use in (lambda: own.generate("x"), lambda: own.target.forward([1]), own.end_answer, again.close):
             try:
                 use()
             except ClosedError as error:
