@@ -30,6 +30,7 @@ from runtime.forks import outlive_forks
 from runtime.heap import keep_large_blocks_apart
 from runtime.kernels.forms import PORTABLE, Kernels
 from runtime.placement import CPU, on_cores
+from runtime.workers import WorkerChoice
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def fitting_rows(model: Model, wanted: int) -> int:
 class OrtModel:
     """A session with its cache and buffers. ``open`` is the usual way to make one.
 
+    With ``fewer_workers`` not all threads of the session work where fewer are faster, if the kernels can do that.
     With ``fixed_width`` every forward runs one number of rows: of the ``widths``, the largest that ``max_rows`` allows.
     """
 
@@ -92,6 +94,7 @@ class OrtModel:
         first_rows: int | None = None,
         growth: int = 0,
         cores: Sequence[int] = (),
+        fewer_workers: bool = False,
     ) -> None:
         self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
@@ -103,6 +106,8 @@ class OrtModel:
         self.takes_trees = self._signature.takes_trees
         self.cache = KVCache(self._signature.kv_shapes, self._signature.kv_types, capacity, first_rows, growth)
         self._make_buffers(prefill_chunk)
+        crew = kernels.crew(session) if fewer_workers else None
+        self._workers = WorkerChoice(crew) if crew is not None and crew.workers > 1 else None
         # Spent inside ONNX Runtime so far; what a step takes beyond it is ours.
         self.session_seconds = 0.0
         # May raise, so that a prompt that is read chunk by chunk can be given up.
@@ -123,8 +128,8 @@ class OrtModel:
     ) -> OrtModel:
         """Opens the graph of ``level`` that has the planned KV type; UnsupportedModelError says why it cannot.
 
-        ``threads`` work on one operator, None: as many as there are usable cores. ``widths`` None means even ones.
-        ``first_rows`` and ``growth`` are those of the ``KVCache``.
+        ``threads`` work on one operator; None: one for every usable core, or fewer where that is faster.
+        ``widths`` None means even ones. ``first_rows`` and ``growth`` are those of the ``KVCache``.
         """
         graph = kernels.graph(bundle / level.folder, level, plan.kv_type)
         session = open_session(graph, threads, kernels, plan.placement)
@@ -139,6 +144,7 @@ class OrtModel:
             first_rows,
             growth,
             plan.placement.cores,
+            fewer_workers=threads is None,
         )
 
     def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:
@@ -207,7 +213,10 @@ class OrtModel:
         start = perf_counter()
         with on_cores(self.cores):
             self._session.run_with_iobinding(binding.io)
-        self.session_seconds += perf_counter() - start
+        seconds = perf_counter() - start
+        self.session_seconds += seconds
+        if self._workers is not None:
+            self._workers.after(binding.kind, seconds)
 
     def _binding(self, width: int, logits_rows: int, tree: bool) -> Binding:
         key = (width, logits_rows, tree)

@@ -17,6 +17,7 @@ from export.manifest import Level, Manifest
 from memory.cores import read_cores
 from memory.device import Residence
 from runtime.binding import UnsupportedModelError
+from runtime.kernels.crew import NativeCrew, crew_of
 from runtime.kernels.library import Library
 from runtime.kernels.packed import Progress
 from runtime.kernels.prepacked import place_of, prepacked_data, prepacked_graph
@@ -56,6 +57,10 @@ class Kernels(Protocol):
         """Options for a session of such a graph; ``threads`` None: one for every usable core. See ``session``."""
         ...
 
+    def crew(self, session: ort.InferenceSession) -> NativeCrew | None:
+        """How many threads the operators of ``session`` use, if that can change while it is open."""
+        ...
+
 
 @dataclass(frozen=True)
 class Portable:
@@ -83,6 +88,10 @@ class Portable:
     def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
         """See ``Kernels``."""
         return session_options(threads, cores)
+
+    def crew(self, session: ort.InferenceSession) -> NativeCrew | None:
+        """See ``Kernels``. ONNX Runtime's own operators always use the whole pool."""
+        return None
 
 
 PORTABLE = Portable()
@@ -118,6 +127,10 @@ class Prepacked:
     def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
         """See ``Kernels``."""
         return session_options(threads, cores)
+
+    def crew(self, session: ort.InferenceSession) -> NativeCrew | None:
+        """See ``Kernels``. ONNX Runtime's own operators always use the whole pool."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,10 @@ class Native:
         options = session_options(threads, cores)
         self.library.register(options, threads or read_cores().usable)
         return options
+
+    def crew(self, session: ort.InferenceSession) -> NativeCrew | None:
+        """See ``Kernels``."""
+        return crew_of(session, self.library.path)
 
 
 def _ort_version() -> tuple[int, ...]:

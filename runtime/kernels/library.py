@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from export.manifest import PocketspecError, sha256_of
 from runtime.kernels.build import LIBRARY, LIBRARY_NAME, SOURCES
 from runtime.kernels.child import crash_of, run_module
+from runtime.kernels.crew import CREW_ENTRY, new_crew_number
 from runtime.kernels.layout import LAYOUT_VERSION
 from runtime.record import device_key, forget, look_up, remember, user_folder
 
@@ -101,6 +102,7 @@ class Library:
         """Makes the operators known to sessions with ``options``, whose operators run on ``threads`` threads."""
         options.intra_op_num_threads = threads
         options.add_session_config_entry("pocketspec.threads", str(threads))
+        options.add_session_config_entry(CREW_ENTRY, new_crew_number())
         options.register_custom_ops_library(str(self.path))
 
 

@@ -134,13 +134,13 @@ Status CachedAttention::prepare(const OrtKernelContext* context, AttentionCall* 
     for (int64_t row = first; row < last; ++row) prepare_row(*settings_.isa, *call, row, queries, sights);
   };
   const int64_t activations = call->rows * (call->heads + 2 * call->kv_heads) * call->head_size;
-  const int threads = activations < kParallelActivations ? 1 : settings_.threads;
-  return run_ranges(context, threads, call->rows, 1, rows);
+  const int threads = activations < kParallelActivations ? 1 : settings_.crew->count();
+  return run_ranges(context, threads, call->rows, 1, rows, settings_.crew);
 }
 
 Status CachedAttention::attend(const OrtKernelContext* context, const Attention& call) const {
   const int64_t products = call.rows * call.heads * call.total() * call.head_size;
-  const int threads = products < kParallelProducts ? 1 : settings_.threads;
+  const int threads = products < kParallelProducts ? 1 : settings_.crew->count();
   const Units units(call, threads);
   const size_t bytes = static_cast<size_t>(AttentionLayout(call, units.most).size) * sizeof(float);
   std::atomic<bool> failed{false};
@@ -153,7 +153,7 @@ Status CachedAttention::attend(const OrtKernelContext* context, const Attention&
     }
     for (int64_t index = first; index < last; ++index) settings_.isa->attend(call, units.unit(index, memory));
   };
-  POCKETSPEC_RETURN_IF_ERROR(run_ranges(context, threads, units.per_head * call.kv_heads, 1, work));
+  POCKETSPEC_RETURN_IF_ERROR(run_ranges(context, threads, units.per_head * call.kv_heads, 1, work, settings_.crew));
   return failed.load(std::memory_order_relaxed) ? no_memory(call) : nullptr;
 }
 

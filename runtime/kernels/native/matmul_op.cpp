@@ -188,19 +188,20 @@ Status MatMulPanel::run(const OrtKernelContext* context, Call& call) const {
   call.scales = reinterpret_cast<float*>(call.values + values);
   call.sums = reinterpret_cast<int32_t*>(call.scales + factors);
 
-  const int quantizers = call.rows.count * spec_.k < kParallelActivations ? 1 : settings_.threads;
+  const int quantizers = call.rows.count * spec_.k < kParallelActivations ? 1 : settings_.crew->count();
   const auto quantize = [&call](int64_t first, int64_t last) { call.quantize(first, last); };
   POCKETSPEC_RETURN_IF_ERROR(
-      run_ranges(context, quantizers, call.blocks(), (call.blocks() + quantizers - 1) / quantizers, quantize));
+      run_ranges(context, quantizers, call.blocks(), (call.blocks() + quantizers - 1) / quantizers, quantize,
+                 settings_.crew));
 
   const int64_t units = (spec_.n + kColumns - 1) / kColumns;
   const int64_t unit_bytes = static_cast<int64_t>(call.matrix.code_bytes()) * (spec_.gated ? 2 : 1);
   const int64_t piece = unit_bytes < kPieceBytes ? kPieceBytes / unit_bytes : 1;
-  const int workers = units * unit_bytes * call.rows.count < kParallelProducts ? 1 : settings_.threads;
+  const int workers = units * unit_bytes * call.rows.count < kParallelProducts ? 1 : settings_.crew->count();
   const auto multiply = [&call](int64_t first, int64_t last) {
     for (int64_t unit = first; unit < last; ++unit) call.multiply(unit);
   };
-  return run_ranges(context, workers, units, piece, multiply);
+  return run_ranges(context, workers, units, piece, multiply, settings_.crew);
 }
 
 }  // namespace

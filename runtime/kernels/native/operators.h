@@ -4,15 +4,16 @@
 #include <cstdlib>
 #include <new>
 
+#include "crew.h"
 #include "isa.h"
 #include "ort_abi.h"
 
 namespace pocketspec {
 
-// Of one session: which instruction set, and how many threads its pool has.
+// Of one session: which instruction set, and which of its pool's threads work.
 struct Settings {
   const Isa* isa;
-  int threads;
+  Crew* crew;
 };
 
 struct InputSpec {

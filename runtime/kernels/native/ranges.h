@@ -5,8 +5,11 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <thread>
 
+#include "crew.h"
 #include "ort_abi.h"
 
 namespace pocketspec {
@@ -30,12 +33,23 @@ class Ranges {
     return ort::run_parallel(context, &participate, static_cast<size_t>(count_), this);
   }
 
+  // Nanoseconds since the caller found nothing left to do: it waited for those who had begun.
+  int64_t held_up() const { return done_ ? now() - done_ : 0; }
+
  private:
   struct alignas(64) Counter {
     std::atomic<int64_t> value;
   };
 
-  static void participate(void* self, size_t thread) { static_cast<Ranges*>(self)->work_from(static_cast<int>(thread)); }
+  static int64_t now() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+
+  static void participate(void* self, size_t thread) {
+    auto* ranges = static_cast<Ranges*>(self);
+    ranges->work_from(static_cast<int>(thread));
+    if (std::this_thread::get_id() == ranges->caller_) ranges->done_ = now();
+  }
 
   void work_from(int start) {
     for (int i = 0; i < count_; ++i) {
@@ -51,13 +65,21 @@ class Ranges {
 
   const Work& work_;
   const int64_t items_, piece_;
+  const std::thread::id caller_ = std::this_thread::get_id();
+  int64_t done_ = 0;  // when the caller was; nobody else writes it
   int count_;
   Counter next_[kMaxThreads];
 };
 
+// `crew`, if there is one, is told how long the caller waited.
 template <class Work>
-Status run_ranges(const OrtKernelContext* context, int threads, int64_t items, int64_t piece, const Work& work) {
-  return Ranges<Work>(work, items, piece, threads < kMaxThreads ? threads : kMaxThreads).run(context);
+Status run_ranges(const OrtKernelContext* context, int threads, int64_t items, int64_t piece, const Work& work,
+                  Crew* crew = nullptr) {
+  Ranges<Work> ranges(work, items, piece, threads < kMaxThreads ? threads : kMaxThreads);
+  const Status status = ranges.run(context);
+  const int64_t held_up = ranges.held_up();
+  if (crew && held_up) crew->held_up.fetch_add(held_up, std::memory_order_relaxed);
+  return status;
 }
 
 }  // namespace pocketspec

@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <initializer_list>
 
+#include "crew.h"
 #include "isa.h"
 #include "operators.h"
 #include "ort_abi.h"
@@ -30,7 +31,8 @@ Status add_operators(OrtSessionOptions* options, const Settings& settings) {
 }  // namespace
 }  // namespace pocketspec
 
-// Called by ONNX Runtime for every session's options. The session's entry pocketspec.threads is the size of its pool.
+// Called by ONNX Runtime for every session's options. The session's entry pocketspec.threads is the size of its pool,
+// and pocketspec.crew a number under which its crew is found.
 POCKETSPEC_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace pocketspec;
   // Without a table no status can be made; the runtime has compared versions before.
@@ -43,7 +45,11 @@ POCKETSPEC_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const
                       forced, describe_kernels());
   }
   const int64_t threads = ort::config_number(options, "pocketspec.threads", 1);
-  return add_operators(options, {isa, static_cast<int>(threads < 1 ? 1 : threads)});
+  Crew* crew = make_crew(ort::config_number(options, "pocketspec.crew", 0), threads < 1 ? 1 : threads);
+  if (!crew) return ort::error(kFail, "pocketspec: no memory for its operators");
+  return add_operators(options, {isa, crew});
 }
+
+POCKETSPEC_EXPORT pocketspec::Crew* pocketspec_crew(int64_t id) { return pocketspec::find_crew(id); }
 
 POCKETSPEC_EXPORT const char* pocketspec_kernels() { return pocketspec::describe_kernels(); }
