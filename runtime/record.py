@@ -22,6 +22,8 @@ from export.own_files import holds_link, identity, write_whole
 from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes
 from runtime.external_data import check_locations
 
+# Where nothing can be made: stands in where a user has no folder of their own.
+NO_FOLDER = Path(os.devnull) / "pocketspec"
 _RULES = 1  # what is checked beside the hashes; files that passed other rules are checked again
 
 
@@ -34,14 +36,29 @@ def device_folder(bundle: Path) -> Path:
 
 
 def user_folder() -> Path:
-    """Where this user's records on this device are kept; it may not exist yet."""
+    """Where this user's records on this device are kept; it may not exist yet.
+
+    ``NO_FOLDER`` for a user without a home, or whose home is another's, as in containers with a user id of their own.
+    """
     if named := os.environ.get("POCKETSPEC_CACHE"):
         return Path(named)
+    try:
+        folder = _usual_folder()
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return folder
+    except (RuntimeError, OSError):
+        return NO_FOLDER
+    return folder
+
+
+def _usual_folder() -> Path:
+    """RuntimeError where there is no home."""
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "pocketspec"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "pocketspec"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "pocketspec"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pocketspec"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketspec"
 
 
 def recall(
@@ -64,7 +81,7 @@ def look_up(folder: Path, name: str, key: Any) -> tuple[Any, bool]:
     A damaged record is one for another key.
     """
     path = folder / f"{name}.json"
-    if path.is_symlink():
+    if os.path.islink(path) or not os.path.exists(path):  # which ask without raising, unlike those of pathlib
         return None, False
     try:
         entry = parse_own_json(read_bytes(path, MOST_JSON))

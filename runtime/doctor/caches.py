@@ -11,7 +11,7 @@ from pathlib import Path
 
 from memory.size import show_bytes
 from runtime.doctor.finding import Finding, Section
-from runtime.record import device_folder, user_folder
+from runtime.record import NO_FOLDER, device_folder, user_folder
 
 _VARIABLE = "POCKETSPEC_CACHE"
 
@@ -26,14 +26,14 @@ def caches_section(bundle: Path | None) -> Section:
 
 def _cache(name: str, folder: Path) -> Iterator[Finding]:
     files = list(_sizes(folder))
-    held = f"{show_bytes(sum(files))} in {len(files)} file{'s' * (len(files) != 1)}" if folder.is_dir() else "none yet"
-    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    held = f"{show_bytes(sum(files))} in {len(files)} file{'s' * (len(files) != 1)}"
+    # Asked of os.path, for pathlib raises where a folder may not be looked into.
+    held = held if os.path.isdir(folder) else "none yet"
+    place = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
     if not _can_write(place):
-        advice = (
-            f"{folder} cannot be written, so that kernels are tested and weights packed at every start: set {_VARIABLE}"
-            " to a folder that can be"
-        )
-        yield Finding(name, f"{folder}: {held}; it cannot be written", advice)
+        what = "this user has no home folder" if folder == NO_FOLDER else f"{folder} cannot be written"
+        advice = f"{what}, so that kernels are tested at every start: set {_VARIABLE} to a folder that can be written"
+        yield Finding(name, what if folder == NO_FOLDER else f"{what}; {held}", advice)
         return
     free = None
     with suppress(OSError):

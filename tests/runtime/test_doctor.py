@@ -104,7 +104,7 @@ def test_a_cache_that_cannot_be_written_is_told(
     monkeypatch.setenv("POCKETSPEC_CACHE", str(library / "cache"))
     code, out, _ = run(capsys)
     assert code == 1
-    assert "set POCKETSPEC_CACHE to a folder that can be" in out.splitlines()[-1]
+    assert "set POCKETSPEC_CACHE to a folder that can be written" in out.splitlines()[-1]
 
 
 def test_the_size_of_a_cache_follows_no_links(

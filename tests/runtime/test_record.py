@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from export.manifest import ManifestError, read_manifest
-from runtime.record import check_files, device_folder, device_key, recall
+from runtime.record import NO_FOLDER, check_files, device_folder, device_key, forget, look_up, recall, user_folder
 
 
 def counted() -> tuple[list[int], Callable[[], int]]:
@@ -52,6 +54,29 @@ def test_a_record_that_cannot_be_written_costs_only_itself(tmp_path: Path) -> No
     calls, find = counted()
     assert [recall(folder, "x", 1, find), recall(folder, "x", 1, find)] == [1, 2]
     assert len(calls) == 2
+
+
+def _raise(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("method", "error"), [("home", RuntimeError("no home")), ("lstat", PermissionError(errno.EACCES, "denied"))]
+)
+def test_a_user_without_a_home_of_their_own_has_no_records(
+    monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
+) -> None:
+    for name in ("POCKETSPEC_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, method, _raise(error))
+    assert user_folder() == NO_FOLDER
+    for _ in range(2):
+        assert recall(NO_FOLDER, "record", 1, lambda: "made") == "made"
+    assert look_up(NO_FOLDER, "record", 1) == (None, False)
+    forget(NO_FOLDER, "record")
 
 
 def test_a_changed_byte_is_noticed_after_a_good_first_open(random_bundle: Path, tmp_path: Path) -> None:
