@@ -59,6 +59,9 @@ def _run(words: list[str]) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from export.estimate import PROCESS_BYTES, require_memory
+
+    require_memory("any model", PROCESS_BYTES)  # before torch is loaded, which alone takes most of it
     from export.bundle import export_bundle
     from export.report import ConsoleReporter
 

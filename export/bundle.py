@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,7 +19,7 @@ from export.calibrate import Calibration, read_tokens
 from export.check import Passage, check_level, read_passage
 from export.compact import write_compact_tokenizer
 from export.effects import measure_effects
-from export.estimate import estimate_job
+from export.estimate import attainable_bytes, estimate_job, require_memory
 from export.genai import make_genai_config, write_genai_config
 from export.graph import lower
 from export.kvgraphs import write_kv_graphs
@@ -39,6 +38,8 @@ from export.manifest import (
     verify_files,
 )
 from export.native.build import pack_native, write_native
+from export.passage import LEAN_TOKENS
+from export.peak import PeakWatch
 from export.quantize import QUANTIZERS
 from export.recipe import LoweredGraph, TensorSource
 from export.report import PlannedLevel, Reporter, SilentReporter, Timing
@@ -94,16 +95,6 @@ def _export_tasks(request: ExportRequest, tasks: Sequence[LevelTask], reporter: 
     return request.output
 
 
-def peak_bytes() -> int | None:
-    """The most memory this process has held so far, resident; None where the system does not say."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _plan(request: ExportRequest, tasks: Sequence[LevelTask], workspace: Workspace, reporter: Reporter) -> None:
     """Tells what will be done, and refuses a disk that is too small for it."""
     planned = []
@@ -111,7 +102,10 @@ def _plan(request: ExportRequest, tasks: Sequence[LevelTask], workspace: Workspa
         estimate = estimate_job(task.job, task.shape, task.block_size, packed=request.kernels == "native")
         finished, job = workspace.finished(task.job.folder) is not None, task.job
         source = task.model.provenance.id
-        planned.append(PlannedLevel(job.name, job.role, source, job.weights, **asdict(estimate), finished=finished))
+        numbers = {key: value for key, value in asdict(estimate).items() if key != "lean_bytes"}
+        planned.append(PlannedLevel(job.name, job.role, source, job.weights, **numbers, finished=finished))
+        if not finished:
+            require_memory(job.name, estimate.lean_bytes)
     output, free = request.output, _free_bytes(request.output)
     reporter.plan(output, planned, free)
     for path in workspace.leftovers():
@@ -143,6 +137,13 @@ def _finish_level(task: LevelTask, request: ExportRequest, workspace: Workspace,
 
 def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporter: Reporter) -> Level:
     """Lowers, writes and checks one level in ``folder``."""
+    with PeakWatch() as peak:
+        return _export_watched(task, request, folder, reporter, peak)
+
+
+def _export_watched(
+    task: LevelTask, request: ExportRequest, folder: Path, reporter: Reporter, peak: PeakWatch
+) -> Level:
     job = task.job
     config, source = open_weights(job, request, task.model)  # first: a damaged checkpoint is refused at once
     model = replace(task.model, config=config)
@@ -153,9 +154,9 @@ def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporte
     lowered_at = time.monotonic()
     written = _write(task, request, lowered, source, folder, reporter)
     native = _write_native(task, request, folder, reporter)
-    written_at, export_peak = time.monotonic(), peak_bytes()
+    written_at, export_peak = time.monotonic(), peak.bytes
     reporter.stage(job.name, "checking against the reference")
-    passage = read_passage(model.folder, task.shape, request.check_text)
+    passage = _read_passage(task, request, reporter)
     check = check_level(folder / GRAPH, lowered, model.config, source, passage)
     checked_at = time.monotonic()
     reporter.stage(job.name, "measuring KV types")
@@ -176,8 +177,21 @@ def _export_level(task: LevelTask, request: ExportRequest, folder: Path, reporte
     )
     level = _measure_effects(level, request, folder, passage, reporter)
     seconds = (lowered_at - started, written_at - lowered_at, checked_at - written_at, time.monotonic() - checked_at)
-    reporter.timing(job.name, Timing(*seconds, export_peak, peak_bytes()))
+    reporter.timing(job.name, Timing(*seconds, export_peak, peak.bytes))
     return level
+
+
+def _read_passage(task: LevelTask, request: ExportRequest, reporter: Reporter) -> Passage:
+    """What the level is checked on: of a text little, where memory is short."""
+    passage = read_passage(task.model.folder, task.shape, request.check_text)
+    needed, found = estimate_job(task.job, task.shape, task.block_size).peak_bytes, attainable_bytes()
+    if needed <= found or len(passage.tokens) <= LEAN_TOKENS:
+        return passage
+    reporter.note(
+        f"{task.job.name}: the check runs over {LEAN_TOKENS} tokens alone, since {found / 1e6:,.0f} MB of memory can be"
+        f" had and {needed / 1e6:,.0f} MB are wanted"
+    )
+    return replace(passage, tokens=passage.tokens[:LEAN_TOKENS])
 
 
 def _write(

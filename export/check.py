@@ -21,22 +21,14 @@ from tokenizers import Tokenizer
 from transformers import PretrainedConfig
 
 from export.dequantized import WrittenWeights
+from export.estimate import PIECE_BYTES
 from export.manifest import Check, PocketspecError, Shape
-from export.passage import PASSAGE, PASSAGE_NAME
+from export.passage import LEAN_TOKENS, MIN_TOKENS, PASSAGE, PASSAGE_NAME, count_tokens
 from export.perplexity import perplexity
 from export.pieces import Inputs, PiecedGraph
 from export.recipe import FloatArray, LoweredGraph, MatrixRecipe, PlainRecipe, TensorSource
 from export.streamed import reference_logits
 
-# Bounds of a check: tokens, float32 logits of one model, and multiply-adds of one forward (about 10 s on 2 cores).
-MAX_TOKENS = 256
-MAX_LOGITS_BYTES = 128 << 20
-MAX_MULTIPLICATIONS = 500e9
-MIN_TOKENS = 16
-# Tokens that tell a right graph from a wrong one; every row of every step counts.
-STRUCTURE_TOKENS = 24
-# Weights of one piece of a graph: its packed copy and its mapped file stay below what streaming the weights needs.
-PIECE_BYTES = 192 << 20
 # Largest logit difference, as a share of the largest logit. Sound exports stay below 1e-4; an epsilon of 1e-5 for 1e-6
 # or a swapped pair of heads lies above 1e-2.
 TOLERANCE = 1e-3
@@ -68,7 +60,7 @@ def read_passage(
     As many as a check of a model of this shape takes.
     """
     if folder is None or not (folder / "tokenizer.json").is_file():
-        tokens = np.random.default_rng(0).integers(0, shape.vocab_size, STRUCTURE_TOKENS)
+        tokens = np.random.default_rng(0).integers(0, shape.vocab_size, LEAN_TOKENS)
         return Passage("random tokens", tuple(tokens.tolist()))
     name, text = bundled
     if text_file is not None:
@@ -83,15 +75,6 @@ def read_passage(
     return Passage(name, tuple(known[: count_tokens(shape, len(known))]))
 
 
-def count_tokens(shape: Shape, available: int) -> int:
-    """How many tokens a check of a model of this shape takes, out of ``available``."""
-    projections = shape.hidden_size * shape.head_size * (2 * shape.heads + 2 * shape.kv_heads)
-    layer = projections + 3 * shape.hidden_size * shape.mlp_size
-    per_token = shape.layers * layer + shape.hidden_size * shape.vocab_size
-    affordable = int(min(MAX_LOGITS_BYTES / (4 * shape.vocab_size), MAX_MULTIPLICATIONS / per_token))
-    return min(available, shape.positions, MAX_TOKENS, max(MIN_TOKENS, affordable))
-
-
 def check_level(
     graph: Path, lowered: LoweredGraph, config: PretrainedConfig, source: TensorSource, passage: Passage
 ) -> Check:
@@ -102,7 +85,7 @@ def check_level(
     written = WrittenWeights(graph, lowered.recipes, source)
     _check_weights(graph, lowered, source, written)
     tokens = passage.tokens
-    _check_structure(graph, config, written, tokens[:STRUCTURE_TOKENS])
+    _check_structure(graph, config, written, tokens[:LEAN_TOKENS])
     exported = graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens)
     return compare(passage.name, tokens, exported, reference_logits(config, source, tokens))
 

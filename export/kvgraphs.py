@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from export.check import PIECE_BYTES, make_steps, read_passage
+from export.check import make_steps, read_passage
+from export.estimate import PIECE_BYTES
 from export.manifest import Role, Shape
 from export.passage import MIXTURE, MIXTURE_NAME
 from export.passes import CONTRIB

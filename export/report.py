@@ -25,12 +25,13 @@ class PlannedLevel:
     parameters: int
     file_bytes: int
     seconds: float
+    peak_bytes: int
     finished: bool
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the four parts of a level, and the most resident memory of the process after two and after all."""
+    """Seconds of the four parts of a level, and the most memory (see ``PeakWatch``) after two and after all."""
 
     graph_seconds: float
     weights_seconds: float
@@ -123,7 +124,9 @@ class ConsoleReporter:
         pending = [level for level in levels if not level.finished]
         self._out.print(
             f"about {_megabytes(sum(level.file_bytes for level in pending))} to write,"
-            f" {_duration(sum(level.seconds for level in pending))} and the checks; {_megabytes(free_bytes)} free"
+            f" {_duration(sum(level.seconds for level in pending))} and the checks,"
+            f" {_megabytes(max((level.peak_bytes for level in pending), default=0))} of memory;"
+            f" {_megabytes(free_bytes)} of the disk free"
         )
 
     def stage(self, level: str, what: str, total_bytes: int | None = None) -> None:

@@ -26,8 +26,10 @@ LAZY_RUNTIME = (
     "export/agreement.py",
     "export/distill/",
     "export/effects.py",
+    "export/estimate.py",
     "export/lean.py",
     "export/native/",
+    "export/peak.py",
 )
 
 

@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from export import bundle, check
-from export.check import CheckError, Passage, check_level, compare, count_tokens, read_passage
+from export.check import CheckError, Passage, check_level, compare, read_passage
 from export.checkpoint import Checkpoint
 from export.graph import GraphOptions, shape_of
 from export.manifest import Shape
+from export.passage import MAX_LOGITS_BYTES, MAX_TOKENS, MIN_TOKENS, count_tokens
 from export.perplexity import perplexity
 from export.pieces import PiecedGraph
 from export.quantize import QUANTIZERS
@@ -166,10 +167,10 @@ def test_compare_counts_rows_and_averages_logits() -> None:
 
 def test_a_check_of_a_large_model_is_bounded() -> None:
     assert count_tokens(QWEN, 10_000) == 220
-    assert QWEN.vocab_size * 4 * count_tokens(QWEN, 10_000) <= check.MAX_LOGITS_BYTES
-    assert count_tokens(replace(QWEN, vocab_size=512), 10_000) == check.MAX_TOKENS
+    assert QWEN.vocab_size * 4 * count_tokens(QWEN, 10_000) <= MAX_LOGITS_BYTES
+    assert count_tokens(replace(QWEN, vocab_size=512), 10_000) == MAX_TOKENS
     assert count_tokens(replace(QWEN, vocab_size=512, positions=64), 10_000) == 64
-    assert count_tokens(replace(QWEN, layers=10_000), 10_000) == check.MIN_TOKENS
+    assert count_tokens(replace(QWEN, layers=10_000), 10_000) == MIN_TOKENS
 
 
 def test_the_passage_is_the_text_asked_for(tiny_models: TinyModels, tmp_path: Path) -> None:
