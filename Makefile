@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUNDLE := bundles/demo-int4
 PROMPT := Write a bedtime story called `The Lantern and the Lost Star`.
+# Exported, and read by the shell as "$$PROMPT": backticks and quotes in it are text then, not the shell's.
+export PROMPT
 export ORT_DISABLE_TELEMETRY ?= 1
 
 .PHONY: demo test check sanitize install clean
@@ -26,7 +28,7 @@ install: $(VENV)/installed $(VENV)/kernels
 
 demo: install
 	$(BIN)/python -m export --target demo --quant int4 --output $(BUNDLE)
-	$(BIN)/python -m runtime compare $(BUNDLE) --max-new-tokens 200 "$(PROMPT)"
+	$(BIN)/python -m runtime compare $(BUNDLE) --max-new-tokens 200 -- "$$PROMPT"
 
 test: install
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""``python -m runtime compare``: one answer without and one with speculation."""
+"""``python -m runtime compare``: one answer without and one with speculation, and what that showed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from memory.size import show_bytes
 from runtime.commands import options as shared
 from runtime.commands.generate import make_prompt, read_prompt
 
 if TYPE_CHECKING:
+    from memory.plan import Plan
     from runtime.engine import TextChunk
+    from runtime.stats import GenerationStats
 
 _DIFFERENT = 1
+# Two runs of the same differ by as much.
+_NOISE = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +50,43 @@ def run(options: argparse.Namespace) -> int:
     text = read_prompt(options.prompt, None)
     with shared.open_for(options, speculation) as engine:
         prompt = make_prompt(engine, text, options.system, options.raw)
+        print(f"== prompt\n{text}\n")
         plain = _answer("without speculation", engine.generate(prompt, speculation=PLAIN, **settings))
         fast = _answer("with speculation", engine.generate(prompt, speculation=speculation, **settings))
-        exact = engine.is_exact(speculation)
+        exact, plan = engine.is_exact(speculation), engine.plan
     same = _tokens(plain) == _tokens(fast)
-    gain = fast[-1].stats.decode_tokens_per_second / plain[-1].stats.decode_tokens_per_second
-    verdict = "identical text" if same else "DIFFERENT text" if speculation.keeps_draws else "another draw of one law"
-    print(f"== {verdict}, {gain:.2f} x the tokens/s of plain decoding")
+    before, after = plain[-1].stats, fast[-1].stats
+    print(f"== {_text_line(same, speculation.keeps_draws, before)}")
+    print(f"== {_speed_line(before, after)}")
+    print(f"== {_memory_line(plan, after)}")
     return 0 if same or not exact or not speculation.keeps_draws else _DIFFERENT
+
+
+def _text_line(same: bool, keeps_draws: bool, stats: GenerationStats) -> str:
+    if same:
+        return f"exact: identical text with and without speculation, all {stats.tokens} tokens"
+    return "DIFFERENT text" if keeps_draws else "another draw of one law, so another text"
+
+
+def _speed_line(before: GenerationStats, after: GenerationStats) -> str:
+    """How fast speculation was, also where it did not pay."""
+    gain = after.decode_tokens_per_second / before.decode_tokens_per_second
+    word = "faster" if gain > 1 + _NOISE else "slower" if gain < 1 - _NOISE else "as fast"
+    reason = "" if gain >= 1 - _NOISE else "; drafts did not pay for this text on this machine"
+    return (
+        f"{word}: {gain:.2f} x the tokens/s of plain decoding ({after.decode_tokens_per_second:,.0f} against"
+        f" {before.decode_tokens_per_second:,.0f}), {after.tokens_per_step:.2f} tokens a step{reason}"
+    )
+
+
+def _memory_line(plan: Plan, stats: GenerationStats) -> str:
+    """What the process took in the end beside what was planned before anything was loaded."""
+    planned = f"{show_bytes(plan.anonymous_bytes)} planned and a margin of {show_bytes(plan.margin_bytes)}"
+    if stats.memory is None:
+        return f"memory: {planned}; this system does not tell what a process has"
+    held = stats.memory.anonymous_bytes
+    word = "within the plan" if held <= plan.anonymous_bytes + plan.margin_bytes else "BEYOND the plan"
+    return f"{word}: {show_bytes(held)} of memory, {planned}"
 
 
 def _answer(title: str, answer: Iterator[TextChunk]) -> list[TextChunk]:

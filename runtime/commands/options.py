@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _NO_EFFECT_WHEN_GREEDY = ("top_k", "top_p", "min_p", "seed")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+# Weights of this size are packed in 0.2 s for the native kernels, in 3 s for ONNX Runtime's (1.5B shape, EPYC Zen 3).
+_SHOWN_BYTES = 64_000_000
 
 
 def say(line: str) -> None:
@@ -34,7 +36,13 @@ def say(line: str) -> None:
 
 @contextmanager
 def show_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for ``total`` bytes on a terminal's standard error, a line elsewhere; gives what advances it."""
+    """A bar for ``total`` bytes on a terminal's standard error, a line elsewhere; gives what advances it.
+
+    Nothing for what is done before it could be read.
+    """
+    if total < _SHOWN_BYTES:
+        yield lambda count: None
+        return
     if not sys.stderr.isatty():
         say(f"{title} ({total:,} bytes)")
         yield lambda count: None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -225,8 +226,12 @@ def test_an_interrupt_keeps_what_was_generated(
 def test_compare_shows_the_same_text_twice(capsys: pytest.CaptureFixture[str], bundle: str, engine: Engine) -> None:
     code, out, _ = run(capsys, "compare", bundle, "Hello", "--max-new-tokens", "20", "--drafter", "near")
     assert code == 0
+    assert out.startswith("== prompt\nHello\n")
     assert out.count(expected_text(engine)) == 2
-    assert "== identical text, " in out.splitlines()[-1]
+    text, speed, memory = out.splitlines()[-3:]
+    assert text == "== exact: identical text with and without speculation, all 20 tokens"
+    assert re.fullmatch(r"== (faster|slower|as fast): \d+\.\d\d x the tokens/s of plain decoding .*", speed)
+    assert re.fullmatch(r"== (within the plan|BEYOND the plan|memory): .* planned and a margin of .*", memory)
 
 
 def test_compare_fails_when_texts_differ(
@@ -235,7 +240,7 @@ def test_compare_fails_when_texts_differ(
     monkeypatch.setattr("runtime.commands.compare._tokens", lambda chunks: [object()])
     code, out, _ = run(capsys, "compare", bundle, "Hello", "--max-new-tokens", "5")
     assert code == 1
-    assert "== DIFFERENT text, " in out
+    assert "== DIFFERENT text\n" in out
 
 
 def test_compare_expects_no_equal_draws_of_rules_that_keep_the_law_alone(
@@ -245,7 +250,7 @@ def test_compare_expects_no_equal_draws_of_rules_that_keep_the_law_alone(
     sampled = ("--max-new-tokens", "5", "--temperature", "1", "--seed", "1", "--drafter", "near")
     code, out, _ = run(capsys, "compare", bundle, "Hello", *sampled, "--acceptance", "block")
     assert code == 0
-    assert "== another draw of one law, " in out
+    assert "== another draw of one law, so another text\n" in out
 
 
 def test_chat_answers_line_by_line(

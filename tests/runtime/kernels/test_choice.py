@@ -208,7 +208,7 @@ def test_the_command_line_says_which_kernels_ran(
     length = ["--max-new-tokens", "5", "--threads", "1", "--context", "64"]
     assert main(["generate", str(native_bundle), "Hi", *length]) == 0
     first = capsys.readouterr()
-    assert "note: packing the weights of tiny-target for the native kernels, once (" in first.err
+    assert "packing" not in first.err  # of so little nobody needs to be told
     assert main(["generate", str(native_bundle), "Hi", "--kernels", "native", *length]) == 0
     second = capsys.readouterr()
     assert (second.out, second.err) == (first.out, "")
