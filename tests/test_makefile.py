@@ -9,40 +9,75 @@ from pathlib import Path
 
 import pytest
 
+from runtime.kernels.build import LIBRARY
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="no make and shell here")
+needs_library = pytest.mark.skipif(not LIBRARY.is_file(), reason="the native kernels are not built")
 
 
-def shown(tmp_path: Path, *arguments: str) -> list[list[str]]:
-    """The arguments of every Python that ``make`` starts in an environment that is complete already."""
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A complete virtual environment whose Python shows its arguments, and ends with 1 for the command in "failing"."""
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin" / "python"
-    python.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\nprintf "\\n\\0"\n')
+    python.write_text(
+        '#!/bin/sh\nprintf "%s\\0" "$@"\nprintf "\\n\\0"\n[ "$3" != "$(cat "$(dirname "$0")/../failing")" ]\n'
+    )
     python.chmod(0o755)
     for name in ("installed", "kernels"):
         (tmp_path / name).touch()
-    done = subprocess.run(
-        ["make", "--silent", "-C", str(ROOT), f"VENV={tmp_path}", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == ""
-    calls = done.stdout.split("\n\0")
-    return [call.rstrip("\0").split("\0") for call in calls if call.strip("\0\n")]
+    (tmp_path / "failing").write_text("nothing")
+    return tmp_path
 
 
-def test_the_prompt_of_the_demo_arrives_whole(tmp_path: Path) -> None:
-    export, compare = shown(tmp_path, "demo", "BUNDLE=/nowhere/demo")
+def run(environment: Path, *command: str) -> tuple[int, list[list[str]], str]:
+    """Exit code, the arguments of every Python that was started, and standard error."""
+    variables = {**os.environ, "VENV": str(environment), "MAKEFLAGS": "s"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=variables)
+    calls = [call.rstrip("\0").split("\0") for call in done.stdout.split("\n\0") if call.strip("\0\n")]
+    return done.returncode, calls, done.stderr
+
+
+def shown(environment: Path, *arguments: str) -> list[list[str]]:
+    """The arguments of every Python that ``make`` starts."""
+    code, calls, errors = run(environment, "make", f"VENV={environment}", *arguments)
+    assert (code, errors) == (0, "")
+    return calls
+
+
+def test_the_prompt_of_the_demo_arrives_whole(environment: Path) -> None:
+    export, compare = shown(environment, "demo", "BUNDLE=/nowhere/demo")
     assert export[:2] == ["-m", "export"]
     assert compare[-1] == "Write a bedtime story called `The Lantern and the Lost Star`."
 
 
 @pytest.mark.parametrize("prompt", ['It\'s `true`; "no" > file', "--dashes", "two  spaces"])
-def test_any_prompt_arrives_as_it_was_given(tmp_path: Path, prompt: str) -> None:
-    assert shown(tmp_path, "demo", "BUNDLE=/nowhere/demo", f"PROMPT={prompt}")[-1][-1] == prompt
+def test_any_prompt_arrives_as_it_was_given(environment: Path, prompt: str) -> None:
+    assert shown(environment, "demo", "BUNDLE=/nowhere/demo", f"PROMPT={prompt}")[-1][-1] == prompt
 
 
-def test_the_tests_are_run_by_the_environment(tmp_path: Path) -> None:
-    assert shown(tmp_path, "test")[-1] == ["-m", "pytest"]
+def test_the_tests_are_run_by_the_environment(environment: Path) -> None:
+    assert shown(environment, "test")[-1] == ["-m", "pytest"]
+
+
+@needs_library
+def test_integration_tells_the_machine_and_checks_the_kernels_before_the_tests(environment: Path) -> None:
+    code, calls, _ = run(environment, str(ROOT / ".ci" / "run"))
+    assert code == 0
+    assert [call[1:3] for call in calls] == [["runtime", "doctor"], ["runtime", "kernels"], ["pytest"]]
+
+
+@needs_library
+def test_integration_fails_where_kernels_were_built_and_are_not_used(environment: Path) -> None:
+    (environment / "failing").write_text("kernels")
+    code, calls, errors = run(environment, str(ROOT / ".ci" / "run"))
+    assert code == 1
+    assert calls[-1][2] == "kernels"
+    assert "error: the native kernels were built and are not used" in errors
+
+
+def test_integration_does_not_fail_for_what_the_doctor_advises(environment: Path) -> None:
+    (environment / "failing").write_text("doctor")
+    assert run(environment, str(ROOT / ".ci" / "run"))[0] == 0

@@ -108,7 +108,7 @@ def no_room(bundle: Path, patch: pytest.MonkeyPatch) -> str:
 
 def damaged_graph(bundle: Path, patch: pytest.MonkeyPatch) -> str:
     """As if another library had taken the operators away."""
-    patch.setattr("runtime.engine.check_files", lambda bundle, manifest: None)
+    patch.setattr("runtime.engine.check_bundle", lambda bundle, manifest, verify: None)
     (bundle / "native.onnx").write_bytes(b"no graph")
     return "native.onnx"
 
