@@ -55,6 +55,26 @@ def random_prompts(count: int, num_tokens: int, vocab_size: int) -> list[Prompt]
     return [Prompt(" ".join(str(draw.randrange(vocab_size)) for _ in range(num_tokens))) for _ in range(count)]
 
 
+def first_tokens(prompts: Sequence[list[int]], wanted: int | None) -> list[list[int]]:
+    """The first ``wanted`` tokens of each, None: all; PocketspecError if no prompt has so many."""
+    longest = max(map(len, prompts))
+    if wanted is not None and wanted > longest:
+        raise PocketspecError(
+            f"--prompt-tokens {wanted}: of {len(prompts)} prompts the longest has {longest} tokens; ask for at most"
+            f" {longest}, or name longer texts with --prompts"
+        )
+    return [prompt[:wanted] for prompt in prompts]
+
+
+def describe_lengths(prompts: Sequence[Sequence[int]], wanted: int | None) -> str:
+    """How long prompts are, as ``of 139 tokens`` or ``of 97 to 256 tokens (3 of 8 have fewer than the 256 wanted)``."""
+    lengths = [len(prompt) for prompt in prompts]
+    shortest, longest = min(lengths), max(lengths)
+    span = f"of {longest} tokens" if shortest == longest else f"of {shortest} to {longest} tokens"
+    fewer = sum(length < (wanted or 0) for length in lengths)
+    return f"{span} ({fewer} of {len(lengths)} have fewer than the {wanted} wanted)" if fewer else span
+
+
 def _json_prompts(text: str, path: Path) -> list[Prompt]:
     prompts: list[Prompt] = []
     broken: dict[int, str] = {}

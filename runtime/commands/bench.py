@@ -131,11 +131,13 @@ def _measure(
     from runtime.bench.machine import read_load
     from runtime.bench.measure import Bench
     from runtime.bench.progress import show_answers
+    from runtime.bench.prompts import describe_lengths
     from runtime.bench.report import Report, Setup, why_ended
     from runtime.bench.setting import collect
 
     engine = next(iter(engines.values()))
     task = _task(options, engine, prompts, simulated=simulation is not None)
+    lengths = describe_lengths(task.prompts, options.prompt_tokens)
     chances = {each.name: simulation.chances(each) for each in contenders} if simulation else {}
     setup = Setup(
         command=f"python -m runtime {shlex.join(sys.argv[1:])}",
@@ -143,7 +145,7 @@ def _measure(
         plan=engine.plan,
         contenders=contenders,
         prompts=prompts,
-        prompts_from=f"{len(prompts)} prompts {_origin(options)}",
+        prompts_from=f"{len(prompts)} prompts {_origin(options)} {lengths}",
         repeats=options.repeat,
         max_new_tokens=options.tokens,
         sampling=task.sampling,
@@ -161,11 +163,13 @@ def _measure(
 
 
 def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[Prompt], simulated: bool) -> Task:
-    """The prompts as tokens; PocketspecError names those that are too long before anything is measured."""
+    """The prompts as tokens; PocketspecError if they are too short or too long, before anything is measured."""
     from runtime.bench.measure import Task
+    from runtime.bench.prompts import first_tokens
 
     inputs = shared.make_template_inputs(options)
-    tokens = [engine.encode(prompt.text, raw=options.raw, inputs=inputs)[: options.prompt_tokens] for prompt in prompts]
+    encoded = [engine.encode(prompt.text, raw=options.raw, inputs=inputs) for prompt in prompts]
+    tokens = first_tokens(encoded, options.prompt_tokens)
     long = [number for number, prompt in enumerate(tokens, 1) if len(prompt) >= engine.capacity]
     if long:
         raise PocketspecError(
@@ -203,7 +207,7 @@ def _starts(
         return _open(options, manifest, contenders, rows, contenders[0].kernels)
 
     with open_engine() as engine:
-        files, prompt = engine.mapped_files(), _task(options, engine, prompts[:1], simulated=False).prompts[0]
+        files, prompt = engine.mapped_files(), _task(options, engine, prompts, simulated=False).prompts[0]
     del engine
     gc.collect()
     return {name: measure_start(open_engine, prompt, files, name == "cold") for name in ("cold", "warm")}

@@ -39,6 +39,15 @@ def _lines(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+def test_prompts_shorter_than_wished_for_are_refused_before_anything_is_measured(
+    random_bundle: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--prompts", prompts, "--prompt-tokens", 256, "--output", tmp_path / "out.json")
+    assert _bench(random_bundle, *options) == 2
+    assert "--prompt-tokens 256: of 3 prompts the longest has " in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_the_report_has_everything_to_repeat_it(
     random_bundle: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,6 +58,7 @@ def test_the_report_has_everything_to_repeat_it(
     for part in (
         "onnxruntime 1.",
         "threads 1",
+        " of 9 tokens, 2 repeats",
         "temperature 0.7, seed 0",
         "This machine reads ",
         "Load before: ",

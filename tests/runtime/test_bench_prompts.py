@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from export.manifest import PocketspecError
-from runtime.bench.prompts import Prompt, read_prompts
+from runtime.bench.prompts import Prompt, describe_lengths, first_tokens, read_prompts
 
 
 def _write(path: Path, *records: object) -> Path:
@@ -89,3 +89,29 @@ def test_files_without_prompts_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(PocketspecError, match=message):
             read_prompts(tmp_path / name)
+
+
+PROMPTS = [[1] * length for length in (97, 139, 120)]
+
+
+def test_prompts_are_cut_to_what_was_asked_for() -> None:
+    assert [len(prompt) for prompt in first_tokens(PROMPTS, 100)] == [97, 100, 100]
+    assert first_tokens(PROMPTS, None) == PROMPTS
+
+
+def test_a_length_that_no_prompt_has_is_refused() -> None:
+    with pytest.raises(PocketspecError, match="--prompt-tokens 256: of 3 prompts the longest has 139 tokens; ask for"):
+        first_tokens(PROMPTS, 256)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "wanted", "text"),
+    [
+        ((139, 139), None, "of 139 tokens"),
+        ((97, 139), None, "of 97 to 139 tokens"),
+        ((64, 64), 64, "of 64 tokens"),
+        ((97, 128, 128), 128, "of 97 to 128 tokens (1 of 3 have fewer than the 128 wanted)"),
+    ],
+)
+def test_the_table_says_how_long_prompts_were(lengths: tuple[int, ...], wanted: int | None, text: str) -> None:
+    assert describe_lengths([[0] * length for length in lengths], wanted) == text
