@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from memory.groups import group_folders
@@ -65,8 +66,9 @@ def _affinity() -> Set[int] | None:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 
+@cache
 def _core(root: Path, processor: int) -> str:
-    """Which core a processor is a thread of; one of its own where the system does not tell."""
+    """Which core a processor is a thread of; one of its own where the system does not tell. Never changes."""
     topology = root / f"sys/devices/system/cpu/cpu{processor}/topology"
     try:
         return (topology / "thread_siblings_list").read_text(encoding="ascii").strip()

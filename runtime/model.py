@@ -9,7 +9,8 @@ them, work as well: drafts are chains then, and every row has its logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -208,6 +209,15 @@ class OrtModel:
         self._bindings.clear()
         del self._buffers, self._session
         self.cache.close()
+
+    @contextmanager
+    def same_workers(self) -> Iterator[None]:
+        """A context in which no other number of threads is tried: for those who time forwards."""
+        workers, self._workers = self._workers, None
+        try:
+            yield
+        finally:
+            self._workers = workers
 
     def _run(self, binding: Binding) -> None:
         start = perf_counter()

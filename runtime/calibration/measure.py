@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from export.manifest import Level
@@ -29,9 +30,11 @@ def calibrate(engine: Engine, quick: bool, progress: Progress = no_progress) -> 
     far as there is room, which takes a minute. Caches are left empty, everything else as it was. ``progress`` is shown
     the forwards that are timed.
     """
-    with engine.alone():
+    with engine.alone(), ExitStack() as stack:
         subjects = _subjects(engine)
         models = [subject.model for subject in subjects.values()]
+        for model in models:
+            stack.enter_context(model.same_workers())
         widths = [(model.widths, model.fixed_width) for model in models]
         try:
             timed = rows.measure_rows(subjects, rows.QUICK if quick else rows.FULL, progress)

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from memory import Request
+from runtime.calibration.measure import calibrate
 from runtime.engine import Engine
 from runtime.kernels.cases import make_matrix, packed
 from runtime.kernels.crew import NativeCrew, crew_of
@@ -86,3 +87,17 @@ def test_a_number_that_was_asked_for_stays(
         engine.target.cache.rollback(0)
         engine.target.forward([65, 66])
     assert bool(told) is chosen
+
+
+def test_who_times_forwards_has_the_same_workers_for_all_of_them(
+    native_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memory.cores._affinity", lambda: {0, 1})
+    told: list[object] = []
+    monkeypatch.setattr("runtime.workers.WorkerChoice.after", lambda self, kind, seconds: told.append(kind))
+    with Engine.open(native_bundle, Request(context=128), kernels="native") as engine:
+        told.clear()
+        calibrate(engine, quick=True)
+        assert told == []
+        engine.target.forward([65, 66])
+        assert len(told) == 1
