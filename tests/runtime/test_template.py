@@ -21,7 +21,7 @@ from runtime.conversation import Conversation
 from runtime.engine import Engine
 from runtime.speculation import PLAIN
 from runtime.template import ChatTemplate
-from runtime.template_data import ChatTemplateError, TemplateInputs, make_inputs
+from runtime.template_data import ChatTemplateError, TemplateInputs, make_inputs, prepare_messages
 from runtime.template_files import read_chat_template
 from tests.runtime.template_styles import ARGUMENTS, STYLES
 from tests.runtime.tiny_bundle import TEMPLATE, write_tiny_bundle, write_tokenizer
@@ -104,6 +104,12 @@ def both(folder: Path) -> tuple[Rendering, Rendering]:
     return ours, reference
 
 
+def prepares() -> bool:
+    """Whether this transformers prepares messages (5.24 does, 5.4 does not): older ones see them as they are."""
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    return hasattr(utils, "_normalize_chat_messages")
+
+
 def check(ours: Rendering, reference: Rendering, *arguments: Any) -> bool:
     """Both render the same, or both refuse; whether they rendered. What the template has no use for, ours refuses."""
     try:
@@ -124,7 +130,8 @@ def check(ours: Rendering, reference: Rendering, *arguments: Any) -> bool:
 def test_renderings_equal_those_of_transformers(tmp_path: Path, style: str) -> None:
     ours, reference = both(checkpoint(tmp_path, chat_template=STYLES[style]))
     inputs = [*INPUTS, *(TemplateInputs(arguments) for arguments in ARGUMENTS[style])]
-    cases = list(product(CONVERSATIONS.values(), inputs, (True, False)))
+    conversations = [each for each in CONVERSATIONS.values() if prepares() or prepare_messages(each) == each]
+    cases = list(product(conversations, inputs, (True, False)))
     rendered = [check(ours, reference, *case) for case in cases]
     assert sum(rendered) > len(cases) / 5
 
@@ -205,6 +212,8 @@ class Dumped:
 
 
 def test_message_objects_are_mappings(tmp_path: Path) -> None:
+    if not prepares():
+        pytest.skip("this transformers passes message objects to templates as they are")
     ours, reference = both(checkpoint(tmp_path, chat_template="{{ messages }}"))
     assert check(ours, reference, [Said("user", "a"), Dumped(), Said("tool", None)], TemplateInputs())
 
