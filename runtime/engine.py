@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal
 
@@ -31,9 +30,12 @@ from memory.meter import read_memory
 from memory.plan import Plan, PlanError, check_plan
 from memory.planner import make_plan, request_of, require_available
 from memory.report import given_up_lines
+from runtime.arguments import as_whole
 from runtime.bare_process import known_processes
 from runtime.cache import ContextFullError
 from runtime.calibration.stored import costs_of, planning_costs
+from runtime.chunks import TextChunk as TextChunk
+from runtime.chunks import text_chunks
 from runtime.context import Context, shared_prefix
 from runtime.decode import Step, StopRule, decode
 from runtime.drafters import Drafter
@@ -43,31 +45,22 @@ from runtime.kernels.packed import Progress, no_progress
 from runtime.kernels.warming import Warmer
 from runtime.levels import Levels, OtherResidenceError
 from runtime.model import OrtModel
-from runtime.outgrow import Refit, go_on, sliding_text
+from runtime.outgrow import Refit, go_on, make_refit
 from runtime.planned import PlannedModels
-from runtime.prompt import Prompt, check_ids, read_prompt
+from runtime.prompt import Prompt, check_ids, encode_prompt
 from runtime.sampling import SamplingParams
 from runtime.scheduler.experience import Prospect
 from runtime.scheduler.ways import Family
 from runtime.speculation import NONE, Speculation
 from runtime.stats import GenerationStats
 from runtime.stop import StopRule as TextStopRule
-from runtime.stop import Stops, StopText
+from runtime.stop import Stops
 from runtime.suggested import read_suggestion
-from runtime.template_data import NO_INPUTS, ChatTemplateError, TemplateInputs, make_inputs
-from runtime.text import TextStream, Tokenizer
+from runtime.template_data import NO_INPUTS, TemplateInputs, make_inputs
+from runtime.text import Tokenizer
 from runtime.token_ids import open_tokenizer
 from runtime.turns import Answer, Turns
 from runtime.watcher import Reading, Watcher
-
-
-@dataclass(frozen=True)
-class TextChunk:
-    """What one step brought: ``text`` that may be shown now (possibly none), the step, and the statistics so far."""
-
-    text: str
-    step: Step
-    stats: GenerationStats
 
 
 class Engine:
@@ -267,19 +260,7 @@ class Engine:
         ``inputs`` are the chat template's; ChatTemplateError if there are some and no template is used. TokenizerError
         for what is no prompt, and for a token that the target has no embedding of.
         """
-        return self._checked(self._encode(read_prompt(prompt), raw, inputs))
-
-    def _encode(self, prompt: Prompt, raw: bool, inputs: TemplateInputs) -> list[int]:
-        if isinstance(prompt, str):
-            if raw or self.tokenizer.template is None:
-                _refuse_inputs(inputs, "a text that is continued")
-                return self.tokenizer.encode(prompt)
-            return self.tokenizer.encode_chat([{"role": "user", "content": prompt}], inputs)
-        ids = [item for item in prompt if isinstance(item, int)]
-        if len(ids) == len(prompt):
-            _refuse_inputs(inputs, "token ids")
-            return ids
-        return self.tokenizer.encode_chat([item for item in prompt if not isinstance(item, int)], inputs)
+        return self._checked(encode_prompt(self.tokenizer, prompt, raw, inputs))
 
     def generate(
         self,
@@ -311,9 +292,9 @@ class Engine:
         This thread's running answer ends when another begins; BusyError while another thread's is not over.
         """
         tokens = self.encode(prompt, raw=raw, inputs=make_inputs(template_arguments, tools, documents))
-        refit = _make_refit(when_full)
+        refit = make_refit(when_full)
         if refit is not None and len(tokens) >= self.capacity:
-            kept = refit(tokens, self.capacity) or tokens
+            kept = self._checked(refit(tokens, self.capacity) or tokens)
             left_out, tokens = left_out + len(tokens) - len(kept), kept
         chat = not raw and self.tokenizer.template is not None
         before = () if chat else tokens
@@ -330,7 +311,7 @@ class Engine:
         def make() -> Generator[TextChunk, None, None]:
             steps = self._decode(tokens, rule, sampling, speculation, refit, left_out)
             stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
-            return self._chunks(steps, stats, stops.stream(before), stops.text())
+            return text_chunks(steps, stats, stops.stream(before), stops.text())
 
         return self._turns.begin(make)
 
@@ -369,6 +350,8 @@ class Engine:
         for given, kind in ((sampling, SamplingParams), (speculation, Speculation)):
             if not isinstance(given, kind):
                 raise PocketspecError(f"{given!r} is given where a {kind.__name__} belongs")
+        if as_whole(left_out) is None or left_out < 0:
+            raise PocketspecError(f"left_out is {left_out!r}; it is a number of tokens")
         strategy = self._models.speculator.strategy(speculation, sampling, context)
         self._tell_near_ties(speculation)
         context.sampling = sampling
@@ -395,36 +378,6 @@ class Engine:
         if self.target.widths.exact and not self._told_near_ties and not self.is_exact(speculation):
             self._told_near_ties = True
             self._notify("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")
-
-    @staticmethod
-    def _chunks(
-        steps: Generator[Step, None, None], stats: GenerationStats, stream: TextStream, shown: StopText
-    ) -> Generator[TextChunk, None, None]:
-        start = perf_counter()
-        with closing(steps):
-            for step in steps:
-                stats = stats.after(step, perf_counter() - start)
-                text = shown.feed(stream.feed(step.tokens[:-1] if step.finish == "eos" else step.tokens))
-                if step.finish is not None:
-                    text += shown.feed(stream.flush()) + shown.flush()
-                    stats = replace(stats, memory=read_memory())
-                yield TextChunk(text, step, stats)
-
-
-def _make_refit(when_full: str | Refit) -> Refit | None:
-    if callable(when_full):
-        return when_full
-    if when_full not in ("stop", "slide"):
-        raise PocketspecError(f"no policy {when_full!r} for a text that fills its context; there are: stop, slide")
-    return sliding_text(lambda line: None) if when_full == "slide" else None
-
-
-def _refuse_inputs(inputs: TemplateInputs, prompt: str) -> None:
-    if inputs.names:
-        raise ChatTemplateError(
-            f"{', '.join(inputs.names)}: {prompt} goes through no chat template, which alone takes it; drop it, or pass"
-            " messages to a model with a template"
-        )
 
 
 def _refuse_long(num_tokens: int, capacity: int) -> None:

@@ -192,6 +192,15 @@ def sliding_text(notify: Notify, first: int = KEPT_FIRST) -> Refit:
     return refit
 
 
+def make_refit(when_full: str | Refit) -> Refit | None:
+    """What to do when one answer fills its context, by name or as it is given; None: it ends."""
+    if callable(when_full):
+        return when_full
+    if when_full not in ("stop", "slide"):
+        raise PocketspecError(f"no policy {when_full!r} for a text that fills its context; there are: stop, slide")
+    return sliding_text(lambda line: None) if when_full == "slide" else None
+
+
 def head_length(
     tokenizer: Tokenizer, messages: Sequence[Message], tokens: Sequence[int], inputs: TemplateInputs = NO_INPUTS
 ) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.arguments import as_whole, python_value
-from runtime.template_data import Message, is_message
+from runtime.template_data import ChatTemplateError, Message, TemplateInputs, is_message
 from runtime.text import Tokenizer, TokenizerError
 
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -36,6 +36,24 @@ def read_prompt(prompt: Any) -> str | list[Message] | list[int]:
     raise TokenizerError(f"item {place} of the prompt is {_named(items[place])}; {_WHAT}")
 
 
+def encode_prompt(tokenizer: Tokenizer, prompt: Any, raw: bool, inputs: TemplateInputs) -> list[int]:
+    """The tokens of ``prompt``; a text goes into the chat template if there is one, unless ``raw``.
+
+    ChatTemplateError for ``inputs`` of a template that is not used.
+    """
+    prompt = read_prompt(prompt)
+    if isinstance(prompt, str):
+        if raw or tokenizer.template is None:
+            _refuse_inputs(inputs, "a text that is continued")
+            return tokenizer.encode(prompt)
+        return tokenizer.encode_chat([{"role": "user", "content": prompt}], inputs)
+    ids = [item for item in prompt if isinstance(item, int)]
+    if len(ids) == len(prompt):
+        _refuse_inputs(inputs, "token ids")
+        return ids
+    return tokenizer.encode_chat([item for item in prompt if not isinstance(item, int)], inputs)
+
+
 def check_ids(tokens: Any, vocab_size: int, tokenizer: Tokenizer) -> list[int]:
     """``tokens`` as Python's ints; TokenizerError names the first that a model of ``vocab_size`` tokens lacks."""
     ids = read_prompt(tokens)
@@ -50,6 +68,14 @@ def check_ids(tokens: Any, vocab_size: int, tokenizer: Tokenizer) -> list[int]:
         f"token {token}{written} at place {place} of the prompt is beyond the model's vocabulary of {vocab_size}"
         f" tokens, 0 to {vocab_size - 1}: leave it out, or take the tokenizer that the model was made with"
     )
+
+
+def _refuse_inputs(inputs: TemplateInputs, prompt: str) -> None:
+    if inputs.names:
+        raise ChatTemplateError(
+            f"{', '.join(inputs.names)}: {prompt} goes through no chat template, which alone takes it; drop it, or pass"
+            " messages to a model with a template"
+        )
 
 
 def _named(value: Any) -> str:
