@@ -37,6 +37,12 @@ def make_folder(root: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
+def can_write(folder: Path) -> bool:
+    """Whether files can be made in ``folder``, which need not exist yet, as far as rights and the file system say."""
+    there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+
+
 def part_of(path: Path) -> Path:
     """A name beside ``path`` that nothing has, for what will be renamed to it."""
     return path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")

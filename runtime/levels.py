@@ -19,7 +19,7 @@ from runtime.kernels.forms import Kernels
 from runtime.kernels.library import KernelsError
 from runtime.model import OrtModel
 from runtime.placement import CPU, check_placement
-from runtime.record import device_folder, device_key, recall
+from runtime.record import can_keep, device_folder, device_key, recall
 
 
 class OtherResidenceError(Exception):
@@ -56,7 +56,8 @@ class Levels:
         model = self._open(plan.target, plan)
 
         def find() -> dict[str, Any]:
-            self.notify("testing which row counts agree bit for bit (once for this model on this device)")
+            if is_foreign(self.bundle) or can_keep(self.bundle):
+                self.notify("testing which row counts agree bit for bit (once for this model on this device)")
             found = asdict(find_safe_widths(model))
             give_back()
             return found

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import DEVICE_FOLDER, Manifest, check_listed, dump_manifest, verify_files
-from export.own_files import holds_link, identity, write_whole
+from export.own_files import can_write, holds_link, identity, write_whole
 from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes
 from runtime.external_data import check_locations
 
@@ -59,6 +59,11 @@ def _usual_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "pocketspec"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketspec"
+
+
+def can_keep(bundle: Path) -> bool:
+    """Whether anything that is found out about ``bundle`` can be kept."""
+    return can_write(device_folder(bundle))
 
 
 def recall(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.manifest import Manifest, PocketspecError
+from export.own_files import can_write
 from memory.choices import Request, Scene
 from memory.cores import read_cores
 from memory.costs import SCHEMA, CostsError, MeasuredCosts, dump_costs, parse_costs
@@ -42,7 +43,8 @@ def costs_of(engine: Engine, notify: Callable[[str], None]) -> MeasuredCosts:
         return short
     other = "those on record are damaged, or of another device or version"
     why = other if stale or also_stale else "once for this device"
-    notify(f"measuring what rows cost here ({why}); python -m runtime calibrate does it thoroughly")
+    if can_write(_folder(engine.bundle)):  # else it was said at opening that this happens at every start
+        notify(f"measuring what rows cost here ({why}); python -m runtime calibrate does it thoroughly")
     costs = calibrate(engine, quick=True)
     store_costs(engine, costs)
     return costs

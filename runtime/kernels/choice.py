@@ -13,6 +13,7 @@ from typing import Literal, TypeVar, get_args
 from export.manifest import Level, Manifest, PocketspecError
 from memory.device import Residence
 from runtime.heap import give_back
+from runtime.kernels.disk import NowhereError
 from runtime.kernels.forms import PORTABLE, Kernels, Native, Prepacked
 from runtime.kernels.layout import BLOCK_SIZES
 from runtime.kernels.library import KernelsError, Library, open_library
@@ -25,6 +26,11 @@ _WEIGHTS = ("int4", "int8")
 # Measured with both in turns at the Qwen2-1.5B shape on two cores with AVX2: 1 row 1.6 times the time, 4 to 16 rows 2.3
 # to 2.5 times.
 _COST = "plain steps take about 1.6 times as long, steps that verify drafts about 2.4 times"
+
+_WITHOUT_PLACE = (
+    f"until then ONNX Runtime's own kernels run on weights that are copied into memory ({_COST}), and what rows cost is"
+    " measured at every start"
+)
 
 _Opened = TypeVar("_Opened")
 
@@ -47,7 +53,7 @@ class Chooser:
         self._wanted, self._notify, self._progress = wanted, notify, progress
         self._verify, self._verified = verify, set[str]()
         self._told: set[str] = set()
-        self._failed: dict[tuple[str, Residence], str] = {}
+        self._failed: dict[tuple[str, Residence], PocketspecError] = {}
 
     def open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
         """What ``make`` makes with the best kernels that work for ``level``.
@@ -67,7 +73,7 @@ class Chooser:
         except PocketspecError as error:
             if self._wanted == "native" and level.role == "target":
                 raise
-            reason = str(error)
+            reason = error
         opened = self._open_portable(bundle, manifest, level, make)
         self._tell(f"ONNX Runtime's own kernels run {level.name}, so that {_COST}", reason)
         return opened
@@ -82,7 +88,7 @@ class Chooser:
         try:
             return self._attempt("prepacked", level, lambda: make(prepacked))
         except PocketspecError as error:
-            reason = str(error)
+            reason = error
         # First, because a plan may have no room for that.
         self._tell(f"the weights of {level.name} are copied into memory", reason)
         return make(PORTABLE)
@@ -90,18 +96,21 @@ class Chooser:
     def _attempt(self, residence: Residence, level: Level, attempt: Callable[[], _Opened]) -> _Opened:
         """What failed once is not tried again: who plans anew for what is left would not get on."""
         if (level.name, residence) in self._failed:
-            raise KernelsError(self._failed[level.name, residence])
+            failed = self._failed[level.name, residence]
+            raise type(failed)(str(failed))
         try:
             return attempt()
         except PocketspecError as error:
-            self._failed[level.name, residence] = str(error)
+            # Another one, for this one knows all that was open when it was raised.
+            kind = NowhereError if isinstance(error, NowhereError) else KernelsError
+            self._failed[level.name, residence] = kind(str(error))
             raise
 
-    def _tell(self, what: str, reason: str) -> None:
-        """A reason that holds for several levels is told once."""
-        if reason not in self._told:
-            self._notify(f"{what}: {reason}")
-            self._told.add(reason)
+    def _tell(self, what: str, reason: PocketspecError) -> None:
+        """A reason that holds for several levels is told once, and one that holds for everything in one line."""
+        if str(reason) not in self._told:
+            self._notify(f"{reason}; {_WITHOUT_PLACE}" if isinstance(reason, NowhereError) else f"{what}: {reason}")
+            self._told.add(str(reason))
 
     def expect(self, level: Level) -> str:
         """Which kernels would run ``level``, and why; its weights are not packed for it."""

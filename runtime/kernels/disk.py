@@ -13,13 +13,27 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from export.manifest import PocketspecError
-from export.own_files import remove_tree
+from export.own_files import can_write, remove_tree
 
 _ABANDONED_SECONDS = 3600  # a part that nobody wrote to for so long belongs to a process that was killed
 
 
 class PackingError(PocketspecError, OSError):
     """A packed file that cannot be made: no space, no permission, or a source that is not what its description says."""
+
+
+class NowhereError(PackingError):
+    """Packed weights that no place can be written for: each level has the same reason."""
+
+
+def require_place(roots: Iterable[Path]) -> None:
+    """NowhereError if none of the folders ``roots`` can be written to."""
+    roots = list(roots)
+    if not any(map(can_write, roots)):
+        raise NowhereError(
+            f"packed weights cannot be kept, for neither {' nor '.join(map(str, roots))} can be written; set"
+            " POCKETSPEC_CACHE to a folder that can"
+        )
 
 
 def make_in_first(places: Iterable[Path], make: Callable[[Path], object]) -> Path:

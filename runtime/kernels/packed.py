@@ -21,7 +21,7 @@ from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, Level, Manifes
 from export.own_files import holds_link, make_folder, part_of
 from export.untrusted import UntrustedError, leaving_links, parse_own_json, shown
 from runtime.kernels.content import DAMAGED, Check, checker, record_whole
-from runtime.kernels.disk import PackingError, make_in_first
+from runtime.kernels.disk import PackingError, make_in_first, require_place
 from runtime.kernels.layout import LAYOUT_VERSION, PAGE
 from runtime.kernels.packing import MAGIC, pack
 from runtime.kernels.table import TableError, read_table
@@ -70,6 +70,7 @@ def packed_graphs(
             return place
         if os.path.lexists(place / native.data):
             faults.append(f"{place / native.data} {fault}: the weights are packed again")
+    require_place((bundle, user_folder()))
     for line in faults:
         notify(line)
     with progress(f"packing the weights of {level.name} for the native kernels, once", packed.size) as advance:

@@ -25,7 +25,7 @@ from export.manifest import DEVICE_FOLDER, Level, Manifest
 from export.own_files import MARKER, holds_link, remove_tree
 from runtime.devices import processor_features
 from runtime.kernels.content import DAMAGED, checker, record_whole
-from runtime.kernels.disk import make_in_first
+from runtime.kernels.disk import make_in_first, require_place
 from runtime.kernels.packed import Progress, no_progress
 from runtime.kernels.prepacking import DATA, DESCRIPTION, GRAPH, Description, Pair, find_fault, prepack
 from runtime.record import device_folder, user_folder
@@ -96,6 +96,7 @@ def prepacked_graph(
     found = place.find(verify)
     if found is not None:
         return found / GRAPH
+    require_place(home.root for home in place.homes)
     faulty = list(place.faulty())
     for _, folder, fault in faulty:
         notify(f"{folder} {fault}: the weights are packed again")

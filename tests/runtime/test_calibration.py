@@ -255,7 +255,7 @@ def test_a_disk_that_cannot_be_written_costs_the_record_alone(bundle: Path, monk
     with Engine.open(bundle, Request(threads=1, nodes=3)) as engine:
         assert costs_of(engine, lines.append).levels
         assert costs_of(engine, lines.append).levels
-    assert ["once for this device" in line for line in lines] == [True, True]
+    assert lines == []  # what opening says of such a disk is enough
 
 
 def test_another_builders_bundle_is_never_written_to(

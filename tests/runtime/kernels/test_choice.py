@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -108,12 +109,27 @@ def no_room(bundle: Path, patch: pytest.MonkeyPatch) -> str:
 
 def damaged_graph(bundle: Path, patch: pytest.MonkeyPatch) -> str:
     """As if another library had taken the operators away."""
-    patch.setattr("runtime.engine.check_bundle", lambda bundle, manifest, verify: None)
+    patch.setattr("runtime.engine.check_bundle", lambda *given: None)
     (bundle / "native.onnx").write_bytes(b"no graph")
     return "native.onnx"
 
 
 FAULTS = [no_library, bad_library, older_export, no_room, damaged_graph]
+
+
+@pytest.mark.parametrize("kernels", ["auto", "portable"])
+def test_where_nothing_can_be_written_one_line_says_all_of_it(
+    native_bundle: Path, monkeypatch: pytest.MonkeyPatch, kernels: Wanted
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    engine, notes = open_engine(native_bundle, kernels)
+    assert kernels_of(engine) == ["portable", "portable"]
+    assert answer(engine, "Hello")
+    (note,) = notes
+    assert "cannot be kept" in note
+    assert "set POCKETSPEC_CACHE to a folder that can" in note
+    with pytest.raises(PocketspecError, match="set POCKETSPEC_CACHE to a folder that can"):
+        open_engine(native_bundle, "native")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
