@@ -17,6 +17,7 @@ import tokenizers
 
 from export.manifest import PocketspecError
 from export.untrusted import leaving_links
+from runtime.cuts import Cuts
 from runtime.heap import give_back
 from runtime.template import ChatTemplate
 from runtime.template_data import NO_INPUTS, Message, TemplateInputs
@@ -61,6 +62,7 @@ class Tokenizer:
         self._around, inner.post_processor = inner.post_processor, None
         self.template = template
         self.byte_tokens = _byte_tokens(inner)
+        self._cuts = Cuts(inner)
 
     @classmethod
     def open(cls, folder: Path) -> Tokenizer:
@@ -106,6 +108,8 @@ class Tokenizer:
         Where one of its tokens lies on both sides, the part of it behind ``start`` gets ids of its own; but none where
         the same token stands before already, as one that swallows the line break behind it.
         """
+        place = self._cuts.last(text, start, before)
+        text, start = text[place:], start - place
         encoding = self._encoding(text)
         ids, offsets = encoding.ids, encoding.offsets
         first = next((place for place in range(len(offsets), 0, -1) if offsets[place - 1][0] < start), 0)

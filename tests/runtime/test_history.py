@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -151,6 +152,73 @@ def test_what_follows_an_answer_is_as_in_the_whole(
             between = tokens[len(prompt) + len(said) : -len(follows)]
             assert not ours.decode(between).strip()
         prompt = tokens
+
+
+_OVERLAPPING = ("<a>", "<b>", "x<", "<a><", "<c", "c<b", " <d>", "<e>")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS[:5]),
+    flags=st.lists(st.sampled_from(FLAGS), min_size=len(_OVERLAPPING), max_size=len(_OVERLAPPING)),
+    normalized=st.lists(st.booleans(), min_size=len(_OVERLAPPING), max_size=len(_OVERLAPPING)),
+    parts=st.lists(st.sampled_from([*_OVERLAPPING, "one", " ", "\n", "x", "c", "<", ">"]), min_size=2, max_size=12),
+    data=st.data(),
+)
+def test_a_text_is_cut_only_where_that_changes_no_token(
+    kind: str, flags: list[dict[str, bool]], normalized: list[bool], parts: list[str], data: st.DataObject
+) -> None:
+    """Whatever the added tokens overlap: behind a border of tokens, the rest is that of the whole."""
+    both = [Inner.from_str(trained(kind)) for _ in range(2)]
+    for inner in both:
+        each = zip(_OVERLAPPING, flags, normalized, strict=True)
+        inner.add_tokens([AddedToken(text, normalized=is_normalized, **more) for text, more, is_normalized in each])
+    both[1].post_processor = None  # which trims offsets
+    encoding = both[1].encode("".join(parts), add_special_tokens=False)
+    borders = [
+        place
+        for place in range(len(encoding.ids))
+        if all(end <= encoding.offsets[place][0] for _, end in encoding.offsets[:place])
+    ]
+    place = data.draw(st.sampled_from(borders))
+    start = encoding.offsets[place][0]
+    rest = Tokenizer(both[0]).encode_rest("".join(parts), start, encoding.ids[:place])
+    assert rest == encoding.ids[place:]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "rest"),
+    [
+        ({"<a>": {}, "x<": {}}, "<a>two x<a>one", "one"),
+        ({"<a>": {}, "<a><": {}}, "<a>two <a><a>one", "one"),
+        ({"<a>": {"single_word": True}}, "<a> two<a>(one", "(one"),
+        ({"<a><a>": {}}, "<a><a>two<a><a><a>one", "one"),
+    ],
+)
+def test_what_another_token_covers_cuts_nothing(tokens: dict[str, dict[str, bool]], text: str, rest: str) -> None:
+    """The last ``<a>`` is written there, and is none to the tokenizer, which puts a mark behind such tokens."""
+    both = [Inner.from_str(trained("metaspace always")) for _ in range(2)]
+    for inner in both:
+        inner.add_tokens([AddedToken(each, normalized=False, **flags) for each, flags in tokens.items()])
+    encoding, start = both[1].encode(text, add_special_tokens=False), len(text) - len(rest)
+    place = next(place for place, (begin, _) in enumerate(encoding.offsets) if begin >= start)
+    assert Tokenizer(both[0]).encode_rest(text, start, encoding.ids[:place]) == encoding.ids[place:]
+
+
+def test_a_long_conversation_is_not_encoded_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = pair("byte-level", 1, False, 0)
+    seen: list[str] = []
+    encoding = Tokenizer._encoding
+    monkeypatch.setattr(Tokenizer, "_encoding", lambda self, text: (seen.append(text), encoding(self, text))[1])
+    history, messages = History(ours), [{"role": "user", "content": "one"}]
+    for _ in range(20):
+        tokens = history.encode(ours.render_chat(messages))
+        assert tokens == ours.encode_chat(messages)
+        history.add_answer([*ours.encode("two", add_special_tokens=False)], "two", ended=False)
+        messages += [{"role": "assistant", "content": "two"}, {"role": "user", "content": "three"}]
+    rests = [text for text in seen if text.startswith("<|assistant|>")]
+    assert len(rests) == 19
+    assert max(map(len, rests)) == len("<|assistant|>\ntwo<|end|>\n<|user|>\nthree<|end|>\n<|assistant|>\n")
 
 
 def test_a_token_that_swallows_a_line_break_leaves_none_behind_an_answer() -> None:
