@@ -144,7 +144,6 @@ class Binding:
         logits_rows: int,
         tree: bool,
     ) -> None:
-        # Those of one kind do the same work.
         self.kind = (width, logits_rows, tree)
         self._bound = KeptBinding(session)
         self.io = self._bound.io

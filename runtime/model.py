@@ -29,9 +29,16 @@ from runtime.devices import SafeWidths, even_widths
 from runtime.draft import FloatArray
 from runtime.forks import outlive_forks
 from runtime.heap import keep_large_blocks_apart
+from runtime.kernels.crew import NativeCrew
 from runtime.kernels.forms import PORTABLE, Kernels
 from runtime.placement import CPU, on_cores
+from runtime.sessions import SessionCrew
 from runtime.workers import WorkerChoice
+
+# Rows, those of them with logits, and whether they are a tree: forwards of one kind do the same work.
+Kind = tuple[int, int, bool]
+# Another session is opened in the midst of an answer if that takes no longer.
+_SOON_OPEN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def fitting_rows(model: Model, wanted: int) -> int:
 class OrtModel:
     """A session with its cache and buffers. ``open`` is the usual way to make one.
 
-    With ``fewer_workers`` not all threads of the session work where fewer are faster, if the kernels can do that.
+    With a ``crew`` not all threads work where fewer are faster.
     With ``fixed_width`` every forward runs one number of rows: of the ``widths``, the largest that ``max_rows`` allows.
     """
 
@@ -95,7 +102,7 @@ class OrtModel:
         first_rows: int | None = None,
         growth: int = 0,
         cores: Sequence[int] = (),
-        fewer_workers: bool = False,
+        crew: NativeCrew | SessionCrew | None = None,
     ) -> None:
         self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
@@ -107,8 +114,10 @@ class OrtModel:
         self.takes_trees = self._signature.takes_trees
         self.cache = KVCache(self._signature.kv_shapes, self._signature.kv_types, capacity, first_rows, growth)
         self._make_buffers(prefill_chunk)
-        crew = kernels.crew(session) if fewer_workers else None
-        self._workers = WorkerChoice(crew) if crew is not None and crew.workers > 1 else None
+        self._workers: WorkerChoice | None = None
+        self._sessions = crew if isinstance(crew, SessionCrew) else None
+        if crew is not None and crew.workers > 1:
+            self._workers = WorkerChoice(crew, eager=self._sessions is None)
         # Spent inside ONNX Runtime so far; what a step takes beyond it is ours.
         self.session_seconds = 0.0
         # May raise, so that a prompt that is read chunk by chunk can be given up.
@@ -133,7 +142,11 @@ class OrtModel:
         ``widths`` None means even ones. ``first_rows`` and ``growth`` are those of the ``KVCache``.
         """
         graph = kernels.graph(bundle / level.folder, level, plan.kv_type)
+        start = perf_counter()
         session = open_session(graph, threads, kernels, plan.placement)
+        crew: NativeCrew | SessionCrew | None = kernels.crew(session) if threads is None else None
+        if threads is None and kernels.residence == "prepacked" and perf_counter() - start < _SOON_OPEN_SECONDS:
+            crew = SessionCrew(session, lambda: open_session(graph, 1, kernels, plan.placement))
         return cls(
             session,
             plan.capacity,
@@ -145,7 +158,7 @@ class OrtModel:
             first_rows,
             growth,
             plan.placement.cores,
-            fewer_workers=threads is None,
+            crew,
         )
 
     def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:
@@ -163,7 +176,7 @@ class OrtModel:
         # Without logits_from every row of a chunk has logits, and the plan has max_rows of them.
         self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, self.max_rows)
         self._buffers = Buffers(self._signature, self.cache, max(self._chunk, self.max_rows), self.max_rows)
-        self._bindings: dict[tuple[int, int, bool], Binding] = {}
+        self._bindings: dict[Kind, Binding] = {}
 
     @property
     def arrays(self) -> dict[str, tuple[npt.NDArray[Any], ...]]:
@@ -186,9 +199,7 @@ class OrtModel:
         assert parents is None or self.takes_trees
         self.cache.require(width)
         first = logits_from if self._signature.limits_logits else 0
-        binding = self._binding(width, width - first, parents is not None)
-        binding.fill(tokens, parents, self.cache.length)
-        self._run(binding)
+        binding = self._run_rows((width, width - first, parents is not None), tokens, parents)
         self.cache.append(tokens)
         return Output(binding.logits[logits_from - first : rows - first].astype(np.float32, copy=False))
 
@@ -198,15 +209,14 @@ class OrtModel:
         for start in range(0, len(tokens), self._chunk):
             self.before_forward()
             chunk = tokens[start : start + self._chunk]
-            binding = self._binding(len(chunk), 0 if self._signature.limits_logits else len(chunk), tree=False)
-            binding.fill(chunk, None, self.cache.length)
-            self._run(binding)
+            self._run_rows((len(chunk), 0 if self._signature.limits_logits else len(chunk), False), chunk, None)
             self.cache.append(chunk)
 
     def close(self) -> None:
         """Ends the session and gives its memory back; the model cannot be used afterwards."""
         self.before_forward = _refuse
         self._bindings.clear()
+        self._workers = self._sessions = None
         del self._buffers, self._session
         self.cache.close()
 
@@ -219,23 +229,48 @@ class OrtModel:
         finally:
             self._workers = workers
 
+    def _run_rows(self, kind: Kind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None) -> Binding:
+        """Runs ``tokens`` behind the cache, which is not told of them, and looks at how many threads work."""
+        binding, before = self._filled(kind, tokens, parents), self.session_seconds
+        self._run(binding)
+        if self._workers is not None:
+            self._workers.after(kind, self.session_seconds - before)
+            sessions, has_logits = self._sessions, kind[1] > 0  # which tell whether the bits are the same
+            if sessions is not None and sessions.wanted is not self._session and has_logits:
+                self._change_session(binding, sessions, tokens, parents)
+        return binding
+
+    def _change_session(
+        self, last: Binding, sessions: SessionCrew, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None
+    ) -> None:
+        """Runs on the wanted session from now on, if it gives the same bits for the ``last`` forward."""
+        logits, before = last.logits.copy(), self._session
+        for session in (sessions.wanted, before):
+            self._session = session
+            self._bindings.clear()
+            self._run(self._filled(last.kind, tokens, parents))
+            if np.array_equal(logits.view(np.uint8), last.logits.view(np.uint8)):
+                return
+            sessions.refuse()
+
+    def _filled(self, kind: Kind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None) -> Binding:
+        binding = self._binding(kind)
+        binding.fill(tokens, parents, self.cache.length)
+        return binding
+
     def _run(self, binding: Binding) -> None:
         start = perf_counter()
         with on_cores(self.cores):
             self._session.run_with_iobinding(binding.io)
-        seconds = perf_counter() - start
-        self.session_seconds += seconds
-        if self._workers is not None:
-            self._workers.after(binding.kind, seconds)
+        self.session_seconds += perf_counter() - start
 
-    def _binding(self, width: int, logits_rows: int, tree: bool) -> Binding:
-        key = (width, logits_rows, tree)
-        binding = self._bindings.get(key)
+    def _binding(self, kind: Kind) -> Binding:
+        binding = self._bindings.get(kind)
         if binding is None:
-            binding = Binding(self._session, self._signature, self._buffers, width, logits_rows, tree)
+            binding = Binding(self._session, self._signature, self._buffers, *kind)
             # The last chunks of prompts have all kinds of sizes: those bindings are not kept.
-            if width <= self.max_rows or width == self._chunk:
-                self._bindings[key] = binding
+            if kind[0] <= self.max_rows or kind[0] == self._chunk:
+                self._bindings[kind] = binding
         return binding
 
 

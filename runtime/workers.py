@@ -41,10 +41,13 @@ class Crew(Protocol):
 
 
 class WorkerChoice:
-    """Chooses the workers of a crew by what steps take; as many as it has now are the most."""
+    """Chooses the workers of a crew by what steps take; as many as it has now are the most.
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew, self._most = crew, crew.workers
+    Where trials cost more than their steps, it is not ``eager``: only threads that are held up are a reason for one.
+    """
+
+    def __init__(self, crew: Crew, eager: bool = True) -> None:
+        self._crew, self._most, self._eager = crew, crew.workers, eager
         self._stretch = _Stretch(crew.held_up_seconds)
         # While another number is tried: what it is compared with, and the number before.
         self._trial: tuple[_Stretch, int] | None = None
@@ -75,8 +78,9 @@ class WorkerChoice:
 
     def _look_at(self, stretch: _Stretch, held_up: float) -> None:
         """Begins a trial if it is time for one: of fewer workers where there is a reason, else of more."""
-        workers, first = self._crew.workers, not self._usual
-        troubled = first or held_up > _HELD_UP or stretch.time_beside(self._usual) > _SLOWED
+        workers = self._crew.workers
+        slow = self._eager and (not self._usual or stretch.time_beside(self._usual) > _SLOWED)
+        troubled = slow or held_up > _HELD_UP
         self._learn(stretch)
         self._rest -= stretch.seconds
         if self._rest > 0:
