@@ -31,6 +31,7 @@ def engine(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """Two threads, whatever the machine has, and a choice of workers that the test makes."""
     monkeypatch.setattr("memory.cores._affinity", lambda: {0, 1})
     monkeypatch.setattr(model_module, "_SOON_OPEN_SECONDS", 600.0)
+    monkeypatch.setattr(WorkerChoice, "after", lambda self, kind, seconds: None)
     with Engine.open(bundle, Request(context=128, nodes=4), kernels="portable") as engine:
         yield engine
 
