@@ -80,6 +80,18 @@ def test_a_quota_of_version_2_bounds_threads(tmp_path: Path, place: str, text: s
     assert usable(tmp_path) == threads
 
 
+@pytest.mark.parametrize(
+    ("quota", "whole", "begun"), [(50_000, 1, 1), (100_000, 1, 1), (150_000, 1, 2), (200_000, 2, 2)]
+)
+def test_a_part_of_a_processor_counts_for_those_who_may_use_fewer(
+    tmp_path: Path, quota: int, whole: int, begun: int
+) -> None:
+    machine(write(tmp_path, {"proc/self/cgroup": "0::/app\n"}))
+    write(tmp_path, quota_2("app", f"{quota} 100000"))
+    cores = read_cores(tmp_path, EIGHT)
+    assert (cores.usable, cores.begun) == (whole, begun)
+
+
 def test_of_several_quotas_the_least_counts(tmp_path: Path) -> None:
     machine(write(tmp_path, {"proc/self/cgroup": "0::/a/b/c\n"}))
     write(tmp_path, quota_2("a/b/c", "max 100000") | quota_2("a/b", "500000 100000") | quota_2("a", "300000 100000"))
