@@ -169,7 +169,7 @@ class Native:
     def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
         """See ``Kernels``."""
         options = session_options(threads, cores)
-        self.library.register(options, threads or read_cores().begun)
+        self.library.register(options, threads or read_cores().usable)
         return options
 
     def crew(self, session: ort.InferenceSession) -> NativeCrew | None:

@@ -200,7 +200,7 @@ def test_a_cache_that_no_graph_is_for_is_refused(native_bundle: Path) -> None:
 
 def test_threads_are_all_usable_cores_unless_said(native_bundle: Path) -> None:
     native = Native(library.open_library(), native_bundle)
-    for asked, expected in ((None, read_cores().begun), (1, 1), (3, 3)):
+    for asked, expected in ((None, read_cores().usable), (1, 1), (3, 3)):
         options = native.session_options(asked)
         assert options.intra_op_num_threads == expected
         assert options.get_session_config_entry("pocketspec.threads") == str(expected)
@@ -213,14 +213,11 @@ def test_no_session_has_more_threads_than_a_quota_allows(native_bundle: Path, mo
         assert kernels.session_options(None).intra_op_num_threads == 1
 
 
-def test_a_part_of_a_processor_is_used_where_operators_may_use_fewer(
-    native_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_of_a_processor_is_used(native_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memory.cores._affinity", lambda: {0, 1})
     monkeypatch.setattr("memory.cores._quotas", lambda root: [(1.5, root)])
-    native = Native(library.open_library(), native_bundle)
-    assert native.session_options(None).intra_op_num_threads == 2
-    assert PORTABLE.session_options(None).intra_op_num_threads == 1
+    for kernels in (Native(library.open_library(), native_bundle), PORTABLE):
+        assert kernels.session_options(None).intra_op_num_threads == 2
 
 
 def test_without_a_count_of_cores_onnx_runtime_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
