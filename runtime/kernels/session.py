@@ -19,8 +19,8 @@ def session_options(threads: int | None, cores: Sequence[int] = ()) -> ort.Sessi
     All of them but the caller's stay on ``cores``, if there are some; ``threads`` must be a number then.
     """
     options = ort.SessionOptions()
-    # Of one thread for each core, ONNX Runtime's own choice, quotas know nothing; where the system tells no more, it
-    # still knows which processors are threads of one core.
+    # ONNX Runtime's own choice, one thread for each core, knows nothing of quotas. Where the system does not tell which
+    # processors are threads of one core, it is the better one all the same.
     options.intra_op_num_threads = threads or (read_cores().usable if knows_cores() else 0)
     options.log_severity_level = _ERRORS_ONLY
     # A pattern would be kept for every length of the mask. It saves nothing here: within 1 MB of 35 with and without,
