@@ -75,7 +75,7 @@ Status check_positions(const char* label, const ort::Tensor& positions, int64_t 
 
 Status check_rotary(const char* label, const AttentionTensors& inputs, const AttentionSpec& spec, AttentionCall* call) {
   const ort::Tensor &cos = inputs[kCos], &sin = inputs[kSin];
-  if (!cos.data && !sin.data) return check_positions(label, inputs[kPositions], kMostPositions, call);
+  if (!cos.is_present() && !sin.is_present()) return check_positions(label, inputs[kPositions], kMostPositions, call);
   const int64_t size = spec.rotary_dim ? spec.rotary_dim : call->head_size;
   if (size < 2 || size % 2 != 0 || size > call->head_size) {
     return ort::error(kInvalidArgument, "%s: rotary_dim %lld must be even and at most the head size %lld", label, print(size),
@@ -97,7 +97,7 @@ Status check_rotary(const char* label, const AttentionTensors& inputs, const Att
 }
 
 Status check_bias(const char* label, const ort::Tensor& tensor, AttentionCall* call) {
-  if (!tensor.data) return nullptr;
+  if (!tensor.is_present()) return nullptr;
   int64_t dims[4] = {1, 1, 1, 1};
   bool fits = tensor.rank <= 4;
   for (int i = 0; fits && i < tensor.rank; ++i) dims[4 - tensor.rank + i] = tensor.dims[i];
@@ -116,7 +116,7 @@ Status check_bias(const char* label, const ort::Tensor& tensor, AttentionCall* c
 
 Status check_gain(const char* label, const char* what, const ort::Tensor& tensor, Head* head) {
   head->gain = static_cast<const float*>(tensor.data);
-  if (!tensor.data || tensor.count() == head->size) return nullptr;
+  if (!tensor.is_present() || tensor.count() == head->size) return nullptr;
   return ort::error(kInvalidArgument, "%s: %s has %lld elements, expected %lld", label, what, print(tensor.count()),
                     print(head->size));
 }

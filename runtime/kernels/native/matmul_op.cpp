@@ -86,6 +86,13 @@ struct Call {
   }
 };
 
+// Inputs 1 to 5: codes, scales, zero points, bias, gain.
+constexpr size_t kWeightInputs = 5;
+struct Weights {
+  PackedMatrix matrix;
+  const float *bias = nullptr, *gain = nullptr;
+};
+
 class MatMulPanel {
  public:
   static constexpr const char* kName = "MatMulPanel";
@@ -98,7 +105,8 @@ class MatMulPanel {
   Status compute(OrtKernelContext* context);
 
  private:
-  Status read_constants(const OrtKernelContext* context);
+  Status read_weights(const OrtKernelContext* context, Weights* weights);
+  Status check_weights(const ort::Tensor (&inputs)[kWeightInputs], Weights* weights) const;
   Status check_vector(const char* what, const ort::Tensor& vector, int64_t length) const;
   Status run(const OrtKernelContext* context, Call& call) const;
 
@@ -107,18 +115,19 @@ class MatMulPanel {
   MatrixSpec spec_;
   float epsilon_ = 0;
   Activation activation_ = Activation::kNone;
-  // Read and checked at the first call, and again should the weights ever lie elsewhere; a session may run in several
-  // threads at once.
-  std::mutex reading_;
-  std::atomic<const void*> checked_{nullptr};
-  PackedMatrix matrix_;
-  const float *bias_ = nullptr, *gain_ = nullptr;
+  // What the graph holds is read and checked at the first call and kept; what it is given is checked at every call. A
+  // session may run in several threads at once.
+  bool constant_[kWeightInputs] = {};
+  std::mutex keeping_;
+  std::atomic<bool> kept_{false};
+  Weights weights_;
 };
 
 Status MatMulPanel::init(const OrtKernelInfo* info) {
   label_ = label_of(info, kName);
   POCKETSPEC_RETURN_IF_ERROR(spec_.read(info, label_.text));
   ort::optional_attribute(info, "epsilon", &epsilon_);
+  for (size_t i = 0; i < kWeightInputs; ++i) constant_[i] = ort::is_constant(info, i + 1);
   char name[32];
   if (!ort::optional_text(info, "activation", name, sizeof name)) return nullptr;
   if (std::strcmp(name, "silu") != 0 && std::strcmp(name, "gelu_tanh") != 0) {
@@ -130,34 +139,45 @@ Status MatMulPanel::init(const OrtKernelInfo* info) {
 }
 
 Status MatMulPanel::check_vector(const char* what, const ort::Tensor& vector, int64_t length) const {
-  if (!vector.data || vector.count() == length) return nullptr;
+  if (!vector.is_present() || vector.count() == length) return nullptr;
   return ort::error(kInvalidArgument, "%s: %s has %lld elements, expected %lld", label_.text, what,
                     static_cast<long long>(vector.count()), static_cast<long long>(length));
 }
 
-Status MatMulPanel::read_constants(const OrtKernelContext* context) {
-  const std::lock_guard<std::mutex> lock(reading_);
-  ort::Tensor codes, scales, zeros, bias, gain;
-  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 1, &codes));
-  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 2, &scales));
-  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 3, &zeros));
-  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 4, &bias));
-  POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 5, &gain));
-  POCKETSPEC_RETURN_IF_ERROR(spec_.check(label_.text, codes, scales, zeros, &matrix_));
+Status MatMulPanel::read_weights(const OrtKernelContext* context, Weights* weights) {
+  if (kept_.load(std::memory_order_acquire)) {
+    *weights = weights_;
+    return nullptr;
+  }
+  ort::Tensor inputs[kWeightInputs];
+  bool stay = true;
+  for (size_t i = 0; i < kWeightInputs; ++i) {
+    POCKETSPEC_RETURN_IF_ERROR(ort::input(context, i + 1, &inputs[i]));
+    stay = stay && (constant_[i] || !inputs[i].is_present());
+  }
+  POCKETSPEC_RETURN_IF_ERROR(check_weights(inputs, weights));
+  const std::lock_guard<std::mutex> lock(keeping_);
+  if (!stay || kept_.load(std::memory_order_relaxed)) return nullptr;
+  weights_ = *weights;
+  kept_.store(true, std::memory_order_release);
+  return nullptr;
+}
+
+Status MatMulPanel::check_weights(const ort::Tensor (&inputs)[kWeightInputs], Weights* weights) const {
+  const ort::Tensor &bias = inputs[3], &gain = inputs[4];
+  POCKETSPEC_RETURN_IF_ERROR(spec_.check(label_.text, inputs[0], inputs[1], inputs[2], &weights->matrix));
   POCKETSPEC_RETURN_IF_ERROR(check_vector("bias", bias, spec_.n * (spec_.gated ? 2 : 1)));
   POCKETSPEC_RETURN_IF_ERROR(check_vector("gain", gain, spec_.k));
-  bias_ = static_cast<const float*>(bias.data);
-  gain_ = static_cast<const float*>(gain.data);
-  checked_.store(codes.data, std::memory_order_release);
+  weights->bias = static_cast<const float*>(bias.data);
+  weights->gain = static_cast<const float*>(gain.data);
   return nullptr;
 }
 
 Status MatMulPanel::compute(OrtKernelContext* context) {
   ort::Tensor a, residual;
   POCKETSPEC_RETURN_IF_ERROR(ort::input(context, 0, &a));
-  void* codes = nullptr;
-  POCKETSPEC_RETURN_IF_ERROR(ort::input_data(context, 1, &codes));
-  if (codes != checked_.load(std::memory_order_acquire)) POCKETSPEC_RETURN_IF_ERROR(read_constants(context));
+  Weights weights;
+  POCKETSPEC_RETURN_IF_ERROR(read_weights(context, &weights));
   if (a.rank == 0 || a.dims[a.rank - 1] != spec_.k) {
     return ort::error(kInvalidArgument, "%s: the last axis of A has %lld elements, expected K = %lld", label_.text,
                       static_cast<long long>(a.rank ? a.dims[a.rank - 1] : 0), static_cast<long long>(spec_.k));
@@ -169,9 +189,9 @@ Status MatMulPanel::compute(OrtKernelContext* context) {
   void* y = nullptr;
   POCKETSPEC_RETURN_IF_ERROR(ort::output(context, 0, a.dims, a.rank, &y));
   if (rows == 0) return nullptr;
-  Call call = {settings_.isa, matrix_, Rows(rows), spec_.gated, spec_.n, static_cast<const float*>(a.data), gain_, bias_,
-               static_cast<const float*>(residual.data), static_cast<float*>(y), epsilon_, activation_, nullptr, nullptr,
-               nullptr};
+  Call call = {settings_.isa, weights.matrix, Rows(rows), spec_.gated, spec_.n, static_cast<const float*>(a.data),
+               weights.gain, weights.bias, static_cast<const float*>(residual.data), static_cast<float*>(y), epsilon_,
+               activation_, nullptr, nullptr, nullptr};
   return run(context, call);
 }
 

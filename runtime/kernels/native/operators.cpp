@@ -51,7 +51,7 @@ Status MatrixSpec::check(const char* label, const ort::Tensor& codes, const ort:
     return ort::error(kInvalidArgument, "%s: scales must be float32 or float16", label);
   }
   POCKETSPEC_RETURN_IF_ERROR(check_shape(label, "scales", scales, {panels, blocks, kColumns}));
-  if (zeros.data) {
+  if (zeros.is_present()) {
     if (zeros.type != kUint8) return ort::error(kInvalidArgument, "%s: zero_points must be uint8", label);
     POCKETSPEC_RETURN_IF_ERROR(check_shape(label, "zero_points", zeros, {panels, blocks, 2 * bits}));
   }

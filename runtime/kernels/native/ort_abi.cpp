@@ -31,6 +31,7 @@ enum Place {
   kReleaseTensorTypeAndShapeInfo = 99,
   kGetSessionConfigEntry = 238,
   kKernelInfoGetNodeName = 244,
+  kKernelInfoGetConstantInputTensor = 249,
   kKernelContextParallelFor = 274,
 };
 
@@ -120,12 +121,12 @@ size_t input_count(const OrtKernelContext* context) {
   return count;
 }
 
-Status input_data(const OrtKernelContext* context, size_t index, void** data) {
-  *data = nullptr;
+bool is_constant(const OrtKernelInfo* info, size_t index) {
+  int found = 0;
   const OrtValue* value = nullptr;
-  POCKETSPEC_RETURN_IF_ERROR(call(kKernelContextGetInput, context, index, &value));
-  if (!value) return nullptr;
-  return call(kGetTensorMutableData, const_cast<OrtValue*>(value), data);
+  const Status status = call(kKernelInfoGetConstantInputTensor, info, index, &found, &value);
+  release(status);
+  return !status && found != 0;
 }
 
 Status input(const OrtKernelContext* context, size_t index, Tensor* tensor) {

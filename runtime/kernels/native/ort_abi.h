@@ -94,6 +94,8 @@ struct Tensor {
   int rank = 0;
   int64_t dims[kMaxRank] = {};
 
+  // Whether the input is there, be it without elements.
+  bool is_present() const { return type != kAny; }
   int64_t count() const {
     int64_t product = 1;
     for (int i = 0; i < rank; ++i) product *= dims[i];
@@ -103,8 +105,8 @@ struct Tensor {
 
 size_t input_count(const OrtKernelContext* context);
 Status input(const OrtKernelContext* context, size_t index, Tensor* tensor);
-// Only the address: for inputs whose shape was checked before.
-Status input_data(const OrtKernelContext* context, size_t index, void** data);
+// Whether an input is a constant of the graph, the same one at every call; false for one that is absent.
+bool is_constant(const OrtKernelInfo* info, size_t index);
 Status output(OrtKernelContext* context, size_t index, const int64_t* dims, int rank, void** data);
 
 }  // namespace ort

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from runtime.kernels import reference
 from runtime.kernels.cases import make_matrix, packed
 from runtime.kernels.library import Library, open_library
+from runtime.kernels.numbers import Numbers
 from runtime.kernels.onnx_bytes import Node, ValueType, encode_model
 from runtime.kernels.reference import Floats, Matrix
 from runtime.kernels.selftest import count_different
@@ -98,3 +100,78 @@ def test_what_is_not_finite_stays_in_its_row(library: Library) -> None:
 def test_thousands_of_rows_and_one_column(library: Library) -> None:
     matrix = make_matrix(1, 40, 4, 32, half=True, own_zeros=True)
     check(library, matrix, np.random.default_rng(0).standard_normal((5000, 40)).astype(np.float32))
+
+
+class Given:
+    """MatMulPanel in a graph that holds nothing but ``constants``: weights, bias and gain are inputs."""
+
+    K, N = 96, 20
+
+    def __init__(self, library: Library, constants: Sequence[str] = ()) -> None:
+        self.held = {name: array for name, array in self.weights(0).items() if name in constants}
+        names = ("A", "codes", "scales", "zero_points", "bias", "gain")
+        given = {name: ValueType(array.dtype.name, self._axes(name, array)) for name, array in self.inputs(0).items()}
+        sizes = {"K": self.K, "N": self.N, "bits": 4, "block_size": 32, "epsilon": 1e-6}
+        node = Node("MatMulPanel", names, ["Y"], sizes)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        library.register(options, 1)
+        model = encode_model([node], given, {"Y": ValueType("float32", ("r", "n"))}, self.held)
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    @staticmethod
+    def _axes(name: str, array: Any) -> tuple[str, ...]:
+        return tuple(f"{name}{axis}" for axis in range(array.ndim))
+
+    def matrix(self, seed: int) -> Matrix:
+        return make_matrix(self.N, self.K, 4, 32, half=bool(seed % 2), own_zeros=True, seed=seed)
+
+    def weights(self, seed: int) -> dict[str, Any]:
+        numbers = Numbers(seed)
+        scales = {"scales": packed([self.matrix(seed)])["scales"].astype(np.float16)}
+        return {
+            **packed([self.matrix(seed)]),
+            **scales,
+            "bias": numbers.bell((self.N,)),
+            "gain": numbers.bell((self.K,)),
+        }
+
+    def inputs(self, seed: int) -> dict[str, Any]:
+        found = {"A": Numbers(seed, 1).bell((3, self.K)), **self.weights(seed)}
+        return {name: array for name, array in found.items() if name not in self.held}
+
+    def run(self, inputs: dict[str, Any]) -> Floats:
+        return np.asarray(self._session.run(None, inputs)[0])
+
+    def expected(self, seed: int) -> Floats:
+        whole = {**self.weights(seed), **self.held}
+        kept = 0 if "codes" in self.held else seed
+        matrix = replace(self.matrix(kept), scales=self.matrix(kept).scales.astype(np.float16))
+        x = self.inputs(seed)["A"]
+        return reference.matmul_panel(x, [matrix], bias=whole["bias"], gain=whole["gain"], epsilon=1e-6)
+
+
+@pytest.mark.parametrize(
+    "constants", [(), ("codes", "scales", "zero_points"), ("codes", "scales", "zero_points", "bias")], ids=str
+)
+def test_what_a_call_is_given_is_what_it_uses(library: Library, constants: Sequence[str]) -> None:
+    """Nothing of an earlier call: other gains, biases and weights, elsewhere or in the same place."""
+    given = Given(library, constants)
+    place = {name: array.copy() for name, array in given.inputs(0).items()}
+    for seed in (0, 1, 2, 1):
+        assert count_different(given.run(given.inputs(seed)), given.expected(seed)) == 0
+        for name, array in given.inputs(seed).items():
+            place[name][:] = array
+        assert count_different(given.run(place), given.expected(seed)) == 0
+
+
+@pytest.mark.parametrize("name", ["codes", "scales", "zero_points", "bias", "gain"])
+def test_a_later_call_is_checked_as_the_first_one(library: Library, name: str) -> None:
+    """Also where what is too small begins at the same address."""
+    given = Given(library)
+    inputs = given.inputs(0)
+    assert count_different(given.run(inputs), given.expected(0)) == 0
+    for wrong in (inputs[name][:-1], inputs[name][:0]):
+        with pytest.raises(Exception, match=f"MatMulPanel.*{name} has"):
+            given.run({**inputs, name: wrong})
+    assert count_different(given.run(inputs), given.expected(0)) == 0
