@@ -17,15 +17,18 @@ struct Lanes {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
             _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 8)))};
   }
-  static Lanes load_codes(const int8_t* from) {
-    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  static Lanes of_codes(__m128i codes) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)),
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(codes, 8)))};
+  }
+  static Lanes load_codes(const int8_t* from) {
+    return of_codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
   void store(float* to) const {
     _mm256_storeu_ps(to, low);
     _mm256_storeu_ps(to + 8, high);
   }
+  void store_eight(float* to) const { _mm256_storeu_ps(to, low); }
 };
 
 inline Lanes operator+(Lanes a, Lanes b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }

@@ -21,10 +21,12 @@ struct Lanes {
   static Lanes load_half(const uint16_t* from) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
   }
+  static Lanes of_codes(__m128i codes) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))}; }
   static Lanes load_codes(const int8_t* from) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))))};
+    return of_codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
   void store(float* to) const { _mm512_storeu_ps(to, all); }
+  void store_eight(float* to) const { _mm256_storeu_ps(to, _mm512_castps512_ps256(all)); }
 };
 
 inline Lanes operator+(Lanes a, Lanes b) { return {_mm512_add_ps(a.all, b.all)}; }
