@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads per operator (default: one for every usable core)"
     )
+    parser.add_argument(
+        "--compare-sets", action="store_true", help="time every instruction set that works here on the same work"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -52,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
     report = _describe(threads, options.block_size)
     if not options.json:
         print("\n".join(_lines(report)))
-    if report["fault"] is None and rows:
+    if options.compare_sets and report["fault"] is None:
+        report["sets"] = _compare(threads, options)
+    elif report["fault"] is None and rows:
         report["curve"] = _measure(rows, shapes, threads, options)
     if options.json:
         print(json.dumps(report, indent=2))
@@ -131,6 +136,27 @@ def _measure(rows: list[int], shapes: list[Shape], threads: int, options: argpar
                 print(_row(shape, timing, timings[0]), flush=True)
             curve.append(_entry(shape, timing))
     return curve
+
+
+def _compare(threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times every instruction set, printing each piece of work as it is done unless JSON is wanted."""
+    from runtime.kernels.comparison import compare_sets
+    from runtime.kernels.library import PLAIN, open_library
+
+    library = open_library()
+    others = [name for name in library.verdict.usable if name != PLAIN][1:]
+    found = []
+    for number, each in enumerate(compare_sets(library, threads)):
+        if not options.json:
+            first, *_ = each.seconds.items()
+            if number == 0:
+                print(f"\nthreads {threads}; medians, instruction sets in turns; below 1 is faster than {first[0]}\n")
+                print(f"| work | {first[0]} ms |" + "".join(f" {name} |" for name in others))
+                print("| --- | --- |" + " --- |" * len(others))
+            ratios = "".join(f" {each.ratios[name]:.2f} |" for name in others)
+            print(f"| {each.work} | {first[1] * 1e3:.3f} |{ratios}", flush=True)
+        found.append({"work": each.work, "ms": {name: value * 1e3 for name, value in each.seconds.items()}})
+    return found
 
 
 def _row(shape: Shape, timing: Timing, first: Timing) -> str:

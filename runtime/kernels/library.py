@@ -36,7 +36,7 @@ BUILD_COMMAND = "python -m runtime kernels --build"
 # The test takes a second; on a busy phone it may take many, and a test that hangs must not hang the user.
 _PATIENCE_SECONDS = 120
 # Forces one instruction set, for tests: verdicts hold for that one then.
-_ISA_VARIABLE = "POCKETSPEC_ISA"
+ISA_VARIABLE = "POCKETSPEC_ISA"
 # What a verdict rests on: another version of these may come to another one.
 _TESTS = (
     *("selftest.py", "cases.py", "golden.json", "golden.py", "numbers.py", "onnx_bytes.py"),
@@ -73,7 +73,7 @@ class Verdict:
         return cls(
             version=str(data.get("version", cls.version)),
             layout=int(data.get("layout", cls.layout)),
-            isa=os.environ.get(_ISA_VARIABLE) or str(next(iter(data.get("usable", ())), cls.isa)),
+            isa=os.environ.get(ISA_VARIABLE) or str(next(iter(data.get("usable", ())), cls.isa)),
             compiled=tuple(data.get("compiled", ())),
             usable=tuple(data.get("usable", ())),
             fault=found["fault"],
@@ -96,7 +96,7 @@ class Library:
 
         An instruction set that is forced passes for fast: whoever forces plain C++ wants to see it run.
         """
-        return self.verdict.isa != PLAIN or _ISA_VARIABLE in os.environ
+        return self.verdict.isa != PLAIN or ISA_VARIABLE in os.environ
 
     def register(self, options: ort.SessionOptions, threads: int) -> None:
         """Makes the operators known to sessions with ``options``, whose operators run on ``threads`` threads."""
@@ -133,7 +133,7 @@ def verdict_on(path: Path, *, fresh: bool = False) -> Verdict:
     if not path.is_file():
         return Verdict(fault=f"the native kernels are not built; {BUILD_COMMAND} builds them")
     tests = [sha256_of(Path(__file__).with_name(test)) for test in _TESTS]
-    name, key = f"kernels-{sha256_of(path)[:16]}", [tests, device_key(), os.environ.get(_ISA_VARIABLE)]
+    name, key = f"kernels-{sha256_of(path)[:16]}", [tests, device_key(), os.environ.get(ISA_VARIABLE)]
     passing = json.dumps([name, key])
     if fresh:
         forget(user_folder(), name)
