@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ import pytest
 from memory.cores import read_cores
 from runtime.__main__ import main
 from runtime.devices import processor_features
-from runtime.kernels import curve, library
+from runtime.kernels import comparison, curve, library
 from runtime.kernels.build import INSTRUCTION_SETS, LIBRARY_NAME
+from runtime.kernels.comparison import Comparison
 from runtime.kernels.curve import Shape, measure
-from runtime.kernels.library import open_library
+from runtime.kernels.library import Library, open_library
 
 ROOT = Path(__file__).parents[3]
 
@@ -108,6 +111,41 @@ def test_both_kernels_are_timed_on_the_same_product(native_library: Path, monkey
     assert {array.shape for array in seen} == {(1, 2, 48)}
     for array in seen:
         np.testing.assert_allclose(array, 96.0, rtol=1e-5)
+
+
+def test_instruction_sets_are_compared_on_the_same_work(
+    native_library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each in sessions of its own, and the choice of a set is taken back."""
+    monkeypatch.setattr(comparison, "_TURNS", 3)
+    monkeypatch.delenv("POCKETSPEC_ISA", raising=False)
+    usable = [name for name in open_library().verdict.usable if name != "portable"]
+    if len(usable) < 2:
+        pytest.skip("this processor has one instruction set")
+    registered: list[str | None] = []
+    register = Library.register
+
+    def seen(self: Library, options: Any, threads: int) -> None:
+        registered.append(os.environ.get("POCKETSPEC_ISA"))
+        register(self, options, threads)
+
+    monkeypatch.setattr(Library, "register", seen)
+    assert main(["kernels", "--compare-sets", "--threads", "1", "--json"]) == 0
+    sets = json.loads(capsys.readouterr().out)["sets"]
+    assert len(sets) == 4 * (2 + 4)
+    for kind in ("int4 product", "int8 product", "of fp32", "of fp16", "of int8", "of int4"):
+        assert sum(kind in each["work"] for each in sets) == 4
+    assert all(list(each["ms"]) == usable and min(each["ms"].values()) > 0 for each in sets)
+    assert registered == usable * len(sets)
+    assert "POCKETSPEC_ISA" not in os.environ
+    assert main(["kernels", "--compare-sets", "--threads", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-26] == f"| work | {usable[0]} ms |" + "".join(f" {name} |" for name in usable[1:])
+    assert lines[-1].startswith("| attention over 1000 rows of int4, rows 16 | ")
+
+
+def test_a_ratio_is_to_the_best_set() -> None:
+    assert Comparison("work", {"avx512vnni": 2.0, "avx2": 3.0}).ratios == {"avx512vnni": 1.0, "avx2": 1.5}
 
 
 def test_without_a_library_portable_kernels_are_in_use(

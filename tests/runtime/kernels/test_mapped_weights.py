@@ -36,7 +36,11 @@ def test_weights_are_not_in_anonymous_memory(heavy_bundle: Path) -> None:
 
 @linux_only
 def test_the_first_use_takes_no_more_memory_than_any_other(heavy_bundle: Path, tmp_path: Path) -> None:
-    """Of the process that opens the bundle; the one that packs takes all weights and more."""
+    """Of the process that opens the bundle; the one that packs takes all weights and more.
+
+    ONNX Runtime copies one matrix at a time while it opens, for some milliseconds: whoever looks sees the largest one,
+    16.8 of 70 MB, or misses it. Packing in this process would add all of them (70 MB, tried).
+    """
     bundle = shutil.copytree(heavy_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns(".device"))
     peaks = []
     for _ in range(2):
@@ -45,7 +49,7 @@ def test_the_first_use_takes_no_more_memory_than_any_other(heavy_bundle: Path, t
                 assert found_by(process)["residence"] == "prepacked"
             peaks.append(meter.phases[0].peak.anonymous_bytes)
     first, later = peaks
-    assert first < later + read_manifest(bundle).target.weight_bytes / 10
+    assert first < later + read_manifest(bundle).target.weight_bytes / 2
 
 
 def mapped_bytes(pid: int, file: Path) -> dict[str, int]:
