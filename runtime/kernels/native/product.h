@@ -73,6 +73,10 @@ void add_rows(const Product& job, int64_t row, int64_t sixteens) {
   constexpr int kTogether = sixteens_for(kRows);
   int64_t at = 0;
   for (; at + kTogether <= sixteens; at += kTogether) add_sums<kRows, kTogether>(job, row, at);
+  // Two are left of a head of 32 or 96: one after the other, their few sums would wait for themselves.
+  if constexpr (kTogether > 2) {
+    for (; at + 2 <= sixteens; at += 2) add_sums<kRows, 2>(job, row, at);
+  }
   if constexpr (kTogether > 1) {
     for (; at < sixteens; ++at) add_sums<kRows, 1>(job, row, at);
   }
