@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from memory.child import command, environment
 
 KernelKind = Literal["native", "portable"]
 
@@ -55,9 +56,9 @@ def find_process(kernels: KernelKind) -> ProcessBytes:
 
     The runtime does it, as a process: the planner knows nothing of what runs its plans.
     """
-    command = [sys.executable, "-m", "runtime.bare_process", "--known", kernels]
+    words, patience = command("runtime.bare_process", "--known", kernels), _PATIENCE_SECONDS
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=patience, env=environment())
         found = read_process(json.loads(done.stdout))
     except (OSError, ValueError, subprocess.TimeoutExpired):
         found = None
