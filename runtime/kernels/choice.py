@@ -73,7 +73,7 @@ class Chooser:
         except PocketspecError as error:
             if self._wanted == "native" and level.role == "target":
                 raise
-            reason = error
+            reason = _without_trace(error)
         opened = self._open_portable(bundle, manifest, level, make)
         self._tell(f"ONNX Runtime's own kernels run {level.name}, so that {_COST}", reason)
         return opened
@@ -88,7 +88,7 @@ class Chooser:
         try:
             return self._attempt("prepacked", level, lambda: make(prepacked))
         except PocketspecError as error:
-            reason = error
+            reason = _without_trace(error)
         # First, because a plan may have no room for that.
         self._tell(f"the weights of {level.name} are copied into memory", reason)
         return make(PORTABLE)
@@ -101,9 +101,7 @@ class Chooser:
         try:
             return attempt()
         except PocketspecError as error:
-            # Another one, for this one knows all that was open when it was raised.
-            kind = NowhereError if isinstance(error, NowhereError) else KernelsError
-            self._failed[level.name, residence] = kind(str(error))
+            self._failed[level.name, residence] = _without_trace(error)
             raise
 
     def _tell(self, what: str, reason: PocketspecError) -> None:
@@ -148,6 +146,11 @@ class Chooser:
         if self._wanted == "auto" and not library.is_fast:
             raise KernelsError("native kernels have nothing faster than plain C++ for this processor")
         return library
+
+
+def _without_trace(error: PocketspecError) -> PocketspecError:
+    """The same in words: an error that is kept keeps all that was open where it was raised."""
+    return NowhereError(str(error)) if isinstance(error, NowhereError) else KernelsError(str(error))
 
 
 def _can_prepack(manifest: Manifest) -> bool:

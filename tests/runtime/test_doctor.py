@@ -147,7 +147,7 @@ def test_an_error_of_a_library_is_a_finding_and_no_traceback(
 def test_limits_of_containers_are_told() -> None:
     cores = list(machine._machine(Cores(8, 2, 1.5, Path("/sys/fs/cgroup/cpu.max"))))
     assert cores[-1].value.splitlines() == [
-        "1 can work at once",
+        "2 can work at once",
         "the machine has 8 cores",
         "this process may run on 2 of them (affinity)",
         "/sys/fs/cgroup/cpu.max allows the time of 1.5 processors",
