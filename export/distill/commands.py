@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from export.distill.corpus import Record, encode, in_turn, read_records
+from export.distill.corpus import Corpus, Record, encode, in_turn, read_records
 from export.distill.family import FAMILY, POSITIONS, VOCABULARY, from_layers
-from export.distill.lessons import TOP, join, load_lessons, read_text, save_lessons, write_answers
+from export.distill.lessons import TOP, join, load_lessons, read_text, run_answers, save_lessons, write_answers
 from export.distill.measure import Answered, answer, markdown, measure
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import Progress, Schedule, Teaching, Text, train
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     lessons.add_argument("--answer-tokens", type=int, default=500_000, help="its answers, prompts of all kinds in turn")
     lessons.add_argument("--greedy-share", type=float, default=0.5, help="share of the answers that are greedy (0.5)")
     lessons.add_argument("--longest-prompt", type=int, default=1000, help="tokens of a prompt that is answered (1000)")
+    lessons.add_argument("--bundle", type=Path, help="the exported teacher, to write its answers several times faster")
     lessons.add_argument("--longest-answer", type=int, default=600, help="most tokens of an answer (600)")
     distill.add_argument("--lessons", type=Path, nargs="+", required=True, help="files that the lessons command wrote")
     distill.add_argument(
@@ -115,18 +116,32 @@ def _lessons(arguments: argparse.Namespace) -> None:
     records = list(read_records(arguments.text, arguments.kinds))
     prompts = [_prompt(tokenizer, record) for record in in_turn(records)]
     prompts = [prompt for prompt in prompts if len(prompt) <= arguments.longest_prompt]
-    greedy = round(arguments.answer_tokens * arguments.greedy_share)
     longest, parts = arguments.longest_answer, []
-    if greedy:
-        parts += [write_answers(teacher, prompts, greedy, 0.0, longest, report=_count("greedy answers"))]
-    if sampled := arguments.answer_tokens - greedy:
-        parts += [write_answers(teacher, prompts[::-1], sampled, 0.8, longest, report=_count("sampled answers"))]
+    greedy = round(arguments.answer_tokens * arguments.greedy_share)
+    for texts, tokens, temperature, what in (
+        (prompts, greedy, 0.0, "greedy answers"),
+        (prompts[::-1], arguments.answer_tokens - greedy, 0.8, "sampled answers"),
+    ):
+        if not tokens:
+            continue
+        if arguments.bundle is None:
+            parts += [write_answers(teacher, texts, tokens, temperature, longest, report=_count(what))]
+        else:
+            answers = _run_answers(arguments.bundle, texts, tokens, temperature, longest, _count(what))
+            parts += [read_text(teacher, answers, len(answers.tokens), report=_count(f"{what} read"))]
     if arguments.read_tokens:
         corpus = encode(records, tokenizer)
         parts += [read_text(teacher, corpus, arguments.read_tokens, report=_count("text read"))]
     if not parts:
         raise PocketspecError("no lessons asked for; give --read-tokens or --answer-tokens more than 0")
     save_lessons(join(parts), arguments.output)
+
+
+def _run_answers(bundle: Path, *settings: Any) -> Corpus:
+    from runtime import Engine
+
+    with Engine.open(bundle) as engine:
+        return run_answers(engine, *settings)
 
 
 def _prompt(tokenizer: Any, record: Record) -> list[int]:
