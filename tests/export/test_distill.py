@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from export.distill.corpus import Corpus, Record, encode, in_turn
 from export.distill.family import FAMILY, from_layers
-from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, save_lessons, write_answers
+from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, run_answers, save_lessons, write_answers
 from export.distill.measure import Answered, agreement, answer, markdown, measure, repetition
 from export.distill.muon import Muon, orthogonalize
 from export.distill.tokenizer import train_tokenizer
@@ -131,6 +131,24 @@ def test_lessons_hold_the_teachers_distribution_after_each_token(teacher: Any, t
     both = join([read, read])
     half = len(read.corpus.tokens)
     np.testing.assert_array_equal(both.corpus.starts, [*read.corpus.starts, *(read.corpus.starts + half)])
+
+
+def test_the_exported_teacher_writes_answers_until_there_are_enough(teacher: Any) -> None:
+    class Exported:
+        """What runs the teacher elsewhere, two tokens a step."""
+
+        def generate(self, prompt: list[int], *, sampling: Any, max_new_tokens: int) -> Iterator[Any]:
+            assert sampling.temperature == 0.0
+            reply = answer(teacher, prompt, max_new_tokens)
+            for place in range(0, len(reply), 2):
+                yield SimpleNamespace(step=SimpleNamespace(tokens=reply[place : place + 2]))
+
+    prompts = [[3, 4, 5], [6, 7, 8, 9, 10], [4, 5]]
+    corpus = run_answers(Exported(), prompts, tokens=12, temperature=0.0, longest=6)  # type: ignore[arg-type]
+    rows = np.split(corpus.tokens, corpus.starts[1:])
+    assert [row.tolist() for row in rows] == [prompt + answer(teacher, prompt, 6) for prompt in prompts[:2]]
+    read = read_text(teacher, corpus, len(corpus.tokens))
+    assert (read.corpus.tokens == corpus.tokens).all()
 
 
 def test_greedy_answers_are_the_teachers_own_and_cut_at_the_end_token(teacher: Any) -> None:
