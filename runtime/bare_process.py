@@ -47,7 +47,9 @@ def known_process(kernels: KernelKind) -> ProcessBytes | None:
 def measure_process(kernels: KernelKind) -> ProcessBytes:
     """Loads what a conversation needs and runs a tiny model, in this process, which has done nothing else so far."""
     import runtime.probe  # noqa: F401
+    from runtime.__main__ import parse
 
+    parse(["inspect", "."])  # as every command does
     loaded = _memory()
     from runtime.tiny_sessions import prepare
 
