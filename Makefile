@@ -8,7 +8,7 @@ PROMPT := Write a bedtime story called `The Lantern and the Lost Star`.
 export PROMPT
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test check sanitize install clean
+.PHONY: demo demo-tables test check sanitize install clean
 
 # torch is pinned to the CPU build, since a looser range brings gigabytes of GPU packages.
 $(VENV)/installed: pyproject.toml setup.py
@@ -29,6 +29,17 @@ install: $(VENV)/installed $(VENV)/kernels
 demo: install
 	$(BIN)/python -m export --target demo --quant int4 --output $(BUNDLE)
 	$(BIN)/python -m runtime compare $(BUNDLE) --max-new-tokens 200 -- "$$PROMPT"
+
+# Every table that depends on the demo models, after they have changed. TEXT: instruct-valid.jsonl of their data, unpacked.
+DEMO := export/demo
+FAMILY := $(DEMO)/Llama-Pocketspec
+demo-tables: install
+	$(BIN)/python -m export --target demo --quant int4 --output $(BUNDLE)
+	$(BIN)/python -m export measure --teacher $(FAMILY)-9M --students $(FAMILY)-6M $(FAMILY)-0.6M --text $(TEXT) \
+	    --count 93 --samples 20 --output $(DEMO)/MEASURED.md
+	$(BIN)/python -m memory verify $(BUNDLE) --sweep > $(DEMO)/MEMORY.md
+	$(BIN)/python -m runtime bench $(BUNDLE) --prompts $(TEXT) --count-per-category 1 --count 16 --tokens 128 --repeat 3 \
+	    --compare plain,suffix,chain,tree,auto --output $(DEMO)/SPEED.md
 
 test: install
 	$(BIN)/python -m pytest
