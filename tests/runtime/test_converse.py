@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ from runtime.stop import StopRule
 from tests.runtime.tiny_graph import POSITIONS
 
 ROOT = Path(__file__).parents[2]
+ELSEWHERE = Path(__file__).parent / "elsewhere"
 PROMPTS = ["once upon a time", "and then, my dear,", "so they said", "the end is near"]
 
 only_linux = pytest.mark.skipif(read_memory() is None, reason="only Linux tells what a process uses")
@@ -173,26 +175,31 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert error.count("\n") == 1
 
 
-def test_work_apart_tells_and_gives_back() -> None:
+def test_work_apart_tells_and_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ELSEWHERE))
+    work = importlib.import_module("work_apart")
     lines: list[str] = []
-    assert run_apart(_add, 2, 3, notify=lines.append) == (5, True)
+    assert run_apart(work.add, 2, 3, notify=lines.append) == (5, True)
     assert lines == [f"not {os.getpid()}"]
     with pytest.raises(PocketspecError, match="no such number"):
-        run_apart(_refuse, notify=lines.append)
+        run_apart(work.refuse, notify=lines.append)
     with pytest.raises(PocketspecError, match="ended with code 7"):
-        run_apart(_vanish, notify=lines.append)
+        run_apart(work.vanish, notify=lines.append)
 
 
 @only_linux
 def test_work_apart_ends_with_the_process_that_waits_for_it() -> None:
     program = (
-        "from runtime.apart import run_apart\nfrom tests.runtime.test_converse import linger\n"
+        "from runtime.apart import run_apart\nfrom work_apart import linger\n"
         "if __name__ == '__main__':\n    run_apart(linger, notify=lambda line: print(line, flush=True))\n"
     )
     with NamedTemporaryFile("w", suffix=".py") as file:
         file.write(program)
         file.flush()
-        command, environment = [sys.executable, file.name], {**os.environ, "PYTHONPATH": str(ROOT)}
+        command, environment = (
+            [sys.executable, file.name],
+            {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ELSEWHERE)))},
+        )
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as waiting:
             assert waiting.stdout is not None
             child = Path("/proc", waiting.stdout.readline().strip())
@@ -203,21 +210,3 @@ def test_work_apart_ends_with_the_process_that_waits_for_it() -> None:
             return
         time.sleep(0.05)
     pytest.fail("it goes on alone")
-
-
-def linger(notify: Callable[[str], None]) -> None:
-    notify(str(os.getpid()))
-    time.sleep(60)
-
-
-def _add(left: int, right: int, notify: Callable[[str], None]) -> tuple[int, bool]:
-    notify(f"not {os.getppid()}")
-    return left + right, os.getpid() != os.getppid()
-
-
-def _refuse(notify: Callable[[str], None]) -> None:
-    raise PocketspecError("no such number")
-
-
-def _vanish(notify: Callable[[str], None]) -> None:
-    os._exit(7)
