@@ -39,6 +39,9 @@ from runtime.workers import WorkerChoice
 Kind = tuple[int, int, bool]
 # Another session is opened in the midst of an answer if that takes no longer.
 _SOON_OPEN_SECONDS = 0.5
+# Weights that one thread reads in less time than two need to meet: with the demo's 5.9 MB two are 5 to 9 % slower alone
+# on two cores of a Zen 4, and beside a busy program a short answer is over before that was found out.
+_SMALL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def fitting_rows(model: Model, wanted: int) -> int:
 class OrtModel:
     """A session with its cache and buffers. ``open`` is the usual way to make one.
 
-    With a ``crew`` not all threads work where fewer are faster.
+    With a ``crew`` not all threads work where fewer are faster; in a ``small`` model one works to begin with.
     With ``fixed_width`` every forward runs one number of rows: of the ``widths``, the largest that ``max_rows`` allows.
     """
 
@@ -103,6 +106,7 @@ class OrtModel:
         growth: int = 0,
         cores: Sequence[int] = (),
         crew: NativeCrew | SessionCrew | None = None,
+        small: bool = False,
     ) -> None:
         self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
@@ -117,7 +121,7 @@ class OrtModel:
         self._workers: WorkerChoice | None = None
         self._sessions = crew if isinstance(crew, SessionCrew) else None
         if crew is not None and crew.workers > 1:
-            self._workers = WorkerChoice(crew, eager=self._sessions is None)
+            self._workers = WorkerChoice(crew, eager=self._sessions is None, alone_first=small)
         # Spent inside ONNX Runtime so far; what a step takes beyond it is ours.
         self.session_seconds = 0.0
         # May raise, so that a prompt that is read chunk by chunk can be given up.
@@ -159,6 +163,7 @@ class OrtModel:
             growth,
             plan.placement.cores,
             crew,
+            isinstance(crew, NativeCrew) and level.weight_bytes < _SMALL_BYTES,
         )
 
     def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:

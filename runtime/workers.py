@@ -44,14 +44,17 @@ class WorkerChoice:
     """Chooses the workers of a crew by what steps take; as many as it has now are the most.
 
     Where trials cost more than their steps, it is not ``eager``: only threads that are held up are a reason for one.
+    ``alone_first``: one worker begins, and more are tried after a while, as for work that is too little for more.
     """
 
-    def __init__(self, crew: Crew, eager: bool = True) -> None:
+    def __init__(self, crew: Crew, eager: bool = True, alone_first: bool = False) -> None:
         self._crew, self._most, self._eager = crew, crew.workers, eager
+        if alone_first:
+            crew.workers = 1
         self._stretch = _Stretch(crew.held_up_seconds)
         # While another number is tried: what it is compared with, and the number before.
         self._trial: tuple[_Stretch, int] | None = None
-        self._rest, self._next_rest = 0.0, _FIRST_REST
+        self._rest, self._next_rest = _FIRST_REST if alone_first else 0.0, _FIRST_REST
         # Trials of fewer that have not paid, one after another. On many cores threads always wait a little; where that
         # has been looked into, more are tried next.
         self._fewer_failed = 0

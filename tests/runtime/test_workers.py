@@ -24,9 +24,9 @@ class SimulatedCrew:
 class Machine:
     """A model's forwards in a world that may change."""
 
-    def __init__(self, threads: int, world: World) -> None:
+    def __init__(self, threads: int, world: World, alone_first: bool = False) -> None:
         self.crew, self.world, self.seconds = SimulatedCrew(threads), world, 0.0
-        self.choice = WorkerChoice(self.crew)
+        self.choice = WorkerChoice(self.crew, alone_first=alone_first)
 
     def run(self, seconds: float, kinds: tuple[tuple[str, float], ...] = (("one row", 1.0),)) -> float:
         """Steps for so long, of every kind in turn with its factor; returns how many rounds a second were done."""
@@ -103,6 +103,18 @@ def test_a_model_too_small_for_two_threads_has_one() -> None:
     machine.run(0.2)
     assert machine.choice.workers == 1
     assert machine.run(20.0) > 0.99 / 0.00025
+
+
+def test_a_small_model_gives_a_short_answer_with_one_thread_whatever_else_runs() -> None:
+    for world in (alone(0.00025), beside_others(0.00025, 1)):
+        machine = Machine(2, world, alone_first=True)
+        assert machine.run(0.3) > 0.999 / world(1)[0]
+
+
+def test_a_model_that_was_taken_for_small_gets_all_threads_where_they_pay() -> None:
+    machine = Machine(2, alone(0.003), alone_first=True)
+    machine.run(2.0)
+    assert machine.choice.workers == 2
 
 
 def test_steps_are_compared_with_those_of_their_kind() -> None:
