@@ -22,8 +22,6 @@ _LONG_MEMORY = 0.998
 _PRIOR_WEIGHT = 8.0
 _POOLED_WEIGHT = 4.0
 _GAIN_PRIOR = 10.0
-# A ratio is taken to have changed by no more than this factor at once.
-_MOST_CHANGE = 4.0
 _MAX_DEPTH = 32
 # A token's surprise moves the text's log odds by so much; no chance is nearer to 0 or 1 than this.
 _TEXT_SHARE, _MOST_SHIFT, _LEAST = 0.15, 2.0, 0.02
@@ -183,15 +181,16 @@ class Ratio:
     """What was observed over what was predicted, running; one hiccup of the system does not move it.
 
     Each observation is the median of the latest three, so a lasting change shows with the second; a ``share`` of the
-    value is the latest. ``told`` is the value when it was used last.
+    value is the latest, which counts as no further from it than by the factor ``most``. ``told`` is the value when it
+    was used last.
     """
 
-    __slots__ = ("_before", "_share", "told", "value")
+    __slots__ = ("_before", "_most", "_share", "told", "value")
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, most: float) -> None:
         self.value = self.told = 1.0
         self._before = (1.0, 1.0)
-        self._share = share
+        self._share, self._most = share, most
 
     def observe(self, ratio: float) -> None:
         """One observation."""
@@ -199,4 +198,4 @@ class Ratio:
         self._before = (old, ratio)
         usual = median((older, old, ratio))
         # More often held up than not: what lasts is believed in the end, and no moment moves it far.
-        self.value += self._share * (min(max(usual, self.value / _MOST_CHANGE), self.value * _MOST_CHANGE) - self.value)
+        self.value += self._share * (min(max(usual, self.value / self._most), self.value * self._most) - self.value)

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 NEARLY = 0.98
 # Contexts of one bucket share a prediction: costs grow slowly with the text.
 _BUCKET = 128
-# How much of a ratio is its latest observation: the machine and drafters change; what rows cost is compared with other
-# rows, which is less exact, and changes less.
-_FRESH, _ROWS_FRESH = 0.3, 0.1
+# How much of a ratio is its latest observation, and the factor by which that may be another: the machine and drafters
+# change; what rows cost is compared with other rows, which is less exact, and changes less. A number of rows that is
+# seen now and then must not be believed dear because it was held up twice.
+_FRESH, _ROWS_FRESH = (0.3, 4.0), (0.1, 1.25)
 # Rows that a drafter has to read anyway after a rejection or a bonus.
 FEW_ROWS = 4
 # So much of a target's time may be other than its forward for that to be measured by it.
@@ -45,7 +46,7 @@ class Speeds:
         self._bucket = 0
         self._known: dict[tuple[str, int], float] = {}
         self._told: dict[int, float] = {}
-        self._slowness = Ratio(_FRESH)
+        self._slowness = Ratio(*_FRESH)
         self._latest_rows = 0
         self._rows: dict[int, Ratio] = {}
         self._drafters: dict[str, Ratio] = {}
@@ -110,7 +111,7 @@ class Speeds:
             slowness = self._saw_target(self._padded(1 + step.num_drafted), step.target_seconds)
         beside = self._beside(forecast, step.num_drafted)
         if forecast.drafter is not None and beside > 0 and step.rows_read <= FEW_ROWS:
-            ratio = self._drafters.setdefault(forecast.family, Ratio(_FRESH))
+            ratio = self._drafters.setdefault(forecast.family, Ratio(*_FRESH))
             self._correct(ratio, (step.seconds - step.target_seconds) / (beside * slowness))
 
     def _beside(self, forecast: Forecast, drafted: int) -> float:
@@ -119,7 +120,7 @@ class Speeds:
 
     def _saw_target(self, rows: int, seconds: float) -> float:
         """How slow the machine was, by a forward that took so many seconds."""
-        expected, ratio = self.forward(self._target, rows), self._rows.setdefault(rows, Ratio(_ROWS_FRESH))
+        expected, ratio = self.forward(self._target, rows), self._rows.setdefault(rows, Ratio(*_ROWS_FRESH))
         if not 0 < expected < float("inf") or seconds <= 0:
             return self.slowness
         if self._latest_rows not in (0, rows):

@@ -80,7 +80,7 @@ def test_what_is_forgotten_counts_less_and_the_prior_more() -> None:
 
 
 def test_one_hiccup_moves_no_ratio_and_a_lasting_change_does() -> None:
-    ratio = Ratio(0.5)
+    ratio = Ratio(0.5, 4.0)
     for value in (1.0, 1.0, 40.0, 1.0, 1.0):
         ratio.observe(value)
     assert ratio.value == pytest.approx(1.0)

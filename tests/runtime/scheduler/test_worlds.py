@@ -11,6 +11,7 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pytest
 
@@ -22,9 +23,12 @@ ROWS = {"wide": WIDE, "flat": FLAT, "steep": STEEP}
 EASY, HARD = 0.92, 0.35
 # The token before which something happens, and how many answers of how many tokens there are.
 EVENT, ANSWERS = 150, (100, 200, 150, 150)
-SEEDS = range(4)
-# A step brings 1 to 13 tokens: over 200 tokens of 4 seeds the mean rate is known to within so much.
-LUCK = 0.04
+SEEDS = range(8)
+# The best of forty choices is the luckiest of those that are about as good: judged by other worlds than the scheduler,
+# and by many, so that no luck is in it.
+BEST_SEEDS = range(100, 124)
+# A step brings 1 to 13 tokens: over 200 tokens of 8 seeds the mean rate is known to within so much.
+LUCK = 0.02
 # What 100 tokens with noise of 5% a forward say about the last 1%, at the worst of some thousand places.
 NOISE = 0.02
 
@@ -96,10 +100,15 @@ def _check(rows: str, text: str, drafter: str, event: str) -> None:
     traces = [trace(_world(rows, text, drafter, event, seed), ANSWERS) for seed in SEEDS]
     assert min(map(worst_window, traces)) >= 0.95 - NOISE
     assert _mean(traces, 0, 48) >= 0.9
-    best, name = best_fixed(lambda seed: _world(rows, text, drafter, "nothing", seed), SEEDS, sum(ANSWERS))
+    best, name = _best(rows, text, drafter)
     assert _mean(traces, 0, sum(ANSWERS)) >= (0.95 - LUCK / 2) * best, name
     if text != "changing":
         assert _mean(traces, EVENT + 50, EVENT + 250) >= (0.95 - LUCK) * best, name
+
+
+@lru_cache
+def _best(rows: str, text: str, drafter: str) -> tuple[float, str]:
+    return best_fixed(lambda seed: _world(rows, text, drafter, "nothing", seed), BEST_SEEDS, sum(ANSWERS))
 
 
 def _mean(traces: Sequence[list[Moment]], start: int, end: int) -> float:
