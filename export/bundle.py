@@ -14,18 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from export.agreement import with_agreement
-from export.calibrate import Calibration, read_tokens
-from export.check import Passage, check_level, read_passage
-from export.compact import write_compact_tokenizer
-from export.effects import measure_effects
 from export.estimate import attainable_bytes, estimate_job, require_memory
-from export.genai import make_genai_config, write_genai_config
-from export.graph import lower
-from export.kvgraphs import write_kv_graphs
-from export.lean import run_lean
-from export.loading import LoadedTensors
-from export.lock import locked
+from export.graph.kv_variants import write_kv_graphs
+from export.graph.native.build import pack_native, write_native
+from export.graph.recipe import LoweredGraph, TensorSource
+from export.graph.sparse_tables import sparse_bytes
+from export.graph.trace import lower
 from export.manifest import (
     PACKED_FILE_NAME,
     Level,
@@ -37,18 +31,24 @@ from export.manifest import (
     refuse_links,
     verify_files,
 )
-from export.native.build import pack_native, write_native
-from export.passage import LEAN_TOKENS
-from export.peak import PeakWatch
-from export.quantize import QUANTIZERS
-from export.recipe import LoweredGraph, TensorSource
+from export.quantization.calibration import Calibration, read_tokens
+from export.quantization.quantize import QUANTIZERS
 from export.report import PlannedLevel, Reporter, SilentReporter, Timing
 from export.request import ExportRequest, make_jobs
-from export.sources import open_weights
-from export.sparse import sparse_bytes
+from export.sources.checkpoint_mapping import LoadedTensors
+from export.sources.compact_tokenizer import write_compact_tokenizer
+from export.sources.opened import open_weights
 from export.tasks import DEFAULT_METHOD, LevelTask, installed_versions, make_tasks, request_key
-from export.weights import WeightReport, write_weights
-from export.workspace import Workspace
+from export.validation.agreement import with_agreement
+from export.validation.check import Passage, check_level, read_passage
+from export.validation.check_text import LEAN_TOKENS
+from export.validation.isolated import run_lean
+from export.validation.kv_quality import measure_effects
+from export.validation.peak_memory import PeakWatch
+from export.writer.genai_config import make_genai_config, write_genai_config
+from export.writer.lock import locked
+from export.writer.weights import WeightReport, write_weights
+from export.writer.workspace import Workspace
 
 GRAPH = "model.onnx"
 _TEXT_FILES = (

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.manifest import PocketspecError, Shape
-from export.passage import LEAN_TOKENS, MAX_TOKENS, count_tokens
-from export.peak import held_bytes
 from export.request import BITS, NATIVE_BLOCK_SIZES, Job
+from export.validation.check_text import LEAN_TOKENS, MAX_TOKENS, count_tokens
+from export.validation.peak_memory import held_bytes
 
 # Heuristics, rounded, from exports on 2 cores of a server CPU: building a graph, and writing a weight.
 GRAPH_SECONDS = 4.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from export.manifest import PocketspecError, Role
-from export.targets import Target, check_family, resolve
+from export.sources.targets import Target, check_family, resolve
 
 Weights = Literal["int4", "int8", "fp16", "fp32"]
 Kernels = Literal["auto", "native", "portable"]

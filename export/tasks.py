@@ -10,16 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from export.graph import GraphOptions, shape_of
+from export.graph.trace import GraphOptions, shape_of
 from export.manifest import Shape, Vocabulary
-from export.quantize import QUANTIZERS
+from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportRequest, Job, RequestError
-from export.sources import Model, describe_model
-from export.structure import refuse
-from export.vocabulary import check_pair, read_vocabulary
+from export.sources.model_structure import refuse
+from export.sources.opened import Model, describe_model
+from export.sources.vocabulary import check_pair, read_vocabulary
 
 # By perplexity, with either kernels: on text they were made for, stories260k has 4.94 in blocks of 32, 5.09 in blocks
-# of 128, bitllama-3m 4.144 and 4.159 (tests/runtime/test_native_quality.py). They cost 9% more bytes.
+# of 128, bitllama-3m 4.144 and 4.159 (tests/runtime/kernels/test_quality.py). They cost 9% more bytes.
 DEFAULT_BLOCK_SIZE = 32
 DEFAULT_METHOD, CALIBRATED_METHOD = "search", "gptq"
 # Methods by what they do with a calibration text: need one, can use one, or have no use for it.

@@ -19,7 +19,7 @@ MIB = 1 << 20
 LIBRARIES = "Python and libraries"
 SESSION = "first session"
 
-# Bytes that the suffix drafter keeps per token of the context; tests/runtime/test_suffix.py holds it to that.
+# Bytes that the suffix drafter keeps per token of the context; tests/runtime/drafters/test_suffix.py holds it to that.
 SUFFIX_BYTES_PER_TOKEN = 36
 
 # Anonymous bytes of a tokenizer: when it is open, for every place of its hash tables, whose number is a power of two

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.decoding.sampling import SamplingParams
+    from runtime.decoding.stats import GenerationStats
     from runtime.engine import Engine, TextChunk
-    from runtime.sampling import SamplingParams
-    from runtime.stats import GenerationStats
     from runtime.turns import BusyError, ClosedError
 
 # ONNX Runtime sends telemetry unless this is set before it is imported; a user's own value is kept.
@@ -18,8 +18,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "Engine": "runtime.engine",
     "TextChunk": "runtime.engine",
-    "SamplingParams": "runtime.sampling",
-    "GenerationStats": "runtime.stats",
+    "SamplingParams": "runtime.decoding.sampling",
+    "GenerationStats": "runtime.decoding.stats",
     "BusyError": "runtime.turns",
     "ClosedError": "runtime.turns",
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+from runtime.context_overflow import make_policy
 from runtime.engine import Engine, TextChunk
-from runtime.history import History
-from runtime.outgrow import make_policy
-from runtime.template_data import Message, make_inputs
+from runtime.text.template_data import Message, make_inputs
+from runtime.text.token_history import History
 from runtime.turns import Answer
 
 

@@ -31,36 +31,36 @@ from memory.plan import Plan, PlanError, check_plan
 from memory.planner import make_plan, request_of, require_available
 from memory.report import given_up_lines
 from runtime.arguments import as_whole
-from runtime.bare_process import known_processes
-from runtime.cache import ContextFullError
+from runtime.bench.memory.baseline import known_processes
+from runtime.bundle.foreign import check_bundle, read_bundle
 from runtime.calibration.stored import costs_of, planning_costs
-from runtime.chunks import TextChunk as TextChunk
-from runtime.chunks import text_chunks
-from runtime.context import Context, shared_prefix
-from runtime.decode import Step, StopRule, decode
+from runtime.context_overflow import Refit, go_on, make_refit
+from runtime.decoding.context import Context, shared_prefix
+from runtime.decoding.loop import Step, StopRule, decode
+from runtime.decoding.sampling import SamplingParams
+from runtime.decoding.stats import GenerationStats
+from runtime.decoding.stop import StopRule as TextStopRule
+from runtime.decoding.stop import Stops
+from runtime.decoding.suggested_sampling import read_suggestion
+from runtime.decoding.text_chunks import TextChunk as TextChunk
+from runtime.decoding.text_chunks import text_chunks
 from runtime.drafters import Drafter
-from runtime.foreign import check_bundle, read_bundle
-from runtime.kernels.choice import Chooser, Wanted
-from runtime.kernels.packed import Progress, no_progress
-from runtime.kernels.warming import Warmer
-from runtime.levels import Levels, OtherResidenceError
-from runtime.model import OrtModel
-from runtime.outgrow import Refit, go_on, make_refit
-from runtime.planned import PlannedModels
-from runtime.prompt import Prompt, check_ids, encode_prompt
-from runtime.sampling import SamplingParams
-from runtime.scheduler.experience import Prospect
-from runtime.scheduler.ways import Family
-from runtime.speculation import NONE, Speculation
-from runtime.stats import GenerationStats
-from runtime.stop import StopRule as TextStopRule
-from runtime.stop import Stops
-from runtime.suggested import read_suggestion
-from runtime.template_data import NO_INPUTS, TemplateInputs, make_inputs
-from runtime.text import Tokenizer
-from runtime.token_ids import open_tokenizer
+from runtime.kernels.selection import Chooser, Wanted
+from runtime.kernels.weights.packed import Progress, no_progress
+from runtime.kernels.weights.readahead import Warmer
+from runtime.memory_watcher import Reading, Watcher
+from runtime.models.kv_cache import ContextFullError
+from runtime.models.loader import Levels, OtherResidenceError
+from runtime.models.ort_model import OrtModel
+from runtime.open_models import PlannedModels
+from runtime.scheduler.forecast import Family
+from runtime.scheduler.learned_state import Prospect
+from runtime.speculation.request import NONE, Speculation
+from runtime.text.prompt import Prompt, check_ids, encode_prompt
+from runtime.text.template_data import NO_INPUTS, TemplateInputs, make_inputs
+from runtime.text.token_ids import open_tokenizer
+from runtime.text.tokenizer import Tokenizer
 from runtime.turns import Answer, Turns
-from runtime.watcher import Reading, Watcher
 
 
 class Engine:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from export.manifest import PocketspecError
-from runtime.forks import outlive_forks
+from runtime.process.forks import outlive_forks
 
 _T = TypeVar("_T")
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.places import SHARED
+
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -44,7 +46,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real models and texts beside the repository; skips where there is none."""
-    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = SHARED
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
@@ -65,8 +67,8 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 def lowered_once() -> Iterator[None]:
     """From here on, exports in this process build each graph once: torch takes seconds for every one."""
     from export import bundle
-    from export.graph import GraphOptions
-    from export.recipe import LoweredGraph
+    from export.graph.recipe import LoweredGraph
+    from export.graph.trace import GraphOptions
 
     lower = bundle.lower
     known: dict[tuple[str, GraphOptions], LoweredGraph] = {}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.places import ROOT
+
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9-]+)>=(?P<oldest>[0-9.]+)(?:,<(?P<end>[0-9.]+))?")
 
 

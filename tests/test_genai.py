@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from memory import Request
+from runtime.decoding.stop import StopRule
 from runtime.engine import Engine
-from runtime.speculation import PLAIN, Speculation
-from runtime.stop import StopRule
+from runtime.speculation.request import PLAIN, Speculation
 from tests.conftest import TinyModels
 
 PROMPT = "Once upon a time there was a"

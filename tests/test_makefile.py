@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.kernels.build import LIBRARY
-
-ROOT = Path(__file__).parents[1]
+from tests.places import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="no make and shell here")
 needs_library = pytest.mark.skipif(not LIBRARY.is_file(), reason="the native kernels are not built")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+from tests.places import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -48,7 +50,7 @@ def test_runtime_commands_are_understood(words: list[str]) -> None:
 
 
 def test_make_targets_exist() -> None:
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = [words[1] for words in SHELL if words[0] == "make"]
     assert targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from runtime.decode import Step
+from runtime.decoding.loop import Step
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from export.manifest import Manifest, PocketspecError
-from runtime.draft import DraftLimit, chain_limit, tree_limit
-from runtime.kernels.choice import Wanted
+from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
+from runtime.kernels.selection import Wanted
 from runtime.scheduler import Pick
-from runtime.scheduler.open_ways import Kind
-from runtime.speculation import ABOVE, AUTO, PLAIN, Speculation, levels_below, needed_levels
+from runtime.scheduler.available import Kind
+from runtime.speculation.request import ABOVE, AUTO, PLAIN, Speculation, levels_below, needed_levels
 
 PERFECT = "perfect"
 

@@ -15,14 +15,14 @@ from memory.meter import Memory, PeakMeter
 from runtime.bench.contenders import PERFECT, Contender
 from runtime.bench.prediction import Replay
 from runtime.calibration import costs_of
-from runtime.decode import Step
-from runtime.devices import any_width
-from runtime.drafters.replay import ReplayDrafter
+from runtime.decoding.loop import Step
+from runtime.decoding.sampling import SamplingParams
+from runtime.decoding.stop import StopRule
+from runtime.drafters.oracle import ReplayDrafter
 from runtime.engine import Engine
-from runtime.kernels.choice import Wanted
-from runtime.sampling import SamplingParams
-from runtime.speculation import PLAIN
-from runtime.stop import StopRule
+from runtime.kernels.selection import Wanted
+from runtime.models.exact_widths import any_width
+from runtime.speculation.request import PLAIN
 
 # A look takes Python's lock; peaks stay for longer than this, and the system's own high-water mark has the others.
 _LOOK_SECONDS = 0.05

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 from memory.costs import MeasuredCosts
 from runtime.bench.contenders import parse_contender
-from runtime.decode import Step
+from runtime.decoding.loop import Step
 from runtime.scheduler import NOTHING
-from runtime.scheduler.speeds import Speeds
-from runtime.scheduler.ways import Family
+from runtime.scheduler.forecast import Family
+from runtime.scheduler.latency import Speeds
 
 
 class Replay:

@@ -16,8 +16,8 @@ from runtime.bench.measure import Answer
 from runtime.bench.prompts import Prompt
 from runtime.bench.rows import Start, measure_rows
 from runtime.bench.summary import Reference, Summary, summarize
-from runtime.model import OrtModel
-from runtime.sampling import SamplingParams
+from runtime.decoding.sampling import SamplingParams
+from runtime.models.ort_model import OrtModel
 
 OTHER = "(no category)"
 ALL = "all prompts"

@@ -9,11 +9,11 @@ from pathlib import Path
 from time import perf_counter
 
 from runtime.bench.intervals import Spread, spread
-from runtime.devices import any_width
+from runtime.decoding.stop import StopRule
 from runtime.engine import Engine
-from runtime.kernels.warming import evict, resident_share
-from runtime.model import OrtModel
-from runtime.stop import StopRule
+from runtime.kernels.weights.readahead import evict, resident_share
+from runtime.models.exact_widths import any_width
+from runtime.models.ort_model import OrtModel
 
 # Rows of KV cache behind which the cost of rows is measured: a conversation, not an empty cache.
 _PAST_ROWS = 128

@@ -9,11 +9,11 @@ from export.manifest import Manifest, PocketspecError
 from memory.choices import MAX_NODES, TREE_SIZES
 from runtime.bench.contenders import PERFECT, Contender, default_names, levels_of, parse_contender
 from runtime.bench.measure import Answer, Bench
-from runtime.draft import DraftLimit
+from runtime.decoding.draft import DraftLimit
 from runtime.engine import Engine
-from runtime.kernels.choice import Wanted
-from runtime.model import OrtModel
-from runtime.speculation import AUTO, check_drafter, levels_below
+from runtime.kernels.selection import Wanted
+from runtime.models.ort_model import OrtModel
+from runtime.speculation.request import AUTO, check_drafter, levels_below
 
 
 def choose_contenders(names: str | None, manifest: Manifest, where: str) -> list[Contender]:

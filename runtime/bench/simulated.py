@@ -9,7 +9,7 @@ from export.manifest import PocketspecError
 from memory.expected import chain_tokens, tree_tokens
 from runtime.bench.contenders import Contender
 from runtime.bench.measure import Chances
-from runtime.draft import DraftLimit, chain_limit
+from runtime.decoding.draft import DraftLimit, chain_limit
 
 OPTION = "--synthetic-acceptance"
 _MEAN = re.compile(r"mean:(\d+(?:\.\d+)?)(?:@(\d+))?")

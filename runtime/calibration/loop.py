@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memory.plan import Shape
 from memory.reference import NODE_SECONDS
-from runtime.cache import KVCache
-from runtime.context import Context, TokenArray
-from runtime.decode import Loop, fill_cache
-from runtime.draft import Draft, DraftLimit, chain_limit, tree_limit
+from runtime.decoding.acceptance.greedy import GreedyVerifier
+from runtime.decoding.context import Context, TokenArray
+from runtime.decoding.draft import Draft, DraftLimit, chain_limit, tree_limit
+from runtime.decoding.loop import Loop, fill_cache
+from runtime.decoding.sampling import SamplingParams
+from runtime.decoding.stop import StopRule
 from runtime.drafters import DraftError
-from runtime.drafters.small import SmallDrafter
+from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
-from runtime.model import OrtModel, Output
-from runtime.sampling import SamplingParams
+from runtime.models.kv_cache import KVCache
+from runtime.models.ort_model import OrtModel, Output
 from runtime.scheduler import NOTHING, Pick
-from runtime.stop import StopRule
-from runtime.verify.greedy import GreedyVerifier
 
 if TYPE_CHECKING:
     from runtime.engine import Engine

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from export.manifest import Level
 from memory.costs import MeasuredCosts
 from memory.footprint import hot_weight_bytes
-from runtime.bandwidth import MOST_BYTES, measure_bandwidth
 from runtime.calibration import loop, rows
-from runtime.devices import SafeWidths
-from runtime.heap import give_back
-from runtime.kernels.packed import Progress, no_progress
-from runtime.model import OrtModel
+from runtime.hardware import MOST_BYTES, measure_bandwidth
+from runtime.kernels.weights.packed import Progress, no_progress
+from runtime.models.exact_widths import SafeWidths
+from runtime.models.ort_model import OrtModel
+from runtime.process.allocator import give_back
 
 if TYPE_CHECKING:
     from runtime.engine import Engine

@@ -14,9 +14,9 @@ from time import perf_counter
 from typing import NamedTuple
 
 from memory.costs import RowCosts, make_row_costs
-from runtime.devices import any_width
-from runtime.kernels.packed import Advance, Progress
-from runtime.model import OrtModel
+from runtime.kernels.weights.packed import Advance, Progress
+from runtime.models.exact_widths import any_width
+from runtime.models.ort_model import OrtModel
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from memory.cores import read_cores
 from memory.costs import SCHEMA, CostsError, MeasuredCosts, dump_costs, parse_costs
 from memory.device import Device, Residence
 from memory.plan import Placement
+from runtime.bundle.device_cache import device_folder, device_key, look_up, remember, user_folder
+from runtime.bundle.foreign import is_foreign
 from runtime.calibration.measure import calibrate, open_models
-from runtime.foreign import is_foreign
-from runtime.kernels.forms import PORTABLE, Native
+from runtime.kernels.backends import PORTABLE, Native
 from runtime.kernels.library import open_library
-from runtime.record import device_folder, device_key, look_up, remember, user_folder
 
 if TYPE_CHECKING:
     from runtime.engine import Engine

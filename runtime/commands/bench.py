@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from runtime.bench.rows import Start
     from runtime.bench.simulated import Simulation
     from runtime.engine import Engine
-    from runtime.kernels.choice import Wanted
+    from runtime.kernels.selection import Wanted
 
 _PROMPTS = (
     "Write a bedtime story about a lantern that was afraid of the dark.",
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.bench.report import with_rows
     from runtime.bench.setting import choose_contenders, open_models, worth_comparing
     from runtime.bench.simulated import parse_simulation
-    from runtime.foreign import read_bundle
+    from runtime.bundle.foreign import read_bundle
 
     _check(options)
     manifest = read_bundle(options.bundle)
@@ -127,13 +127,13 @@ def _measure(
     simulation: Simulation | None,
 ) -> tuple[Report, BaseException | None]:
     """The report, as far as it went, and what ended it early."""
-    from runtime.bandwidth import measure_bandwidth
     from runtime.bench.machine import read_load
     from runtime.bench.measure import Bench
     from runtime.bench.progress import show_answers
     from runtime.bench.prompts import describe_lengths
     from runtime.bench.report import Report, Setup, why_ended
     from runtime.bench.setting import collect
+    from runtime.hardware import measure_bandwidth
 
     engine = next(iter(engines.values()))
     task = _task(options, engine, prompts, simulated=simulation is not None)
@@ -259,7 +259,7 @@ def _as_judged(contenders: Sequence[Contender], options: argparse.Namespace) -> 
 
 
 def _origin(options: argparse.Namespace) -> str:
-    from runtime.token_ids import has_tokenizer
+    from runtime.text.token_ids import has_tokenizer
 
     if options.prompts is None and not has_tokenizer(options.bundle):
         return "of random tokens"
@@ -268,7 +268,7 @@ def _origin(options: argparse.Namespace) -> str:
 
 def _read_prompts(options: argparse.Namespace, manifest: Manifest) -> list[Prompt]:
     from runtime.bench.prompts import Prompt, random_prompts, read_prompts
-    from runtime.token_ids import has_tokenizer
+    from runtime.text.token_ids import has_tokenizer
 
     if options.prompts is not None:
         return read_prompts(options.prompts, options.count, options.count_per_category)

@@ -52,10 +52,10 @@ def _open(options: argparse.Namespace) -> Engine:
     """An engine with every level open, and room for more rows than any answer would draft."""
     from memory.device import read_device
     from memory.options import make_request
-    from runtime.calibration.untested import UntestedLevels
+    from runtime.bundle.foreign import read_bundle
     from runtime.engine import Engine
-    from runtime.foreign import read_bundle
-    from runtime.speculation import levels_below
+    from runtime.models.unplanned import UntestedLevels
+    from runtime.speculation.request import levels_below
 
     manifest = read_bundle(options.bundle)
     shape = "tree" if manifest.target.tree else "chain"

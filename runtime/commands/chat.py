@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Answers every line of standard input until it ends. Ctrl-C ends an answer, a second one the conversation."""
     from runtime.conversation import Conversation
-    from runtime.text import TokenizerError
+    from runtime.text.tokenizer import TokenizerError
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
     shared.tell_suggestion(options)
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
 def read_text(line: str, encoding: str | None) -> str:
     """A line whose undecodable bytes are lone surrogates (PEP 383): as it is, or as UTF-8 if it is that instead."""
-    from runtime.text import TokenizerError
+    from runtime.text.tokenizer import TokenizerError
 
     try:
         return line.encode(encoding or "utf-8", "surrogateescape").decode("utf-8") if not _is_sound(line) else line

@@ -12,8 +12,8 @@ from runtime.commands.generate import make_prompt, read_prompt
 
 if TYPE_CHECKING:
     from memory.plan import Plan
+    from runtime.decoding.stats import GenerationStats
     from runtime.engine import TextChunk
-    from runtime.stats import GenerationStats
 
 _DIFFERENT = 1
 # Two runs of the same differ by as much.
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Shows both answers and whether they are the same; exit code 1 if they differ where they must not."""
-    from runtime.speculation import PLAIN
+    from runtime.speculation.request import PLAIN
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
     shared.tell_suggestion(options)

@@ -13,8 +13,8 @@ from export.manifest import PocketspecError
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.contenders import Setting
-    from runtime.converse import Contender, Held, Task
+    from runtime.bench.conversation.measure import Contender, Held, Task
+    from runtime.bench.conversation.settings import Setting
 
 _INTERRUPTED = 130
 
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Talks, then prints the table: of what came to its end, if it is interrupted."""
-    from runtime.contenders import make_contenders
-    from runtime.converse_report import Report
+    from runtime.bench.conversation.report import Report
+    from runtime.bench.conversation.settings import make_contenders
 
     _check(options)
     setting = _setting(options)
@@ -72,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _talk(task: Task, contenders: list[Contender], repeats: int, held: dict[str, list[Held]]) -> None:
     """Every contender ``repeats`` times, taking turns, each time another one first."""
-    from runtime.apart import run_apart
-    from runtime.converse import converse
+    from runtime.bench.conversation.measure import converse
+    from runtime.process.isolated import run_apart
 
     told: set[str] = set()
 
@@ -98,9 +98,9 @@ def _talk(task: Task, contenders: list[Contender], repeats: int, held: dict[str,
 def _setting(options: argparse.Namespace) -> Setting:
     from memory.device import read_device
     from memory.options import make_request
-    from runtime.contenders import Setting
-    from runtime.foreign import read_bundle
-    from runtime.speculation import AUTO, check_drafter, levels_below
+    from runtime.bench.conversation.settings import Setting
+    from runtime.bundle.foreign import read_bundle
+    from runtime.speculation.request import AUTO, check_drafter, levels_below
 
     manifest, device = read_bundle(options.bundle), read_device()
     if options.drafter != AUTO:
@@ -110,9 +110,9 @@ def _setting(options: argparse.Namespace) -> Setting:
 
 
 def _task(options: argparse.Namespace) -> Task:
+    from runtime.bench.conversation.measure import Task
     from runtime.bench.prompts import read_prompts
-    from runtime.converse import Task
-    from runtime.template_files import read_chat_template
+    from runtime.text.template_files import read_chat_template
 
     prompts = read_prompts(options.prompts, options.turns)
     if len(prompts) < options.turns:

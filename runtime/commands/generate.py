@@ -15,11 +15,11 @@ from memory.streams import shows_everything
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.decode import Step
+    from runtime.context_overflow import Refit
+    from runtime.decoding.loop import Step
     from runtime.engine import Engine, TextChunk
-    from runtime.outgrow import Refit
-    from runtime.prompt import Prompt
-    from runtime.template_data import TemplateInputs
+    from runtime.text.prompt import Prompt
+    from runtime.text.template_data import TemplateInputs
 
 _INTERRUPTED = 130
 _NO_PROMPT = "no prompt; pass one as the last argument, with --prompt-file, or on standard input"
@@ -124,7 +124,7 @@ def make_prompt(engine: Engine, text: str, system: str | None, raw: bool) -> Pro
 
 def _make_refit(engine: Engine, prompt: Prompt, inputs: TemplateInputs) -> Refit:
     """Slides a window that keeps the first tokens; of messages, all up to the user's words."""
-    from runtime.outgrow import KEPT_FIRST, head_length, sliding_text
+    from runtime.context_overflow import KEPT_FIRST, head_length, sliding_text
 
     if isinstance(prompt, str):
         return sliding_text(shared.say, KEPT_FIRST)

@@ -19,10 +19,10 @@ def run(options: argparse.Namespace) -> int:
     """Verifies, then shows."""
     from memory.device import read_device
     from memory.planner import make_plan
-    from runtime.foreign import check_bundle, is_foreign, read_bundle
-    from runtime.inspect import describe, describe_lines
-    from runtime.kernels.choice import Chooser
-    from runtime.kernels.verification import refuse_damage
+    from runtime.bundle.foreign import check_bundle, is_foreign, read_bundle
+    from runtime.commands.bundle_summary import describe, describe_lines
+    from runtime.kernels.selection import Chooser
+    from runtime.kernels.weights.verification import refuse_damage
 
     manifest = read_bundle(options.bundle)
     check_bundle(options.bundle, manifest, options.verify)

@@ -14,8 +14,8 @@ from memory.options import check_threads
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.kernels.curve import Shape, Timing
     from runtime.kernels.library import Verdict
+    from runtime.kernels.timing.rows import Shape, Timing
 
 _UNUSABLE = 1
 _ROWS = "1,2,4,8,16"
@@ -89,8 +89,8 @@ def _describe(threads: int, block_size: int) -> dict[str, Any]:
 
 def _reasons(verdict: Verdict) -> Iterator[tuple[str, str]]:
     """Every instruction set there are kernels for, and what becomes of it here."""
-    from runtime.devices import processor_features
     from runtime.kernels.build import INSTRUCTION_SETS
+    from runtime.models.exact_widths import processor_features
 
     features = processor_features()
     for isa in INSTRUCTION_SETS:
@@ -120,8 +120,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 
 def _measure(rows: list[int], shapes: list[Shape], threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Times every shape, printing each as it is done unless JSON is wanted."""
-    from runtime.kernels.curve import measure
     from runtime.kernels.library import open_library
+    from runtime.kernels.timing.rows import measure
 
     library = open_library()
     if not options.json:
@@ -140,8 +140,8 @@ def _measure(rows: list[int], shapes: list[Shape], threads: int, options: argpar
 
 def _compare(threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Times every instruction set, printing each piece of work as it is done unless JSON is wanted."""
-    from runtime.kernels.comparison import compare_sets
     from runtime.kernels.library import PLAIN, open_library
+    from runtime.kernels.timing.instruction_sets import compare_sets
 
     library = open_library()
     others = [name for name in library.verdict.usable if name != PLAIN][1:]
@@ -193,7 +193,7 @@ def _rows(text: str) -> list[int]:
 
 
 def _shapes(texts: list[str] | None) -> list[Shape]:
-    from runtime.kernels.curve import QWEN2_SHAPES, Shape
+    from runtime.kernels.timing.rows import QWEN2_SHAPES, Shape
 
     if texts is None:
         return list(QWEN2_SHAPES)

@@ -17,11 +17,11 @@ from export.manifest import PocketspecError
 from memory.options import add_request, make_request
 
 if TYPE_CHECKING:
+    from runtime.decoding.sampling import SamplingParams
     from runtime.engine import Engine
-    from runtime.kernels.choice import Wanted
-    from runtime.sampling import SamplingParams
-    from runtime.speculation import Speculation
-    from runtime.template_data import TemplateInputs
+    from runtime.kernels.selection import Wanted
+    from runtime.speculation.request import Speculation
+    from runtime.text.template_data import TemplateInputs
 
 _NO_EFFECT_WHEN_GREEDY = ("top_k", "top_p", "min_p", "seed")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
@@ -166,7 +166,7 @@ def add_template_arguments(parser: argparse.ArgumentParser) -> None:
 
 def make_template_inputs(options: argparse.Namespace) -> TemplateInputs:
     """The chat template's arguments that were asked for."""
-    from runtime.template_data import make_inputs
+    from runtime.text.template_data import make_inputs
 
     arguments: dict[str, Any] = {}
     for text in options.template_argument:
@@ -195,7 +195,7 @@ def _parse_value(argument: str, value: str) -> Any:
 
 def make_sampling(options: argparse.Namespace, seed: int | None = None) -> SamplingParams:
     """The sampling settings asked for. Where a seed matters and none is given, it is ``seed``, or drawn."""
-    from runtime.sampling import SamplingParams
+    from runtime.decoding.sampling import SamplingParams
 
     given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
     if options.sampling == "greedy" and given.get("temperature"):
@@ -212,8 +212,8 @@ def make_sampling(options: argparse.Namespace, seed: int | None = None) -> Sampl
 
 def _suggested(bundle: Path) -> SamplingParams:
     """What the checkpoint's makers suggest, with a line on what is not done of it."""
-    from runtime.sampling import SamplingParams
-    from runtime.suggested import read_suggestion
+    from runtime.decoding.sampling import SamplingParams
+    from runtime.decoding.suggested_sampling import read_suggestion
 
     suggestion = read_suggestion(bundle)
     if suggestion is None:
@@ -226,7 +226,7 @@ def _suggested(bundle: Path) -> SamplingParams:
 
 def tell_suggestion(options: argparse.Namespace) -> None:
     """A line on what the checkpoint's makers suggest, where no sampling was asked for."""
-    from runtime.suggested import read_suggestion
+    from runtime.decoding.suggested_sampling import read_suggestion
 
     if any(getattr(options, name) is not None for name in ("sampling", *_SAMPLING)):
         return
@@ -241,7 +241,7 @@ def tell_suggestion(options: argparse.Namespace) -> None:
 
 def make_speculation(options: argparse.Namespace) -> Speculation:
     """How to speculate, as asked for. Options that contradict one another are refused."""
-    from runtime.speculation import AUTO, NONE, Speculation
+    from runtime.speculation.request import AUTO, NONE, Speculation
 
     if options.no_speculation and options.drafter not in (None, NONE):
         raise PocketspecError(f"--no-speculation and --drafter {options.drafter} contradict each other; drop one")
@@ -273,8 +273,8 @@ def open_engine(options: argparse.Namespace, kernels: Wanted | None = None, **re
 
 def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
     """The engine with no more open than ``speculation`` needs."""
-    from runtime.foreign import read_bundle
-    from runtime.speculation import AUTO, NONE, check_drafter, levels_below, needed_levels
+    from runtime.bundle.foreign import read_bundle
+    from runtime.speculation.request import AUTO, NONE, check_drafter, levels_below, needed_levels
 
     levels = levels_below(read_bundle(options.bundle))
     if speculation.drafter not in (AUTO, NONE):

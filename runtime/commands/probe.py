@@ -15,7 +15,7 @@ from memory.size import show_bytes
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.probe import Measured
+    from runtime.bench.memory.probe import Measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     plan = _read_plan(options.plan)
     with PeakMeter() as meter:
         with meter.phase("libraries"):
-            from runtime.probe import run_probe
+            from runtime.bench.memory.probe import run_probe
         measured = run_probe(options.bundle, plan, meter, shared.say)
     print(json.dumps(asdict(measured), indent=2) if options.json else "\n".join(_lines(measured)))
     return 0

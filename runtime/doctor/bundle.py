@@ -7,10 +7,10 @@ from pathlib import Path
 
 from export.manifest import Level, Manifest, PocketspecError
 from memory.choices import Request
+from runtime.bundle.foreign import is_foreign, read_bundle
 from runtime.doctor.finding import Finding, Section
 from runtime.engine import Engine
-from runtime.foreign import is_foreign, read_bundle
-from runtime.speculation import PLAIN
+from runtime.speculation.request import PLAIN
 
 _CONTEXT, _NODES = 512, 15
 _PROMPT_TOKENS, _ANSWER_TOKENS = 3, 4

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from memory.size import show_bytes
+from runtime.bundle.device_cache import NO_FOLDER, device_folder, user_folder
 from runtime.doctor.finding import Finding, Section
-from runtime.record import NO_FOLDER, device_folder, user_folder
 
 _VARIABLE = "POCKETSPEC_CACHE"
 

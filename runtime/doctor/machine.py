@@ -9,9 +9,9 @@ from memory.cores import Cores, read_cores
 from memory.device import Device, read_device
 from memory.size import show_bytes
 from runtime.bench.machine import processor_name
-from runtime.devices import processor_features
 from runtime.doctor.finding import Finding, Section
 from runtime.kernels.build import INSTRUCTION_SETS
+from runtime.models.exact_widths import processor_features
 
 
 def machine_section() -> Section:

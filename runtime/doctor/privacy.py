@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from runtime.record import user_folder
+from runtime.bundle.device_cache import user_folder
 
 _ROOT = Path(__file__).parents[2]
 # What is the same on all machines may stay.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from export.manifest import PocketspecError
-from runtime.context import Context
-from runtime.draft import Draft, DraftLimit
-from runtime.sampling import LogitsError
+from runtime.decoding.context import Context
+from runtime.decoding.draft import Draft, DraftLimit
+from runtime.decoding.sampling import LogitsError
 
 
 class Drafter(Protocol):

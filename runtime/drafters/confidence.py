@@ -15,7 +15,7 @@ import math
 from bisect import bisect_right
 from dataclasses import replace
 
-from runtime.sampling import SamplingParams
+from runtime.decoding.sampling import SamplingParams
 
 # Raw confidence is sorted by its logit, into bins of this width and centres.
 _CENTRES = tuple(float(centre) for centre in range(-5, 7))

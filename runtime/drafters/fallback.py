@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.context import Context
-from runtime.draft import Draft, DraftLimit
+from runtime.decoding.context import Context
+from runtime.decoding.draft import Draft, DraftLimit
 from runtime.drafters import Drafter
 
 

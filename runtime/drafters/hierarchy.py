@@ -17,19 +17,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.context import Context, TokenArray, shared_prefix
-from runtime.decode import Loop, Step
-from runtime.draft import Draft, DraftLimit, FloatArray, Kind, chain_limit, make_chain
+from runtime.decoding.acceptance import Verdict, Verifier
+from runtime.decoding.acceptance.greedy import GreedyVerifier
+from runtime.decoding.acceptance.recorded_block import RecordingVerifier
+from runtime.decoding.acceptance.sample_and_match import MatchVerifier
+from runtime.decoding.context import Context, TokenArray, shared_prefix
+from runtime.decoding.draft import Draft, DraftLimit, FloatArray, Kind, chain_limit, make_chain
+from runtime.decoding.loop import Loop, Step
+from runtime.decoding.sampling import LogitsError, SamplingParams, seed_below
+from runtime.decoding.stop import StopRule
 from runtime.drafters import Drafter, DraftError
 from runtime.drafters.window import window_of, window_size
-from runtime.model import Model
-from runtime.sampling import LogitsError, SamplingParams, seed_below
+from runtime.models.ort_model import Model
 from runtime.scheduler import Pick
-from runtime.stop import StopRule
-from runtime.verify import Verdict, Verifier
-from runtime.verify.greedy import GreedyVerifier
-from runtime.verify.match import MatchVerifier
-from runtime.verify.record import RecordingVerifier
 
 # What the drafter below is asked for where no limit says. A heuristic: an intermediate in int4 pays for every row.
 _INNER_LIMIT = chain_limit(3)

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError, sha256_of
+from runtime.bundle.device_cache import device_key, forget, look_up, remember, user_folder
 from runtime.kernels.build import LIBRARY, LIBRARY_NAME, SOURCES
 from runtime.kernels.child import crash_of, run_module
-from runtime.kernels.crew import CREW_ENTRY, new_crew_number
-from runtime.kernels.layout import LAYOUT_VERSION
-from runtime.record import device_key, forget, look_up, remember, user_folder
+from runtime.kernels.threads import CREW_ENTRY, new_crew_number
+from runtime.kernels.weights.layout import LAYOUT_VERSION
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -39,8 +39,8 @@ _PATIENCE_SECONDS = 120
 ISA_VARIABLE = "POCKETSPEC_ISA"
 # What a verdict rests on: another version of these may come to another one.
 _TESTS = (
-    *("selftest.py", "cases.py", "golden.json", "golden.py", "numbers.py", "onnx_bytes.py"),
-    *("reference.py", "reference_attention.py"),
+    *("run.py", "cases.py", "golden.json", "golden.py", "numbers.py", "onnx_bytes.py"),
+    *("reference.py", "attention_reference.py"),
 )
 # Verdicts of this process that are not recorded: one start asks many times, and tests once.
 _passing: dict[str, Verdict] = {}
@@ -132,7 +132,7 @@ def verdict_on(path: Path, *, fresh: bool = False) -> Verdict:
     """The verdict on the library at ``path``: the one on record unless a ``fresh`` one is wanted."""
     if not path.is_file():
         return Verdict(fault=f"the native kernels are not built; {BUILD_COMMAND} builds them")
-    tests = [sha256_of(Path(__file__).with_name(test)) for test in _TESTS]
+    tests = [sha256_of(Path(__file__).parent / "selftest" / test) for test in _TESTS]
     name, key = f"kernels-{sha256_of(path)[:16]}", [tests, device_key(), os.environ.get(ISA_VARIABLE)]
     passing = json.dumps([name, key])
     if fresh:
@@ -176,7 +176,7 @@ def _explained(path: Path, verdict: Verdict) -> Verdict:
 def judge(path: Path) -> Verdict:
     """Runs the self-test of the library at ``path`` in a process of its own, now."""
     try:
-        done = run_module("runtime.kernels.selftest", str(path.resolve()), timeout=_PATIENCE_SECONDS)
+        done = run_module("runtime.kernels.selftest.run", str(path.resolve()), timeout=_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         return Verdict(fault=f"it took more than {_PATIENCE_SECONDS} s", about="trial")
     except OSError as error:

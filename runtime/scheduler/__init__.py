@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from runtime.draft import DraftLimit
+from runtime.decoding.draft import DraftLimit
 
 if TYPE_CHECKING:
-    from runtime.decode import Step
+    from runtime.decoding.loop import Step
 
 NOTHING = DraftLimit(0, 0)
 PLAIN_NAME = "plain"

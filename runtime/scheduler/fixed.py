@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from runtime.draft import DraftLimit
+from runtime.decoding.draft import DraftLimit
 from runtime.scheduler import NOTHING, Pick, Scheduler
 
 if TYPE_CHECKING:
-    from runtime.decode import Step
+    from runtime.decoding.loop import Step
 
 
 class FixedScheduler:

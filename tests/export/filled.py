@@ -15,8 +15,8 @@ import onnxruntime
 import torch
 import transformers
 
-from export.graph import GraphOptions, lower
-from export.recipe import AliasRecipe, ConstantRecipe, LoweredGraph, MatrixRecipe, PlainRecipe
+from export.graph.recipe import AliasRecipe, ConstantRecipe, LoweredGraph, MatrixRecipe, PlainRecipe
+from export.graph.trace import GraphOptions, lower
 
 CAPACITY = 40
 MASKED = -1e30

@@ -24,9 +24,9 @@ from transformers import (
     OPTConfig,
 )
 
-from export import hub
 from export.__main__ import main
-from export.datafile import DataFile
+from export.sources import hub
+from export.writer.data_file import DataFile
 from tests.conftest import TinyModels
 
 INDEX = "model.safetensors.index.json"

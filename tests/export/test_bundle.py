@@ -16,9 +16,9 @@ from export.bundle import BundleError, export_bundle
 from export.manifest import read_manifest, verify_files
 from export.report import SilentReporter
 from export.request import ExportRequest, RequestError
-from export.vocabulary import VocabularyError
-from runtime.template_data import TemplateInputs
-from runtime.template_files import read_chat_template
+from export.sources.vocabulary import VocabularyError
+from runtime.text.template_data import TemplateInputs
+from runtime.text.template_files import read_chat_template
 from tests.conftest import TinyModels
 
 pytestmark = pytest.mark.usefixtures("lowered_once")

@@ -14,14 +14,15 @@ from export.__main__ import main
 from export.bundle import export_bundle
 from export.estimate import PROCESS_BYTES, TooLittleMemoryError, estimate_job, require_memory
 from export.manifest import Shape, read_manifest
-from export.passage import LEAN_TOKENS
-from export.peak import PeakWatch, held_bytes
 from export.report import SilentReporter, Timing
 from export.request import ExportRequest, Job
-from export.targets import resolve
+from export.sources.targets import resolve
+from export.validation.check_text import LEAN_TOKENS
+from export.validation.peak_memory import PeakWatch, held_bytes
 from memory import device
 from memory.device import Device
 from tests.conftest import TinyModels
+from tests.places import ROOT
 
 QWEN = Shape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768)
 JOB = Job("target", "qwen2-1.5b", ".", resolve("qwen2-1.5b"), "int4")
@@ -68,7 +69,7 @@ def test_too_little_for_anything_is_one_line_before_torch_is_loaded() -> None:
         "from export.__main__ import main\n"
         "code = main(['--target', 'demo']); assert 'torch' not in sys.modules; sys.exit(code)"
     )
-    root = Path(__file__).parents[2]
+    root = ROOT
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
@@ -126,13 +127,13 @@ def test_a_peak_counts_processes_that_were_started() -> None:
 def test_the_estimate_is_near_the_measured_peak(tiny_models: TinyModels, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from export.bundle import export_bundle\n"
-        "from export.request import ExportRequest; from export.peak import PeakWatch\n"
+        "from export.request import ExportRequest; from export.validation.peak_memory import PeakWatch\n"
         "with PeakWatch() as peak:\n"
         "    export_bundle(ExportRequest(sys.argv[1], Path(sys.argv[2]), drafters=()))\n"
         "print(peak.bytes)"
     )
     words = [sys.executable, "-c", code, str(tiny_models.target), str(tmp_path / "out")]
-    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     target = read_manifest(tmp_path / "out").target
     wanted = estimate_job(Job("target", "tiny", ".", resolve(str(tiny_models.target)), "int4"), target.shape, 32)
     assert int(done.stdout.split()[-1]) == pytest.approx(wanted.peak_bytes, rel=0.15)

@@ -17,6 +17,7 @@ from export.__main__ import main
 from export.manifest import PocketspecError, read_manifest
 from export.request import ExportRequest, default_output, make_jobs
 from tests.conftest import TinyModels
+from tests.places import ROOT
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_plan_and_report_go_to_standard_output(
 @pytest.mark.slow
 def test_a_signal_leaves_nothing_behind(tiny_models: TinyModels, tmp_path: Path, kind: signal.Signals) -> None:
     words = ["--target", str(tiny_models.target), "--output", str(tmp_path / "made" / "out")]
-    root = Path(__file__).parents[2]
+    root = ROOT
     environment = {**os.environ, "PYTHONPATH": str(root)}
     process = subprocess.Popen([sys.executable, "-m", "export", *words], cwd=tmp_path, env=environment)
     try:

@@ -15,13 +15,13 @@ from memory.choices import Request
 from memory.costs import parse_costs
 from memory.device import Device
 from memory.planner import make_plan
-from runtime.external_data import locations
-from runtime.foreign import check_bundle, read_bundle
-from runtime.kernels.packed import packed_files, packed_graphs
-from runtime.kernels.prepacked import place_of
-from runtime.kernels.table import read_table
-from runtime.record import look_up, recall
-from runtime.text import Tokenizer
+from runtime.bundle.device_cache import look_up, recall
+from runtime.bundle.external_data import locations
+from runtime.bundle.foreign import check_bundle, read_bundle
+from runtime.kernels.weights.packed import packed_files, packed_graphs
+from runtime.kernels.weights.packing_table import read_table
+from runtime.kernels.weights.prepacked import place_of
+from runtime.text.tokenizer import Tokenizer
 from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_names, mutated_template
 
 _DEVICE = Device(8 << 30, 8 << 30)

@@ -10,14 +10,15 @@ from random import Random
 
 from export.manifest import PocketspecError, read_manifest, write_manifest
 from memory.costs import MeasuredCosts, dump_costs, make_row_costs
-from runtime.kernels import prepacker, prepacking
-from runtime.kernels.onnx_bytes import encode_model
-from runtime.kernels.packed import packed_graphs
-from runtime.kernels.prepacked import place_of, prepacked_graph
-from runtime.record import remember
+from runtime.bundle.device_cache import remember
+from runtime.kernels.selftest.onnx_bytes import encode_model
+from runtime.kernels.weights import prepacking
+from runtime.kernels.weights.packed import packed_graphs
+from runtime.kernels.weights.prepacked import place_of, prepacked_graph
+from runtime.models import prepacker
 from tests.fuzz.targets import Target, entry_of
-from tests.runtime.kernels.packable import write_bundle
-from tests.runtime.kernels.weighty import write_weighty_bundle
+from tests.runtime.kernels.weights.packable import write_bundle
+from tests.runtime.kernels.weights.weighty import write_weighty_bundle
 from tests.runtime.tiny_bundle import write_foreign_bundle, write_tiny_bundle
 
 _CONFIG = {"bos_token": {"content": "<|end|>"}, "eos_token": "<|end|>", "chat_template": "{{ messages[0].content }}"}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from memory.child import command, environment
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 NAMES = ("json", "numpy", "onnxruntime", "pickle", "sitecustomize", "subprocess")
 
 
@@ -42,7 +42,7 @@ def test_nothing_of_the_current_folder_is_imported(trap: Path, module: str) -> N
 
 
 def test_numpy_and_onnx_runtime_are_the_installed_ones(trap: Path) -> None:
-    done = run("runtime.kernels.selftest", str(trap / "nothing.so"))
+    done = run("runtime.kernels.selftest.run", str(trap / "nothing.so"))
     assert done.returncode == 0, done.stderr
     assert "nothing.so: cannot open" in done.stdout
 

@@ -14,6 +14,7 @@ from memory.__main__ import main
 from memory.plan import parse_plan
 from memory.process import REFERENCE
 from tests.memory.manifests import PAIR
+from tests.places import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +112,5 @@ def test_planning_imports_neither_onnx_runtime_nor_numpy(bundle: str) -> None:
         f"import sys\nfrom memory.__main__ import main\nmain(['plan', {bundle!r}])\n"
         "assert not {'onnxruntime', 'numpy', 'torch', 'runtime'} & set(sys.modules)"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@ import pytest
 
 from memory.command_line import run_program
 from memory.streams import OutputError, discard_output, safe_streams, shows_everything
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 FULL = Path("/dev/full")
 
 

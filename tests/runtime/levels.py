@@ -9,17 +9,17 @@ from itertools import product
 import numpy as np
 from scipy.stats import chisquare
 
-from runtime.context import Context
-from runtime.decode import Step, decode
-from runtime.draft import DraftLimit
+from runtime.decoding.acceptance import Verifier
+from runtime.decoding.acceptance.sample_and_match import MatchVerifier
+from runtime.decoding.context import Context
+from runtime.decoding.draft import DraftLimit
+from runtime.decoding.loop import Step, decode
+from runtime.decoding.sampling import SamplingParams, probabilities
+from runtime.decoding.stop import StopRule
 from runtime.drafters import Drafter
+from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
-from runtime.drafters.small import SmallDrafter
-from runtime.sampling import SamplingParams, probabilities
 from runtime.scheduler.fixed import FixedScheduler
-from runtime.stop import StopRule
-from runtime.verify import Verifier
-from runtime.verify.match import MatchVerifier
 from tests.runtime.table_model import TableModel
 
 

@@ -18,8 +18,8 @@ from memory.meter import Memory
 from memory.plan import PlanError, Shape
 from memory.process import ProcessBytes
 from runtime.engine import Engine
-from runtime.speculation import Speculation
-from runtime.watcher import Reading, Watcher
+from runtime.memory_watcher import Reading, Watcher
+from runtime.speculation.request import Speculation
 from tests.devices import AMPLE
 
 GIB = 1 << 30

@@ -15,14 +15,14 @@ from tokenizers import decoders, models, normalizers
 
 from memory import Request
 from runtime.conversation import Conversation
+from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
-from runtime.history import History
 from runtime.kernels.library import library_path
-from runtime.sampling import SamplingParams
-from runtime.speculation import PLAIN, Speculation
-from runtime.template import ChatTemplate
-from runtime.text import Tokenizer
-from tests.runtime.pair_tokenizer import pair_tokenizer
+from runtime.speculation.request import PLAIN, Speculation
+from runtime.text.chat_template import ChatTemplate
+from runtime.text.token_history import History
+from runtime.text.tokenizer import Tokenizer
+from tests.runtime.text.pair_tokenizer import pair_tokenizer
 from tests.runtime.tiny_bundle import END, TEMPLATE
 
 TURNS = 20

@@ -14,15 +14,15 @@ from tokenizers import decoders, models
 
 from export.manifest import ManifestError, PocketspecError
 from memory import Request
-from runtime.cache import ContextFullError
 from runtime.conversation import Conversation
-from runtime.devices import SafeWidths
-from runtime.draft import tree_limit
+from runtime.decoding.draft import tree_limit
+from runtime.decoding.sampling import SamplingParams
+from runtime.decoding.stop import StopRule
 from runtime.engine import Engine, TextChunk
-from runtime.sampling import SamplingParams
-from runtime.speculation import PLAIN, Speculation
-from runtime.stop import StopRule
-from runtime.text import Tokenizer
+from runtime.models.exact_widths import SafeWidths
+from runtime.models.kv_cache import ContextFullError
+from runtime.speculation.request import PLAIN, Speculation
+from runtime.text.tokenizer import Tokenizer
 from tests.runtime.tiny_bundle import END, VOCAB
 
 SPECULATIONS = [

@@ -14,10 +14,10 @@ from memory.choices import Request
 from memory.device import read_device
 from memory.plan import Plan, dump_plan
 from memory.planner import make_plan
-from runtime.foreign import read_bundle
+from runtime.bundle.foreign import read_bundle
 from tests.limits import groups_can_be_made, run_in_group, run_with_data_limit, was_killed
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 
 in_groups = pytest.mark.skipif(not groups_can_be_made(), reason="no right to make memory groups (cgroups)")

@@ -18,16 +18,16 @@ import pytest
 
 from export.manifest import PocketspecError
 from memory import Request
-from runtime.cache import KVCache
 from runtime.conversation import Conversation
-from runtime.draft import Draft, DraftLimit
+from runtime.decoding.draft import Draft, DraftLimit
+from runtime.decoding.stop import StopRule
 from runtime.engine import Engine
-from runtime.model import OrtModel
-from runtime.speculation import PLAIN, Speculation
-from runtime.stop import StopRule
+from runtime.models.kv_cache import KVCache
+from runtime.models.ort_model import OrtModel
+from runtime.speculation.request import PLAIN, Speculation
 from runtime.turns import Answer, BusyError, ClosedError
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROMPTS = ["Hello there", "What is two plus two?", "Write a story"]
 LIMIT_SECONDS = 60  # a hang is a failure
 

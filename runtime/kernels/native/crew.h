@@ -1,6 +1,6 @@
 // How many threads of a session's pool its operators use: a number that may change from one call to the next.
 //
-// Results do not depend on it, so whoever watches what steps take may try another one at any time; runtime.workers does.
+// Results do not depend on it, so whoever watches what steps take may try another one at any time; runtime.models.thread_choice does.
 #pragma once
 
 #include <atomic>

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from runtime.binding import KeptBinding
-from runtime.kernels.onnx_bytes import Attribute, Node, ValueType, encode_model
+from runtime.kernels.selftest.onnx_bytes import Attribute, Node, ValueType, encode_model
+from runtime.models.io_binding import KeptBinding
 
 HIDDEN = np.float32(-1e30)
 POSITIONS = 512

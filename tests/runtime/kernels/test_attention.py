@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from runtime.binding import ancestors
-from runtime.kernels.reference_attention import Attention
-from runtime.kernels.selftest import describe
+from runtime.kernels.selftest.attention_reference import Attention
+from runtime.kernels.selftest.run import describe
+from runtime.models.io_binding import ancestors
 from tests.runtime.kernels.attention_op import (
     HIDDEN,
     POSITIONS,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from runtime.kernels.build import INSTRUCTION_SETS, LIBRARY_NAME, BuildError, build, find_compiler, is_stale
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[3]
 MAIN = """
 #include "told.h"
 extern "C" __attribute__((visibility("default"))) const char* told() {

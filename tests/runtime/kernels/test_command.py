@@ -16,14 +16,15 @@ import pytest
 
 from memory.cores import read_cores
 from runtime.__main__ import main
-from runtime.devices import processor_features
-from runtime.kernels import comparison, curve, library
+from runtime.kernels import library
 from runtime.kernels.build import INSTRUCTION_SETS, LIBRARY_NAME
-from runtime.kernels.comparison import Comparison
-from runtime.kernels.curve import Shape, measure
 from runtime.kernels.library import Library, open_library
-
-ROOT = Path(__file__).parents[3]
+from runtime.kernels.timing import instruction_sets as comparison
+from runtime.kernels.timing import rows as curve
+from runtime.kernels.timing.instruction_sets import Comparison
+from runtime.kernels.timing.rows import Shape, measure
+from runtime.models.exact_widths import processor_features
+from tests.places import ROOT
 
 
 @pytest.fixture(autouse=True)

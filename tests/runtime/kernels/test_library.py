@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from runtime.kernels import library
+from runtime.kernels.backends import PORTABLE
 from runtime.kernels.build import SOURCES, VERSION, build
-from runtime.kernels.cases import Trial, cases, refusals
-from runtime.kernels.forms import PORTABLE
-from runtime.kernels.golden import digest_of_inputs, digest_of_outputs
-from runtime.kernels.layout import LAYOUT_VERSION
 from runtime.kernels.library import KernelsError, Verdict, judge, open_library
-from runtime.kernels.selftest import Finding, count_different, try_library
+from runtime.kernels.selftest.cases import Trial, cases, refusals
+from runtime.kernels.selftest.golden import digest_of_inputs, digest_of_outputs
+from runtime.kernels.selftest.run import Finding, count_different, try_library
+from runtime.kernels.weights.layout import LAYOUT_VERSION
 
 REMEDY = "python -m runtime kernels --build builds it"
 
@@ -247,8 +247,8 @@ def test_the_self_test_tells_every_operator_apart(native_library: Path, monkeypa
             wrong = Trial(trial.given, {**trial.expected, name: with_a_bit_turned(array)})
             broken = replace(case, trials=[wrong])
             golden = {case.name: [digest_of_inputs(broken), digest_of_outputs(broken)]}
-            monkeypatch.setattr("runtime.kernels.selftest.cases", lambda broken=broken: iter([broken]))
-            monkeypatch.setattr("runtime.kernels.selftest.digests", lambda golden=golden: golden)
+            monkeypatch.setattr("runtime.kernels.selftest.run.cases", lambda broken=broken: iter([broken]))
+            monkeypatch.setattr("runtime.kernels.selftest.run.digests", lambda golden=golden: golden)
             finding = try_library(native_library)
             assert finding.fault is not None
             assert finding.fault.startswith(f"{case.name} on 1 thread: 1 values of {name} [")
@@ -263,7 +263,7 @@ def test_a_wrong_reference_is_told_and_the_library_is_not_blamed(
     trial = case.trials[-1]
     wrong = Trial(trial.given, {"Y": with_a_bit_turned(trial.expected["Y"])})
     broken = replace(case, trials=[*case.trials[:-1], wrong])
-    monkeypatch.setattr("runtime.kernels.selftest.cases", lambda: iter([broken]))
+    monkeypatch.setattr("runtime.kernels.selftest.run.cases", lambda: iter([broken]))
     finding = try_library(native_library)
     assert finding.fault is None
     assert (
@@ -275,7 +275,7 @@ def test_a_wrong_reference_is_told_and_the_library_is_not_blamed(
 def test_inputs_that_were_made_wrongly_are_no_verdict(native_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(cases())
     broken = replace(case, constants={**case.constants, "scales": with_a_bit_turned(case.constants["scales"])})
-    monkeypatch.setattr("runtime.kernels.selftest.cases", lambda: iter([broken]))
+    monkeypatch.setattr("runtime.kernels.selftest.run.cases", lambda: iter([broken]))
     finding = try_library(native_library)
     assert (finding.about, finding.note) == ("reference", None)
     assert finding.fault == f"{case.name}: NumPy {np.__version__} is given other bits than it should here"
@@ -283,13 +283,15 @@ def test_inputs_that_were_made_wrongly_are_no_verdict(native_library: Path, monk
 
 def test_refusals_must_come_and_name_what_is_wrong(native_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (_, right), (tensor, wrong) = ("A", next(cases())), next(refusals())
-    monkeypatch.setattr("runtime.kernels.selftest.cases", lambda: iter(()))
+    monkeypatch.setattr("runtime.kernels.selftest.run.cases", lambda: iter(()))
     for named, case, fault in (
         (tensor, wrong, None),
         ("A", right, "MatMulPanel takes A of a wrong size"),
         ("Nonsense", wrong, "it refuses a wrong Nonsense with: .*MatMulPanel.*codes"),
     ):
-        monkeypatch.setattr("runtime.kernels.selftest.refusals", lambda named=named, case=case: iter([(named, case)]))
+        monkeypatch.setattr(
+            "runtime.kernels.selftest.run.refusals", lambda named=named, case=case: iter([(named, case)])
+        )
         found = try_library(native_library).fault
         assert found == fault or re.match(str(fault), str(found))
     assert {name for name, _ in refusals()} == {"codes", "A", "qkv"}

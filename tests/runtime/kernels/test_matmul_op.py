@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.kernels import reference
-from runtime.kernels.cases import make_matrix, packed
 from runtime.kernels.library import Library, open_library
-from runtime.kernels.numbers import Numbers
-from runtime.kernels.onnx_bytes import Node, ValueType, encode_model
-from runtime.kernels.reference import Floats, Matrix
-from runtime.kernels.selftest import count_different
+from runtime.kernels.selftest import reference
+from runtime.kernels.selftest.cases import make_matrix, packed
+from runtime.kernels.selftest.numbers import Numbers
+from runtime.kernels.selftest.onnx_bytes import Node, ValueType, encode_model
+from runtime.kernels.selftest.reference import Floats, Matrix
+from runtime.kernels.selftest.run import count_different
 
 HOSTILE = np.float32([0, -0.0, np.nan, np.inf, -np.inf, 1e-45, 1e-31, 1e-30, 3e38, -3e38, 1, -1])
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.places import ROOT
+
 # The last of every series since the oldest that pyproject.toml allows, and the newest when this was written.
 VERSIONS = ("1.23.2", "1.24.4", "1.25.1", "1.26.0", "1.27.0", "1.28.0", "1.29.0", "1.30.0", "1.31.1")
 # Older than allowed: the oldest with all functions the library needs, and one that lacks some.

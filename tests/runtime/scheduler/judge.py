@@ -10,11 +10,11 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from runtime.draft import DraftLimit, chain_limit
+from runtime.decoding.draft import DraftLimit, chain_limit
 from runtime.scheduler import Pick
-from runtime.scheduler.cost import CostScheduler
-from runtime.scheduler.experience import Experience
+from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.fixed import FixedScheduler
+from runtime.scheduler.learned_state import Experience
 from tests.runtime.scheduler.world import Situated, Ticks, World, experience_of, rate
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from runtime.context import Context
-from runtime.decode import Step
-from runtime.draft import Draft, DraftLimit, make_chain
+from runtime.decoding.context import Context
+from runtime.decoding.draft import Draft, DraftLimit, make_chain
+from runtime.decoding.loop import Step
+from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.fallback import FallbackDrafter
-from runtime.sampling import SamplingParams
 from runtime.scheduler import Pick
 from runtime.scheduler.fixed import FixedScheduler
 

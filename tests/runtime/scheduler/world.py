@@ -14,15 +14,15 @@ from functools import lru_cache
 from export.manifest import Level
 from memory.costs import MeasuredCosts, make_row_costs
 from memory.expected import tree_tokens
-from runtime.decode import Step
-from runtime.draft import DraftLimit
+from runtime.decoding.draft import DraftLimit
+from runtime.decoding.loop import Step
 from runtime.drafters.confidence import Calibration, goes_on
 from runtime.scheduler import Pick
-from runtime.scheduler.cost import CostScheduler
-from runtime.scheduler.experience import Experience
-from runtime.scheduler.open_ways import Kind, Names, Stage, make_families
-from runtime.scheduler.speeds import Speeds
-from runtime.scheduler.ways import Room
+from runtime.scheduler.available import Kind, Names, Stage, make_families
+from runtime.scheduler.cost_based import CostScheduler
+from runtime.scheduler.forecast import Room
+from runtime.scheduler.latency import Speeds
+from runtime.scheduler.learned_state import Experience
 
 Rows = Mapping[int, float]
 # Milliseconds for rows of a 1.5B model in int4, our own kernels and ONNX Runtime's (README, "What a row costs").

@@ -1,0 +1,259 @@
+"""Attention as one ``com.microsoft::GroupQueryAttention`` per layer, with its cache in place and an additive bias.
+
+Three seams of transformers are used: the attention interface, the cache object that layers update, and the mask
+functions a model calls. Masks become markers, so that a kind of mask this file does not know cannot be dropped: an
+attention call without a marker is refused. Every layer must update the cache and attend exactly once.
+
+A sliding window is not the operator's ``local_window_size``: that counts cache rows, and the rows of a tree are not
+positions. It is a bias made once per step from ``position_ids`` and shared by all sliding layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.onnx.ops import symbolic, symbolic_multi_out
+from transformers import masking_utils
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from export.graph.lowering import UnsupportedGraphError
+
+IMPLEMENTATION = "pocketspec"
+# Added to the scores of keys that must not be seen: far below any score, and two of them still add up to a finite
+# number, so that no kernel ever computes inf - inf.
+MASKED = -1e30
+_KNOWN_MASKS = {"create_causal_mask": None, "create_sliding_window_causal_mask": "sliding_window"}
+_NEUTRAL_ARGUMENTS = {"dropout", "position_ids", "use_cache", "cache_position", "is_causal", "position_embeddings"}
+
+
+@dataclass(frozen=True)
+class CausalMask:
+    """Stands for a mask: causal, and of the last ``window`` positions only, where that is given."""
+
+    window: int | None = None
+
+
+class StepCache:
+    """What layers see as their cache: it notes keys and values, and refuses everything it was not made for.
+
+    Any other attribute that a model reads (convolution states, cross attention) is state this graph does not carry. The
+    length is refused as well: a model that counts positions by itself is wrong in a tree.
+    """
+
+    is_compileable = False
+
+    def __init__(self, layers: int) -> None:
+        self.updated: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * layers
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Notes a layer's new keys and values; the operator appends them to the real cache."""
+        if self.updated[layer_idx] is not None:
+            raise UnsupportedGraphError(f"layer {layer_idx} updates its cache twice; only one update is supported")
+        self.updated[layer_idx] = (key, value)
+        return key, value
+
+    def __getattr__(self, name: str) -> Any:
+        raise UnsupportedGraphError(f"the model uses {name!r} of its cache, which has new keys and values only")
+
+
+@dataclass
+class Step:
+    """The inputs of one traced forward that attention needs, and what it made of them.
+
+    ``past`` holds (key, value) per layer, float32 ``[1, kv_heads, capacity, head_size]``; ``rows`` is S, ``total`` T.
+    """
+
+    past: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    tree_bias: torch.Tensor
+    logits_from: torch.Tensor
+    cache: StepCache
+    present: list[tuple[torch.Tensor, torch.Tensor] | None]
+    _shared: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """S, the rows of the step (symbolic)."""
+        return self.input_ids.shape[1]
+
+    @property
+    def total(self) -> int:
+        """T, past rows and rows of the step together (symbolic)."""
+        return self.attention_mask.shape[1]
+
+    def wanted_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``hidden`` ``[1, S, size]`` from row ``logits_from`` on (traced as if those were all S rows)."""
+        end, axis = torch.tensor([2**31 - 1]), torch.tensor([1])
+        return _op("Slice", [hidden, self.logits_from, end, axis], None, hidden.dtype, hidden.shape)
+
+    def once(self, key: Any, make: Any) -> torch.Tensor:
+        """A tensor that all layers share, made at its first use."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def length(self) -> torch.Tensor:
+        """T as int64 ``[1]``."""
+        return self.once("length", lambda: _length_of(self.attention_mask))
+
+    def total_length(self) -> torch.Tensor:
+        """T as int32 ``[1]``."""
+        return self.once("total", lambda: self.length().to(torch.int32))
+
+    def last_index(self) -> torch.Tensor:
+        """T - 1 as int32 ``[1]``: the operator's ``seqlens_k``."""
+        return self.once("last", lambda: self.total_length() - 1)
+
+    def bias(self, window: int | None) -> torch.Tensor:
+        """``[1, 1, S, T]``: the tree bias, plus the window's."""
+        return self.once(("bias", window), lambda: self._tree() if window is None else self._windowed(window))
+
+    def _tree(self) -> torch.Tensor:
+        ones = torch.ones(2, dtype=torch.int64)
+        shape = _op("Concat", [ones, _length_of(self.input_ids), self.length()], {"axis": 0}, torch.int64, (4,))
+        return _op("Expand", [self.tree_bias, shape], None, torch.float32, (1, 1, self.rows, self.total))
+
+    def _windowed(self, window: int) -> torch.Tensor:
+        rows, total = self.rows, self.total
+        past = torch.squeeze(self.length() - _length_of(self.input_ids), 0)
+        zero, one = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.int64)
+        before = _op("Range", [zero, past, one], None, torch.int64, (total - rows,)).unsqueeze(0)
+        keys = _op("Concat", [before, self.position_ids], {"axis": 1}, torch.int64, (1, total))
+        distance = self.position_ids.unsqueeze(2) - keys.unsqueeze(1)
+        outside = torch.where(distance >= window, MASKED, 0.0).unsqueeze(1)
+        return self.bias(None) + outside
+
+
+class Attention:
+    """The function behind transformers' attention interface. ``step`` is set anew for every traced forward."""
+
+    def __init__(self) -> None:
+        self.step: Step | None = None
+
+    @property
+    def current(self) -> Step:
+        """The step that is being traced."""
+        assert self.step is not None
+        return self.step
+
+    def __call__(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: object,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **others: object,
+    ) -> tuple[torch.Tensor, None]:
+        """Query ``[1, heads, S, head_size]``, key and value with kv_heads; result ``[1, S, heads, head_size]``."""
+        step, layer = self.current, module.layer_idx
+        _check_call(step, layer, key, value, attention_mask, others)
+        assert isinstance(attention_mask, CausalMask)
+        heads, size, kv_heads = query.shape[1], query.shape[3], key.shape[1]
+        past_key, past_value = step.past[layer]
+        attributes = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 0}
+        attributes["scale"] = float(size**-0.5 if scaling is None else scaling)
+        if softcap is not None:
+            attributes["softcap"] = float(softcap)
+        inputs = [_flat(query), _flat(key), _flat(value), past_key, past_value, step.last_index(), step.total_length()]
+        output, present_key, present_value = symbolic_multi_out(
+            "com.microsoft::GroupQueryAttention",
+            [*inputs, None, None, None, step.bias(attention_mask.window)],
+            attributes,
+            dtypes=(torch.float32,) * 3,
+            shapes=((1, step.rows, heads * size), past_key.shape, past_value.shape),
+            version=1,
+        )
+        step.present[layer] = (present_key, present_value)
+        return output.reshape(1, step.rows, heads, size), None
+
+
+@contextmanager
+def attention_lowered(namespaces: Sequence[Any], positions: int) -> Iterator[None]:
+    """Masks of the modules ``namespaces`` become markers for as long as the context lasts.
+
+    A window that no text of ``positions`` tokens can leave is no window.
+    """
+    with ExitStack() as stack:
+        for namespace in namespaces:
+            for name in [name for name in vars(masking_utils) if name.startswith("create_")]:
+                if hasattr(namespace, name):
+                    stack.enter_context(mock.patch.object(namespace, name, _mask_maker(name, positions)))
+        yield
+
+
+@contextmanager
+def attention_registered(attention: Attention) -> Iterator[None]:
+    """Our attention is known to transformers under its name for as long as the context lasts."""
+    ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION] = attention
+    try:
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION]
+
+
+def check_layers(step: Step) -> None:
+    """Raises UnsupportedGraphError unless every layer updated its cache and attended exactly once."""
+    silent = [layer for layer, present in enumerate(step.present) if present is None]
+    if silent:
+        raise UnsupportedGraphError(f"layers {silent} do not attend through transformers' attention interface")
+
+
+def _mask_maker(name: str, positions: int) -> Any:
+    def make(*_: object, config: Any = None, **arguments: Any) -> CausalMask:
+        if name not in _KNOWN_MASKS:
+            raise UnsupportedGraphError(f"the model asks for {name}; only causal and sliding masks are supported")
+        extra = [key for key, value in arguments.items() if value is not None and "function" in key]
+        if extra or arguments.get("block_sequence_ids") is not None:
+            raise UnsupportedGraphError(f"the model changes its causal mask ({extra or 'block_sequence_ids'})")
+        if not getattr(config, "is_causal", True):
+            raise UnsupportedGraphError("the model attends in both directions (is_causal is false)")
+        attribute = _KNOWN_MASKS[name]
+        window = None if attribute is None else int(getattr(config, attribute))
+        return CausalMask(None if window is None or window >= positions else window)
+
+    return make
+
+
+def _check_call(step: Step, layer: int, key: torch.Tensor, value: torch.Tensor, mask: object, others: Any) -> None:
+    if not isinstance(mask, CausalMask):
+        raise UnsupportedGraphError(f"layer {layer} attends with a mask of its own making ({type(mask).__name__})")
+    unknown = [name for name, given in others.items() if given is not None and name not in _NEUTRAL_ARGUMENTS]
+    if unknown or others.get("dropout") or others.get("is_causal") is False:
+        raise UnsupportedGraphError(f"layer {layer} attends with {', '.join(unknown) or 'dropout or no causality'}")
+    if step.present[layer] is not None:
+        raise UnsupportedGraphError(f"layer {layer} attends twice")
+    updated = step.cache.updated[layer]
+    if updated is None or updated[0] is not key or updated[1] is not value:
+        raise UnsupportedGraphError(f"layer {layer} attends to other keys than it puts in its cache")
+    past = step.past[layer][0]
+    for what, heads in (("key", key), ("value", value)):
+        if (heads.shape[0], heads.shape[1], heads.shape[3]) != (past.shape[0], past.shape[1], past.shape[3]):
+            raise UnsupportedGraphError(
+                f"layer {layer} has {what}s of {heads.shape[1]} heads of {heads.shape[3]},"
+                f" its config says {past.shape[1]} of {past.shape[3]}"
+            )
+
+
+def _flat(heads: torch.Tensor) -> torch.Tensor:
+    return heads.transpose(1, 2).reshape(1, heads.shape[2], heads.shape[1] * heads.shape[3])
+
+
+def _length_of(tensor: torch.Tensor) -> torch.Tensor:
+    return _op("Shape", [tensor], {"start": 1, "end": 2}, torch.int64, (1,))
+
+
+def _op(name: str, inputs: Any, attributes: Any, dtype: torch.dtype, shape: Any) -> torch.Tensor:
+    return symbolic(name, inputs, attributes, dtype=dtype, shape=shape)

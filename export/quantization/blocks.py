@@ -1,0 +1,59 @@
+"""The stored form of a block-quantized matrix: what MatMulNBits and GatherBlockQuantized of ONNX Runtime read.
+
+A row is cut into blocks; a block keeps one integer code per weight and one scale, so a weight is
+``scale * (code - zero point)``. Shapes and types are those of ``MatrixRecipe``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.graph.recipe import FloatArray
+from export.manifest import PocketspecError
+
+Codes = npt.NDArray[np.uint8]
+
+
+class QuantizeError(PocketspecError, ValueError):
+    """A block size or method that does not exist, or weights that are not numbers."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Codes and scales as ``MatrixRecipe`` describes them; ``error`` is the sum of squared errors and of squares."""
+
+    codes: Codes
+    scales: FloatArray
+    zero_points: Codes | None
+    error: tuple[float, float]
+
+
+def dequantize(quantized: Quantized, bits: int, columns: int) -> FloatArray:
+    """The weights that the codes stand for, float32 ``[rows, columns]``."""
+    codes = quantized.codes if bits == 8 else unpack_pairs(quantized.codes)
+    rows, blocks, _ = codes.shape
+    zero: npt.NDArray[Any] = np.full((rows, blocks), 2 ** (bits - 1), np.uint8)
+    if quantized.zero_points is not None:
+        zero = quantized.zero_points if bits == 8 else unpack_pairs(quantized.zero_points)[:, :blocks]
+    weights = (codes.astype(np.float32) - zero[..., None].astype(np.float32)) * quantized.scales[..., None]
+    return np.ascontiguousarray(weights.reshape(rows, -1)[:, :columns])
+
+
+def check_block_size(block_size: int) -> None:
+    """Raises QuantizeError unless MatMulNBits takes blocks of that size: a power of two from 16 on."""
+    if block_size < 16 or block_size & (block_size - 1):
+        raise QuantizeError(f"block size {block_size} is not a power of two from 16 on; use 32 or 128")
+
+
+def pack_pairs(codes: Codes) -> Codes:
+    """Pairs of 4-bit codes of the last axis as bytes, the first in the lower half: ``[..., n]`` to ``[..., n / 2]``."""
+    return np.bitwise_or(codes[..., 0::2], np.left_shift(codes[..., 1::2], np.uint8(4)))
+
+
+def unpack_pairs(codes: Codes) -> Codes:
+    """The inverse of ``pack_pairs``."""
+    return np.stack((codes & 15, codes >> 4), axis=-1).reshape(*codes.shape[:-1], -1)

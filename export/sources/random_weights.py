@@ -1,0 +1,79 @@
+"""A checkpoint's tensors without its weights: the real names and shapes, reproducible values, almost no memory.
+
+For timing: a model's speed and memory do not depend on what its weights say. Every row of a matrix is a window into one
+pool of normal numbers, at a place derived from seed, tensor and row, so any rows can be made alone, at memory speed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.graph.recipe import FloatArray
+
+_POOL = 1 << 22  # 16 MiB; windows may overlap, which neither speed nor the error of rounding can see
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbouring rows land far apart
+
+
+class RandomWeights:
+    """A ``TensorSource`` with the tensors of the model that ``config`` (of transformers) describes.
+
+    Matrices and biases are normal with the configuration's own deviation (0.02 if it has none); norms have gain 1.
+    Tied heads are left out, as in a checkpoint. The same ``seed`` gives the same values, whatever rows are asked for.
+    """
+
+    def __init__(self, config: Any, seed: int = 0) -> None:
+        self._shapes = _tensor_shapes(config)
+        deviation = float(getattr(config, "initializer_range", None) or 0.02)
+        self._pool = np.random.default_rng(seed).standard_normal(_POOL, dtype=np.float32)
+        self._pool *= np.float32(deviation)
+        # Gemma stores a norm's gain minus one.
+        self._gain = np.float32(0 if str(config.model_type).startswith("gemma") else 1)
+
+    def names(self) -> Collection[str]:
+        """Every tensor of the model."""
+        return self._shapes.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        return self._shapes[name]
+
+    @property
+    def num_parameters(self) -> int:
+        """How many weights the model has."""
+        return sum(int(np.prod(shape)) for shape in self._shapes.values())
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
+        """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor; entries of a vector count as rows."""
+        shape = self._shapes[name]
+        last = shape[0] if last is None else last
+        if len(shape) == 1 and name.endswith("norm.weight"):
+            return np.full(last - first, self._gain)
+        key = zlib.crc32(name.encode())
+        if len(shape) == 1:
+            return self._pool[(np.arange(first, last) + key) % _POOL]
+        inner = int(np.prod(shape[1:-1]))  # stacked experts are rows of rows
+        return self._windows(key, first * inner, last * inner, shape[-1]).reshape(last - first, *shape[1:])
+
+    def _windows(self, key: int, first: int, last: int, width: int) -> FloatArray:
+        """Float32 ``[last - first, width]``: row r is the pool from a place that depends on ``key`` and r alone."""
+        rows: npt.NDArray[np.uint64] = np.arange(first, last, dtype=np.uint64) + np.uint64(key) * np.uint64(1 << 20)
+        places = ((rows * _SPREAD) >> np.uint64(20)) % np.uint64(_POOL - width + 1)
+        values = np.empty((last - first, width), np.float32)
+        for row, place in enumerate(places.tolist()):
+            values[row] = self._pool[place : place + width]
+        return values
+
+
+def _tensor_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor, shared ones once, from transformers' own model without memory for its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -1,0 +1,123 @@
+"""The reference: the model's own HF code in fp32, its weights read from a source just when they are used.
+
+Parameters are never allocated. A linear layer multiplies by a few rows of its matrix at a time, an embedding reads
+the rows of the tokens at hand, every other module (norms) borrows its parameters for the length of its forward. So
+any decoder runs in the memory of its activations, and everything around the layers (masks, rotary tables, scales,
+softcaps) is the model's own. Generation, caches and mixtures of experts are left out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from export.graph.recipe import FloatArray, TensorSource
+
+# Bytes of one tile of a matrix in float32: large enough that a product is not all overhead, small beside torch itself.
+TILE_BYTES = 32 << 20
+
+
+def reference_logits(config: PretrainedConfig, source: TensorSource, tokens: Sequence[int]) -> FloatArray:
+    """Float32 logits ``[tokens, vocab]`` of the HF model of ``config`` with the weights of ``source``.
+
+    A head that the configuration ties is the embedding; every other parameter must be in ``source``.
+    """
+    model = make_streamed(config, source)
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits
+    return np.asarray(logits[0].numpy(), np.float32)
+
+
+def make_streamed(config: PretrainedConfig, source: TensorSource) -> nn.Module:
+    """The HF model of ``config``, without parameters of its own, that reads ``source`` as it runs."""
+    with _no_parameters():
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+    aliases = _aliases(model)
+    for name, module in model.named_modules():
+        own = {key: aliases.get(f"{name}.{key}", f"{name}.{key}") for key in module._parameters if key is not None}
+        own = {key: tensor for key, tensor in own.items() if module._parameters[key] is not None}
+        if isinstance(module, nn.Linear):
+            module.forward = _linear(source, **own)
+        elif isinstance(module, nn.Embedding):
+            module.register_forward_pre_hook(_gather_rows(source, own["weight"]))
+        elif own:
+            _borrow_parameters(module, source, own)
+    return model
+
+
+@contextmanager
+def _no_parameters() -> Iterator[None]:
+    """Modules made inside have parameters on the meta device, and buffers (rotary tables) as usual."""
+    register = nn.Module.register_parameter
+
+    def register_without_storage(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_without_storage
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+def _aliases(model: Any) -> dict[str, str]:
+    """Parameters that are stored under another name: a tied head is the embedding."""
+    names = {id(module): name for name, module in model.named_modules()}
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    name = f"{names[id(head)]}.weight"
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    return {name: f"{names[id(embedding)]}.weight"} if tied else {}
+
+
+def _linear(source: TensorSource, weight: str, bias: str | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward of a linear layer, a tile of rows at a time."""
+    rows, columns = source.shape(weight)
+    tile = max(1, TILE_BYTES // (4 * columns))
+
+    def forward(values: torch.Tensor) -> torch.Tensor:
+        out = values.new_empty(*values.shape[:-1], rows)
+        for first in range(0, rows, tile):
+            part = torch.from_numpy(source.read(weight, first, min(rows, first + tile)))
+            out[..., first : first + len(part)] = values @ part.T
+        return out if bias is None else out.add_(torch.from_numpy(source.read(bias)))
+
+    return forward
+
+
+def _gather_rows(source: TensorSource, weight: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    """A hook that gives an embedding just the rows of the tokens it is asked for, and renumbers these."""
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        ids, positions = torch.unique(inputs[0], return_inverse=True)
+        rows = [source.read(weight, token, token + 1) for token in ids.tolist()]
+        module.weight = nn.Parameter(torch.from_numpy(np.concatenate(rows)), requires_grad=False)
+        module.padding_idx = None  # it matters to gradients alone, and is no number of these rows
+        return (positions, *inputs[1:])
+
+    return hook
+
+
+def _borrow_parameters(module: nn.Module, source: TensorSource, own: dict[str, str]) -> None:
+    """Reads a module's own parameters before its forward and drops them after it."""
+    empty = dict(module._parameters)
+
+    def fill(module: nn.Module, inputs: Any) -> None:
+        for key, name in own.items():
+            module._parameters[key] = nn.Parameter(torch.from_numpy(source.read(name)), requires_grad=False)
+
+    def drop(module: nn.Module, inputs: Any, output: Any) -> None:
+        module._parameters.update(empty)
+
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(drop)

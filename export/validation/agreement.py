@@ -1,0 +1,120 @@
+"""How often drafters and intermediates say what the target says: the first guess at how many drafts it will accept.
+
+What counts is the target's own text, since that is what is drafted: the target answers a few prompts of mixed kinds
+greedily, and its partners read the same tokens. On text that a person wrote, the two agree much less often (the demo's
+drafter: 48%, and 86% on the demo's own answers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.manifest import PACKED_FILE_NAME, Level
+from export.validation.check_text import OPENINGS, PROMPTS
+from export.validation.kv_quality import open_kernels, open_model
+
+if TYPE_CHECKING:
+    from runtime.models.ort_model import OrtModel
+
+# Tokens of all answers together, and how long the target may take for them; an answer has an equal share of both.
+TOKENS = 256
+SECONDS = 12.0
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt and, from token ``start`` on, what the target answers."""
+
+    tokens: tuple[int, ...]
+    start: int
+
+
+def with_agreement(bundle: Path, graph: str, levels: Sequence[Level]) -> tuple[Level, ...]:
+    """``levels`` of ``bundle``, target first, partners with their agreement: the share of the tokens of the target's
+    answers that they would have said, too, each behind the target's own tokens.
+
+    ``graph`` is the file that runs in each of their folders. Random weights have nothing to say, nor has anyone to
+    them, and without a tokenizer there are no prompts. PocketspecError where this machine cannot run a level.
+    """
+    target, *partners = levels
+    known = [level for level in partners if level.source.kind != "random-weights"]
+    if not known or target.source.kind == "random-weights" or not (bundle / "tokenizer.json").is_file():
+        return tuple(levels)
+    positions = min(level.shape.positions for level in (target, *known))
+    prompts = [prompt[: positions // 2] for prompt in read_prompts(bundle)]
+    room = min(positions, max(map(len, prompts)) + TOKENS // len(prompts) + 1)
+    with _opened(bundle / target.folder, graph, target, room) as model:
+        texts = list(answer(model, prompts, target.vocabulary.eos_token_ids))
+    found = []
+    for level in partners:
+        if level in known:
+            with _opened(bundle / level.folder, graph, level, room) as model:
+                level = replace(level, agreement=agreement(model, texts))
+        found.append(level)
+    return (target, *found)
+
+
+def read_prompts(folder: Path) -> list[list[int]]:
+    """The tokens of the prompts: instructions in the chat template in ``folder``, openings of texts without one."""
+    from runtime.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.open(folder)
+    if tokenizer.template is None:
+        return [tokenizer.encode(text) for text in OPENINGS]
+    return [tokenizer.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS]
+
+
+def answer(model: OrtModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]) -> Iterator[Text]:
+    """The greedy answers of ``model``, up to its end token, or as far as tokens, time and its cache go."""
+    share = len(prompts)
+    for prompt in prompts:
+        tokens, began = list(prompt), perf_counter()
+        most = min(len(prompt) + TOKENS // share, model.cache.capacity - 1)
+        rows: Sequence[int] = prompt
+        model.cache.rollback(0)
+        while len(tokens) < most:
+            tokens.append(_said(model, rows)[-1])
+            rows = tokens[-1:]
+            if tokens[-1] in eos or perf_counter() - began > SECONDS / share:
+                break
+        yield Text(tuple(tokens), len(prompt))
+
+
+def agreement(model: OrtModel, texts: Iterable[Text]) -> float | None:
+    """Share of the tokens of all answers that ``model`` finds most probable; None if there are none."""
+    same: list[bool] = []
+    for text in texts:
+        model.cache.rollback(0)
+        # Ids beyond a smaller vocabulary are padding, which nobody says.
+        tokens = np.minimum(text.tokens, model.vocab_size - 1).tolist()
+        said = _said(model, tokens[:-1])[text.start - 1 :]
+        same += np.equal(said, text.tokens[text.start :]).tolist()
+    return float(np.mean(same)) if same else None
+
+
+def _said(model: OrtModel, tokens: Sequence[int]) -> list[int]:
+    """The most probable token behind each of ``tokens``, which follow those in the cache."""
+    found: list[int] = []
+    for start in range(0, len(tokens), _CHUNK):
+        found += model.forward(tokens[start : start + _CHUNK]).logits.argmax(-1).tolist()
+    return found
+
+
+@contextmanager
+def _opened(folder: Path, graph: str, level: Level, room: int) -> Iterator[OrtModel]:
+    """``level`` with an fp32 cache of ``room`` rows, as it would run here. Packed weights made for it do not stay."""
+    packed = folder / PACKED_FILE_NAME
+    was_there = packed.is_file()
+    try:
+        yield open_model(open_kernels(folder, graph, level), folder, level, "fp32", room)
+    finally:
+        if not was_there:
+            packed.unlink(missing_ok=True)

@@ -1,0 +1,173 @@
+"""The last step of an export: what the written graph says, against what the model should say, on real text.
+
+Two questions are kept apart. How good is the export? The graph as it will run against the reference model, fp32, on
+the passage: differences, argmax agreement, perplexities. These are reported and never fail. Is it right? The graph
+with its products computed in fp32 against the reference model *with the weights that were written*: what quantization
+lost cancels out, so these must agree to fp32 precision, and the weights written must be near those of the checkpoint.
+A graph that is not right is not exported. Both sides run a part at a time, so no check needs more memory than the
+export did.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from transformers import PretrainedConfig
+
+from export.estimate import PIECE_BYTES
+from export.graph.recipe import FloatArray, LoweredGraph, MatrixRecipe, PlainRecipe, TensorSource
+from export.manifest import Check, PocketspecError, Shape
+from export.sources.streamed_model import reference_logits
+from export.validation.check_text import LEAN_TOKENS, MIN_TOKENS, PASSAGE, PASSAGE_NAME, count_tokens
+from export.validation.dequantized import WrittenWeights
+from export.validation.partitioned_session import Inputs, PiecedGraph
+from export.validation.perplexity import perplexity
+
+# Largest logit difference, as a share of the largest logit. Sound exports stay below 1e-4; an epsilon of 1e-5 for 1e-6
+# or a swapped pair of heads lies above 1e-2.
+TOLERANCE = 1e-3
+# Relative error of written tensors. Plain int4 rounding makes 0.1 to 0.15 on real weights.
+TENSOR_TOLERANCE = {"int4": 0.4, "int8": 0.05, "fp16": 1e-2, "fp32": 1e-6}
+SAMPLED_ROWS = 32
+
+
+class CheckError(PocketspecError, RuntimeError):
+    """An exported graph that does not compute what its model computes."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The tokens a check runs over, and what they are."""
+
+    name: str
+    tokens: tuple[int, ...]
+
+
+def read_passage(
+    folder: Path | None,
+    shape: Shape,
+    text_file: Path | None = None,
+    bundled: tuple[str, str] = (PASSAGE_NAME, PASSAGE),
+) -> Passage:
+    """Tokens of ``text_file``, else of a ``bundled`` text with its name; random ones where there is no tokenizer.
+
+    As many as a check of a model of this shape takes.
+    """
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        tokens = np.random.default_rng(0).integers(0, shape.vocab_size, LEAN_TOKENS)
+        return Passage("random tokens", tuple(tokens.tolist()))
+    name, text = bundled
+    if text_file is not None:
+        try:
+            name, text = text_file.name, text_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckError(f"cannot read the check text {text_file}: {error}; give a UTF-8 text file") from None
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+    if len(ids) < MIN_TOKENS:
+        raise CheckError(f"the check text {name} has {len(ids)} tokens, at least {MIN_TOKENS} are needed")
+    known = [token for token in ids if token < shape.vocab_size]
+    return Passage(name, tuple(known[: count_tokens(shape, len(known))]))
+
+
+def check_level(
+    graph: Path, lowered: LoweredGraph, config: PretrainedConfig, source: TensorSource, passage: Passage
+) -> Check:
+    """Compares the graph written at ``graph`` with the model of ``config`` and ``source``.
+
+    Raises CheckError if the graph is not the model's; what quantization lost is only measured.
+    """
+    written = WrittenWeights(graph, lowered.recipes, source)
+    _check_weights(graph, lowered, source, written)
+    tokens = passage.tokens
+    _check_structure(graph, config, written, tokens[:LEAN_TOKENS])
+    exported = graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens)
+    return compare(passage.name, tokens, exported, reference_logits(config, source, tokens))
+
+
+def predict(graph: Path, tokens: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The most probable token after each of ``tokens``, by the graph written at ``graph``."""
+    return graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens).argmax(-1)
+
+
+def graph_logits(graph: PiecedGraph, tokens: Sequence[int]) -> FloatArray:
+    """Float32 logits ``[tokens, vocab]``: a prompt, several tokens after it, and one alone, as decoding meets them."""
+    bounds = [0, len(tokens) * 2 // 3, len(tokens) - 1, len(tokens)]
+    steps, carried = make_steps(graph, tokens, bounds)
+    return np.concatenate([values["logits"][0] for values in graph.run(steps, carried, ["logits"])])
+
+
+def make_steps(graph: PiecedGraph, tokens: Sequence[int], bounds: Sequence[int]) -> tuple[list[Inputs], dict[str, str]]:
+    """The inputs of each step over ``tokens``, and which inputs continue which outputs.
+
+    24 tokens with bounds 0, 16, 23, 24 make steps of 16, 7 and 1 rows, over one KV cache with a capacity of 24.
+    """
+    steps: list[Inputs] = []
+    for first, last in itertools.pairwise(bounds):
+        step = {
+            "input_ids": np.array([tokens[first:last]], np.int64),
+            "attention_mask": np.ones((1, last), np.int64),
+            "position_ids": np.arange(first, last, dtype=np.int64)[None],
+        }
+        steps.append(step)
+    caches = [name for name in graph.inputs if name.startswith("past_key_values.")]
+    for name in caches:
+        _, heads, _, size = (dim.dim_value for dim in graph.inputs[name].type.tensor_type.shape.dim)
+        steps[0] = {**steps[0], name: np.zeros((1, heads, len(tokens), size), np.float32)}
+    return steps, {name: name.replace("past_key_values", "present") for name in caches}
+
+
+def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: FloatArray) -> Check:
+    """What is different between two sets of logits ``[tokens, vocab]`` over the same tokens."""
+    total, largest = 0.0, 0.0
+    for left, right in zip(exported, reference, strict=True):
+        difference = np.abs(left - right)
+        total, largest = total + float(difference.mean()), max(largest, float(difference.max()))
+    agreement = float(np.mean(exported.argmax(-1) == reference.argmax(-1)))
+    return Check(
+        text=text,
+        tokens=len(tokens),
+        max_difference=largest,
+        mean_difference=total / len(tokens),
+        argmax_agreement=agreement,
+        reference_perplexity=perplexity(reference, tokens),
+        perplexity=perplexity(exported, tokens),
+    )
+
+
+def _check_structure(graph: Path, config: PretrainedConfig, written: TensorSource, tokens: Sequence[int]) -> None:
+    exported = graph_logits(PiecedGraph(graph, PIECE_BYTES, exact=True), tokens)
+    reference = reference_logits(config, written, tokens)
+    difference = float(np.abs(exported - reference).max() / max(np.abs(reference).max(), 1e-6))
+    if not difference <= TOLERANCE:
+        row = int(np.abs(exported - reference).max(-1).argmax())
+        raise CheckError(
+            f"the exported {config.model_type} graph is wrong: its logits are off by {difference:.2g} of the largest"
+            f" (row {row} of {len(tokens)}; allowed {TOLERANCE:.0e}); this is a defect of the export, nothing was kept"
+        )
+
+
+def _check_weights(graph: Path, lowered: LoweredGraph, source: TensorSource, written: TensorSource) -> None:
+    """The written tensors, sampled, against the checkpoint's: a wrong scale or a shifted row is no rounding."""
+    rng = np.random.default_rng(0)
+    for recipe in lowered.recipes:
+        if not isinstance(recipe, MatrixRecipe | PlainRecipe):
+            continue
+        kind, offset = (f"int{recipe.bits}", 0.0) if isinstance(recipe, MatrixRecipe) else (recipe.dtype, recipe.offset)
+        for name in recipe.sources:
+            first = int(rng.integers(0, max(1, source.shape(name)[0] - SAMPLED_ROWS)))
+            last = min(first + SAMPLED_ROWS, source.shape(name)[0])
+            right = source.read(name, first, last)
+            error = float(np.linalg.norm(written.read(name, first, last) - right))
+            # What is stored with an offset is rounded at the size of the offset.
+            size = float(np.linalg.norm(right)) + abs(offset) * right.size**0.5
+            if not error <= TENSOR_TOLERANCE[kind] * size:
+                raise CheckError(
+                    f"{name} was written to {graph.name} with a relative error of {error / max(size, 1e-30):.2g},"
+                    f" at most {TENSOR_TOLERANCE[kind]} is rounding; this is a defect of the export, nothing was kept"
+                )

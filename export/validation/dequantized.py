@@ -1,0 +1,95 @@
+"""The weights that an exported graph holds, under the checkpoint's names: quantization undone, recipes read backwards.
+
+The reference model run with these must agree with the graph to fp32 precision, whatever quantization cost. That tells
+a structural mistake (a wrong permutation, scale or epsilon) from an honest loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir
+
+from export.graph.recipe import FloatArray, MatrixRecipe, PlainRecipe, Recipe, TensorSource
+from export.manifest import PocketspecError
+
+
+class NotWrittenError(PocketspecError, RuntimeError):
+    """A tensor that the model uses and the graph lacks."""
+
+
+class WrittenWeights:
+    """A TensorSource over the data file of an exported graph. ``source`` is asked for shapes alone."""
+
+    def __init__(self, graph: Path, recipes: Collection[Recipe], source: TensorSource) -> None:
+        initializers = onnx_ir.load(graph).graph.initializers
+        self._tensors: dict[str, Any] = {name: value.const_value for name, value in initializers.items()}
+        self._folder = graph.parent
+        self._source = source
+        self._places: dict[str, tuple[PlainRecipe | MatrixRecipe, int]] = {}
+        for recipe in recipes:
+            first = 0
+            for name in recipe.sources if isinstance(recipe, PlainRecipe | MatrixRecipe) else ():
+                self._places[name] = (recipe, first)  # type: ignore[assignment]
+                first += source.shape(name)[0]
+
+    def names(self) -> Collection[str]:
+        """Every tensor that went into the graph."""
+        return self._places.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape the tensor has in the checkpoint."""
+        return self._source.shape(name)
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
+        """Rows of a tensor as the graph sees them, float32."""
+        if name not in self._places:
+            raise NotWrittenError(
+                f"the model uses {name}, and its graph does not; this is a defect of the export, nothing was kept"
+            )
+        recipe, start = self._places[name]
+        last = self.shape(name)[0] if last is None else last
+        if isinstance(recipe, MatrixRecipe):
+            return self._dequantize(recipe, start + first, start + last)
+        if recipe.transpose:
+            rows = self._rows(recipe.name, recipe.shape[0], 0, recipe.shape[0]).T[start + first : start + last]
+        else:
+            rows = self._rows(recipe.name, recipe.shape[0], start + first, start + last)
+        shape = (last - first, *self.shape(name)[1:])
+        return np.ascontiguousarray(rows, np.float32).reshape(shape) - np.float32(recipe.offset)
+
+    def _dequantize(self, recipe: MatrixRecipe, first: int, last: int) -> FloatArray:
+        blocks = -(-recipe.columns // recipe.block_size)
+        codes = self._rows(recipe.codes, recipe.rows, first, last)
+        values = unpack(codes, recipe.bits).reshape(last - first, blocks, recipe.block_size).astype(np.float32)
+        if recipe.zero_points is None:
+            values -= 1 << (recipe.bits - 1)
+        else:
+            packed = self._rows(recipe.zero_points, recipe.rows, first, last)
+            values -= unpack(packed, recipe.bits)[:, :blocks, None]
+        values *= self._rows(recipe.scales, recipe.rows, first, last).reshape(last - first, blocks, 1)
+        return np.ascontiguousarray(values.reshape(last - first, -1)[:, : recipe.columns])
+
+    def _rows(self, name: str, rows: int, first: int, last: int) -> npt.NDArray[Any]:
+        """Rows of an initializer that lists ``rows`` of them, whatever its own shape is.
+
+        They are read, not mapped: pages of a mapped file stay resident and would count as memory of the check.
+        """
+        tensor = self._tensors[name]
+        if not isinstance(tensor, onnx_ir.ExternalTensor):
+            return np.asarray(tensor.numpy()).reshape(rows, -1)[first:last]
+        dtype, width = tensor.dtype.numpy(), tensor.size // rows
+        offset = (tensor.offset or 0) + first * width * dtype.itemsize
+        count = (last - first) * width
+        return np.fromfile(self._folder / tensor.location, dtype, count, offset=offset).reshape(last - first, width)
+
+
+def unpack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """Codes one by one, uint8 ``[rows, codes]``, from bytes ``[rows, bytes]``: in int4, low half first."""
+    if bits == 8:
+        return codes
+    return np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1)

@@ -1,0 +1,180 @@
+"""What every KV type of a level costs and gains, measured with the graphs as they will run: perplexity and speed.
+
+Types take turns, a few steps each, so that what else the machine does meets all of them alike. Rows behind which steps
+are timed are copies of the text's: their values do not matter, but that they are memory does. Large models run in a
+process of their own, without torch (see ``lean``), and one KV type is open at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError, sha256_of
+from export.validation.perplexity import surprises
+
+if TYPE_CHECKING:
+    from runtime.kernels.backends import Kernels, Native
+    from runtime.models.ort_model import OrtModel
+
+# Context of the steps that are timed; at 4,096 rows, what a KV type gains or loses is about four times as much.
+ROWS = 1024
+# A portable session holds a copy of the weights.
+PORTABLE_BYTES = 256 << 20
+# Weights that the sessions of all KV types may map or copy at once.
+TOGETHER_BYTES = 512 << 20
+_CHUNK = 32
+_TURNS, _STEPS = 15, 5  # of every type; the first step of a turn finds the caches cold and does not count
+_MIN_TURNS, _SECONDS = 3, 6.0
+
+
+class EffectsError(PocketspecError, RuntimeError):
+    """A level whose KV types cannot be measured on this machine; the message says why."""
+
+
+def measure_effects(folder: Path, graph: str, level: Level, tokens: Sequence[int]) -> dict[str, KvEffect]:
+    """Effects of the KV types of ``level``, which lies in ``folder``, on the text ``tokens``.
+
+    By the native kernels if they run here and by ONNX Runtime's else; ``native.data`` is made if it is missing, and
+    stays. EffectsError where that needs too much memory.
+    """
+    kernels = open_kernels(folder, graph, level)
+    native = level.native if kernels.name == "native" else None
+    kinds = level.graphs if native is None else native.graphs
+    size = level.weight_bytes if native is None else native.data_bytes
+    rows = min(level.shape.positions - 1, ROWS)
+    random = level.source.kind == "random-weights"
+    text = tokens[:_CHUNK] if random else tokens
+    models = Models(lambda kind: open_model(kernels, folder, level, kind, max(rows, len(tokens))), size)
+    perplexities, seconds = _measure(models, tuple(kinds), text, rows)
+    return {
+        kind: KvEffect(
+            speed=seconds["fp32"] / seconds[kind],
+            rows=rows,
+            kernels=kernels.name,
+            perplexity=None if random else perplexities[kind] / perplexities["fp32"],
+        )
+        for kind in kinds
+        if kind != "fp32"
+    }
+
+
+class Models:
+    """One model for every KV type, over weights of ``size`` bytes that each session maps or copies anew.
+
+    All stay open where that is little; else there is one at a time, opened for every use.
+    """
+
+    def __init__(self, open_kind: Callable[[str], OrtModel], size: int) -> None:
+        self._open, self._size = open_kind, size
+        self._kept: dict[str, OrtModel] = {}
+
+    @contextmanager
+    def use(self, kind: str, kinds: int) -> Iterator[OrtModel]:
+        """The model for a KV type, one of so many ``kinds``."""
+        if self._size * kinds <= TOGETHER_BYTES:
+            if kind not in self._kept:
+                self._kept[kind] = self._open(kind)
+            yield self._kept[kind]
+            return
+        try:
+            yield self._open(kind)
+        finally:
+            gc.collect()  # before the next one opens
+
+
+def open_kernels(folder: Path, graph: str, level: Level) -> Kernels:
+    """The kernels that the runtime would choose here, ``native.data`` made for them.
+
+    EffectsError where a session would copy too much.
+    """
+    from runtime.kernels.backends import PORTABLE
+
+    native = _native_kernels(folder, graph, level)
+    if native is None and level.weight_bytes > PORTABLE_BYTES:
+        raise EffectsError(
+            f"ONNX Runtime's own kernels would copy {level.weight_bytes:,} bytes of weights for every session, at most"
+            f" {PORTABLE_BYTES:,} are copied; export with int4 or int8 weights where native kernels run"
+        )
+    return native or PORTABLE
+
+
+def _native_kernels(folder: Path, graph: str, level: Level) -> Native | None:
+    from runtime.kernels.backends import Native
+    from runtime.kernels.library import open_library
+    from runtime.kernels.weights.packing import pack
+
+    if level.native is None:
+        return None
+    try:
+        if not (library := open_library()).is_fast:
+            return None
+        if not (folder / PACKED_FILE_NAME).is_file():
+            pack(folder, sha256_of(folder / f"{graph}.data"))
+    except PocketspecError:
+        return None
+    return Native(library, folder)
+
+
+def open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: int) -> OrtModel:
+    """``level`` with a KV cache of ``rows`` rows of type ``kind``, for forwards of up to 32 rows of any number."""
+    from runtime.models.exact_widths import any_width
+    from runtime.models.ort_model import OrtModel, open_session
+
+    session = open_session(kernels.graph(folder, level, kind), None, kernels)
+    return OrtModel(session, rows + 1, _CHUNK, _CHUNK, any_width(_CHUNK), kernels=kernels)
+
+
+def _read(model: OrtModel, tokens: Sequence[int]) -> float:
+    """Perplexity of ``tokens``, whose rows the cache holds afterwards."""
+    found: list[float] = []
+    for start in range(0, len(tokens), _CHUNK):
+        logits = model.forward(tokens[start : start + _CHUNK]).logits
+        found += surprises(logits, tokens[start + 1 : start + 1 + len(logits)])
+    return float(np.exp(np.mean(found)))
+
+
+def _fill(model: OrtModel, rows: int) -> None:
+    """Makes the cache one of ``rows`` rows, by repeating those it holds."""
+    model.cache.rollback(min(model.cache.length, rows))
+    held = model.cache.length
+    for array in model.cache.arrays:
+        array[:, :, held:rows] = array[:, :, np.arange(held, rows) % held]
+    model.cache.append(np.resize(model.cache.tokens, rows - held))
+
+
+def _measure(
+    models: Models, kinds: Sequence[str], text: Sequence[int], rows: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Perplexity of ``text``, and the median seconds of a plain step behind ``rows`` rows, of every KV type."""
+    perplexities: dict[str, float] = {}
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    began = perf_counter()
+    for turn in range(_TURNS):
+        if turn >= _MIN_TURNS and perf_counter() - began > _SECONDS:
+            break
+        for kind in kinds:
+            with models.use(kind, len(kinds)) as model:
+                if kind not in perplexities:
+                    perplexities[kind] = _read(model, text)
+                elif not model.cache.length:
+                    model.prefill(text[:_CHUNK])
+                _fill(model, rows)
+                found[kind] += [_step_seconds(model, rows) for _ in range(_STEPS)][1:]
+                del model  # the session ends with its last name
+    return perplexities, {kind: median(seconds) for kind, seconds in found.items()}
+
+
+def _step_seconds(model: OrtModel, rows: int) -> float:
+    started = perf_counter()
+    model.forward((1,))
+    seconds = perf_counter() - started
+    model.cache.rollback(rows)
+    return seconds

@@ -1,0 +1,233 @@
+"""Holds one conversation with several contenders, each in a process of its own, and measures what it took.
+
+``planned`` is what the plan makes of the request. ``unplanned`` is the default elsewhere, built of the same engine: KV
+caches for all the positions that the models have, filled with zeros (as Medusa does it), logits for every row of a
+prompt, read in chunks of 512, and drafts of 15 nodes; ``unplanned-chain3`` drafts otherwise. ``plain`` has no drafters.
+All of them have the same KV type, kernels and prompts, so all of them say the same.
+
+*Generation memory* is what SpecMemo (arXiv 2506.01986) plans: the peak of anonymous bytes while the conversation goes
+on, less the bare process, the tokenizer, weights (mapped ones are not anonymous) and the KV rows of committed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from export.manifest import PocketspecError
+from memory.meter import Memory, PeakMeter, Phase, read_mapped_files, read_memory, resident_bytes
+from memory.plan import Plan
+from runtime.conversation import Conversation
+from runtime.decoding.context import TokenArray
+from runtime.engine import Engine, TextChunk
+from runtime.kernels.selection import Wanted
+from runtime.models.exact_widths import SafeWidths
+from runtime.models.ort_model import OrtModel
+from runtime.process.allocator import give_back
+from runtime.speculation.request import Speculation
+from runtime.text.token_ids import open_tokenizer
+
+# Peaks that matter here stay for a forward of a prompt, so a look now and then is enough; a look takes the lock.
+_LOOK_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to hold the conversation; ``planned`` False: with everything allocated and computed at once."""
+
+    name: str
+    plan: Plan
+    speculation: Speculation
+    planned: bool = True
+
+
+@dataclass(frozen=True)
+class Task:
+    """A conversation to hold: one prompt a turn, cut to ``prompt_tokens``, and ``max_new_tokens`` for every answer.
+
+    ``raw``: without the chat template, every prompt goes on with the text, and end tokens end nothing.
+    """
+
+    bundle: Path
+    prompts: tuple[str, ...]
+    prompt_tokens: int | None
+    max_new_tokens: int
+    raw: bool
+    kernels: Wanted
+
+
+@dataclass(frozen=True)
+class Held:
+    """One conversation that was held.
+
+    ``reread_tokens`` of the history were computed again. Times in seconds: of the steps, and of everything. Bytes:
+    ``bare_bytes`` of the process with its libraries, ``running`` and ``loading`` the peaks while talking and before,
+    ``weight_bytes`` the anonymous weights and ``mapped_bytes`` the others, ``cache_bytes`` what the KV caches occupy
+    and ``committed_bytes`` the rows of it that are in use, at the end.
+    """
+
+    answers: tuple[tuple[int, ...], ...]
+    tokens: int
+    steps: int
+    reread_tokens: int
+    step_seconds: float
+    seconds: float
+    bare_bytes: int
+    tokenizer_bytes: int
+    weight_bytes: int
+    mapped_bytes: int
+    cache_bytes: int
+    committed_bytes: int
+    running: Memory
+    loading: Memory
+
+    @property
+    def running_bytes(self) -> int:
+        """The peak of anonymous bytes while talking."""
+        return self.running.anonymous_bytes
+
+    @property
+    def loading_bytes(self) -> int:
+        """The peak of anonymous bytes while loading."""
+        return self.loading.anonymous_bytes
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the steps; prompts are read outside of them."""
+        return sum(map(len, self.answers)) / self.step_seconds
+
+    @property
+    def generation_bytes(self) -> int:
+        """See the module."""
+        known = self.bare_bytes + self.tokenizer_bytes + self.weight_bytes + self.committed_bytes
+        return self.running_bytes - known
+
+    @property
+    def generation_bytes_in_use(self) -> int:
+        """The same without the KV rows that no committed token has."""
+        return self.generation_bytes - max(self.cache_bytes - self.committed_bytes, 0)
+
+
+def converse(task: Task, contender: Contender, notify: Callable[[str], None]) -> Held:
+    """Opens the bundle as ``contender`` says and talks; this process is measured, so it should do nothing else."""
+    bare = read_memory()
+    if bare is None:
+        raise PocketspecError("this system does not tell what memory a process uses; only Linux does: measure there")
+    give_back()
+    with PeakMeter(interval_seconds=_LOOK_SECONDS) as meter:
+        with meter.phase("tokenizer"):
+            tokenizer = open_tokenizer(task.bundle)
+        tokenizer_end = meter.phases[-1].after.anonymous_bytes
+        del tokenizer
+        give_back()
+        with meter.phase("open"):
+            engine = Engine.open(task.bundle, plan=contender.plan, warm=True, kernels=task.kernels, notify=notify)
+        with engine:
+            with meter.phase("talk"):
+                if not contender.planned:
+                    take_everything(engine)
+                start = perf_counter()
+                turns = list(_turns(engine, task, contender.speculation))
+                seconds = perf_counter() - start
+            return _held(engine, turns, seconds, bare, tokenizer_end, meter.phases)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What one turn took; ``reread`` tokens of the history were not in the cache any more, ``length`` is all of it."""
+
+    answer: tuple[int, ...]
+    steps: int
+    step_seconds: float
+    reread: int
+    length: int
+
+
+def _turns(engine: Engine, task: Task, speculation: Speculation) -> Iterator[_Turn]:
+    length = 0
+    for chunks in (_ask_raw if task.raw else _ask_in_chat)(engine, task, speculation):
+        said = list(chunks)
+        steps, stats = [chunk.step for chunk in said], said[-1].stats
+        answer = tuple(token for step in steps for token in step.tokens)
+        # The last token so far was in no forward yet: the next one begins with it.
+        reread = max(length - 1 - stats.cached_tokens, 0)
+        length = stats.prompt_tokens + len(answer)
+        yield _Turn(answer, len(steps), stats.step_seconds, reread, length)
+
+
+def _ask_raw(engine: Engine, task: Task, speculation: Speculation) -> Iterator[Iterable[TextChunk]]:
+    """The answers of a text that every prompt continues."""
+    text: list[int] = []
+    for prompt in task.prompts:
+        encode = engine.tokenizer.encode_behind if text else engine.tokenizer.encode
+        text += encode(prompt)[: task.prompt_tokens]
+        said = list(
+            engine.generate(
+                text, max_new_tokens=task.max_new_tokens, raw=True, ignore_eos=True, speculation=speculation
+            )
+        )
+        text += [token for chunk in said for token in chunk.step.tokens]
+        yield said
+
+
+def _ask_in_chat(engine: Engine, task: Task, speculation: Speculation) -> Iterator[Iterable[TextChunk]]:
+    """The answers of a conversation in the chat template."""
+    conversation = Conversation(engine, max_new_tokens=task.max_new_tokens, speculation=speculation)
+    tokenizer = engine.tokenizer
+    for prompt in task.prompts:
+        tokens = tokenizer.encode(prompt, add_special_tokens=False)[: task.prompt_tokens]
+        yield conversation.say(tokenizer.decode(tokens))
+
+
+def take_everything(engine: Engine) -> None:
+    """Caches filled with zeros, and logits for every row of a prompt: what the plan spares."""
+    for model in (engine.target, *engine.drafters.values()):
+        for array in model.cache.arrays:
+            array.fill(0)
+    target, safe, chunk = engine.target, engine.target.widths, engine.plan.prefill_chunk
+    if chunk <= target.max_rows:
+        return
+    target.resize(target.cache.capacity, chunk, chunk)
+    target.widths = SafeWidths((*safe.widths, *range(safe.widths[-1] + 1, chunk + 1)), safe.exact, safe.tree)
+
+    def prefill(tokens: Sequence[int] | TokenArray) -> None:
+        for start in range(0, len(tokens), chunk):
+            target.forward(tokens[start : start + chunk])
+
+    # Of this one model, so that the product has no way to waste.
+    target.prefill = prefill  # type: ignore[method-assign]
+
+
+def _held(
+    engine: Engine, turns: Sequence[_Turn], seconds: float, bare: Memory, tokenizer_end: int, phases: Sequence[Phase]
+) -> Held:
+    """Everything put together, before the engine closes."""
+    models = {engine.manifest.target.name: engine.target, **engine.drafters}
+    *loading, talk = (phase.peak for phase in phases)
+    return Held(
+        answers=tuple(turn.answer for turn in turns),
+        tokens=turns[-1].length,
+        steps=sum(turn.steps for turn in turns),
+        reread_tokens=sum(turn.reread for turn in turns),
+        step_seconds=sum(turn.step_seconds for turn in turns),
+        seconds=seconds,
+        bare_bytes=bare.anonymous_bytes,
+        tokenizer_bytes=tokenizer_end - bare.anonymous_bytes,
+        weight_bytes=sum(level.footprint.part("weights").anonymous for level in engine.plan.levels),
+        mapped_bytes=_mapped_bytes(engine),
+        cache_bytes=sum(_resident(model) for model in models.values()),
+        committed_bytes=sum(model.cache.length * model.cache.nbytes // model.cache.rows for model in models.values()),
+        running=talk,
+        loading=Memory(max(peak.anonymous_bytes for peak in loading), max(peak.file_bytes for peak in loading)),
+    )
+
+
+def _mapped_bytes(engine: Engine) -> int:
+    files = read_mapped_files() or {}
+    return sum(files.get(str(file.resolve()), 0) for file in engine.mapped_files())
+
+
+def _resident(model: OrtModel) -> int:
+    return resident_bytes((array.ctypes.data, array.nbytes) for array in model.cache.arrays) or 0

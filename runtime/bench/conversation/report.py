@@ -1,0 +1,150 @@
+"""Conversations side by side, as a Markdown table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from export.manifest import Manifest
+from runtime.bench.conversation.measure import Contender, Held, Task
+from runtime.bench.intervals import show_spread, spread
+from runtime.bench.machine import describe_level, device, versions
+
+_MB = 10**6
+# What SpecMemo reports for 20 queries with Vicuna-7B, in MB a query: everything at once, and planned.
+_PAPER = (55.0, 19.5)
+_COLUMNS = (
+    "tokens/s",
+    "with prompts",
+    "tokens/step",
+    "anonymous peak",
+    "while loading",
+    "weights (mapped)",
+    "committed KV",
+    "generation memory",
+    "MB a query",
+    "without unused KV rows",
+    "history read again",
+    "text as",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """``held`` has the repeats of every contender that came to an end, ``reference`` is whose text is compared."""
+
+    command: str
+    manifest: Manifest
+    task: Task
+    contenders: Sequence[Contender]
+    held: Mapping[str, Sequence[Held]]
+
+    @property
+    def done(self) -> list[Contender]:
+        """Contenders with at least one conversation."""
+        return [contender for contender in self.contenders if self.held.get(contender.name)]
+
+    @property
+    def reference(self) -> str:
+        """Plain decoding, or else the first contender."""
+        names = [contender.name for contender in self.done]
+        return "plain" if "plain" in names else names[0]
+
+    def identical(self, name: str) -> int:
+        """How many answers of ``name`` equal those of the reference, over all repeats."""
+        expected = self.held[self.reference][0].answers
+        return sum(
+            ours == theirs for held in self.held[name] for ours, theirs in zip(held.answers, expected, strict=True)
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The Markdown form."""
+        yield f"`{self.command}`"
+        yield ""
+        yield f"{device()}; {', '.join(f'{name} {version}' for name, version in versions().items())}."
+        yield from (f"{level.role} {level.name}: {describe_level(level)}." for level in self.manifest.levels)
+        yield from (f"{contender.name}: {_plan(contender)}." for contender in self.contenders)
+        if not self.done:
+            yield "No conversation came to its end."
+            return
+        cut = f" of at most {self.task.prompt_tokens} tokens" if self.task.prompt_tokens else ""
+        yield (
+            f"A conversation of {len(self.task.prompts)} turns, prompts{cut}, answers of at most"
+            f" {self.task.max_new_tokens}; MB of 10**6 bytes; medians, speeds with their range over the repeats."
+        )
+        yield ""
+        yield f"| | {' | '.join(_COLUMNS)} {self.reference} |"
+        yield "| --- |" + " --- |" * len(_COLUMNS)
+        for contender in self.done:
+            yield f"| {contender.name} | {' | '.join(self._cells(contender.name))} |"
+        yield ""
+        yield from self._comparisons()
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, unrounded; answers as whether they equal the reference's."""
+        return {
+            "command": self.command,
+            "device": device(),
+            "versions": versions(),
+            "levels": {level.name: describe_level(level) for level in self.manifest.levels},
+            "turns": len(self.task.prompts),
+            "plans": {contender.name: asdict(contender.plan) for contender in self.contenders},
+            "contenders": {contender.name: self._numbers(contender.name) for contender in self.done},
+        }
+
+    def _numbers(self, name: str) -> dict[str, Any]:
+        runs = [
+            {key: value for key, value in asdict(held).items() if key != "answers"}
+            | {"generation_bytes": held.generation_bytes, "tokens_per_second": held.tokens_per_second}
+            for held in self.held[name]
+        ]
+        answers = sum(len(held.answers) for held in self.held[name])
+        return {"identical": self.identical(name), "answers": answers, "runs": runs}
+
+    def _cells(self, name: str) -> list[str]:
+        runs, turns = self.held[name], len(self.task.prompts)
+        last = runs[-1]
+        said = sum(map(len, last.answers))
+        generation = self._median(name, "generation_bytes")
+        return [
+            show_spread(spread([held.tokens_per_second for held in runs]), ".1f"),
+            show_spread(spread([sum(map(len, held.answers)) / held.seconds for held in runs]), ".1f"),
+            f"{said / last.steps:.2f}",
+            *(f"{self._median(name, key) / _MB:,.1f}" for key in ("running_bytes", "loading_bytes", "mapped_bytes")),
+            f"{last.committed_bytes / _MB:,.1f} ({last.tokens:,} tokens)",
+            f"{generation / _MB:,.1f}",
+            f"{generation / _MB / turns:,.1f}",
+            f"{self._median(name, 'generation_bytes_in_use') / _MB:,.1f}",
+            f"{max(held.reread_tokens for held in runs):,}",
+            f"{self.identical(name)}/{sum(len(held.answers) for held in runs)}",
+        ]
+
+    def _median(self, name: str, key: str) -> float:
+        return spread([float(getattr(held, key)) for held in self.held[name]]).median
+
+    def _comparisons(self) -> Iterator[str]:
+        """What planning saves, and what it costs: the first planned contender against those that are not."""
+        planned = next((contender.name for contender in self.done if contender.name.startswith("planned")), None)
+        if planned is None:
+            return
+        for other in (contender.name for contender in self.done if not contender.planned):
+            keys = ("generation_bytes", "generation_bytes_in_use", "running_bytes")
+            change = [self._median(planned, key) / self._median(other, key) - 1 for key in keys]
+            pairs = zip(self.held[planned], self.held[other], strict=False)
+            ratio = spread([ours.tokens_per_second / theirs.tokens_per_second for ours, theirs in pairs])
+            yield (
+                f"{planned} against {other}: generation memory {change[0]:+.1%} (without unused KV rows"
+                f" {change[1]:+.1%}), anonymous peak {change[2]:+.1%}, tokens/s x {show_spread(ratio, '.3f')}."
+            )
+        yield f"SpecMemo reports {_PAPER[0]:g} -> {_PAPER[1]:g} MB a query, for a model of its own (see the paper)."
+
+
+def _plan(contender: Contender) -> str:
+    plan, draft = contender.plan, contender.plan.draft
+    shape = f"{draft.shape}s of up to {draft.nodes} by {contender.speculation.drafter}" if draft.nodes else "no drafts"
+    return (
+        f"context {plan.context:,}, {plan.target.kv_type} KV cache, prompts in chunks of {plan.prefill_chunk}, {shape};"
+        f" predicted {plan.anonymous_bytes / _MB:,.1f} MB anonymous"
+        + ("" if contender.planned else ", and what is taken at once")
+    )

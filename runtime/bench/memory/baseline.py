@@ -1,0 +1,151 @@
+"""What a process takes here before it holds anything of a model, measured once with these libraries and kernels.
+
+``python -m runtime.bench.memory.baseline KERNELS`` measures itself and prints JSON; with ``--known`` it prints what is
+on record, and has a process of its own measured if there is nothing. Plans are made with that: see ``memory.process``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from export.manifest import sha256_of
+from memory.device import Device, Residence, kernels_of
+from memory.meter import Memory, read_memory
+from memory.process import REFERENCE, KernelKind, ProcessBytes, read_process
+from runtime.bundle.device_cache import look_up, remember, user_folder
+from runtime.kernels.child import crash_of, run_module
+
+_LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "jinja2")
+_PATIENCE_SECONDS = 60
+_CHUNK = 1 << 20
+
+
+def known_process(kernels: KernelKind) -> ProcessBytes | None:
+    """What is on record, or is measured now; None where that cannot be. A failure is not recorded."""
+    if read_memory() is None:
+        return None
+    name, key = f"process-{kernels}", _key(kernels)
+    found, _ = look_up(user_folder(), name, key)
+    process = read_process(found) if isinstance(found, dict) else None
+    if process is None:
+        process = _measured_apart(kernels)
+        if process is not None:
+            remember(user_folder(), name, key, asdict(process))
+    return process
+
+
+def measure_process(kernels: KernelKind) -> ProcessBytes:
+    """Loads what a conversation needs and runs a tiny model, in this process, which has done nothing else so far."""
+    import runtime.bench.memory.probe  # noqa: F401
+    from runtime.__main__ import parse
+
+    parse(["inspect", "."])  # as every command does
+    loaded = _memory()
+    from runtime.bench.memory.baseline_sessions import prepare
+
+    run = prepare(kernels)
+    before = _memory()
+    run()
+    after = _memory()
+    session = max(after.anonymous_bytes - before.anonymous_bytes, 0)
+    return ProcessBytes(loaded.anonymous_bytes, session, after.file_bytes)
+
+
+def known_processes(device: Device, residence: Residence) -> dict[KernelKind, ProcessBytes]:
+    """The same for a process whose target's weights sit as ``residence`` says; nothing where that is not known.
+
+    Measuring takes a second process, so nothing is measured where there is no room for two.
+    """
+    kernels = kernels_of(residence)
+    reference = REFERENCE[kernels]
+    if device.attainable_bytes < 2 * (reference.modules + reference.session + reference.files):
+        return {}
+    process = known_process(kernels)
+    return {} if process is None else {kernels: process}
+
+
+def _measured_apart(kernels: KernelKind) -> ProcessBytes | None:
+    """Measured by a child.
+
+    Around a page that is touched the system maps those that happen to be in its cache: 41 MB of libraries at first, 53
+    MB later. So all of them are there first.
+    """
+    _read_libraries()
+    try:
+        done = run_module("runtime.bench.memory.baseline", kernels, timeout=_PATIENCE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if crash_of(done) is not None:
+        return None
+    with suppress(ValueError, IndexError):
+        return read_process(json.loads(done.stdout.splitlines()[-1]))
+    return None
+
+
+def _key(kernels: KernelKind) -> list[Any]:
+    """What the numbers depend on. Nothing is imported for it, so that asking for what is on record stays cheap."""
+    from runtime.kernels.library import library_path
+
+    library = library_path() if kernels == "native" else None
+    digest = sha256_of(library) if library is not None and library.is_file() else None
+    versions = [platform.python_version(), *map(_version, _LIBRARIES)]
+    return [versions, platform.machine(), os.cpu_count(), digest]
+
+
+def _version(name: str) -> str:
+    # Here, because it takes a megabyte that no conversation has.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _memory() -> Memory:
+    now = read_memory()
+    assert now is not None
+    return now
+
+
+def _read_libraries() -> None:
+    """Leaves the libraries' binaries in the system's cache."""
+    from importlib.util import find_spec
+
+    for name in _LIBRARIES:
+        spec = find_spec(name)
+        for folder in () if spec is None or spec.origin is None else _folders(Path(spec.origin).parent):
+            for path in folder.rglob("*.so*"):
+                with suppress(OSError), path.open("rb") as file:
+                    while file.read(_CHUNK):
+                        pass
+
+
+def _folders(package: Path) -> tuple[Path, Path]:
+    """Where a package has binaries: its own folder, and one for what wheels bring along."""
+    return package, package.with_name(f"{package.name}.libs")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints one JSON object, null where nothing can be measured."""
+    parser = argparse.ArgumentParser(prog="python -m runtime.bench.memory.baseline", description=__doc__)
+    parser.add_argument("kernels", choices=("native", "portable"))
+    parser.add_argument("--known", action="store_true", help="what is on record, if there is something")
+    options = parser.parse_args(arguments)
+    found = known_process(options.kernels) if options.known else measure_process(options.kernels)
+    print(json.dumps(None if found is None else asdict(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""Models of a few nodes that run the operators of either kind of kernels: what running any model takes of a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime as ort
+
+from memory.cores import read_cores
+from memory.process import KernelKind
+from runtime.kernels.library import open_library
+from runtime.kernels.selftest.cases import cases
+from runtime.kernels.selftest.onnx_bytes import Node, ValueType, encode_model
+from runtime.kernels.session_options import PROVIDERS, session_options
+
+_ROWS, _HEADS, _SIZE, _CAPACITY = 5, 2, 32, 8
+_WIDTH = _HEADS * _SIZE
+_BLOCK = 32
+
+
+def prepare(kernels: KernelKind) -> Callable[[], None]:
+    """What opens a session and runs it; everything else is there already."""
+    return _native() if kernels == "native" else _portable()
+
+
+def _native() -> Callable[[], None]:
+    """One case of the self-test for each operator."""
+    library, wanted = open_library(), {case.operator: case for case in cases()}
+
+    def run() -> None:
+        for case in wanted.values():
+            options = session_options(None)
+            library.register(options, read_cores().usable)
+            session = ort.InferenceSession(case.model(), options, providers=PROVIDERS, enable_fallback=False)
+            for trial in case.trials:
+                session.run(None, dict(trial.given))
+
+    return run
+
+
+def _portable() -> Callable[[], None]:
+    """Attention to rows that a matrix of int4 weights gives, as exported graphs have them."""
+    given = _given()
+    model = _portable_model({name: ValueType(array.dtype.name, array.shape) for name, array in given.items()})
+
+    def run() -> None:
+        session = ort.InferenceSession(model, session_options(None), providers=PROVIDERS, enable_fallback=False)
+        session.run(None, given)
+
+    return run
+
+
+def _given() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    cache = np.zeros((1, _HEADS, _CAPACITY, _SIZE), np.float32)
+    return {
+        "x": rng.standard_normal((1, _ROWS, _WIDTH)).astype(np.float32),
+        "past_key": cache,
+        "past_value": cache.copy(),
+        "last": np.array([_ROWS - 1], np.int32),
+        "total": np.array([_ROWS], np.int32),
+    }
+
+
+def _portable_model(given: dict[str, ValueType]) -> bytes:
+    rng = np.random.default_rng(1)
+    blocks = _WIDTH // _BLOCK
+    weights = {
+        "codes": rng.integers(0, 256, (_WIDTH, blocks, _BLOCK // 2), np.uint8),
+        "scales": rng.uniform(0.1, 1, (_WIDTH, blocks)).astype(np.float32),
+    }
+    product = {"K": _WIDTH, "N": _WIDTH, "bits": 4, "block_size": _BLOCK, "accuracy_level": 4}
+    heads = {"num_heads": _HEADS, "kv_num_heads": _HEADS}
+    nodes = [
+        Node("MatMulNBits", ("x", "codes", "scales"), ("q",), product, "com.microsoft"),
+        Node(
+            "GroupQueryAttention",
+            ("q", "q", "q", "past_key", "past_value", "last", "total"),
+            ("y", "present_key", "present_value"),
+            heads,
+            "com.microsoft",
+        ),
+    ]
+    return encode_model(nodes, given, {"y": given["x"]}, weights)

@@ -1,0 +1,223 @@
+"""Runs a planned conversation hard enough to touch everything the plan reserves, and measures what it took.
+
+Prompts are random tokens, so no text is needed. Every turn ends nearer to the end of the context; drafters take turns
+with one whose drafts are as wide as planned and wrong. After the planned turns, one whole chunk of prompt is read in
+front of the end, where attention needs most, and every drafter goes on to the very last row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from export.manifest import Manifest
+from memory.choices import Request
+from memory.cores import read_cores
+from memory.meter import Memory, PeakMeter, Phase, read_mapped_files, resident_bytes
+from memory.plan import Plan, PlanError, check_plan
+from runtime.bundle.foreign import read_bundle
+from runtime.decoding.context import Context
+from runtime.decoding.draft import Draft, DraftLimit
+from runtime.decoding.sampling import SamplingParams
+from runtime.decoding.stop import StopRule
+from runtime.engine import Engine
+from runtime.kernels.selection import Chooser, Wanted
+from runtime.models.loader import Levels, OtherResidenceError
+from runtime.models.ort_model import OrtModel
+from runtime.speculation.request import NONE, SUFFIX, Speculation
+from runtime.text.token_ids import open_tokenizer
+
+# Tokens that a turn answers with; the last ones answer until the context is full.
+_ANSWER = 16
+_SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.95, seed=1)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a conversation took.
+
+    ``parts`` has anonymous bytes by owner ("process" or a level) and part, under the names of the plan's parts;
+    "activations" are those of all levels together, with everything that could not be told apart. ``weights`` has the
+    resident bytes of each level's mapped files. ``loading`` and ``running`` are the peaks before and after all levels
+    were open.
+    """
+
+    phases: tuple[Phase, ...]
+    parts: Mapping[str, Mapping[str, int]]
+    weights: Mapping[str, int]
+    files: Mapping[str, int]
+    loading: Memory
+    running: Memory
+    tokens: int
+    steps: int
+
+
+def run_probe(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callable[[str], None]) -> Measured:
+    """Opens ``bundle`` as planned and converses, while ``meter`` watches this process.
+
+    PlanError if the plan is for another bundle or for weights that do not sit here as it says, or if this system does
+    not tell what a process uses.
+    """
+    manifest = read_bundle(bundle)
+    check_plan(plan, manifest)
+    if not meter.phases:
+        raise PlanError("this system does not tell what memory a process uses; only Linux does: measure there")
+    with meter.phase("tokenizer"):
+        tokenizer = open_tokenizer(bundle)
+    kernels: Wanted = "native" if plan.target.residence == "native" else "portable"
+    # As many threads as usual, and that number fixed: beside other programs a portable model may get a second session,
+    # which maps the same pages again and has anonymous bytes within the plan's margin (2.4 MB of 4.4 with the demo).
+    plan = replace(plan, threads=plan.threads or read_cores().usable)
+    levels = _MeteredLevels(bundle, manifest, Chooser(kernels, notify), notify, meter)
+    try:
+        engine = Engine(levels, plan, Request(), tokenizer)
+    except OtherResidenceError as error:
+        raise PlanError(
+            f"the plan is for weights of {error.level} that sit otherwise; here they are {error.residence}:"
+            " make the plan again with the kernels this device has"
+        ) from None
+    with engine:
+        opened = len(meter.phases)
+        held_before = _held(engine)
+        tokens, steps = _converse(engine, meter)
+        return _measured(engine, manifest, meter.phases, opened, held_before, (tokens, steps))
+
+
+@dataclass(frozen=True)
+class _MeteredLevels(Levels):
+    """Levels that are opened one phase after another."""
+
+    meter: PeakMeter
+
+    def open_target(self, plan: Plan) -> OrtModel:
+        """See ``Levels``."""
+        with self.meter.phase(f"open {plan.target.name}"):
+            return super().open_target(plan)
+
+    def open_drafters(self, plan: Plan, kept: dict[str, OrtModel] | None = None) -> dict[str, OrtModel]:
+        """See ``Levels``."""
+        with self.meter.phase("open drafters"):
+            return super().open_drafters(plan, kept)
+
+
+class _Widest:
+    """Drafts as many nodes as are allowed, at random: as good as always wrong."""
+
+    name = "widest"
+
+    def __init__(self, vocab_size: int, tree: bool) -> None:
+        self._vocab_size, self._tree = vocab_size, tree
+        self._random = Random(3)
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        """See ``Drafter``. A tree has two children at every node."""
+        nodes = min(limit.nodes, (1 << limit.depth + 1) - 2 if self._tree else limit.depth)
+        parents = tuple((node - 1) // 2 if self._tree else node - 1 for node in range(nodes))
+        return Draft(tuple(self._random.choices(range(self._vocab_size), k=nodes)), parents)
+
+
+def _converse(engine: Engine, meter: PeakMeter) -> tuple[int, int]:
+    """Runs all turns; the tokens and steps they took."""
+    tokens = steps = 0
+    trees = engine.plan.draft.shape == "tree" and engine.target.takes_trees
+    for turn, (drafter, prompt, answer) in enumerate(_turns(engine)):
+        made = engine.steps(
+            prompt,
+            stop=StopRule(max_new_tokens=answer),
+            sampling=_SAMPLED if turn % 2 else SamplingParams(),
+            speculation=Speculation(drafter, shape="tree" if trees and drafter in (SUFFIX, _Widest.name) else None),
+        )
+        with meter.phase(f"turn {turn + 1}: prompt"):
+            taken = [next(made)]
+        with meter.phase(f"turn {turn + 1}: steps"):
+            taken += made
+        tokens, steps = tokens + len(prompt) + sum(len(step.tokens) for step in taken), steps + len(taken)
+    return tokens, steps
+
+
+def _turns(engine: Engine) -> Iterator[tuple[str, list[int], int | None]]:
+    """Drafter, prompt and most tokens of the answer of every turn; in the end each drafter gets to the last row."""
+    plan, vocab_size = engine.plan, engine.target.vocab_size
+    tree = plan.draft.shape == "tree" and engine.target.takes_trees
+    engine.add_drafter(_Widest(vocab_size, tree))
+    drafters = [*engine.drafters, SUFFIX, _Widest.name] if plan.draft.nodes else [NONE]
+    text, other = (_random_tokens(seed, vocab_size, plan.context) for seed in (1, 2))
+    answer = min(_ANSWER, plan.context // 2)
+    for turn in range(plan.turns):
+        end = max(plan.context * (turn + 1) // plan.turns, answer + 1)
+        yield drafters[turn % len(drafters)], text[: end - answer], answer
+    length = plan.context - answer
+    same = max(length - plan.prefill_chunk - 1, 0)
+    for drafter in drafters:
+        yield drafter, [*text[:same], *other[same:length]], None
+
+
+def _random_tokens(seed: int, vocab_size: int, count: int) -> list[int]:
+    return Random(seed).choices(range(vocab_size), k=count)
+
+
+def _models(engine: Engine) -> dict[str, OrtModel]:
+    return {engine.manifest.target.name: engine.target, **engine.drafters}
+
+
+def _held(engine: Engine) -> dict[str, dict[str, int]]:
+    """Resident bytes of the arrays that each level holds."""
+    return {
+        name: {part: _resident(arrays) for part, arrays in model.arrays.items()}
+        for name, model in _models(engine).items()
+    }
+
+
+def _resident(arrays: tuple[Any, ...]) -> int:
+    return resident_bytes((array.ctypes.data, array.nbytes) for array in arrays) or 0
+
+
+def _measured(
+    engine: Engine,
+    manifest: Manifest,
+    phases: list[Phase],
+    opened: int,
+    held_before: dict[str, dict[str, int]],
+    counts: tuple[int, int],
+) -> Measured:
+    """Everything put together; ``phases[:opened]`` are those until all levels were open."""
+    held, grown = _held(engine), dict(_growths(phases[:opened]))
+    open_bytes = phases[opened - 1].after.anonymous_bytes
+    running, loading = _peak(phases[opened:]), _peak(phases[:opened])
+    parts: dict[str, dict[str, int]] = {
+        "process": {
+            "Python and libraries": phases[0].before.anonymous_bytes + grown["libraries"],
+            "tokenizer": grown["tokenizer"],
+            "activations": running.anonymous_bytes - open_bytes - _total(held) + _total(held_before),
+        }
+    }
+    target, *drafters = held
+    for name in held:
+        before = sum(held_before[name].values())
+        opening = grown[f"open {target}"] if name == target else grown["open drafters"] // len(drafters)
+        parts[name] = {**held[name], "session": opening - before}
+    files = read_mapped_files() or {}
+    weights = {
+        name: sum(files.get(str(file.resolve()), 0) for file in model.kernels.mapped_files(manifest.level(name)))
+        for name, model in _models(engine).items()
+    }
+    return Measured(tuple(phases), parts, weights, files, loading, running, *counts)
+
+
+def _growths(phases: list[Phase]) -> Iterator[tuple[str, int]]:
+    """By how many anonymous bytes each phase, and what lies between it and the one before, made the process larger."""
+    before = phases[0].before.anonymous_bytes
+    for phase in phases:
+        yield phase.name, phase.after.anonymous_bytes - before
+        before = phase.after.anonymous_bytes
+
+
+def _peak(phases: list[Phase]) -> Memory:
+    return Memory(max(phase.peak.anonymous_bytes for phase in phases), max(phase.peak.file_bytes for phase in phases))
+
+
+def _total(held: dict[str, dict[str, int]]) -> int:
+    return sum(sum(parts.values()) for parts in held.values())

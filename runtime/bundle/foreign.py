@@ -1,0 +1,147 @@
+"""Bundles of other builders: a folder as onnxruntime-genai's model builder writes it, described as if it were ours.
+
+What ``genai_config.json`` does not say is left at the cautious end: nothing is hashed, drafts are chains, and there are
+no drafters beside the target. Such a bundle is used as it is found and never written to.
+"""
+
+from __future__ import annotations
+
+import glob
+import mmap
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from export.manifest import (
+    FILE_NAME,
+    TEXT_FILES,
+    Level,
+    Manifest,
+    ManifestError,
+    Quantization,
+    build_record,
+    refuse_links,
+)
+from export.manifest import read_manifest as read_own_manifest
+from export.untrusted import MOST_JSON, UntrustedError, parse_json, read_bytes
+from runtime.bundle.device_cache import check_files
+from runtime.bundle.external_data import check_locations
+
+GENAI_FILE_NAME = "genai_config.json"
+
+# The builder's default. It only enters the prediction of memory, where the smaller block is the more cautious guess.
+_BLOCK_SIZE = 32
+
+
+def read_bundle(bundle: Path) -> Manifest:
+    """The manifest of ``bundle``, made up from ``genai_config.json`` where there is no ``pocketspec.json``."""
+    if is_foreign(bundle):
+        return _read_genai(bundle)
+    return read_own_manifest(bundle)
+
+
+def is_foreign(bundle: Path) -> bool:
+    """Whether ``bundle`` was written by another builder."""
+    return not os.path.lexists(bundle / FILE_NAME) and os.path.isfile(bundle / GENAI_FILE_NAME)
+
+
+def check_bundle(bundle: Path, manifest: Manifest, verify: bool = False) -> None:
+    """ManifestError if a file of the bundle is not the one exported, or reads what is outside of the bundle.
+
+    See ``check_files``. Nobody has hashed the files of other builders.
+    """
+    if not is_foreign(bundle):
+        check_files(bundle, manifest, verify)
+        return
+    for graph in manifest.target.graphs.values():
+        check_locations(bundle, bundle / graph)
+
+
+def _read_genai(bundle: Path) -> Manifest:
+    path = bundle / GENAI_FILE_NAME
+    refuse_links(bundle, TEXT_FILES)
+    try:
+        model = _read_object(path)["model"]
+        level = _level(bundle, model, model["decoder"])
+    except (KeyError, TypeError) as error:
+        raise ManifestError(
+            f"{path} does not describe one decoder: {error} is missing; only text models in one graph can be opened"
+        ) from None
+    return Manifest(name=level.name, levels=(level,), files={})
+
+
+def _level(bundle: Path, model: dict[str, Any], decoder: dict[str, Any]) -> Level:
+    """The one level; ManifestError where a field is no more than a name that it should not be, or out of bounds."""
+    eos, name = model["eos_token_id"], bundle.resolve().name
+    fields = {
+        "graphs": {"fp32": decoder["filename"]},
+        "name": name,
+        "role": "target",
+        "folder": ".",
+        "architecture": model["type"],
+        "source": {"id": name},
+        "shape": _shape(bundle, model, decoder),
+        "vocabulary": {
+            "entries": model["vocab_size"],
+            "sha256": "",
+            "eos_token_ids": eos if isinstance(eos, list) else [eos],
+            "bos_token_id": model.get("bos_token_id"),
+        },
+        "quantization": {"weights": "fp32"},
+        "weight_bytes": 0,
+        "tree": False,
+    }
+    level: Level = build_record(Level, fields, str(bundle / GENAI_FILE_NAME))
+    if level.shape.heads % level.shape.kv_heads:
+        raise ManifestError(f"{bundle / GENAI_FILE_NAME} has heads that its KV heads do not divide; build it again")
+    graph = bundle / level.graphs["fp32"]
+    refuse_links(bundle, [graph.name])
+    files = graph.parent.glob(f"{glob.escape(graph.stem)}.onnx*")
+    return replace(
+        level,
+        quantization=_quantization(graph),
+        weight_bytes=sum(file.stat().st_size for file in files if file.is_file()),
+    )
+
+
+def _shape(bundle: Path, model: dict[str, Any], decoder: dict[str, Any]) -> dict[str, Any]:
+    hidden = decoder["hidden_size"]
+    return {
+        "layers": decoder["num_hidden_layers"],
+        "hidden_size": hidden,
+        "mlp_size": _mlp_size(bundle, hidden),
+        "heads": decoder["num_attention_heads"],
+        "kv_heads": decoder["num_key_value_heads"],
+        "head_size": decoder["head_size"],
+        "vocab_size": model["vocab_size"],
+        "positions": model["context_length"],
+    }
+
+
+def _mlp_size(bundle: Path, hidden: Any) -> Any:
+    """From the checkpoint's configuration if it is there; else four times the hidden size, a common ratio."""
+    config, common = bundle / "config.json", 4 * hidden if isinstance(hidden, int) else hidden
+    return _read_object(config).get("intermediate_size", common) if config.is_file() else common
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        data = parse_json(read_bytes(path, MOST_JSON))
+    except (UntrustedError, FileNotFoundError) as error:
+        raise ManifestError(f"{path} {error}; build the model again") from None
+    if not isinstance(data, dict):
+        raise ManifestError(f"{path} is no JSON object; build the model again")
+    return data
+
+
+def _quantization(graph: Path) -> Quantization:
+    """Whether the graph has block-quantized matrices; the weights themselves lie in another file."""
+    try:
+        with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            is_quantized = data.find(b"MatMulNBits") >= 0
+    except FileNotFoundError:
+        raise ManifestError(f"{graph} is missing; build the model again") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{graph} cannot be read ({error}); build the model again") from None
+    return Quantization("int4", block_size=_BLOCK_SIZE) if is_quantized else Quantization("fp32")

@@ -1,0 +1,42 @@
+"""The target's rows as acceptance rules ask for them: by node, processed only when visited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from runtime.decoding.context import Context, TokenArray
+from runtime.decoding.draft import Draft, FloatArray, row_of
+from runtime.decoding.sampling import greedy_token, probabilities
+
+
+class TargetRows:
+    """What the target says after each node of ``draft``, under the context's sampling settings.
+
+    ``logits`` is float32 ``[1 + nodes, vocab]``; row 0 follows the anchor. The settings see the committed tokens and
+    the path down to the node.
+    """
+
+    def __init__(self, draft: Draft, logits: FloatArray, context: Context) -> None:
+        self._draft = draft
+        self._logits = logits
+        self._context = context
+
+    def probs(self, node: int) -> FloatArray:
+        """The distribution of the token after ``node`` (-1: the anchor), float32 ``[vocab]``."""
+        return probabilities(self._logits[row_of(node)], self._before(node), self._context.sampling)
+
+    def token(self, node: int) -> int:
+        """The greedy token after ``node`` (-1: the anchor)."""
+        return greedy_token(self._logits[row_of(node)], self._before(node), self._context.sampling)
+
+    def _before(self, node: int) -> Sequence[int] | TokenArray:
+        """The tokens down to ``node``; none where no setting reads them."""
+        if self._context.sampling.repetition_penalty == 1.0:
+            return ()
+        path = []
+        while node >= 0:
+            path.append(self._draft.tokens[node])
+            node = self._draft.parents[node]
+        return np.concatenate([self._context.tokens, np.array(path[::-1], np.int32)])

@@ -1,0 +1,42 @@
+"""Sample and match: draw from the target once per visited node; descend if the draft has the token, else emit it.
+
+The drafted tokens never touch a random number, so any draft whatsoever leaves the output as it was: token for token
+what plain sampling yields with the same seed. A one-hot chain cannot be accepted more often by any exact rule; drafts
+that were drawn from a distribution can (block.py, recursive.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from runtime.decoding.acceptance import Verdict
+from runtime.decoding.acceptance.rows import TargetRows
+from runtime.decoding.context import Context
+from runtime.decoding.draft import Draft, FloatArray
+from runtime.decoding.sampling import draw, uniform
+
+
+class MatchVerifier:
+    """The default above temperature 0, and right at 0 too; works for every kind of draft."""
+
+    name = "match"
+    exact = True
+
+    def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
+        """Judges ``draft``; the token at depth d is drawn with the number of position ``context.position + d``."""
+        rows = TargetRows(draft, logits, context)
+        positions = itertools.count(context.position)
+        return match_walk(draft, lambda node: draw(rows.probs(node), uniform(context.sampling.seed, next(positions))))
+
+
+def match_walk(draft: Draft, choose: Callable[[int], int]) -> Verdict:
+    """Walks down from the anchor while ``choose(node)``, the target's token after a node, is one of its children."""
+    path: list[int] = []
+    while True:
+        node = path[-1] if path else -1
+        token = choose(node)
+        child = next((child for child in draft.children(node) if draft.tokens[child] == token), None)
+        if child is None:
+            return Verdict(tuple(path), token)
+        path.append(child)

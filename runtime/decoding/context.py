@@ -1,0 +1,61 @@
+"""What is committed: the tokens of a conversation, and the settings they are drawn with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.decoding.sampling import SamplingParams
+
+TokenArray = npt.NDArray[np.int32]
+
+
+class Context:
+    """The committed tokens, in one buffer allocated once, and the sampling settings now in force.
+
+    Drafters and verifiers read it; only the decoding loop and the engine write it. ``first`` tokens of the conversation
+    are left out before the ones it holds, where it is a window on its end.
+    """
+
+    def __init__(self, capacity: int, sampling: SamplingParams, first: int = 0) -> None:
+        self._buffer = np.zeros(capacity, np.int32)
+        self._length = 0
+        self.sampling = sampling
+        self.first = first
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def position(self) -> int:
+        """Where the next token stands in the conversation: what its random numbers hang on."""
+        return self.first + self._length
+
+    @property
+    def capacity(self) -> int:
+        """The most tokens it can hold."""
+        return len(self._buffer)
+
+    @property
+    def tokens(self) -> TokenArray:
+        """A view of the committed tokens, int32 ``[len(self)]``, valid until the next change."""
+        return self._buffer[: self._length]
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Commits ``tokens``."""
+        end = self._length + len(tokens)
+        self._buffer[self._length : end] = tokens
+        self._length = end
+
+    def truncate(self, length: int) -> None:
+        """Forgets every token past ``length``."""
+        self._length = min(self._length, length)
+
+
+def shared_prefix(left: Sequence[int] | TokenArray, right: Sequence[int] | TokenArray) -> int:
+    """How many tokens two sequences begin with in common."""
+    length = min(len(left), len(right))
+    differs = np.nonzero(np.asarray(left[:length]) != np.asarray(right[:length]))[0]
+    return int(differs[0]) if len(differs) else length

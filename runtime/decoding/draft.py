@@ -1,0 +1,128 @@
+"""A draft: the tree of tokens a drafter guesses, and how its nodes lie in the target's rows.
+
+A chain is a tree with one child per node. Nodes are numbered parents first; parent ``-1`` is the anchor, the last
+committed token. The target sees the anchor as row 0 and node ``i`` as row ``i + 1``: that shift lives here alone.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.plan import Shape
+
+if TYPE_CHECKING:
+    from runtime.decoding.loop import Step
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Kind(enum.Enum):
+    """How the nodes were chosen, which decides what acceptance rules may use their probabilities.
+
+    ONE_HOT: chosen, not drawn; nothing may be assumed of their probability. INDEPENDENT: every child of a node was
+    drawn from that node's distribution, with replacement. WITHOUT_REPLACEMENT: drawn one after another from it, each
+    time without the siblings drawn before.
+    """
+
+    ONE_HOT = "one-hot"
+    INDEPENDENT = "independent"
+    WITHOUT_REPLACEMENT = "without-replacement"
+
+
+@dataclass(frozen=True)
+class DraftLimit:
+    """The largest draft that is wanted: a ``shape`` of ``nodes`` in all, with ``depth`` tokens along one path.
+
+    No node is added whose chance of being accepted, with all above it, is below ``floor`` as the drafter itself
+    estimates it. ``inner`` is the limit for the drafter below, where a hierarchy drafts.
+    """
+
+    nodes: int
+    depth: int
+    shape: Shape = "chain"
+    floor: float = 0.0
+    inner: DraftLimit | None = None
+
+    def within(self, nodes: int, depth: int) -> DraftLimit:
+        """This limit where there is room for ``nodes`` and ``depth`` alone."""
+        nodes, depth = min(self.nodes, nodes), min(self.depth, depth)
+        if self.shape == "chain":
+            nodes = min(nodes, depth)
+        return replace(self, nodes=nodes, depth=min(nodes, depth))
+
+
+def chain_limit(length: int, inner: DraftLimit | None = None) -> DraftLimit:
+    """The limit of a chain of ``length`` tokens."""
+    return DraftLimit(length, length, inner=inner)
+
+
+def tree_limit(nodes: int) -> DraftLimit:
+    """The limit of a tree of ``nodes`` nodes, as deep as trees of that size usually are: 7 nodes 3, 15 nodes 4."""
+    return DraftLimit(nodes, nodes.bit_length(), "tree")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A drafter's guess.
+
+    ``tokens[i]`` is node i, ``parents[i] < i`` its parent (-1: the anchor). ``probs`` maps a parent to the
+    distribution its children were drawn from, float32 ``[vocab]``, after every sampling filter; it is empty for
+    ONE_HOT. Siblings are in the order they were drawn. ``expected`` is the drafter's own estimate of how many tokens
+    will be accepted, if it makes one, and ``chances`` those of every node, given that all above it are. ``source``
+    names the drafter. ``below`` are the steps in which a hierarchy's intermediate made the draft; ``rows_read`` rows of
+    the drafter's model had to be run only to catch up with the text, beyond the one behind the last token.
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    kind: Kind = Kind.ONE_HOT
+    probs: Mapping[int, FloatArray] = field(default_factory=dict)
+    expected: float | None = None
+    source: str = ""
+    chances: tuple[float, ...] = ()
+    below: tuple[Step, ...] = ()
+    rows_read: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every node is the only child of the node before it."""
+        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+
+    @property
+    def depth(self) -> int:
+        """The most tokens along one path."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 + (depths[parent] if parent >= 0 else 0))
+        return max(depths, default=0)
+
+    def children(self, node: int) -> list[int]:
+        """Nodes whose parent is ``node`` (-1: the anchor), in sibling order."""
+        return [child for child, parent in enumerate(self.parents) if parent == node]
+
+    def rows(self, anchor: int) -> tuple[list[int], list[int] | None]:
+        """What the target is fed: tokens (anchor first) and the parent row of each row, None for a chain.
+
+        Nodes A, B, C with parents -1, -1, 0 become rows anchor, A, B, C with parent rows -1, 0, 0, 1.
+        """
+        tokens = [anchor, *self.tokens]
+        return tokens, None if self.is_chain else [-1, *(parent + 1 for parent in self.parents)]
+
+
+def row_of(node: int) -> int:
+    """The target's row that follows ``node``: the row of its token (-1: the anchor's row, 0)."""
+    return node + 1
+
+
+def make_chain(tokens: Sequence[int], **fields: object) -> Draft:
+    """A draft without branches."""
+    return Draft(tuple(tokens), tuple(range(-1, len(tokens) - 1)), **fields)  # type: ignore[arg-type]

@@ -1,0 +1,237 @@
+"""The decoding loop: one step drafts, runs the target, accepts, and commits one token or more.
+
+At the start of every step the cache holds all committed tokens but the last, the anchor:
+``target.cache.length == len(context) - 1``. (A level that drafts may lack a few more, since others decide what is
+committed: those run in the same forward, before the anchor.) Plain decoding is the same loop with empty drafts. Nothing
+is kept of what a stop rule cuts, and the cache is rolled back before a step is yielded; so closing the generator is
+cancellation, and an error in the middle of a step leaves everything as it was before that step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+from runtime.decoding.acceptance import Verdict, Verifier
+from runtime.decoding.context import Context, shared_prefix
+from runtime.decoding.draft import Draft, DraftLimit, FloatArray, row_of
+from runtime.drafters import Drafter, DraftError, LooksAhead
+from runtime.models.kv_cache import ContextFullError
+from runtime.models.ort_model import Model, fitting_rows
+from runtime.scheduler import NOTHING, PLAIN_NAME, Pick, Scheduler
+
+if TYPE_CHECKING:
+    from runtime.decoding.stop import Cut
+
+TARGET = "target"
+
+
+class StopRule(Protocol):
+    """Where an answer ends."""
+
+    def cut(self, generated: Sequence[int], fresh: int) -> Cut:
+        """How many of the last ``fresh`` tokens of ``generated`` stand, and why the answer ends, if it does."""
+        ...
+
+
+class Drafters(Protocol):
+    """Drafters by name."""
+
+    def __getitem__(self, name: str) -> Drafter: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward of the target and the ``tokens`` it committed, with who proposed each (``sources``).
+
+    ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
+    clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on
+    the last step of an answer, else None. ``choice`` is the name of the pick and ``limit`` its limit, ``depth`` that of
+    the draft; ``first_accepted`` tells whether the drafter's first choice for the first token was accepted. Of the
+    draft, ``chances`` are the drafter's own estimates for the accepted nodes and the first one that was not, if it made
+    any; ``below`` and ``rows_read`` are the draft's.
+    """
+
+    tokens: tuple[int, ...]
+    sources: tuple[str, ...]
+    num_drafted: int
+    num_accepted: int
+    draft_seconds: float
+    target_seconds: float
+    seconds: float
+    finish: str | None = None
+    choice: str = PLAIN_NAME
+    limit: DraftLimit = NOTHING
+    depth: int = 0
+    first_accepted: bool = False
+    chances: tuple[float, ...] = ()
+    below: tuple[Step, ...] = ()
+    rows_read: int = 0
+
+
+def decode(
+    target: Model,
+    context: Context,
+    drafters: Drafters,
+    scheduler: Scheduler,
+    verifier: Verifier,
+    stop: StopRule,
+    drop: Callable[[DraftError], None] | None = None,
+) -> Generator[Step, None, None]:
+    """Continues ``context`` until ``stop`` or the context ends it; commits tokens to ``context`` step by step.
+
+    A broken drafter is told to ``drop``, which keeps it from being picked again; None: its error ends the loop.
+
+    The prompt is what ``context`` holds at the first step; what the cache already has of it is not computed again.
+    ContextFullError if the context is full or the prompt does not fit the cache.
+    """
+    if len(context) == 0 or len(context) >= context.capacity:
+        raise ContextFullError(
+            f"a prompt of {len(context)} tokens; allowed are 1 to {context.capacity - 1} in a context of"
+            f" {context.capacity}: shorten the text or open the bundle with a larger context"
+        )
+    fill_cache(target, context)
+    loop = Loop(target, context, drafters, verifier, stop)
+    step: Step | None = None
+    try:
+        while step is None or step.finish is None:
+            try:
+                step = loop.step(scheduler.pick(step))
+            except DraftError as error:
+                if drop is None:
+                    raise
+                drop(error)
+                step = loop.step(Pick(None))
+            yield step
+    finally:
+        loop.settle()
+
+
+def fill_cache(target: Model, context: Context) -> None:
+    """Makes the cache hold every committed token but the last, keeping the prefix it holds already."""
+    wanted = context.tokens[:-1]
+    kept = shared_prefix(target.cache.tokens, wanted)
+    target.cache.rollback(kept)
+    target.cache.require(len(wanted) - kept + target.padded(1))
+    target.prefill(wanted[kept:])
+
+
+class Loop:
+    """One level decoding: what stays the same from step to step of one answer."""
+
+    def __init__(
+        self,
+        target: Model,
+        context: Context,
+        drafters: Drafters,
+        verifier: Verifier,
+        stop: StopRule,
+    ) -> None:
+        self._target, self._context, self._drafters = target, context, drafters
+        self._verifier, self._stop = verifier, stop
+        self._generated: list[int] = []
+        self._drafter: Drafter | None = None
+        self._ahead: LooksAhead | None = None
+
+    def step(self, pick: Pick) -> Step:
+        """One step; after an error in it, cache and context are as they were."""
+        target, context = self._target, self._context
+        held, committed = target.cache.length, len(context)
+        assert held < committed, (held, committed)
+        try:
+            start = perf_counter()
+            draft = self._draft(pick)
+            if self._ahead is not None:
+                self._ahead.look_ahead(context, draft, pick.limit)
+            drafted = perf_counter()
+            logits = self._run(draft)
+            verified = perf_counter()
+            verdict = self._verifier.accept(draft, logits, context)
+            fresh, finish = self._commit(draft, verdict, committed - 1)
+        except BaseException:
+            target.cache.rollback(held)
+            context.truncate(committed)
+            raise
+        path = (draft.source or pick.drafter or TARGET,) * len(verdict.path)
+        return Step(
+            tokens=fresh,
+            sources=(*path, TARGET)[: len(fresh)],
+            num_drafted=len(draft),
+            num_accepted=len(path),
+            draft_seconds=drafted - start,
+            target_seconds=verified - drafted,
+            seconds=perf_counter() - start,
+            finish=finish,
+            choice=pick.name,
+            limit=pick.limit,
+            depth=draft.depth,
+            first_accepted=verdict.path[:1] == (0,),
+            chances=_judged_chances(draft, verdict),
+            below=draft.below,
+            rows_read=draft.rows_read,
+        )
+
+    def _draft(self, pick: Pick) -> Draft:
+        """A draft within the pick and within what context and cache have room for; the last token is not drafted."""
+        drafter = self._next_drafter(pick)
+        if drafter is None:
+            return Draft()
+        target, context = self._target, self._context
+        before = len(context) - target.cache.length
+        nodes = fitting_rows(target, before + pick.limit.nodes) - before
+        limit = pick.limit.within(nodes, context.capacity - len(context) - 1)
+        if limit.depth <= 0:
+            return Draft()
+        draft = drafter.propose(context, limit)
+        assert len(draft) <= limit.nodes, (pick, draft)
+        assert target.takes_trees or draft.is_chain, (pick, draft)
+        return draft
+
+    def _run(self, draft: Draft) -> FloatArray:
+        """The target's logits, ``[1 + nodes, vocab]``: row 0 follows the anchor."""
+        target, context = self._target, self._context
+        tokens, parents = draft.rows(int(context.tokens[-1]))
+        missing = context.tokens[target.cache.length : -1].tolist()
+        if parents is not None and missing:
+            parents = [*range(-1, len(missing) - 1), *(parent + len(missing) for parent in parents)]
+        return target.forward([*missing, *tokens], parents, len(missing)).logits
+
+    def _next_drafter(self, pick: Pick) -> Drafter | None:
+        """The drafter picked, alone: one that looks ahead may have the same model, and is waited for."""
+        drafter = None if pick.drafter is None else self._drafters[pick.drafter]
+        if drafter is not self._drafter:
+            self.settle()
+            self._drafter, self._ahead = drafter, drafter if isinstance(drafter, LooksAhead) else None
+        return drafter
+
+    def settle(self) -> None:
+        """Waits for what goes on beside the loop; called between two steps, or at the end."""
+        if self._ahead is not None:
+            self._ahead.settle()
+
+    def _commit(self, draft: Draft, verdict: Verdict, held: int) -> tuple[tuple[int, ...], str | None]:
+        """Commits what the stop rule leaves of the verdict: the tokens, and why the answer ends if it does.
+
+        ``held`` rows were there before the anchor's.
+        """
+        context, cache = self._context, self._target.cache
+        fresh = [*(draft.tokens[node] for node in verdict.path), verdict.token]
+        self._generated += fresh
+        cut = self._stop.cut(self._generated, len(fresh))
+        assert cut.keep == len(fresh) or cut.reason is not None, cut
+        context.append(fresh[: cut.keep])
+        # The anchor's row stays, and the row of every kept token but the last, which is the next anchor.
+        kept = [-1, *verdict.path][: cut.keep]
+        cache.rollback(held, [held + row_of(node) for node in kept])
+        full = len(context) >= context.capacity or cache.length + self._target.padded(1) > cache.capacity
+        return tuple(fresh[: cut.keep]), cut.reason or ("context" if full else None)
+
+
+def _judged_chances(draft: Draft, verdict: Verdict) -> tuple[float, ...]:
+    """The drafter's estimates along the accepted path, and for the first child behind it, which was not accepted."""
+    if not draft.chances:
+        return ()
+    refused = draft.children(verdict.path[-1] if verdict.path else -1)[:1]
+    return tuple(draft.chances[node] for node in (*verdict.path, *refused))

@@ -1,0 +1,208 @@
+"""A small model of the same vocabulary as drafter: a chain, or a tree of several branches.
+
+Greedy drafts take the most probable token. Under sampling a chain is drawn with the very random numbers that
+sample-and-match will use for the same positions: where both distributions put the number on the same token the draft
+is accepted, so agreement can be far above the probability of the drafted token, and any draft leaves that rule exact.
+Rules that need to know the draft's distribution get drafts drawn with numbers of the drafter's own.
+
+The tree of the most probable branches is grown level by level, one forward each. Scores are the drafter's cumulated
+probabilities and never rise along a path, so a node outside the best ``limit.nodes`` of a level stays outside; what
+is left in the end is the best tree of that size, as in EAGLE-2 (Li et al. 2024) but without a fixed beam.
+
+A draft ends early where what is in it already makes a further token too unlikely to be accepted (``confidence.py``).
+Of a text longer than its cache the drafter reads the latest part; see ``window.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from runtime.arrays import at_least
+from runtime.decoding.context import Context, TokenArray, shared_prefix
+from runtime.decoding.draft import Draft, DraftLimit, FloatArray, Kind, make_chain
+from runtime.decoding.sampling import LogitsError, Stream, draw, greedy_token, probabilities, uniform
+from runtime.drafters import DraftError
+from runtime.drafters.confidence import as_is, goes_on, scoring
+from runtime.drafters.draft_tree import ROOT, GrowingTree
+from runtime.drafters.window import window_of, window_size
+from runtime.models.ort_model import Model
+
+# A node that the drafter itself gives less than this is not worth a row of the target. A heuristic.
+_MIN_SCORE = 0.01
+
+
+class SmallDrafter:
+    """Drafts with ``model``, for a target with ``vocab_size`` logits; ids the target lacks are never proposed.
+
+    Trees need a graph that takes them. Drafts are ONE_HOT, for greedy decoding and sample-and-match; ``drawn`` ones
+    carry their distributions for the rules that use them: INDEPENDENT chains, WITHOUT_REPLACEMENT trees of ``branches``
+    drawn chains. At temperature 0 every draft is ONE_HOT.
+
+    ``Draft.chances`` are the drafter's own probabilities of its tokens, at temperature 0 those of the model as it is;
+    so they are of a drawn token, too: the wider its share of all random numbers, the likelier it is the target's choice
+    as well. A greedy chain has them only where ``limit.floor`` asks for them, as they cost a pass over the vocabulary.
+    ``calibration``, rising, makes of them the chances that ``limit.floor`` is compared with.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        vocab_size: int,
+        name: str = "small",
+        drawn: bool = False,
+        branches: int = 2,
+    ) -> None:
+        self.name = name
+        self._model, self._drawn, self._branches = model, drawn, branches
+        self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
+        self.calibration: Callable[[float], float] = as_is
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        """See ``Drafter``. Empty only where the model's cache is too small for a window of two tokens."""
+        limit = limit.within(self._fitting_nodes(limit.nodes), limit.depth)
+        if limit.depth <= 0 or not window_size(self._model, context.capacity):
+            return Draft()
+        assert limit.shape == "chain" or self._model.takes_trees
+        try:
+            return self._propose(context, limit)
+        except LogitsError as error:
+            raise DraftError(self.name, error) from None
+
+    def _propose(self, context: Context, limit: DraftLimit) -> Draft:
+        logits, rows_read = self._catch_up(context)
+        if context.sampling.temperature > 0 and self._drawn:
+            draft = self._draw(context, limit, logits)
+        elif limit.shape == "chain":
+            draft = self._chain(context, limit, logits)
+        else:
+            draft = self._best_tree(context, limit, logits)
+        return replace(draft, rows_read=rows_read)
+
+    def _fitting_nodes(self, wanted: int) -> int:
+        """As many nodes as one forward can run, padding included."""
+        nodes = min(wanted, self._model.max_rows)
+        while nodes > 0 and self._model.padded(nodes) > self._model.max_rows:
+            nodes -= 1
+        return nodes
+
+    def _catch_up(self, context: Context) -> tuple[FloatArray, int]:
+        """Brings the cache to all committed tokens of the window.
+
+        The logits that follow the last one, ``[vocab]``, and how many rows before it were read.
+        """
+        cache = self._model.cache
+        tokens = window_of(context.tokens, window_size(self._model, context.capacity))
+        if self._vocab_size > self._model.vocab_size:  # padding ids, which the drafter lacks
+            tokens = np.minimum(tokens, self._model.vocab_size - 1)
+        kept = min(shared_prefix(cache.tokens, tokens), len(tokens) - 1)
+        rows_read = len(tokens) - 1 - kept
+        cache.rollback(kept)
+        if self._model.padded(len(tokens) - kept) > self._model.max_rows:
+            self._model.prefill(tokens[kept:-1])
+            kept = len(tokens) - 1
+        logits = self._model.forward(tokens[kept:], None, len(tokens) - kept - 1).logits
+        return self._shared(logits)[0], rows_read
+
+    def _shared(self, logits: FloatArray) -> FloatArray:
+        """Logits of the tokens that drafter and target both have."""
+        shared: FloatArray = logits[:, : self._shared_vocab]
+        return shared
+
+    def _chain(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
+        """The most probable tokens, or those that sample-and-match would draw from the drafter's distribution."""
+        params, survival = context.sampling, 1.0
+        tokens: list[int] = []
+        chances: list[float] = []
+        while True:
+            before, probs = _with_drafted(context, tokens), None
+            if params.temperature == 0:
+                token = greedy_token(logits, before, params)
+                probs = probabilities(logits, before, scoring(params)) if limit.floor > 0 else None
+            else:
+                probs = probabilities(logits, before, params)
+                token = draw(probs, uniform(params.seed, context.position + len(tokens)))
+            tokens.append(token)
+            if probs is not None:
+                chances.append(float(probs[token]))
+                survival *= self.calibration(chances[-1])
+            if len(tokens) == limit.depth or not goes_on(survival, len(tokens), limit.floor):
+                return make_chain(tokens, source=self.name, chances=tuple(chances))
+            logits = self._shared(self._model.forward(tokens[-1:]).logits)[0]
+
+    def _best_tree(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
+        """The most probable ``limit.nodes`` nodes."""
+        params, rows = scoring(context.sampling), logits[None]
+        tree = GrowingTree(self._model)
+        best: list[int] = []
+        level = [ROOT]
+        for depth in range(limit.depth):
+            for node, after in zip(level, rows, strict=True):
+                score = tree.nodes[node].score if node != ROOT else 1.0
+                floor = max(_MIN_SCORE, limit.floor, tree.nodes[best[-1]].score if len(best) == limit.nodes else 0.0)
+                probs = probabilities(after, _with_drafted(context, tree.path(node)), params)
+                for token in _likeliest(probs, _MIN_SCORE, limit.nodes):
+                    share = float(probs[token])
+                    if score * self.calibration(share) >= floor:
+                        tree.add(token, node, score * self.calibration(share), share)
+            best = sorted(range(len(tree.nodes)), key=lambda node: -tree.nodes[node].score)[: limit.nodes]
+            level = sorted(node for node in best if tree.nodes[node].depth == depth)
+            if not level or depth == limit.depth - 1:
+                break
+            rows = self._shared(tree.feed(level))
+        return tree.draft(best, self.name, expected=sum(tree.nodes[node].score for node in best))
+
+    def _draw(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
+        """Chains drawn with the drafter's own numbers, one or ``branches`` of them, and their distributions.
+
+        The numbers belong to this step alone: they hang on where it begins, and are counted. Nothing but sizes and
+        nodes that stay decides how many are drawn, as exactness demands.
+        """
+        kind = Kind.INDEPENDENT if limit.shape == "chain" else Kind.WITHOUT_REPLACEMENT
+        branches = 1 if limit.shape == "chain" else min(self._branches, limit.nodes)
+        tree, rows = GrowingTree(self._model), logits[None]
+        probs: dict[int, FloatArray] = {}
+        level = [ROOT]
+        for depth in range(min(limit.depth, limit.nodes // branches)):
+            if depth:
+                level = [node for node in level if goes_on(tree.nodes[node].score, depth, limit.floor)]
+                if not level:
+                    break
+                rows = self._shared(tree.feed(level))
+            parents, level = level, []
+            for node, logits in zip(parents, rows, strict=True):
+                probs[node] = probabilities(logits, _with_drafted(context, tree.path(node)), context.sampling)
+                level += self._draw_children(context, tree, node, probs[node], 1 if depth else branches)
+        return tree.draft(range(len(tree.nodes)), self.name, kind, probs)
+
+    def _draw_children(
+        self, context: Context, tree: GrowingTree, node: int, probs: FloatArray, count: int
+    ) -> list[int]:
+        """``count`` different children of ``node``, fewer if the distribution has fewer tokens."""
+        left, children = probs.copy() if count > 1 else probs, []
+        score = tree.nodes[node].score if node != ROOT else 1.0
+        for _ in range(count):
+            number = uniform(context.sampling.seed, context.position, Stream.DRAFTER, len(tree.nodes))
+            token = draw(left, number)
+            share = float(probs[token])
+            children.append(tree.add(token, node, score * self.calibration(share), share))
+            if count > 1:
+                left[token] = 0
+                if not left.any():
+                    break
+        return children
+
+
+def _with_drafted(context: Context, tokens: Sequence[int]) -> Sequence[int] | TokenArray:
+    """Committed and drafted tokens, for the repetition penalty; none where there is no penalty to read them."""
+    if context.sampling.repetition_penalty == 1.0:
+        return ()
+    return np.concatenate([context.tokens, np.array(tokens, np.int32)])
+
+
+def _likeliest(probs: FloatArray, floor: float, most: int) -> list[int]:
+    """At most ``most`` tokens of probability ``floor`` and above, the most probable first."""
+    found = np.flatnonzero(at_least(probs, floor))
+    return [int(token) for token in found[np.argsort(-probs[found], kind="stable")][:most]]

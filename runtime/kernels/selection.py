@@ -1,0 +1,169 @@
+"""Which kernels run a level: the native ones where library, self-test and bundle allow, else ONNX Runtime's own.
+
+Portable kernels read mapped weights where the file for that can be made, else ONNX Runtime copies the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+from export.manifest import Level, Manifest, PocketspecError
+from memory.device import Residence
+from runtime.kernels.backends import PORTABLE, Kernels, Native, Prepacked
+from runtime.kernels.library import KernelsError, Library, open_library
+from runtime.kernels.weights.disk import NowhereError
+from runtime.kernels.weights.layout import BLOCK_SIZES
+from runtime.kernels.weights.packed import Progress, no_progress, packed_graphs
+from runtime.process.allocator import give_back
+
+Wanted = Literal["auto", "native", "portable"]
+WANTED: tuple[Wanted, ...] = get_args(Wanted)
+
+_WEIGHTS = ("int4", "int8")
+# Measured with both in turns at the Qwen2-1.5B shape on two cores with AVX2: 1 row 1.6 times the time, 4 to 16 rows 2.3
+# to 2.5 times.
+_COST = "plain steps take about 1.6 times as long, steps that verify drafts about 2.4 times"
+
+_WITHOUT_PLACE = (
+    f"until then ONNX Runtime's own kernels run on weights that are copied into memory ({_COST}), and what rows cost is"
+    " measured at every start"
+)
+
+_Opened = TypeVar("_Opened")
+
+
+class Chooser:
+    """Opens levels with the kernels ``wanted``; ``notify`` is told, once each, why they are not native.
+
+    ``verify``: packed weights are hashed when a level is first opened, even if they seem unchanged.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted = "auto",
+        notify: Callable[[str], None] = lambda line: None,
+        progress: Progress = no_progress,
+        verify: bool = False,
+    ) -> None:
+        if wanted not in WANTED:
+            raise PocketspecError(f"no kernels {wanted!r}; there are: {', '.join(WANTED)}")
+        self._wanted, self._notify, self._progress = wanted, notify, progress
+        self._verify, self._verified = verify, set[str]()
+        self._told: set[str] = set()
+        self._failed: dict[tuple[str, Residence], PocketspecError] = {}
+
+    def open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
+        """What ``make`` makes with the best kernels that work for ``level``.
+
+        "native" refuses where the target cannot have them: a drafter's kernels are no part of the answer.
+        """
+        opened = self._open(bundle, manifest, level, make)
+        self._verified.add(level.name)
+        give_back()  # opening a session leaves tens of megabytes behind
+        return opened
+
+    def _open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
+        if self._wanted == "portable":
+            return self._open_portable(bundle, manifest, level, make)
+        try:
+            return self._attempt("native", level, lambda: make(self._native(bundle, manifest, level)))
+        except PocketspecError as error:
+            if self._wanted == "native" and level.role == "target":
+                raise
+            reason = _without_trace(error)
+        opened = self._open_portable(bundle, manifest, level, make)
+        self._tell(f"ONNX Runtime's own kernels run {level.name}, so that {_COST}", reason)
+        return opened
+
+    def _open_portable(
+        self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]
+    ) -> _Opened:
+        """With mapped weights if that works, else with copied ones."""
+        if not _can_prepack(manifest):
+            return make(PORTABLE)
+        prepacked = Prepacked(bundle, manifest, self._progress, self._notify, self._is_verifying(level))
+        try:
+            return self._attempt("prepacked", level, lambda: make(prepacked))
+        except PocketspecError as error:
+            reason = _without_trace(error)
+        # First, because a plan may have no room for that.
+        self._tell(f"the weights of {level.name} are copied into memory", reason)
+        return make(PORTABLE)
+
+    def _attempt(self, residence: Residence, level: Level, attempt: Callable[[], _Opened]) -> _Opened:
+        """What failed once is not tried again: who plans anew for what is left would not get on."""
+        if (level.name, residence) in self._failed:
+            failed = self._failed[level.name, residence]
+            raise type(failed)(str(failed))
+        try:
+            return attempt()
+        except PocketspecError as error:
+            self._failed[level.name, residence] = _without_trace(error)
+            raise
+
+    def _tell(self, what: str, reason: PocketspecError) -> None:
+        """A reason that holds for several levels is told once, and one that holds for everything in one line."""
+        if str(reason) not in self._told:
+            self._notify(f"{reason}; {_WITHOUT_PLACE}" if isinstance(reason, NowhereError) else f"{what}: {reason}")
+            self._told.add(str(reason))
+
+    def expect(self, level: Level) -> str:
+        """Which kernels would run ``level``, and why; its weights are not packed for it."""
+        if self._wanted == "portable":
+            return PORTABLE.description
+        try:
+            return Native(self._library_for(level), Path()).description
+        except PocketspecError as error:
+            return f"{PORTABLE.description}, since {error}"
+
+    def expected_residence(self, manifest: Manifest, level: Level) -> Residence:
+        """How the weights of ``level`` will sit if nothing goes wrong; they are not packed for it."""
+        if self._wanted != "portable" and (level.name, "native") not in self._failed:
+            with suppress(PocketspecError):
+                self._library_for(level)
+                return "native"
+        if _can_prepack(manifest) and (level.name, "prepacked") not in self._failed:
+            return "prepacked"
+        return "copied"
+
+    def _native(self, bundle: Path, manifest: Manifest, level: Level) -> Native:
+        """The native kernels for ``level``, its weights packed; PocketspecError says why not."""
+        library = self._library_for(level)
+        verify = self._is_verifying(level)
+        return Native(library, packed_graphs(bundle, manifest, level, self._progress, self._notify, verify))
+
+    def _is_verifying(self, level: Level) -> bool:
+        return self._verify and level.name not in self._verified
+
+    def _library_for(self, level: Level) -> Library:
+        """The library, if ``level`` has a form for it; KernelsError says what is missing."""
+        if level.native is None:
+            raise KernelsError(_no_native_form(level))
+        library = open_library()
+        if self._wanted == "auto" and not library.is_fast:
+            raise KernelsError("native kernels have nothing faster than plain C++ for this processor")
+        return library
+
+
+def _without_trace(error: PocketspecError) -> PocketspecError:
+    """The same in words: an error that is kept keeps all that was open where it was raised."""
+    return NowhereError(str(error)) if isinstance(error, NowhereError) else KernelsError(str(error))
+
+
+def _can_prepack(manifest: Manifest) -> bool:
+    """Not what other builders made: nobody has hashed their files, so that none could be told from another."""
+    return bool(manifest.files)
+
+
+def _no_native_form(level: Level) -> str:
+    weights = level.quantization
+    if weights.weights in _WEIGHTS and weights.block_size in BLOCK_SIZES:
+        return f"{level.name} was exported without a native graph; export it again"
+    block = f" in blocks of {weights.block_size}" if weights.block_size else ""
+    sizes = ", ".join(map(str, BLOCK_SIZES))
+    return (
+        f"{level.name} has {weights.weights} weights{block}, and native kernels need int4 or int8 in blocks of {sizes}"
+    )

@@ -1,0 +1,79 @@
+"""The golden bits: digests of what every case of the self-test is given and must give, made once and kept in a file.
+
+The reference computes what the library is compared with, in NumPy on the machine at hand, where NumPy may err (its
+AVX512 ``exp2(127)`` is not 2^127). These digests tell then that the reference is wrong, and not the library. After a
+change of the arithmetic or of the cases ``python -m runtime.kernels.selftest.golden`` makes them again.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.kernels.selftest.cases import Case, cases
+
+FILE = Path(__file__).with_name("golden.json")
+
+
+class Reference(enum.Enum):
+    """What the digests say of a case that was made here."""
+
+    RIGHT = "right"
+    WRONG = "gives other bits than it should"
+    # Its inputs come of earlier outputs, or of numbers that are made up wrongly.
+    OFF = "is given other bits than it should"
+
+
+def digests() -> dict[str, list[str]]:
+    """Of every case by its name: a digest of the inputs and one of the outputs."""
+    found: dict[str, list[str]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def judge_reference(case: Case, golden: dict[str, list[str]]) -> Reference:
+    """Whether the reference made ``case`` as specified."""
+    inputs, outputs = golden.get(case.name, ("", ""))
+    if digest_of_inputs(case) != inputs:
+        return Reference.OFF
+    return Reference.RIGHT if digest_of_outputs(case) == outputs else Reference.WRONG
+
+
+def digest_of_inputs(case: Case) -> str:
+    """Of constants and inputs of all calls."""
+    arrays = [case.constants[name] for name in sorted(case.constants)]
+    arrays += [trial.given[name] for trial in case.trials for name in sorted(trial.given)]
+    attributes = np.frombuffer(repr(sorted(case.attributes.items())).encode(), np.uint8)
+    return digest([attributes, *arrays])
+
+
+def digest_of_outputs(case: Case) -> str:
+    """Of the outputs that all calls must have."""
+    return digest(trial.expected[name] for trial in case.trials for name in trial.expected)
+
+
+def digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
+    """A hash of shapes, types and bits; every NaN is as good as another."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype.str} {array.shape};".encode())
+        if array.dtype.kind == "f":
+            array = np.where(np.isnan(array), array.dtype.type(np.nan), array)
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def main() -> None:
+    """Makes the file."""
+    found = {case.name: [digest_of_inputs(case), digest_of_outputs(case)] for case in cases()}
+    FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The packing table, ``native.json``: where every tensor of the packed file comes from, and where it goes.
+
+``export`` writes it beside the native graph, whose initializers point at the same places of a file that need not exist
+yet. The source is the portable graph's data file; bytes are positions in the two files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from export.manifest import ManifestError, PocketspecError, build_record
+from export.untrusted import MOST_JSON, FileName, UntrustedError, parse_own_json, read_bytes, shown
+from runtime.kernels.weights.layout import BLOCK_SIZES, LAYOUT_VERSION, PAGE, SCALE_TYPES, MatrixLayout
+
+
+class TableError(PocketspecError, ValueError):
+    """A packing table that is missing, damaged, or of another version."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """From which position of the source to which one of the packed file."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A quantized matrix that is laid out in panels. ``scale_type`` is "fp16" or "fp32", the source has fp32."""
+
+    name: str
+    layout: MatrixLayout
+    scale_type: str
+    codes: Move
+    scales: Move
+    zero_points: Move | None = None
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Anything else: ``size`` bytes that are copied as they are."""
+
+    name: str
+    size: int
+    move: Move
+
+
+@dataclass(frozen=True)
+class Table:
+    """All tensors of a packed file of ``size`` bytes, made from the file ``source`` of ``source_size`` bytes."""
+
+    source: str
+    source_size: int
+    size: int
+    matrices: tuple[Matrix, ...]
+    vectors: tuple[Vector, ...]
+    layout: int = LAYOUT_VERSION
+
+
+class TableBuilder:
+    """Collects tensors and gives each the next page of the packed file, behind the header."""
+
+    def __init__(self) -> None:
+        self._end = PAGE
+        self._matrices: list[Matrix] = []
+        self._vectors: list[Vector] = []
+
+    def matrix(
+        self, name: str, layout: MatrixLayout, scale_type: str, codes: int, scales: int, zero_points: int | None
+    ) -> Matrix:
+        """A matrix whose parts begin at these positions of the source."""
+        sizes = packed_sizes(layout, scale_type)
+        first, second = Move(codes, self._room(sizes[0])), Move(scales, self._room(sizes[1]))
+        third = None if zero_points is None else Move(zero_points, self._room(sizes[2]))
+        self._matrices.append(Matrix(name, layout, scale_type, first, second, third))
+        return self._matrices[-1]
+
+    def vector(self, name: str, position: int, size: int) -> Vector:
+        """A tensor of ``size`` bytes at ``position`` of the source."""
+        self._vectors.append(Vector(name, size, Move(position, self._room(size))))
+        return self._vectors[-1]
+
+    def finish(self, source: str, source_size: int) -> Table:
+        """The table."""
+        return Table(source, source_size, self._end, tuple(self._matrices), tuple(self._vectors))
+
+    def _room(self, size: int) -> int:
+        position = -(-self._end // PAGE) * PAGE
+        self._end = position + size
+        return position
+
+
+def packed_sizes(layout: MatrixLayout, scale_type: str) -> tuple[int, int, int]:
+    """Bytes of packed codes, scales and (where there are any) zero points."""
+    entries = layout.panels * layout.blocks
+    codes, scales, zeros = layout.codes_shape[2], layout.scales_shape[2], layout.zero_points_shape[2]
+    return entries * codes, entries * scales * SCALE_TYPES[scale_type].itemsize, entries * zeros
+
+
+def dump_table(table: Table) -> str:
+    """The table as JSON text, ending in a line break."""
+    return json.dumps(asdict(table), indent=1) + "\n"
+
+
+def read_table(path: Path) -> tuple[Table, str]:
+    """The table in the file ``path``, and the SHA-256 of the file; TableError if it cannot be used."""
+    try:
+        data = read_bytes(path, MOST_JSON)
+    except FileNotFoundError:
+        raise TableError(f"{path} cannot be read (there is no such file); export the bundle again") from None
+    except UntrustedError as error:
+        raise TableError(f"{path} {error}; export the bundle again") from None
+    try:
+        fields = parse_own_json(data)
+        version = fields["layout"]
+        table = build_record(Table, fields, str(path)) if version == LAYOUT_VERSION else None
+        fault = table and next(_faults(table), None)
+    except (UntrustedError, ManifestError, KeyError, TypeError) as error:
+        raise TableError(f"{path} is no packing table ({error}); export the bundle again") from None
+    if table is None:
+        found = shown(version)
+        raise TableError(f"{path} has layout version {found}, this version packs {LAYOUT_VERSION}; export it again")
+    if fault:
+        raise TableError(f"{path} is no packing table: {fault}; export the bundle again")
+    return table, hashlib.sha256(data).hexdigest()
+
+
+def _faults(table: Table) -> Iterator[str]:
+    """What no export writes: tensors that do not lie in the files, or overlap."""
+    if fault := FileName(plain=True).fault(table.source):
+        yield f"its source {shown(table.source)} {fault}"
+    ends = []
+    for matrix in table.matrices:
+        layout = matrix.layout
+        if min(layout.rows, layout.columns) < 1 or max(layout.rows, layout.columns) > 1 << 28:
+            yield f"{shown(matrix.name)} has {layout.rows} rows of {layout.columns}"
+        elif layout.bits not in (4, 8) or layout.block_size not in BLOCK_SIZES or layout.parts not in (1, 2):
+            yield f"{shown(matrix.name)} has a layout that nothing packs"
+        elif matrix.scale_type not in SCALE_TYPES:
+            yield f"{shown(matrix.name)} has scales of type {shown(matrix.scale_type)}"
+        else:
+            ends += _ends(matrix)
+    ends += [(vector.move, vector.size, vector.size) for vector in table.vectors]
+    for move, read, written in ends:
+        if not (0 <= move.source <= table.source_size - read and PAGE <= move.target <= table.size - written):
+            yield f"a tensor from {shown(move.source)} to {shown(move.target)} lies outside of the files"
+    places = sorted((move.target, move.target + written) for move, _, written in ends)
+    if any(end > start for (_, end), (start, _) in pairwise(places)) or any(end < start for start, end in places):
+        yield "tensors overlap"
+
+
+def _ends(matrix: Matrix) -> list[tuple[Move, int, int]]:
+    """Where the parts of a matrix begin, the bytes read there, and those written."""
+    layout = matrix.layout
+    read = (
+        math.prod(layout.portable_codes_shape),
+        4 * math.prod(layout.portable_scales_shape),
+        math.prod(layout.portable_zero_points_shape),
+    )
+    moves = (matrix.codes, matrix.scales, matrix.zero_points)
+    sizes = zip(moves, read, packed_sizes(layout, matrix.scale_type), strict=True)
+    return [(move, taken, written) for move, taken, written in sizes if move is not None]

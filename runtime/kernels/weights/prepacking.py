@@ -1,0 +1,196 @@
+"""Makes a pair: a graph and a data file with the weights of a level in the layout of ONNX Runtime's kernels.
+
+ONNX Runtime writes the pair from a session that has copied and packed the weights. A session of the pair packs every
+matrix once more to compare, drops the copy, and reads the mapped file from then on. Where the two differ it keeps its
+copy, so that packed weights of another processor cost memory and never correctness. But the unpacked weights must be
+there to compare, in the same file: the disk pays for both.
+
+Copied weights are what no plan has room for, so a process of its own (``prepacker``) writes the pair. A pair grows in a
+folder of its own. It is renamed when it is complete, on disk, and has given the same bits as the graph it was made of:
+two processes that make it at once both end well, and an interruption leaves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from export.manifest import Level, sha256_of
+from export.own_files import holds_link, make_folder, mark, part_of, refuse_link, remove_tree
+from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes, shown
+from memory.device import read_device
+from runtime.bundle.external_data import check_locations
+from runtime.kernels.child import crash_of, run_module
+from runtime.kernels.weights.content import DAMAGED, Check
+from runtime.kernels.weights.disk import PackingError, check_space, clear_abandoned, explain, is_same, put_in_place
+
+GRAPH, DATA, DESCRIPTION = "model.onnx", "model.onnx.data", "prepacked.json"
+
+# Bytes of a pair for every byte of its source, or a little more where embedding and head are one. Half-precision
+# weights become float32 before they are packed.
+_GROWTH = {"int4": 2, "int8": 2, "fp16": 4, "fp32": 2}
+# Anonymous bytes of the process that makes a pair: bare, and for every byte of its source (1.20 at the Qwen2-1.5B shape
+# in int4, 1.19 in fp32, 4.3 in fp16).
+_PROCESS_BYTES = 32_000_000
+_PEAK = {"int4": 1.25, "int8": 1.25, "fp16": 4.5, "fp32": 1.25}
+
+# What is said of a pair that was made for something else, by the field of its key.
+_DIFFERENCES = {
+    "format": "has another format",
+    "weights": "is of other weights",
+    "onnxruntime": "was made by another version of ONNX Runtime",
+    "processor": "was made for another processor",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a pair is made of: ``graph``, of ``level``; ``bytes`` with its data. ``key`` tells pairs apart."""
+
+    level: Level
+    graph: Path
+    key: dict[str, Any]
+    bytes: int
+
+
+def prepack(pair: Pair, folder: Path, root: Path) -> None:
+    """Makes ``pair`` in ``folder``, which lies in ``root``. Raises PackingError, and leaves nothing half-written."""
+    part = part_of(folder)
+    needed = _GROWTH[pair.level.quantization.weights] * pair.bytes
+    try:
+        make_folder(root, folder.parent)
+        clear_abandoned(folder.parent, "*.*.part")
+        check_space(folder.parent, needed)
+        _check_memory(pair)
+        part.mkdir()
+        mark(part)
+        _write(pair, part)
+        _share_data(part, folder.parents[1])
+        refuse_link(root, folder)
+        if not _is_same_pair(part, folder):  # else another process was faster: who opens it shares its pages
+            _put_in_place(part, folder)
+    except PackingError:
+        raise
+    except OSError as error:
+        raise explain(error, folder, needed, "") from error
+    finally:
+        remove_tree(root, part)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``prepacked.json`` says of the pair beside it: what it was made for, bytes by file, and their SHA-256."""
+
+    key: dict[str, Any]
+    bytes: dict[str, int]
+    graph: str
+    data: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Description | None:
+        """That of the pair in ``folder``; None where there is none, or one that nobody can read."""
+        try:
+            found = parse_own_json(read_bytes(folder / DESCRIPTION, MOST_JSON))
+            made = cls(dict(found["key"]), dict(found["bytes"]), found["graph"], found.get("data"))
+        except (OSError, UntrustedError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return made if set(made.bytes) <= {GRAPH, DATA} else None
+
+
+def find_fault(folder: Path, key: dict[str, Any], check: Check) -> str | None:
+    """What is wrong with the pair in ``folder``, which should be the one for ``key``; None if nothing is.
+
+    ``check`` says whether the packed weights are whole.
+    """
+    if any(holds_link(folder.parent, folder / name) for name in (GRAPH, DATA, DESCRIPTION)):
+        return "consists of links"
+    made = Description.read(folder)
+    if made is None:
+        return "is incomplete"
+    for name, difference in _DIFFERENCES.items():
+        if made.key.get(name) != key[name]:
+            return difference
+    for name, size in made.bytes.items():
+        seen = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if seen != size:
+            return f"has {seen:,} bytes in {name} instead of {shown(size)}"
+    if GRAPH not in made.bytes or sha256_of(folder / GRAPH) != made.graph:
+        return f"has a damaged {GRAPH}"
+    if DATA in made.bytes and not (isinstance(made.data, str) and check(folder / DATA, made.data, 0)):
+        return DAMAGED
+    return None
+
+
+def _check_memory(pair: Pair) -> None:
+    """PackingError if this device has not the memory that the process takes."""
+    needed = _PROCESS_BYTES + int(_PEAK[pair.level.quantization.weights] * pair.bytes)
+    available = read_device().available_bytes
+    if needed > available:
+        raise PackingError(
+            f"packing the weights of {pair.level.name} takes {needed:,} bytes of memory, once, and {available:,} are"
+            " available now; close other programs"
+        )
+
+
+def _write(pair: Pair, part: Path) -> None:
+    """Has the pair written and proved, and describes it."""
+    fault = write_apart(pair, part)
+    if fault is not None:
+        raise PackingError(f"ONNX Runtime {ort.__version__} {fault}")
+    check_locations(part, part / GRAPH)
+    sizes = {name: (part / name).stat().st_size for name in (GRAPH, DATA) if (part / name).is_file()}
+    for name in sizes:
+        with (part / name).open("rb") as file:
+            os.fsync(file.fileno())
+    data = sha256_of(part / DATA) if DATA in sizes else None
+    description = {"key": pair.key, "bytes": sizes, "graph": sha256_of(part / GRAPH), "data": data}
+    (part / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+
+
+def write_apart(pair: Pair, part: Path) -> str | None:
+    """Writes the pair in a process of its own: a session that copies the weights takes more memory than a plan may.
+
+    Nothing of that, heap or mappings, stays in this process. Says what went wrong, None if nothing did.
+    """
+    shape = pair.level.shape
+    arguments = [str(path.absolute()) for path in (pair.graph, part)]
+    try:
+        done = run_module("runtime.models.prepacker", *arguments, str(shape.kv_heads), str(shape.head_size))
+    except OSError as error:
+        return f"needs a process of its own to pack the weights of {pair.graph}, which cannot be started: {error}"
+    crash = crash_of(done)
+    if crash is not None:
+        return f"did not pack the weights of {pair.graph} in a process of its own: {crash}"
+    fault: str | None = json.loads(done.stdout.splitlines()[-1])["fault"]
+    return fault
+
+
+def _share_data(part: Path, folder: Path) -> None:
+    """Where a graph beside this one has the same data, makes the two files one; disks without links pay twice."""
+    ours = part / DATA
+    for theirs in folder.glob(f"*/*/{DATA}"):
+        if theirs != ours and not holds_link(folder, theirs) and ours.is_file() and is_same(ours, theirs):
+            with suppress(OSError, AttributeError):
+                os.link(theirs, part / "link")
+                os.replace(part / "link", ours)
+            return
+
+
+def _is_same_pair(part: Path, folder: Path) -> bool:
+    names = [name for name in (DESCRIPTION, GRAPH, DATA) if (part / name).is_file()]
+    return all(is_same(part / name, folder / name) for name in names)
+
+
+def _put_in_place(part: Path, folder: Path) -> None:
+    """Moves the files, the description last: it makes the folder one that counts."""
+    folder.mkdir(exist_ok=True)
+    mark(folder)
+    for name in (DATA, GRAPH, DESCRIPTION):
+        if (part / name).is_file():
+            put_in_place(part / name, folder / name)

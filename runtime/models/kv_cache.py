@@ -1,0 +1,166 @@
+"""The KV cache of one model: rows at fixed addresses, and a length that moves.
+
+Rows past the length are forgotten without being touched, so rollback costs nothing. Only a tree copies: the rows of
+the accepted path are moved together. The cache also knows which token each row stands for, so that everyone who keeps
+a cache across steps or turns can find the prefix it shares with the committed tokens.
+
+Address space is taken for the most rows at once, memory for those that are written. So a cache that grows in steps
+copies nothing, and one that is made smaller gives back the pages behind its new end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.manifest import PocketspecError
+from runtime.decoding.context import TokenArray
+from runtime.process.page_memory import Pages
+
+
+class ContextFullError(PocketspecError, ValueError):
+    """More tokens than the cache has rows, or than the context allows."""
+
+
+class KVCache:
+    """Keys and values of at most ``capacity`` rows for every layer; ``rows`` of them may be written so far.
+
+    ``shapes`` gives (kv_heads, head_size) of each key and value in the graph's order, ``dtypes`` their types. The cache
+    begins with ``first_rows`` and gets ``growth`` more whenever a forward needs them; None, and a growth of 0, mean all
+    at once. ``arrays[i]`` is ``[1, kv_heads, most rows ever, head_size]``. Arrays of one shape and type lie in one
+    block, so that moving rows is one copy for all layers.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        dtypes: Sequence[npt.DTypeLike],
+        capacity: int,
+        first_rows: int | None = None,
+        growth: int = 0,
+    ) -> None:
+        kinds = [(*shape, np.dtype(dtype)) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        self._kinds = kinds
+        self._blocks = [_Block(kind, kinds.count(kind), capacity) for kind in dict.fromkeys(kinds)]
+        self.arrays = self._views()
+        self.capacity = capacity
+        self.rows = min(capacity, first_rows or capacity)
+        self._growth = growth or capacity
+        self.length = 0
+        self._tokens = np.zeros(capacity, np.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values in the rows that may be written so far."""
+        return self.rows * sum(heads * size * dtype.itemsize for heads, size, dtype in self._kinds)
+
+    @property
+    def tokens(self) -> TokenArray:
+        """A view of the tokens whose rows are held, int32 ``[length]``, valid until the next change."""
+        return self._tokens[: self.length]
+
+    def require(self, rows: int) -> None:
+        """Makes sure that ``rows`` more rows may be written; ContextFullError if they do not fit."""
+        needed = self.length + rows
+        if needed > self.capacity:
+            raise ContextFullError(
+                f"{rows} more rows do not fit a cache of {self.capacity} that holds {self.length}:"
+                " shorten the text or open the bundle with a larger context"
+            )
+        if needed > self.rows:
+            steps = -(-(needed - self.rows) // self._growth)
+            self.rows = min(self.capacity, self.rows + steps * self._growth)
+
+    def resize(self, capacity: int) -> bool:
+        """Sets the most rows to ``capacity`` and keeps all that are held; whether ``arrays`` are new ones.
+
+        A smaller capacity gives memory back at once, and one below the rows held is refused (ContextFullError). A
+        larger one than ever before moves the cache, one array at a time: no more than one is held twice.
+        """
+        if capacity < self.length:
+            raise ContextFullError(
+                f"a cache that holds {self.length} rows cannot be made one of {capacity}: begin a new conversation"
+            )
+        reserved = len(self._tokens)
+        if capacity <= reserved:
+            for block in self._blocks:
+                block.release(capacity)
+        self.rows = self._rows_at(capacity)
+        self.capacity = capacity
+        if capacity <= reserved:
+            return False
+        self._blocks = [block.moved(capacity, self.length) for block in self._blocks]
+        self.arrays = self._views()
+        self._tokens = np.concatenate([self._tokens, np.zeros(capacity - reserved, np.int32)])
+        return True
+
+    def _rows_at(self, capacity: int) -> int:
+        """How many rows may be written when ``capacity`` are the most: all, unless the cache was still growing."""
+        return capacity if self.rows == self.capacity else min(self.rows, capacity)
+
+    def _views(self) -> tuple[npt.NDArray[Any], ...]:
+        """One array for each key and value, in the graph's order."""
+        blocks = dict(zip(dict.fromkeys(self._kinds), (iter(block.array) for block in self._blocks), strict=True))
+        return tuple(next(blocks[kind])[None] for kind in self._kinds)
+
+    def close(self) -> None:
+        """Gives all memory back; the cache cannot be used afterwards."""
+        self.length = 0
+        self.arrays, self._blocks = (), []
+
+    def release(self) -> None:
+        """Forgets all rows, and gives their memory back to the system."""
+        for block in self._blocks:
+            block.release(0)
+        self.length = 0
+
+    def append(self, tokens: Sequence[int] | TokenArray) -> None:
+        """Counts the rows of ``tokens``, which a forward has just written behind the last row, as held."""
+        end = self.length + len(tokens)
+        self._tokens[self.length : end] = tokens
+        self.length = end
+
+    def rollback(self, length: int, rows: Sequence[int] = ()) -> None:
+        """Forgets all rows past ``length``, then keeps ``rows`` of those by moving them to where the cache now ends.
+
+        ``rows`` are cache indices, increasing. Holding 10 rows, ``rollback(6, [6, 8])`` leaves 8: row 8 becomes row 7.
+        """
+        assert 0 <= length <= self.length, (length, self.length)
+        assert not rows or (length <= rows[0] and rows[-1] < self.length), (length, rows, self.length)
+        stay = 0
+        while stay < len(rows) and rows[stay] == length + stay:
+            stay += 1
+        if stay < len(rows):
+            start, end, source = length + stay, length + len(rows), list(rows[stay:])
+            for block in self._blocks:
+                block.array[:, :, start:end] = block.array[:, :, source]
+            self._tokens[start:end] = self._tokens[source]
+        self.length = length + len(rows)
+
+
+class _Block:
+    """``array`` ``[members, heads, rows, size]`` of one kind (heads, size, type), in pages of its own."""
+
+    def __init__(self, kind: tuple[int, int, np.dtype[Any]], members: int, rows: int) -> None:
+        heads, size, dtype = self._kind = kind
+        self._row_bytes = size * dtype.itemsize
+        self._pages = Pages(members * heads * rows * self._row_bytes)
+        self.array = self._pages.array((members, heads, rows, size), dtype)
+
+    def release(self, first_row: int) -> None:
+        """Gives back the memory of the rows from ``first_row`` on."""
+        members, heads, rows, _ = self.array.shape
+        for end in range(rows, members * heads * rows + 1, rows):
+            self._pages.release((end - rows + first_row) * self._row_bytes, end * self._row_bytes)
+
+    def moved(self, rows: int, held: int) -> _Block:
+        """A block of ``rows`` rows with the first ``held`` ones of this one, which is left empty."""
+        members, heads, old, _ = self.array.shape
+        block, member_bytes = _Block(self._kind, members, rows), heads * old * self._row_bytes
+        for member in range(members):
+            block.array[member, :, :held] = self.array[member, :, :held]
+            self._pages.release(member * member_bytes, (member + 1) * member_bytes)
+        return block

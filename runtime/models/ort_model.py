@@ -1,0 +1,308 @@
+"""One model on ONNX Runtime: a session, its KV cache, and one way to run rows through it.
+
+Every buffer is allocated when the model is opened or resized, and nothing larger than a step's few integers afterwards.
+Past and present are the same memory, so the graph copies nothing and rollback moves a length.
+
+Graphs as ``export`` writes them take ``tree_bias`` and ``logits_from``. Graphs without them, as other builders write
+them, work as well: drafts are chains then, and every row has its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from export.manifest import Level
+from memory.plan import LevelPlan, Placement
+from runtime.decoding.context import TokenArray
+from runtime.decoding.draft import FloatArray
+from runtime.kernels.backends import PORTABLE, Kernels
+from runtime.kernels.threads import NativeCrew
+from runtime.models.exact_widths import SafeWidths, even_widths
+from runtime.models.io_binding import Binding, Buffers, UnsupportedModelError, read_signature
+from runtime.models.kv_cache import KVCache
+from runtime.models.placement import CPU, on_cores
+from runtime.models.single_thread_session import SessionCrew
+from runtime.models.thread_choice import WorkerChoice
+from runtime.process.allocator import keep_large_blocks_apart
+from runtime.process.forks import outlive_forks
+
+# Rows, those of them with logits, and whether they are a tree: forwards of one kind do the same work.
+Kind = tuple[int, int, bool]
+# Another session is opened in the midst of an answer if that takes no longer.
+_SOON_OPEN_SECONDS = 0.5
+# Weights that one thread reads in less time than two need to meet: with the demo's 5.9 MB two are 5 to 9 % slower alone
+# on two cores of a Zen 4, and beside a busy program a short answer is over before that was found out.
+_SMALL_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Output:
+    """``logits``: float32 ``[rows, vocab]``, a view that is valid until the model's next forward."""
+
+    logits: FloatArray
+
+
+class Model(Protocol):
+    """What drafters and the decoding loop need of a model. ``max_rows`` bounds a forward, padding included."""
+
+    cache: KVCache
+    vocab_size: int
+    max_rows: int
+    takes_trees: bool
+
+    def padded(self, rows: int) -> int:
+        """Rows that a forward of ``rows`` rows really runs, and that the cache must have room for."""
+        ...
+
+    def forward(
+        self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
+    ) -> Output:
+        """Runs ``tokens`` behind the cache and appends their rows to it; gives logits from row ``logits_from`` on.
+
+        ``parents[i] < i`` is the row that row i follows, -1 the cache itself, as ``Draft.rows`` gives them; None: each
+        row follows the one before.
+        """
+        ...
+
+    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
+        """Appends the rows of any number of ``tokens`` to the cache, without logits."""
+        ...
+
+
+def fitting_rows(model: Model, wanted: int) -> int:
+    """How many of the ``wanted`` rows one forward can run now, padding included."""
+    room = min(model.max_rows, model.cache.capacity - model.cache.length)
+    while wanted > 0 and model.padded(wanted) > room:
+        wanted -= 1
+    return wanted
+
+
+class OrtModel:
+    """A session with its cache and buffers. ``open`` is the usual way to make one.
+
+    With a ``crew`` not all threads work where fewer are faster; in a ``small`` model one works to begin with.
+    With ``fixed_width`` every forward runs one number of rows: of the ``widths``, the largest that ``max_rows`` allows.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        capacity: int,
+        max_rows: int,
+        prefill_chunk: int,
+        widths: SafeWidths | None = None,
+        kv_shape: tuple[int, int] | None = None,
+        kernels: Kernels = PORTABLE,
+        first_rows: int | None = None,
+        growth: int = 0,
+        cores: Sequence[int] = (),
+        crew: NativeCrew | SessionCrew | None = None,
+        small: bool = False,
+    ) -> None:
+        self._session, self.cores = session, tuple(cores)
+        self.kernels = kernels
+        self._signature = read_signature(session, kv_shape)
+        self.widths = even_widths(max_rows) if widths is None else widths
+        self.fixed_width = False
+        self.max_rows = max_rows
+        self.vocab_size = self._signature.vocab_size
+        self.takes_trees = self._signature.takes_trees
+        self.cache = KVCache(self._signature.kv_shapes, self._signature.kv_types, capacity, first_rows, growth)
+        self._make_buffers(prefill_chunk)
+        self._workers: WorkerChoice | None = None
+        self._sessions = crew if isinstance(crew, SessionCrew) else None
+        if crew is not None and crew.workers > 1:
+            self._workers = WorkerChoice(crew, eager=self._sessions is None, alone_first=small)
+        # Spent inside ONNX Runtime so far; what a step takes beyond it is ours.
+        self.session_seconds = 0.0
+        # May raise, so that a prompt that is read chunk by chunk can be given up.
+        self.before_forward: Callable[[], None] = _nothing
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path,
+        level: Level,
+        plan: LevelPlan,
+        threads: int | None,
+        prefill_chunk: int,
+        widths: SafeWidths | None = None,
+        kernels: Kernels = PORTABLE,
+        first_rows: int | None = None,
+        growth: int = 0,
+    ) -> OrtModel:
+        """Opens the graph of ``level`` that has the planned KV type; UnsupportedModelError says why it cannot.
+
+        ``threads`` work on one operator; None: one for every usable core, or fewer where that is faster.
+        ``widths`` None means even ones. ``first_rows`` and ``growth`` are those of the ``KVCache``.
+        """
+        graph = kernels.graph(bundle / level.folder, level, plan.kv_type)
+        start = perf_counter()
+        session = open_session(graph, threads, kernels, plan.placement)
+        crew: NativeCrew | SessionCrew | None = kernels.crew(session) if threads is None else None
+        if threads is None and kernels.residence == "prepacked" and perf_counter() - start < _SOON_OPEN_SECONDS:
+            crew = SessionCrew(session, lambda: open_session(graph, 1, kernels, plan.placement))
+        return cls(
+            session,
+            plan.capacity,
+            plan.max_rows,
+            prefill_chunk,
+            widths,
+            (level.shape.kv_heads, level.shape.head_size),
+            kernels,
+            first_rows,
+            growth,
+            plan.placement.cores,
+            crew,
+            isinstance(crew, NativeCrew) and level.weight_bytes < _SMALL_BYTES,
+        )
+
+    def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:
+        """Other sizes for the same session, rows held in the cache kept; ContextFullError if they do not fit.
+
+        Buffers are allocated anew, the old ones freed before. ``widths`` stay: more rows than they know are not run.
+        """
+        self.cache.resize(capacity)
+        self.max_rows = max_rows
+        self._bindings.clear()
+        del self._buffers
+        self._make_buffers(prefill_chunk)
+
+    def _make_buffers(self, prefill_chunk: int) -> None:
+        # Without logits_from every row of a chunk has logits, and the plan has max_rows of them.
+        self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, self.max_rows)
+        self._buffers = Buffers(self._signature, self.cache, max(self._chunk, self.max_rows), self.max_rows)
+        self._bindings: dict[Kind, Binding] = {}
+
+    @property
+    def arrays(self) -> dict[str, tuple[npt.NDArray[Any], ...]]:
+        """The arrays it holds, by what the memory plan calls them."""
+        buffers = self._buffers
+        inputs = (buffers.ids, buffers.positions, buffers.offsets, buffers.mask, buffers.bias)
+        return {"KV cache": self.cache.arrays, "logits": (buffers.logits,), "inputs": inputs}
+
+    def padded(self, rows: int) -> int:
+        """See ``Model``."""
+        return self.widths.pad(max(rows, self.widths.largest(self.max_rows)) if self.fixed_width else rows)
+
+    def forward(
+        self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
+    ) -> Output:
+        """See ``Model``. ContextFullError where the cache has no room for the rows, padding included."""
+        self.before_forward()
+        rows, width = len(tokens), self.padded(len(tokens))
+        assert 0 <= logits_from < rows <= width <= self.max_rows, (logits_from, rows, width, self.max_rows)
+        assert parents is None or self.takes_trees
+        self.cache.require(width)
+        first = logits_from if self._signature.limits_logits else 0
+        binding = self._run_rows((width, width - first, parents is not None), tokens, parents)
+        self.cache.append(tokens)
+        return Output(binding.logits[logits_from - first : rows - first].astype(np.float32, copy=False))
+
+    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
+        """See ``Model``. In chunks as planned, and without logits if the graph can leave them out."""
+        self.cache.require(len(tokens))
+        for start in range(0, len(tokens), self._chunk):
+            self.before_forward()
+            chunk = tokens[start : start + self._chunk]
+            self._run_rows((len(chunk), 0 if self._signature.limits_logits else len(chunk), False), chunk, None)
+            self.cache.append(chunk)
+
+    def close(self) -> None:
+        """Ends the session and gives its memory back; the model cannot be used afterwards."""
+        self.before_forward = _refuse
+        self._bindings.clear()
+        self._workers = self._sessions = None
+        del self._buffers, self._session
+        self.cache.close()
+
+    @contextmanager
+    def same_workers(self) -> Iterator[None]:
+        """A context in which no other number of threads is tried: for those who time forwards."""
+        workers, self._workers = self._workers, None
+        try:
+            yield
+        finally:
+            self._workers = workers
+
+    def _run_rows(self, kind: Kind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None) -> Binding:
+        """Runs ``tokens`` behind the cache, which is not told of them, and looks at how many threads work."""
+        binding, before = self._filled(kind, tokens, parents), self.session_seconds
+        self._run(binding)
+        if self._workers is not None:
+            self._workers.after(kind, self.session_seconds - before)
+            sessions, has_logits = self._sessions, kind[1] > 0  # which tell whether the bits are the same
+            if sessions is not None and sessions.wanted is not self._session and has_logits:
+                self._change_session(binding, sessions, tokens, parents)
+        return binding
+
+    def _change_session(
+        self, last: Binding, sessions: SessionCrew, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None
+    ) -> None:
+        """Runs on the wanted session from now on, if it gives the same bits for the ``last`` forward."""
+        logits, before = last.logits.copy(), self._session
+        for session in (sessions.wanted, before):
+            self._session = session
+            self._bindings.clear()
+            self._run(self._filled(last.kind, tokens, parents))
+            if np.array_equal(logits.view(np.uint8), last.logits.view(np.uint8)):
+                return
+            sessions.refuse()
+
+    def _filled(self, kind: Kind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None) -> Binding:
+        binding = self._binding(kind)
+        binding.fill(tokens, parents, self.cache.length)
+        return binding
+
+    def _run(self, binding: Binding) -> None:
+        start = perf_counter()
+        with on_cores(self.cores):
+            self._session.run_with_iobinding(binding.io)
+        self.session_seconds += perf_counter() - start
+
+    def _binding(self, kind: Kind) -> Binding:
+        binding = self._bindings.get(kind)
+        if binding is None:
+            binding = Binding(self._session, self._signature, self._buffers, *kind)
+            # The last chunks of prompts have all kinds of sizes: those bindings are not kept.
+            if kind[0] <= self.max_rows or kind[0] == self._chunk:
+                self._bindings[kind] = binding
+        return binding
+
+
+def _nothing() -> None:
+    """What is called before a forward where nobody wants to know."""
+
+
+def _refuse() -> None:
+    raise UnsupportedModelError("this model is closed; open the bundle again")
+
+
+def open_session(
+    path: Path, threads: int | None, kernels: Kernels = PORTABLE, placement: Placement = CPU
+) -> ort.InferenceSession:
+    """A session that writes nothing to standard error. ``threads`` None: one for every usable core.
+
+    It is where ``placement`` says; operators that the provider lacks run on the CPU.
+    """
+    if not path.is_file():
+        raise UnsupportedModelError(f"{path} is missing; export the bundle again")
+    try:
+        options = kernels.session_options(threads, placement.cores)
+        keep_large_blocks_apart()
+        providers = list(dict.fromkeys((placement.provider, CPU.provider)))
+        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(f"ONNX Runtime {ort.__version__} cannot open {path}: {reason}") from None
+    outlive_forks(session)
+    return session

@@ -1,0 +1,89 @@
+"""Runs a function in a process of its own, so that what it measures of the process is its own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any, TypeVar
+
+from export.manifest import PocketspecError
+from memory.child import command, environment
+
+Value = TypeVar("Value")
+
+
+def run_apart(work: Callable[..., Value], *arguments: Any, notify: Callable[[str], None]) -> Value:
+    """What ``work(*arguments, notify)`` gives, run in a new process of Python.
+
+    ``work`` is a function of a module; it and its arguments travel, lines that it is notified of come back. Its
+    PocketspecError is raised here, and one that tells the exit code if the process ends otherwise. Whatever ends the
+    waiting ends the process as well.
+    """
+    words = command("runtime.process.isolated")
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
+        try:
+            value: Value = _serve(process, (work, arguments), notify)
+            return value
+        except (EOFError, BrokenPipeError):
+            process.wait()
+            raise PocketspecError(
+                f"the process that measured ended with code {process.returncode}: below 0 a signal ended it, and for"
+                " want of memory that is -9; close other programs or ask for less"
+            ) from None
+        finally:
+            process.terminate()
+            with suppress(OSError):  # nobody reads any more what was not taken
+                assert process.stdin is not None
+                process.stdin.close()
+
+
+def _serve(process: subprocess.Popen[bytes], task: tuple[Any, ...], notify: Callable[[str], None]) -> Any:
+    """Gives the task, passes on what is told, and returns the value."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    pickle.dump(task, process.stdin)
+    process.stdin.flush()
+    while True:
+        kind, value = pickle.load(process.stdout)
+        if kind == "value":
+            return value
+        if kind == "error":
+            raise PocketspecError(value)
+        notify(value)
+
+
+def _work(tasks: IO[bytes], answers: IO[bytes]) -> None:
+    """The other process. The one that waits for it decides what becomes of an interrupt."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work, arguments = pickle.load(tasks)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        value = work(*arguments, lambda line: _tell(answers, "note", line))
+    except PocketspecError as error:
+        _tell(answers, "error", str(error))
+    else:
+        _tell(answers, "value", value)
+
+
+def _tell(answers: IO[bytes], kind: str, value: Any) -> None:
+    pickle.dump((kind, value), answers)
+    answers.flush()
+
+
+def _end_with_parent() -> None:
+    """Nobody measures for a process that was ended itself: then standard input ends."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    # What the work prints must not come between the answers.
+    with open(os.dup(1), "wb") as told:
+        os.dup2(2, 1)
+        _work(sys.stdin.buffer, told)

@@ -1,0 +1,87 @@
+"""Which ways to decode a bundle has: a family for every drafter with every kind of draft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from export.manifest import Level
+from runtime.drafters.confidence import Calibration
+from runtime.scheduler.acceptance_stats import Acceptance, Text
+from runtime.scheduler.forecast import Family, Room
+from runtime.scheduler.methods.chains import Chains
+from runtime.scheduler.methods.hierarchies import Hierarchies
+from runtime.scheduler.methods.overlaps import Overlaps
+from runtime.scheduler.methods.plain import Plain
+from runtime.scheduler.methods.repetition import Repetition
+from runtime.scheduler.methods.trees import Trees
+
+Kind = Literal["plain", "suffix", "chain", "tree", "hierarchy", "ahead"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+# Agreement of a drafter that was exported without measuring it: a cautious guess.
+_UNKNOWN_AGREEMENT = 0.7
+# Two distributions meet on a drawn token less often than their most probable tokens do. A heuristic.
+_SAMPLED_FACTOR = 0.8
+
+
+@dataclass(frozen=True)
+class Names:
+    """How drafters are called: the suffix drafter, what joins a hierarchy, what stands before one that looks ahead."""
+
+    suffix: str
+    above: str
+    ahead: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The ``levels`` below the target; ``room`` tells what one of them can judge, and ``apart`` whether it runs on
+    cores that the target leaves alone. ``calibrations`` are those of the levels' drafters."""
+
+    levels: Sequence[Level]
+    calibrations: Mapping[str, Calibration]
+    room: Callable[[str], Room]
+    apart: Callable[[str], bool]
+
+
+def make_families(stage: Stage, names: Names, sampled: bool, only: Kind | None = None) -> list[Family]:
+    """All families, or ``only`` those of one kind.
+
+    What is expected of a drafter before it was seen is its agreement with the target, for the drafter of an
+    intermediate as well.
+    """
+    found = _Families(stage, names, _SAMPLED_FACTOR if sampled else 1.0)
+    return [family for kind, family in found.all() if only in (None, kind)]
+
+
+class _Families:
+    """Families that share what they learn of a level."""
+
+    def __init__(self, stage: Stage, names: Names, factor: float) -> None:
+        self._stage, self._names, self._factor = stage, names, factor
+        text = Text()
+        self._judged = {level.name: Acceptance(self._prior(level), text) for level in stage.levels}
+
+    def all(self) -> Iterator[tuple[Kind, Family]]:
+        yield "plain", Plain()
+        yield "suffix", Repetition(self._names.suffix)
+        for level in self._stage.levels:
+            yield "chain", Chains(level.name, self._judged[level.name], self._stage.calibrations[level.name])
+            yield "tree", Trees(level.name, self._judged[level.name])
+            if self._stage.apart(level.name):
+                yield "ahead", Overlaps(f"{self._names.ahead}{level.name}", level.name, self._judged[level.name])
+        for middle in self._stage.levels:
+            if middle.role == "intermediate":
+                for lower in self._stage.levels:
+                    if lower.role == "drafter":
+                        yield "hierarchy", self._hierarchy(lower, middle)
+
+    def _hierarchy(self, lower: Level, middle: Level) -> Family:
+        name = f"{lower.name}{self._names.above}{middle.name}"
+        inner, outer = Acceptance(self._prior(lower)), self._judged[middle.name]
+        return Hierarchies(name, lower.name, middle.name, outer, inner, lambda: self._stage.room(middle.name))
+
+    def _prior(self, level: Level) -> float:
+        return self._factor * (_UNKNOWN_AGREEMENT if level.agreement is None else level.agreement)

@@ -1,0 +1,50 @@
+"""Chains of a drafter model: one forward of it for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memory.expected import chain_tokens
+from runtime.decoding.draft import DraftLimit, chain_limit
+from runtime.decoding.loop import Step
+from runtime.drafters.confidence import Calibration
+from runtime.scheduler.acceptance_stats import Acceptance
+from runtime.scheduler.forecast import Forecast, Room
+from runtime.scheduler.latency import Speeds
+
+
+class Chains:
+    """Of the level called ``drafter``, accepted as ``acceptance`` tells; ``calibration`` learns how sure it may be."""
+
+    def __init__(self, drafter: str, acceptance: Acceptance, calibration: Calibration) -> None:
+        self.name = f"{drafter}-chain"
+        self.drafter: str | None = drafter
+        self.levels: tuple[str, ...] = (drafter,)
+        self.acceptances: tuple[Acceptance, ...] = (acceptance,)
+        self._level, self._acceptance, self._calibration = drafter, acceptance, calibration
+
+    def limits(self, room: Room) -> Iterator[DraftLimit]:
+        """See ``Family``: every length."""
+        return map(chain_limit, range(1, room.nodes + 1))
+
+    def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
+        """See ``Family``."""
+        length, correction = limit.depth, speeds.correction(self.name)
+        node = speeds.forward(self._level, 1) + speeds.costs.node_seconds["chain"]
+        verifying = speeds.target(1 + length)
+        return Forecast(
+            self.name,
+            self.drafter,
+            limit,
+            tokens=chain_tokens(self._acceptance.chances(length)),
+            seconds=verifying + (length * node + speeds.costs.step_seconds) * correction,
+            draft_seconds=length * node,
+            drafted=length,
+            node_seconds=node * correction + (verifying - speeds.target(1)) / length,
+        )
+
+    def observe(self, step: Step) -> None:
+        """See ``Family``."""
+        self._acceptance.observe(step.num_accepted, step.num_drafted)
+        for depth, raw in enumerate(step.chances):
+            self._calibration.observe(raw, depth < step.num_accepted)

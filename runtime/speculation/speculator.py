@@ -1,0 +1,328 @@
+"""Turns what was asked for into what the decoding loop is given: drafters, a scheduler and an acceptance rule."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from export.manifest import Manifest, PocketspecError
+from memory.costs import MeasuredCosts
+from memory.plan import DraftPlan
+from runtime.decoding.acceptance import Verifier
+from runtime.decoding.acceptance.block import BlockVerifier
+from runtime.decoding.acceptance.greedy import GreedyVerifier
+from runtime.decoding.acceptance.recursive import RecursiveVerifier
+from runtime.decoding.acceptance.sample_and_match import MatchVerifier
+from runtime.decoding.acceptance.synthetic import SyntheticVerifier
+from runtime.decoding.context import Context, shared_prefix
+from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
+from runtime.decoding.loop import Drafters
+from runtime.decoding.sampling import SamplingParams
+from runtime.drafters import Drafter, DraftError
+from runtime.drafters.confidence import Calibration
+from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.fallback import FallbackDrafter
+from runtime.drafters.hierarchy import HierarchyDrafter
+from runtime.drafters.overlapped import AheadDrafter
+from runtime.drafters.suffix import SuffixDrafter
+from runtime.drafters.window import window_of, window_size
+from runtime.models.ort_model import OrtModel
+from runtime.scheduler import Scheduler
+from runtime.scheduler.available import KINDS, Kind, Names, Stage, make_families
+from runtime.scheduler.cost_based import CostScheduler
+from runtime.scheduler.fixed import FixedScheduler, PlannedScheduler
+from runtime.scheduler.forecast import Family, Room
+from runtime.scheduler.latency import Speeds
+from runtime.scheduler.learned_state import Experience, Prospect
+from runtime.speculation.request import (
+    ABOVE,
+    AHEAD,
+    AUTO,
+    JOIN,
+    NEED_DRAWN,
+    NONE,
+    SHAPES,
+    SUFFIX,
+    Speculation,
+    check_drafter,
+    parts_of,
+)
+
+# A suffix match is right for long stretches or not at all, and it says how far it trusts itself.
+_SUFFIX_NODES = 7
+# Rows that an intermediate may have to read before it judges: its own last token and the target's.
+_PENDING_ROWS = 2
+
+VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
+    "greedy": GreedyVerifier,
+    "match": MatchVerifier,
+    "block": BlockVerifier,
+    "recursive": RecursiveVerifier,
+}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What the decoding loop is given. ``drop`` is told of a broken drafter."""
+
+    drafters: Drafters
+    scheduler: Scheduler
+    verifier: Verifier
+    drop: Callable[[DraftError], None]
+
+
+class Speculator:
+    """Makes strategies for one target, and keeps them within what is planned and open at the moment.
+
+    Drafters are made once, so that what they have learnt or cached is kept as long as the plan does not change; what
+    the scheduler has learnt of them is kept longer. ``costs`` gives this device's when they are first needed.
+    """
+
+    def __init__(
+        self,
+        target: OrtModel,
+        levels: Mapping[str, OrtModel],
+        planned: DraftPlan,
+        manifest: Manifest,
+        costs: Callable[[], MeasuredCosts],
+        notify: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.target, self.levels, self.planned = target, dict(levels), planned
+        self._manifest, self._costs, self._notify = manifest, costs, notify
+        # Levels that gave no numbers: as if they were not open.
+        self._dropped: set[str] = set()
+        self._calibrations = {level.name: Calibration() for level in manifest.levels}
+        self._drafters: dict[tuple[str, bool], Drafter] = {}
+        self._given: dict[str, Drafter] = {}
+        self._speeds: Speeds | None = None
+        self._experiences: dict[tuple[bool, str, Kind | None], Experience] = {}
+        self._latest: Experience | None = None
+        self._simulated: SyntheticVerifier | None = None
+        self._simulated_inner: SyntheticVerifier | None = None
+
+    def add(self, drafter: Drafter) -> None:
+        """Makes a drafter of the caller's own known by its name."""
+        self._given[drafter.name] = drafter
+
+    def allow(self, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
+        """From the next step on drafts are those of ``planned``, by the drafter models ``levels``."""
+        for drafter in self._drafters.values():
+            if isinstance(drafter, AheadDrafter):
+                drafter.settle()
+        self.levels = {name: model for name, model in levels.items() if name not in self._dropped}
+        self.planned = planned
+        self._drafters.clear()
+
+    def drop(self, error: DraftError) -> None:
+        """Drafts no more with the level that ``error`` is of; its user is told in one line, once."""
+        level = parts_of(error.drafter)[-1]
+        if level not in self._dropped:
+            self._dropped.add(level)
+            self._notify(f"{error}; answers go on without {level}, and their text is the same")
+        self.allow(self.levels, self.planned)
+
+    def close(self) -> None:
+        """Ends what drafts in threads of its own, and keeps nothing that refers to a model."""
+        self.allow({}, DraftPlan("chain", 0))
+        self._given.clear()
+        self._experiences.clear()
+        self._latest = self._speeds = None
+
+    def prospects(self) -> list[Prospect]:
+        """What the scheduler of the latest answer expected of each way and realised, the best first; empty if it had no
+        choice."""
+        return self._latest.prospects() if self._latest is not None else []
+
+    def strategy(self, speculation: Speculation, sampling: SamplingParams, context: Context) -> Strategy:
+        """The strategy for one answer, which ``context`` will hold; PocketspecError for what cannot be."""
+        acceptance = _acceptance(speculation, sampling)
+        verifier, drawn = self._simulated or VERIFIERS[acceptance](), acceptance in NEED_DRAWN
+        self._latest, name = None, speculation.drafter
+        if name == NONE or speculation.only == "plain" or not self.planned.nodes:
+            return Strategy({}, FixedScheduler(), verifier, self.drop)
+        self._check(speculation)
+        scheduler: Scheduler
+        if name != AUTO:
+            check_drafter(name, {*self.levels, *self._dropped}, "is open", self._given)
+        leaves_size = speculation.draft_size is None and speculation.limit is None
+        if name == AUTO or (leaves_size and self._is_weighed(name)):
+            scheduler = self._cost_scheduler(speculation, acceptance, sampling.temperature > 0, context)
+        else:
+            scheduler = FixedScheduler(name, self._limit(speculation, name))
+        named = _Named(lambda wanted: self._drafter(wanted, drawn))
+        return Strategy(named, PlannedScheduler(scheduler, self._most), verifier, self.drop)
+
+    def simulate(self, target: Sequence[float], intermediate: Sequence[float] | None) -> None:
+        """From now on the target accepts drafted tokens with these chances, depth by depth, instead of judging them.
+
+        So does an intermediate with its own, if they are given. What is said means nothing then.
+        """
+        self._simulated = SyntheticVerifier(target)
+        self._simulated_inner = None if intermediate is None else SyntheticVerifier(intermediate, level=1)
+        self._drafters.clear()
+
+    def _measure(self) -> Speeds:
+        if self._speeds is None:
+            self._speeds = Speeds(self._costs(), self._manifest.target.name, self.target.padded)
+        return self._speeds
+
+    def families(self, sampled: bool, only: Kind | None = None) -> list[Family]:
+        """The ways to decode that the bundle has, as nobody has seen them yet."""
+        below = [level for level in self._manifest.levels if level.role != "target"]
+        own = weakref.proxy(self)  # what is learnt is kept here, and must not keep it in turn
+        stage = Stage(
+            below, self._calibrations, lambda level: own._inner_room(level), lambda level: own._is_apart(level)
+        )
+        return make_families(stage, Names(SUFFIX, ABOVE, AHEAD), sampled, only)
+
+    def _is_weighed(self, name: str) -> bool:
+        """Whether the scheduler knows what to expect of the drafter called ``name``."""
+        return any(family.drafter == name for family in self.families(sampled=False))
+
+    def _is_apart(self, level: str) -> bool:
+        """Whether a level is kept on cores that the target is not on."""
+        model = self.levels.get(level)
+        return (
+            model is not None
+            and bool(model.cores and self.target.cores)
+            and not set(model.cores) & set(self.target.cores)
+        )
+
+    def _cost_scheduler(
+        self, speculation: Speculation, acceptance: str, sampled: bool, context: Context
+    ) -> CostScheduler:
+        only = speculation.only or ("tree" if speculation.shape == "tree" else None)
+        if only is not None and only not in KINDS:
+            raise PocketspecError(f"no kind of drafts {only!r}; there are: {', '.join(KINDS)}")
+        name, speeds = speculation.drafter, self._measure()
+        key = (sampled, name, only)
+        if key not in self._experiences:
+            families = [each for each in self.families(sampled, only) if name in (AUTO, each.drafter)]
+            self._experiences[key] = Experience(families, speeds)
+        self._latest = self._experiences[key]
+        trees = self._takes_trees(speculation) and speculation.shape != "chain" and acceptance != "block"
+        return CostScheduler(self._latest, _Now(self, context, speculation.draft_size, trees))
+
+    def _takes_trees(self, speculation: Speculation) -> bool:
+        """Trees whose rows do not agree with those of chains are exact up to near ties: only if they are asked for."""
+        widths = self.target.widths
+        return widths.tree or not widths.exact or speculation.asks_for_trees
+
+    def _inner_room(self, middle: str) -> Room:
+        """What an intermediate can judge in one forward; nothing where it is not open."""
+        model = self.levels.get(middle)
+        if model is None:
+            return Room(0, False)
+        return Room(model.max_rows - 1 - _PENDING_ROWS, model.takes_trees)
+
+    def _most(self, name: str) -> int:
+        """The most nodes that the drafter called ``name`` may draft now; none if one of its models is not open."""
+        is_open = all(part == SUFFIX or part in self.levels or part in self._given for part in parts_of(name))
+        return self.planned.nodes if is_open else 0
+
+    def _drafter(self, name: str, drawn: bool) -> Drafter:
+        key = (name, drawn)
+        if key not in self._drafters:
+            self._drafters[key] = self._make_drafter(name, drawn)
+        return self._drafters[key]
+
+    def _make_drafter(self, name: str, drawn: bool) -> Drafter:
+        if name.startswith(AHEAD):
+            inner = name.removeprefix(AHEAD)
+            level = self.levels.get(inner)
+            return AheadDrafter(self._make_drafter(inner, drawn), name, level.cores if level is not None else ())
+        if JOIN in name:
+            return FallbackDrafter([self._drafter(part, drawn) for part in name.split(JOIN)], name)
+        if ABOVE in name:
+            lower, middle = name.rsplit(ABOVE, 1)
+            model, vocab_size = self.levels[middle], self.target.vocab_size
+            below = self._drafter(lower, drawn)
+            return HierarchyDrafter(below, model, vocab_size, name, drawn, self._simulated_inner)
+        if name == SUFFIX:
+            return SuffixDrafter()
+        if name in self._given:
+            return self._given[name]
+        drafter = SmallDrafter(self.levels[name], self.target.vocab_size, name, drawn=drawn)
+        drafter.calibration = self._calibrations[name]
+        return drafter
+
+    def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
+        """What a drafter that was named may draft."""
+        if speculation.limit is not None:
+            return speculation.limit
+        planned, size = self.planned, speculation.draft_size
+        chains = speculation.acceptance == "block" or ABOVE in name or name.startswith(AHEAD)
+        chains = chains or not self._takes_trees(speculation)
+        shape = speculation.shape or ("chain" if chains else planned.shape)
+        nodes = min(size or (_SUFFIX_NODES if name == SUFFIX else planned.nodes), planned.nodes)
+        return tree_limit(nodes) if shape == "tree" else chain_limit(nodes)
+
+    def _check(self, speculation: Speculation) -> None:
+        """PocketspecError for drafts that the target cannot judge, or that the plan has no room for."""
+        limit, planned = speculation.limit, self.planned
+        shape, size = (limit.shape, limit.nodes) if limit else (speculation.shape, speculation.draft_size)
+        if shape not in (None, *SHAPES):
+            raise PocketspecError(f"no draft shape {shape!r}; there are: {', '.join(SHAPES)}")
+        if shape == "tree" and not self.target.takes_trees:
+            raise PocketspecError("this bundle's target cannot verify trees; ask for shape chain, or export it again")
+        if shape == "tree" and planned.shape == "chain":
+            raise PocketspecError("the plan has no room for trees; open the bundle with shape tree, or ask for a chain")
+        if ABOVE in speculation.drafter and shape == "tree":
+            raise PocketspecError(
+                f"drafter {speculation.drafter!r} drafts chains; ask for shape chain, or for a drafter alone"
+            )
+        if speculation.acceptance == "block" and shape == "tree":
+            raise PocketspecError("acceptance 'block' judges chains; ask for shape chain, or for acceptance recursive")
+        if size is not None and not 1 <= size <= planned.nodes:
+            raise PocketspecError(
+                f"a draft size of {size}; the plan allows 1 to {planned.nodes}: open the bundle with a larger one"
+            )
+
+
+class _Named:
+    """Drafters by name as they are now: a model may be closed and opened again between two steps."""
+
+    def __init__(self, find: Callable[[str], Drafter]) -> None:
+        self._find = find
+
+    def __getitem__(self, name: str) -> Drafter:
+        return self._find(name)
+
+
+class _Now:
+    """How things are between two steps of one answer: the ``Situation`` of its scheduler."""
+
+    def __init__(self, speculator: Speculator, context: Context, most: int | None, trees: bool) -> None:
+        self._speculator, self._context, self._most, self._trees = speculator, context, most, trees
+
+    def room(self) -> Room:
+        """See ``Situation``."""
+        planned = self._speculator.planned
+        trees = self._trees and planned.shape == "tree" and self._speculator.target.takes_trees
+        return Room(planned.nodes if self._most is None else min(self._most, planned.nodes), trees)
+
+    def length(self) -> int:
+        """See ``Situation``."""
+        return len(self._context)
+
+    def behind(self, level: str) -> int | None:
+        """See ``Situation``."""
+        model = self._speculator.levels.get(level)
+        if model is None:
+            return None
+        tokens = window_of(self._context.tokens, max(2, window_size(model, self._context.capacity)))
+        return len(tokens) - shared_prefix(model.cache.tokens, tokens)
+
+
+def _acceptance(speculation: Speculation, sampling: SamplingParams) -> str:
+    name = speculation.acceptance
+    if name is None:
+        return "match" if sampling.temperature > 0 else "greedy"
+    if name not in VERIFIERS:
+        raise PocketspecError(f"no acceptance rule {name!r}; there are: {', '.join(VERIFIERS)}")
+    if name == "greedy" and sampling.temperature > 0:
+        raise PocketspecError(f"acceptance 'greedy' needs temperature 0, not {sampling.temperature}; ask for match")
+    if name in NEED_DRAWN and sampling.temperature == 0:
+        raise PocketspecError(f"acceptance {name!r} needs a temperature above 0; at 0 it is greedy")
+    return name

@@ -1,0 +1,69 @@
+"""What stands in for the tokenizer of a bundle that has none: texts are token ids, "1 15 27".
+
+Bundles of random weights are made without a download, and some checkpoints come without ``tokenizer.json``. They run,
+and can be timed, all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.text.tokenizer import Tokenizer, TokenizerError
+
+
+def open_tokenizer(bundle: Path) -> Tokenizer:
+    """The tokenizer of a bundle, or one that reads and writes token ids."""
+    return Tokenizer.open(bundle) if has_tokenizer(bundle) else TokenIds(bundle)
+
+
+def has_tokenizer(bundle: Path) -> bool:
+    """Whether texts are more than token ids."""
+    return (bundle / "tokenizer.json").is_file()
+
+
+class TokenIds(Tokenizer):
+    """A tokenizer whose texts are token ids with spaces between them."""
+
+    reads_text = False
+
+    def __init__(self, bundle: Path) -> None:
+        self._bundle = bundle
+        self.template, self.byte_tokens = None, {}
+
+    @property
+    def entries(self) -> int:
+        """See ``Tokenizer``. None are written in any way."""
+        return 0
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """See ``Tokenizer``."""
+        return {}
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids in ``text``; TokenizerError if it is another text, with what to do for those."""
+        try:
+            return [int(word) for word in text.split()]
+        except ValueError:
+            raise TokenizerError(
+                f"{self._bundle} has no tokenizer.json and takes token ids alone, as in '1 15 27'; for texts, save its"
+                " model's tokenizer there, with transformers: AutoTokenizer.from_pretrained(MODEL).save_pretrained"
+                f"({str(self._bundle)!r})"
+            ) from None
+
+    def encode_rest(self, text: str, start: int, before: Sequence[int] = ()) -> list[int]:
+        """See ``Tokenizer``."""
+        return self.encode(text[start:])
+
+    def encode_behind(self, text: str) -> list[int]:
+        """See ``Tokenizer``."""
+        return self.encode(text)
+
+    def token(self, token: int) -> str:
+        """See ``Tokenizer``."""
+        return f"<{token}>"
+
+    def decode_window(self, tokens: Sequence[int]) -> str:
+        """The ids, with spaces between them."""
+        return " ".join(map(str, tokens))

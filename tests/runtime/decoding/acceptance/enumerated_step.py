@@ -1,0 +1,69 @@
+"""The law of one step of the decoding loop, by running it once for every outcome of every random decision in it.
+
+Models, loop, drafters and rules are those of production; the decisions are taken to be independent of each other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import runtime.decoding.acceptance.block as block
+import runtime.decoding.acceptance.recorded_block as record
+import runtime.decoding.acceptance.recursive as recursive
+import runtime.decoding.acceptance.sample_and_match as match
+import runtime.drafters.draft_model as small
+from runtime.decoding.acceptance import Verifier
+from runtime.decoding.draft import DraftLimit
+from runtime.decoding.loop import Loop
+from runtime.decoding.sampling import SamplingParams
+from runtime.decoding.stop import StopRule
+from runtime.drafters import Drafter
+from runtime.scheduler import Pick
+from tests.runtime.decoding.acceptance.enumeration import ScriptedCoins, Table, Tokens, law_of, variation
+from tests.runtime.levels import context_of, probs_of
+from tests.runtime.table_model import TableModel
+
+PROMPT, VOCAB = [1, 0, 2], 3
+
+
+class ModelLaw(Table):
+    """What a model says after the prompt and a prefix."""
+
+    def __init__(self, model: TableModel, params: SamplingParams) -> None:
+        super().__init__(0, model.vocab_size)
+        self._model, self._params = model, params
+
+    def __call__(self, prefix: Tokens) -> np.ndarray:
+        if prefix not in self._rows:
+            row = probs_of(self._model, [*PROMPT, *prefix], self._params).astype(np.float64)
+            self._rows[prefix] = row / row.sum()
+        return self._rows[prefix]
+
+
+def step_distance(
+    patch: pytest.MonkeyPatch,
+    target: TableModel,
+    drafter: Drafter,
+    limit: DraftLimit,
+    verifier: Verifier,
+    params: SamplingParams,
+) -> float:
+    """Total variation between what a step emits, the target alone going on behind it, and the target alone."""
+    lengths = set()
+
+    def program(coins: ScriptedCoins) -> Tokens:
+        for rule in (block, recursive, record):
+            patch.setattr(rule, "StepCoins", lambda seed, position: coins)
+        for draws in (small, match):
+            patch.setattr(draws, "draw", lambda probs, number: coins.draw(probs))
+        target.cache.rollback(0)
+        target.prefill(PROMPT[:-1])
+        loop = Loop(target, context_of(PROMPT, params, 16), {drafter.name: drafter}, verifier, StopRule())
+        tokens = loop.step(Pick(drafter.name, limit)).tokens
+        lengths.add(len(tokens))
+        return tokens
+
+    law = law_of(program)
+    assert len(lengths) > 1
+    return variation(law, ModelLaw(target, params), max(lengths))
