@@ -1,8 +1,8 @@
 """What a process takes before it holds anything of a model, by the kernels that run in it.
 
 It depends on versions of libraries, on the processor, and on how files lie in the system's cache, so it is measured
-once on every device, by a process of its own (``python -m runtime.bench.memory.baseline``). What is written down here
-stands in.
+once on every device, by a process of its own (``python -m runtime.calibration.process_baseline``). What is written
+down here stands in.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def find_process(kernels: KernelKind) -> ProcessBytes:
 
     The runtime does it, as a process: the planner knows nothing of what runs its plans.
     """
-    words, patience = command("runtime.bench.memory.baseline", "--known", kernels), _PATIENCE_SECONDS
+    words, patience = command("runtime.calibration.process_baseline", kernels), _PATIENCE_SECONDS
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=patience, env=environment())
         found = read_process(json.loads(done.stdout))

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+FloatArray = npt.NDArray[np.float32]
+TokenArray = npt.NDArray[np.int32]
+
 
 class ReusedArrays:
     """One-dimensional arrays of one ``dtype``, contents undefined. May be used from several threads."""

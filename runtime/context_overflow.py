@@ -19,9 +19,10 @@ from typing import Literal, Protocol
 
 from export.manifest import PocketspecError
 from runtime.decoding.context import Context, shared_prefix
-from runtime.decoding.loop import Step, StopRule
+from runtime.decoding.draft import Step
+from runtime.decoding.protocols import StopRule
 from runtime.decoding.stop import Cut
-from runtime.models.kv_cache import ContextFullError
+from runtime.errors import ContextFullError
 from runtime.text.template_data import NO_INPUTS, Message, TemplateInputs
 from runtime.text.token_history import History
 from runtime.text.tokenizer import Tokenizer

@@ -31,12 +31,14 @@ from memory.plan import Plan, PlanError, check_plan
 from memory.planner import make_plan, request_of, require_available
 from memory.report import given_up_lines
 from runtime.arguments import as_whole
-from runtime.bench.memory.baseline import known_processes
 from runtime.bundle.foreign import check_bundle, read_bundle
+from runtime.calibration.process_baseline import known_processes
 from runtime.calibration.stored import costs_of, planning_costs
 from runtime.context_overflow import Refit, go_on, make_refit
 from runtime.decoding.context import Context, shared_prefix
-from runtime.decoding.loop import Step, StopRule, decode
+from runtime.decoding.draft import Step
+from runtime.decoding.loop import decode
+from runtime.decoding.protocols import Drafter, StopRule
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stats import GenerationStats
 from runtime.decoding.stop import StopRule as TextStopRule
@@ -44,17 +46,16 @@ from runtime.decoding.stop import Stops
 from runtime.decoding.suggested_sampling import read_suggestion
 from runtime.decoding.text_chunks import TextChunk as TextChunk
 from runtime.decoding.text_chunks import text_chunks
-from runtime.drafters import Drafter
+from runtime.errors import ContextFullError
 from runtime.kernels.selection import Chooser, Wanted
 from runtime.kernels.weights.packed import Progress, no_progress
 from runtime.kernels.weights.readahead import Warmer
 from runtime.memory_watcher import Reading, Watcher
-from runtime.models.kv_cache import ContextFullError
 from runtime.models.loader import Levels, OtherResidenceError
 from runtime.models.ort_model import OrtModel
 from runtime.open_models import PlannedModels
-from runtime.scheduler.forecast import Family
 from runtime.scheduler.learned_state import Prospect
+from runtime.scheduler.methods import Family
 from runtime.speculation.request import NONE, Speculation
 from runtime.text.prompt import Prompt, check_ids, encode_prompt
 from runtime.text.template_data import NO_INPUTS, TemplateInputs, make_inputs

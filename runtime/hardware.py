@@ -1,8 +1,13 @@
-"""How fast this machine reads memory, which bounds how fast it can decode: every step reads all weights once."""
+"""What this machine is like: the features of its processor, and how fast it reads memory.
+
+The latter bounds how fast it can decode: every step reads all weights once.
+"""
 
 from __future__ import annotations
 
+import platform
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -32,3 +37,23 @@ def measure_bandwidth(threads: int | None = None, most_bytes: int = MOST_BYTES, 
             if perf_counter() - start > _MOST_SECONDS:
                 break
     return most_bytes / best
+
+
+def processor_features() -> frozenset[str]:
+    """What the processor can do, by the names of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    lines = (line.split(":", 1) for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return frozenset(next((names.split() for _, names in lines), ()))
+
+
+def processor_name() -> str:
+    """As the system calls it."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return name
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)

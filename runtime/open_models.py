@@ -14,8 +14,8 @@ from memory.footprint import process_of
 from memory.plan import DraftPlan, Plan
 from memory.planner import make_plan
 from runtime.calibration.stored import planning_costs
-from runtime.decoding.loop import Step
-from runtime.decoding.sampling import LogitsError
+from runtime.decoding.draft import Step
+from runtime.errors import LogitsError
 from runtime.models.loader import Levels, fit
 from runtime.models.ort_model import OrtModel
 from runtime.process.allocator import give_back

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from export.manifest import Manifest, PocketspecError
-from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
+from runtime.decoding.draft import DraftLimit, Pick, chain_limit, tree_limit
 from runtime.kernels.selection import Wanted
-from runtime.scheduler import Pick
 from runtime.scheduler.available import Kind
 from runtime.speculation.request import ABOVE, AUTO, PLAIN, Speculation, levels_below, needed_levels
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 
 from export.manifest import Level
 from memory.plan import Placement, Plan
+from runtime.hardware import processor_name
 
 _STAND_INS = {"random-weights": "random weights", "timing-vehicle": "timing vehicle"}
 
@@ -16,16 +16,6 @@ _STAND_INS = {"random-weights": "random weights", "timing-vehicle": "timing vehi
 def device() -> str:
     """The processor, and how many of them this process may use."""
     return f"{processor_name()}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}"
-
-
-def processor_name() -> str:
-    """As the system calls it."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return name
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
 
 
 def read_load() -> float | None:

@@ -15,7 +15,7 @@ from memory.meter import Memory, PeakMeter
 from runtime.bench.contenders import PERFECT, Contender
 from runtime.bench.prediction import Replay
 from runtime.calibration import costs_of
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
 from runtime.drafters.oracle import ReplayDrafter

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 
 from memory.costs import MeasuredCosts
 from runtime.bench.contenders import parse_contender
-from runtime.decoding.loop import Step
-from runtime.scheduler import NOTHING
-from runtime.scheduler.forecast import Family
+from runtime.decoding.draft import NOTHING, Step
 from runtime.scheduler.latency import Speeds
+from runtime.scheduler.methods import Family
 
 
 class Replay:

@@ -12,7 +12,7 @@ from memory.meter import Memory
 from runtime.bench.acceptance import Acceptance, measure_acceptance
 from runtime.bench.intervals import Ratio, mean_ratio
 from runtime.bench.measure import Answer
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from memory.plan import Shape
 from memory.reference import NODE_SECONDS
+from runtime.arrays import TokenArray
+from runtime.calibration.opened import Opened
 from runtime.decoding.acceptance.greedy import GreedyVerifier
-from runtime.decoding.context import Context, TokenArray
-from runtime.decoding.draft import Draft, DraftLimit, chain_limit, tree_limit
+from runtime.decoding.context import Context
+from runtime.decoding.draft import NOTHING, Draft, DraftLimit, Pick, chain_limit, tree_limit
 from runtime.decoding.loop import Loop, fill_cache
+from runtime.decoding.protocols import Output
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters import DraftError
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
+from runtime.errors import DraftError
 from runtime.models.kv_cache import KVCache
-from runtime.models.ort_model import OrtModel, Output
-from runtime.scheduler import NOTHING, Pick
-
-if TYPE_CHECKING:
-    from runtime.engine import Engine
+from runtime.models.ort_model import OrtModel
 
 _TEXT = "Once upon a time there was a lantern that was afraid of the dark. Every evening, when the"
 _MOST_PROMPT = 24
@@ -58,50 +57,50 @@ class LoopTimes:
     suffix_seconds: float
 
 
-def measure_loop(engine: Engine, tree_seconds: Mapping[str, float], patience: Patience) -> LoopTimes:
+def measure_loop(opened: Opened, tree_seconds: Mapping[str, float], patience: Patience) -> LoopTimes:
     """Decodes some steps plainly, and with chains and trees if the plan has room for them.
 
     ``tree_seconds`` by level are what a tree costs more than a chain, per row. Where there is no draft to time, the
     reference machine's work for a node is given. Caches are used, and not put back.
     """
-    most = min(_MOST_PROMPT, max(engine.plan.context // 2, 1))
-    text = (engine.encode(_TEXT, raw=True) if engine.tokenizer.reads_text else [1, 2, 3, 4] * most)[:most]
-    plain = _median(seconds for seconds, _ in _steps(engine, text, None, NOTHING, patience))
+    most = min(_MOST_PROMPT, max(opened.plan.context // 2, 1))
+    text = (opened.tokenizer.encode(_TEXT) if opened.tokenizer.reads_text else [1, 2, 3, 4] * most)[:most]
+    plain = _median(seconds for seconds, _ in _steps(opened, text, None, NOTHING, patience))
     nodes = dict(NODE_SECONDS)
-    name = next(iter(engine.drafters), None)
-    for limit in _limits(engine):
-        model = None if name is None else _Clocked(engine.drafters[name])
+    name = next(iter(opened.drafters), None)
+    for limit in _limits(opened):
+        model = None if name is None else _Clocked(opened.drafters[name])
         try:
-            taken = _steps(engine, text, model, limit, patience)
+            taken = _steps(opened, text, model, limit, patience)
         except DraftError:
             continue  # the first answer that needs it will say so
         per_node = [(seconds - plain) / count for seconds, count in taken if count]
         if per_node:
             nodes[limit.shape] = max(statistics.median(per_node), 0.0)
-    levels = [engine.manifest.target.name, *([] if name is None else [name])]
+    levels = [opened.manifest.target.name, *([] if name is None else [name])]
     nodes["tree"] += sum(tree_seconds[level] for level in levels)
     return LoopTimes(max(plain, 0.0), nodes, _suffix_seconds(text))
 
 
-def _limits(engine: Engine) -> Iterator[DraftLimit]:
+def _limits(opened: Opened) -> Iterator[DraftLimit]:
     """The drafts that are timed: at most what is planned."""
-    planned = engine.plan.draft
+    planned = opened.plan.draft
     if planned.nodes:
         yield chain_limit(min(_CHAIN, planned.nodes))
-        if planned.shape == "tree" and engine.target.takes_trees:
+        if planned.shape == "tree" and opened.target.takes_trees:
             yield tree_limit(min(_TREE, planned.nodes))
 
 
 def _steps(
-    engine: Engine, text: Sequence[int], model: _Clocked | None, limit: DraftLimit, patience: Patience
+    opened: Opened, text: Sequence[int], model: _Clocked | None, limit: DraftLimit, patience: Patience
 ) -> list[tuple[float, int]]:
     """Steps behind ``text``: seconds of each beside forwards, and the nodes of its draft. The first warms up."""
-    clocks = [_Clocked(engine.target), *([] if model is None else [model])]
+    clocks = [_Clocked(opened.target), *([] if model is None else [model])]
     for clock in clocks:
         clock.cache.rollback(0)
-    vocab_size = engine.target.vocab_size
+    vocab_size = opened.target.vocab_size
     drafter = _Guesses(vocab_size) if model is None else SmallDrafter(model, vocab_size)
-    room = min(engine.plan.context, len(text) + (patience.steps + 1) * (limit.nodes + 1))
+    room = min(opened.plan.context, len(text) + (patience.steps + 1) * (limit.nodes + 1))
     context = Context(room, SamplingParams())
     context.append(text)
     fill_cache(clocks[0], context)

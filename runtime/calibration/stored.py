@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export.manifest import Manifest, PocketspecError
 from export.own_files import can_write
@@ -22,45 +22,43 @@ from memory.device import Device, Residence
 from memory.plan import Placement
 from runtime.bundle.device_cache import device_folder, device_key, look_up, remember, user_folder
 from runtime.bundle.foreign import is_foreign
-from runtime.calibration.measure import calibrate, open_models
+from runtime.calibration.measure import calibrate
+from runtime.calibration.opened import Opened, open_models
 from runtime.kernels.backends import PORTABLE, Native
 from runtime.kernels.library import open_library
 
-if TYPE_CHECKING:
-    from runtime.engine import Engine
 
-
-def costs_of(engine: Engine, notify: Callable[[str], None]) -> MeasuredCosts:
-    """What is stored for everything that is open in ``engine``, or else what the short form measures now.
+def costs_of(opened: Opened, notify: Callable[[str], None]) -> MeasuredCosts:
+    """What is stored for everything that is open in ``opened``, or else what the short form measures now.
 
     ``notify`` is told in one line that there is a wait, and why. See ``calibrate`` for what measuring does.
     """
-    whole, stale = recall_costs(engine, quick=False)
+    whole, stale = recall_costs(opened, quick=False)
     if whole is not None:
         return whole
-    short, also_stale = recall_costs(engine, quick=True)
+    short, also_stale = recall_costs(opened, quick=True)
     if short is not None:
         return short
     other = "those on record are damaged, or of another device or version"
     why = other if stale or also_stale else "once for this device"
-    if can_write(_folder(engine.bundle)):  # else it was said at opening that this happens at every start
+    if can_write(_folder(opened.bundle)):  # else it was said at opening that this happens at every start
         notify(f"measuring what rows cost here ({why}); python -m runtime calibrate does it thoroughly")
-    costs = calibrate(engine, quick=True)
-    store_costs(engine, costs)
+    costs = calibrate(opened, quick=True)
+    store_costs(opened, costs)
     return costs
 
 
-def recall_costs(engine: Engine, quick: bool) -> tuple[MeasuredCosts | None, bool]:
+def recall_costs(opened: Opened, quick: bool) -> tuple[MeasuredCosts | None, bool]:
     """What is stored in one of the forms for all that is open, and whether anything else is stored in its place."""
-    costs, found = _recall(_record_of(engine, quick))
-    if costs is not None and not set(open_models(engine)) <= set(costs.levels):
+    costs, found = _recall(_record_of(opened, quick))
+    if costs is not None and not set(open_models(opened)) <= set(costs.levels):
         return None, False
     return costs, found and costs is None
 
 
-def store_costs(engine: Engine, costs: MeasuredCosts) -> None:
+def store_costs(opened: Opened, costs: MeasuredCosts) -> None:
     """Keeps ``costs``; a folder that cannot be written, or a full disk, costs the record only."""
-    record = _record_of(engine, costs.quick)
+    record = _record_of(opened, costs.quick)
     remember(record.folder, record.name, record.key, json.loads(dump_costs(costs)))
 
 
@@ -100,14 +98,14 @@ def _recall(record: _Record) -> tuple[MeasuredCosts | None, bool]:
         return None, True
 
 
-def _record_of(engine: Engine, quick: bool) -> _Record:
+def _record_of(opened: Opened, quick: bool) -> _Record:
     """One record for every way to open the bundle that has other costs."""
-    plan, kernels = engine.plan, engine.target.kernels
+    plan, kernels = opened.plan, opened.target.kernels
     ways = _placed((level.name, level.placement) for level in plan.levels)
     if quick:
         ways += [[level.name for level in plan.levels], asdict(plan.draft)]
     name = _name("quick" if quick else "full", kernels.name, plan.target.kv_type, plan.threads, ways)
-    return _Record(_folder(engine.bundle), name, _key(engine.bundle, engine.manifest, kernels.key))
+    return _Record(_folder(opened.bundle), name, _key(opened.bundle, opened.manifest, kernels.key))
 
 
 def _placed(places: Iterable[tuple[str, Placement]]) -> list[Any]:

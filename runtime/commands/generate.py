@@ -16,7 +16,7 @@ from runtime.commands import options as shared
 
 if TYPE_CHECKING:
     from runtime.context_overflow import Refit
-    from runtime.decoding.loop import Step
+    from runtime.decoding.draft import Step
     from runtime.engine import Engine, TextChunk
     from runtime.text.prompt import Prompt
     from runtime.text.template_data import TemplateInputs

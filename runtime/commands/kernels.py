@@ -89,8 +89,8 @@ def _describe(threads: int, block_size: int) -> dict[str, Any]:
 
 def _reasons(verdict: Verdict) -> Iterator[tuple[str, str]]:
     """Every instruction set there are kernels for, and what becomes of it here."""
+    from runtime.hardware import processor_features
     from runtime.kernels.build import INSTRUCTION_SETS
-    from runtime.models.exact_widths import processor_features
 
     features = processor_features()
     for isa in INSTRUCTION_SETS:

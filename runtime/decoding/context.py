@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from runtime.arrays import TokenArray
 from runtime.decoding.sampling import SamplingParams
-
-TokenArray = npt.NDArray[np.int32]
 
 
 class Context:

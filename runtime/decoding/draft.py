@@ -9,17 +9,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
 
 from memory.plan import Shape
+from runtime.arrays import FloatArray
 
-if TYPE_CHECKING:
-    from runtime.decoding.loop import Step
-
-FloatArray = npt.NDArray[np.float32]
+PLAIN_NAME = "plain"
 
 
 class Kind(enum.Enum):
@@ -55,6 +49,29 @@ class DraftLimit:
         if self.shape == "chain":
             nodes = min(nodes, depth)
         return replace(self, nodes=nodes, depth=min(nodes, depth))
+
+
+NOTHING = DraftLimit(0, 0)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The drafter for the next step, None for plain decoding, and the largest draft that is wanted of it."""
+
+    drafter: str | None
+    limit: DraftLimit = NOTHING
+
+    @property
+    def name(self) -> str:
+        """As a bench calls its contenders: plain, NAME-chain3, NAME-tree7x3, LOWER>MIDDLE-chain6/tree8x3."""
+        return PLAIN_NAME if self.drafter is None else f"{self.drafter}-{limit_name(self.limit)}"
+
+
+def limit_name(limit: DraftLimit) -> str:
+    """A limit as names of picks have it; that of the level below follows a slash."""
+    size = f"{limit.nodes}" if limit.shape == "chain" else f"{limit.nodes}x{limit.depth}"
+    below = f"/{limit_name(limit.inner)}" if limit.inner is not None else ""
+    return f"{limit.shape}{size}{below}"
 
 
 def chain_limit(length: int, inner: DraftLimit | None = None) -> DraftLimit:
@@ -126,3 +143,40 @@ def row_of(node: int) -> int:
 def make_chain(tokens: Sequence[int], **fields: object) -> Draft:
     """A draft without branches."""
     return Draft(tuple(tokens), tuple(range(-1, len(tokens) - 1)), **fields)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``path``: accepted nodes from the anchor down. ``token``: the correction after a rejection, else the bonus."""
+
+    path: tuple[int, ...]
+    token: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward of the target and the ``tokens`` it committed, with who proposed each (``sources``).
+
+    ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
+    clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on
+    the last step of an answer, else None. ``choice`` is the name of the pick and ``limit`` its limit, ``depth`` that of
+    the draft; ``first_accepted`` tells whether the drafter's first choice for the first token was accepted. Of the
+    draft, ``chances`` are the drafter's own estimates for the accepted nodes and the first one that was not, if it made
+    any; ``below`` and ``rows_read`` are the draft's.
+    """
+
+    tokens: tuple[int, ...]
+    sources: tuple[str, ...]
+    num_drafted: int
+    num_accepted: int
+    draft_seconds: float
+    target_seconds: float
+    seconds: float
+    finish: str | None = None
+    choice: str = PLAIN_NAME
+    limit: DraftLimit = NOTHING
+    depth: int = 0
+    first_accepted: bool = False
+    chances: tuple[float, ...] = ()
+    below: tuple[Step, ...] = ()
+    rows_read: int = 0

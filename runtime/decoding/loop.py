@@ -9,66 +9,20 @@ cancellation, and an error in the middle of a step leaves everything as it was b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from runtime.decoding.acceptance import Verdict, Verifier
+from runtime.arrays import FloatArray
 from runtime.decoding.context import Context, shared_prefix
-from runtime.decoding.draft import Draft, DraftLimit, FloatArray, row_of
-from runtime.drafters import Drafter, DraftError, LooksAhead
-from runtime.models.kv_cache import ContextFullError
-from runtime.models.ort_model import Model, fitting_rows
-from runtime.scheduler import NOTHING, PLAIN_NAME, Pick, Scheduler
+from runtime.decoding.draft import Draft, Pick, Step, Verdict, row_of
+from runtime.decoding.protocols import Drafter, Drafters, LooksAhead, Model, Scheduler, StopRule, Verifier, fitting_rows
+from runtime.errors import ContextFullError, DraftError
 
 if TYPE_CHECKING:
-    from runtime.decoding.stop import Cut
+    pass
 
 TARGET = "target"
-
-
-class StopRule(Protocol):
-    """Where an answer ends."""
-
-    def cut(self, generated: Sequence[int], fresh: int) -> Cut:
-        """How many of the last ``fresh`` tokens of ``generated`` stand, and why the answer ends, if it does."""
-        ...
-
-
-class Drafters(Protocol):
-    """Drafters by name."""
-
-    def __getitem__(self, name: str) -> Drafter: ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """One forward of the target and the ``tokens`` it committed, with who proposed each (``sources``).
-
-    ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
-    clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on
-    the last step of an answer, else None. ``choice`` is the name of the pick and ``limit`` its limit, ``depth`` that of
-    the draft; ``first_accepted`` tells whether the drafter's first choice for the first token was accepted. Of the
-    draft, ``chances`` are the drafter's own estimates for the accepted nodes and the first one that was not, if it made
-    any; ``below`` and ``rows_read`` are the draft's.
-    """
-
-    tokens: tuple[int, ...]
-    sources: tuple[str, ...]
-    num_drafted: int
-    num_accepted: int
-    draft_seconds: float
-    target_seconds: float
-    seconds: float
-    finish: str | None = None
-    choice: str = PLAIN_NAME
-    limit: DraftLimit = NOTHING
-    depth: int = 0
-    first_accepted: bool = False
-    chances: tuple[float, ...] = ()
-    below: tuple[Step, ...] = ()
-    rows_read: int = 0
 
 
 def decode(

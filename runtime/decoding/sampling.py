@@ -24,6 +24,7 @@ from export.manifest import PocketspecError
 from runtime.arguments import as_real, as_whole
 from runtime.arrays import ReusedArrays, at_least, masks
 from runtime.decoding.exact_math import COLUMNS, LOG2_E, column_sums, raise_two, running_sums, total
+from runtime.errors import LogitsError
 
 FloatArray = npt.NDArray[np.float32]
 TokenArray = npt.NDArray[np.int32]
@@ -40,10 +41,6 @@ _floats = ReusedArrays(np.float32)
 
 class SamplingError(PocketspecError, ValueError):
     """A sampling setting outside its range."""
-
-
-class LogitsError(PocketspecError, ArithmeticError):
-    """Logits no distribution can be made of: not a number, or infinite."""
 
 
 class Stream(enum.IntEnum):

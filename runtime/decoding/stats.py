@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memory.meter import Memory
-
-if TYPE_CHECKING:
-    from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 
 _MIB = 2**20
 

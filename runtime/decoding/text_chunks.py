@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from memory.meter import read_memory
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 from runtime.decoding.stats import GenerationStats
 from runtime.decoding.stop import StopText
 from runtime.text.tokenizer import TextStream

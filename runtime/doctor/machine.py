@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from memory.cores import Cores, read_cores
 from memory.device import Device, read_device
 from memory.size import show_bytes
-from runtime.bench.machine import processor_name
 from runtime.doctor.finding import Finding, Section
+from runtime.hardware import processor_features, processor_name
 from runtime.kernels.build import INSTRUCTION_SETS
-from runtime.models.exact_widths import processor_features
 
 
 def machine_section() -> Section:

@@ -20,15 +20,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.arrays import at_least
-from runtime.decoding.context import Context, TokenArray, shared_prefix
-from runtime.decoding.draft import Draft, DraftLimit, FloatArray, Kind, make_chain
-from runtime.decoding.sampling import LogitsError, Stream, draw, greedy_token, probabilities, uniform
-from runtime.drafters import DraftError
+from runtime.arrays import FloatArray, TokenArray, at_least
+from runtime.decoding.context import Context, shared_prefix
+from runtime.decoding.draft import Draft, DraftLimit, Kind, make_chain
+from runtime.decoding.protocols import Model
+from runtime.decoding.sampling import Stream, draw, greedy_token, probabilities, uniform
 from runtime.drafters.confidence import as_is, goes_on, scoring
 from runtime.drafters.draft_tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of, window_size
-from runtime.models.ort_model import Model
+from runtime.errors import DraftError, LogitsError
 
 # A node that the drafter itself gives less than this is not worth a row of the target. A heuristic.
 _MIN_SCORE = 0.01

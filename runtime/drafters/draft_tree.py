@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from runtime.decoding.draft import Draft, FloatArray, Kind
-from runtime.models.ort_model import Model
+from runtime.arrays import FloatArray
+from runtime.decoding.draft import Draft, Kind
+from runtime.decoding.protocols import Model
 
 ROOT = -1
 

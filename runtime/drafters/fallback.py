@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit
-from runtime.drafters import Drafter
+from runtime.decoding.protocols import Drafter
 
 
 class FallbackDrafter:

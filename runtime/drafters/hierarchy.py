@@ -17,19 +17,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.decoding.acceptance import Verdict, Verifier
+from runtime.arrays import FloatArray, TokenArray
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recorded_block import RecordingVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
-from runtime.decoding.context import Context, TokenArray, shared_prefix
-from runtime.decoding.draft import Draft, DraftLimit, FloatArray, Kind, chain_limit, make_chain
-from runtime.decoding.loop import Loop, Step
-from runtime.decoding.sampling import LogitsError, SamplingParams, seed_below
+from runtime.decoding.context import Context, shared_prefix
+from runtime.decoding.draft import Draft, DraftLimit, Kind, Pick, Step, Verdict, chain_limit, make_chain
+from runtime.decoding.loop import Loop
+from runtime.decoding.protocols import Drafter, Model, Verifier
+from runtime.decoding.sampling import SamplingParams, seed_below
 from runtime.decoding.stop import StopRule
-from runtime.drafters import Drafter, DraftError
 from runtime.drafters.window import window_of, window_size
-from runtime.models.ort_model import Model
-from runtime.scheduler import Pick
+from runtime.errors import DraftError, LogitsError
 
 # What the drafter below is asked for where no limit says. A heuristic: an intermediate in int4 pays for every row.
 _INNER_LIMIT = chain_limit(3)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.decoding.context import Context, TokenArray
+from runtime.arrays import TokenArray
+from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, make_chain
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit, make_chain
-from runtime.drafters import Drafter
+from runtime.decoding.protocols import Drafter
 from runtime.models.placement import keep_on_cores
 
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from runtime.decoding.context import Context, TokenArray, shared_prefix
+from runtime.arrays import TokenArray
+from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit
 
 # Of the index, per token of the context's capacity: the token and its running hash (4 + 8 bytes), and for each of the

@@ -12,8 +12,8 @@ and from 0.585 to 0.555 (65; 0.625 without a window; answers of 470 tokens by a 
 
 from __future__ import annotations
 
-from runtime.decoding.context import TokenArray
-from runtime.models.ort_model import Model
+from runtime.arrays import TokenArray
+from runtime.decoding.protocols import Model
 
 # Of one token nothing is left when the window moves.
 _MIN_WINDOW = 2

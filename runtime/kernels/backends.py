@@ -16,12 +16,12 @@ import onnxruntime as ort
 from export.manifest import Level, Manifest
 from memory.cores import read_cores
 from memory.device import Residence
+from runtime.errors import UnsupportedModelError
 from runtime.kernels.library import Library
 from runtime.kernels.session_options import session_options
 from runtime.kernels.threads import NativeCrew, crew_of
 from runtime.kernels.weights.packed import Progress
 from runtime.kernels.weights.prepacked import place_of, prepacked_data, prepacked_graph
-from runtime.models.io_binding import UnsupportedModelError
 
 # The first ONNX Runtime whose attention on CPUs has caches of whole numbers. Found by trying 1.23 to 1.31: up to 1.24
 # the graphs do not load, 1.25 and 1.26 fail in the first step.

@@ -13,14 +13,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from runtime.models.ort_model import OrtModel
+from runtime.decoding.protocols import Cache, Model
 
 # Long enough that keys span several vector registers and more than one block of a blocked softmax.
 _PREFIX_ROWS = 40
@@ -31,14 +30,18 @@ _PLAIN_ROWS = 2
 _TREE_ROWS = 6
 
 
-def processor_features() -> frozenset[str]:
-    """What the processor can do, by the names of /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return frozenset()
-    lines = (line.split(":", 1) for line in text.splitlines() if line.startswith(("flags", "Features")))
-    return frozenset(next((names.split() for _, names in lines), ()))
+class ReadableCache(Cache, Protocol):
+    """A cache whose keys and values can be compared: ``arrays``, each ``[1, kv_heads, rows, head_size]``."""
+
+    @property
+    def arrays(self) -> Sequence[npt.NDArray[Any]]: ...
+
+
+class Comparable(Model, Protocol):
+    """A model whose cache can be read."""
+
+    @property
+    def cache(self) -> ReadableCache: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def even_widths(max_rows: int) -> SafeWidths:
     return SafeWidths(tuple(range(2, max_rows + 1, 2)), exact=True, tree=False)
 
 
-def find_safe_widths(model: OrtModel, seed: int = 0) -> SafeWidths:
+def find_safe_widths(model: Comparable, seed: int = 0) -> SafeWidths:
     """Runs the same tokens at every width up to ``model.max_rows`` and compares logits and cache rows bit for bit.
 
     ``model`` must not pad (``any_width``). Its cache is used and left empty; one of few rows bounds the widths that
@@ -112,7 +115,7 @@ def find_safe_widths(model: OrtModel, seed: int = 0) -> SafeWidths:
     return SafeWidths(tuple(best), True, tree) if exact else any_width(model.max_rows)
 
 
-def _fingerprint(model: OrtModel, tokens: Sequence[int], prefix: int, width: int) -> str:
+def _fingerprint(model: Comparable, tokens: Sequence[int], prefix: int, width: int) -> str:
     """A hash over logits and cache rows of half of ``tokens``, ``width`` rows a forward behind the prefix."""
     model.cache.rollback(prefix)
     digest, rows = hashlib.sha256(), len(tokens) // 2
@@ -124,7 +127,7 @@ def _fingerprint(model: OrtModel, tokens: Sequence[int], prefix: int, width: int
     return digest.hexdigest()
 
 
-def _tree_agrees(model: OrtModel, tokens: Sequence[int], prefix: int, width: int) -> bool:
+def _tree_agrees(model: Comparable, tokens: Sequence[int], prefix: int, width: int) -> bool:
     """Whether a path whose rows do not follow one another agrees with the same path run as a chain.
 
     The tree has a wrong sibling behind the anchor; the path goes on from the second child.

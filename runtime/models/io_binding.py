@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from export.manifest import PocketspecError
-from runtime.decoding.context import TokenArray
+from runtime.arrays import TokenArray
+from runtime.errors import UnsupportedModelError
 from runtime.models.kv_cache import KVCache
 
 # What hides a row from another. Finite, so that two biases can be added; far below where float32 exp becomes zero.
@@ -29,10 +29,6 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
 }
 _KNOWN_INPUTS = {"input_ids", "attention_mask", "position_ids", "tree_bias", "logits_from"}
-
-
-class UnsupportedModelError(PocketspecError, RuntimeError):
-    """A graph that cannot be opened, or that lacks what the runtime needs of it."""
 
 
 @dataclass(frozen=True)

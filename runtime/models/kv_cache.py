@@ -16,13 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import PocketspecError
-from runtime.decoding.context import TokenArray
+from runtime.arrays import TokenArray
+from runtime.errors import ContextFullError
 from runtime.process.page_memory import Pages
-
-
-class ContextFullError(PocketspecError, ValueError):
-    """More tokens than the cache has rows, or than the context allows."""
 
 
 class KVCache:

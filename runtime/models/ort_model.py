@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +21,13 @@ import onnxruntime as ort
 
 from export.manifest import Level
 from memory.plan import LevelPlan, Placement
-from runtime.decoding.context import TokenArray
-from runtime.decoding.draft import FloatArray
+from runtime.arrays import TokenArray
+from runtime.decoding.protocols import Output
+from runtime.errors import UnsupportedModelError
 from runtime.kernels.backends import PORTABLE, Kernels
 from runtime.kernels.threads import NativeCrew
 from runtime.models.exact_widths import SafeWidths, even_widths
-from runtime.models.io_binding import Binding, Buffers, UnsupportedModelError, read_signature
+from runtime.models.io_binding import Binding, Buffers, read_signature
 from runtime.models.kv_cache import KVCache
 from runtime.models.placement import CPU, on_cores
 from runtime.models.single_thread_session import SessionCrew
@@ -42,48 +42,6 @@ _SOON_OPEN_SECONDS = 0.5
 # Weights that one thread reads in less time than two need to meet: with the demo's 5.9 MB two are 5 to 9 % slower alone
 # on two cores of a Zen 4, and beside a busy program a short answer is over before that was found out.
 _SMALL_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class Output:
-    """``logits``: float32 ``[rows, vocab]``, a view that is valid until the model's next forward."""
-
-    logits: FloatArray
-
-
-class Model(Protocol):
-    """What drafters and the decoding loop need of a model. ``max_rows`` bounds a forward, padding included."""
-
-    cache: KVCache
-    vocab_size: int
-    max_rows: int
-    takes_trees: bool
-
-    def padded(self, rows: int) -> int:
-        """Rows that a forward of ``rows`` rows really runs, and that the cache must have room for."""
-        ...
-
-    def forward(
-        self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
-    ) -> Output:
-        """Runs ``tokens`` behind the cache and appends their rows to it; gives logits from row ``logits_from`` on.
-
-        ``parents[i] < i`` is the row that row i follows, -1 the cache itself, as ``Draft.rows`` gives them; None: each
-        row follows the one before.
-        """
-        ...
-
-    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
-        """Appends the rows of any number of ``tokens`` to the cache, without logits."""
-        ...
-
-
-def fitting_rows(model: Model, wanted: int) -> int:
-    """How many of the ``wanted`` rows one forward can run now, padding included."""
-    room = min(model.max_rows, model.cache.capacity - model.cache.length)
-    while wanted > 0 and model.padded(wanted) > room:
-        wanted -= 1
-    return wanted
 
 
 class OrtModel:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import onnxruntime as ort
 
 from memory.plan import Placement
-from runtime.models.io_binding import UnsupportedModelError
+from runtime.errors import UnsupportedModelError
 
 CPU = Placement()
 

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from export.manifest import Level
 from runtime.drafters.confidence import Calibration
 from runtime.scheduler.acceptance_stats import Acceptance, Text
-from runtime.scheduler.forecast import Family, Room
+from runtime.scheduler.forecast import Room
+from runtime.scheduler.methods import Family
 from runtime.scheduler.methods.chains import Chains
 from runtime.scheduler.methods.hierarchies import Hierarchies
 from runtime.scheduler.methods.overlaps import Overlaps

@@ -17,12 +17,11 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
-from runtime.decoding.draft import chain_limit
-from runtime.decoding.loop import Step
-from runtime.scheduler import NOTHING, Pick
-from runtime.scheduler.forecast import Family, Forecast, Room, fastest
-from runtime.scheduler.latency import FEW_ROWS, NEARLY, Speeds
+from runtime.decoding.draft import NOTHING, Pick, Step, chain_limit
+from runtime.scheduler.forecast import NEARLY, Forecast, Room, fastest
+from runtime.scheduler.latency import FEW_ROWS, Speeds
 from runtime.scheduler.learned_state import Experience
+from runtime.scheduler.methods import Family
 from runtime.scheduler.methods.plain import Plain
 
 # Choosing may take this share of the time; a choice that stands for many steps is looked at so often meanwhile.

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from runtime.decoding.draft import DraftLimit
-from runtime.scheduler import NOTHING, Pick, Scheduler
-
-if TYPE_CHECKING:
-    from runtime.decoding.loop import Step
+from runtime.decoding.draft import NOTHING, DraftLimit, Pick, Step
+from runtime.decoding.protocols import Scheduler
 
 
 class FixedScheduler:

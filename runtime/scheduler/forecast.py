@@ -5,15 +5,14 @@ The objective is tokens a second (Leviathan et al. 2023, section 3.4, with measu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from runtime.decoding.draft import DraftLimit
-from runtime.decoding.loop import Step
-from runtime.scheduler import Pick
-from runtime.scheduler.acceptance_stats import Acceptance
-from runtime.scheduler.latency import NEARLY, Speeds
+from runtime.decoding.draft import DraftLimit, Pick
+
+# Predictions this near to one another count as equal: ways are not changed, nor weighed again, for less. A heuristic.
+NEARLY = 0.98
 
 
 class Forecast(NamedTuple):
@@ -50,35 +49,6 @@ class Room:
 
     nodes: int
     trees: bool
-
-
-class Family(Protocol):
-    """One ``drafter`` (None: nobody drafts) with one kind of drafts.
-
-    ``levels`` are the models it runs, ``acceptances`` what it learns from, some of them shared with other families.
-    """
-
-    name: str
-    drafter: str | None
-    levels: tuple[str, ...]
-    acceptances: tuple[Acceptance, ...]
-
-    def limits(self, room: Room) -> Iterable[DraftLimit]:
-        """The drafts that are worth weighing."""
-        ...
-
-    def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
-        """What a step with such a draft is expected to be."""
-        ...
-
-    def observe(self, step: Step) -> None:
-        """Learns from a step that this family drafted."""
-        ...
-
-
-def forecasts_of(family: Family, speeds: Speeds, room: Room) -> list[Forecast]:
-    """Of all drafts that are worth weighing."""
-    return [family.forecast(limit, speeds) for limit in family.limits(room)]
 
 
 def fastest(forecasts: Sequence[Forecast]) -> Forecast | None:

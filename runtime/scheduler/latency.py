@@ -11,18 +11,13 @@ from a machine that slows down while they stay the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from memory.costs import MeasuredCosts
 from memory.plan import Shape
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 from runtime.scheduler.acceptance_stats import Ratio
+from runtime.scheduler.forecast import NEARLY, Forecast
 
-if TYPE_CHECKING:
-    from runtime.scheduler.forecast import Forecast
-
-# Predictions this near to one another count as equal: ways are not changed, nor weighed again, for less. A heuristic.
-NEARLY = 0.98
 # Contexts of one bucket share a prediction: costs grow slowly with the text.
 _BUCKET = 128
 # How much of a ratio is its latest observation, and the factor by which that may be another: the machine and drafters

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.scheduler.forecast import Family, Forecast, Room, forecasts_of
+from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import Speeds
 from runtime.scheduler.loss_budget import Budget
+from runtime.scheduler.methods import Family, forecasts_of
 
 # What drafts may lose against plain decoding, and trials against the best way that is known: so many plain steps at
 # once, and this share of the time. In 100 tokens these are 3 steps, so that 0.95 of plain decoding's rate are left if

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from export.manifest import Manifest, PocketspecError
 from memory.costs import MeasuredCosts
 from memory.plan import DraftPlan
-from runtime.decoding.acceptance import Verifier
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
@@ -17,9 +16,8 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.acceptance.synthetic import SyntheticVerifier
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
-from runtime.decoding.loop import Drafters
+from runtime.decoding.protocols import Drafter, Drafters, Scheduler, Verifier
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters import Drafter, DraftError
 from runtime.drafters.confidence import Calibration
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.fallback import FallbackDrafter
@@ -27,14 +25,15 @@ from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.overlapped import AheadDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.drafters.window import window_of, window_size
+from runtime.errors import DraftError
 from runtime.models.ort_model import OrtModel
-from runtime.scheduler import Scheduler
 from runtime.scheduler.available import KINDS, Kind, Names, Stage, make_families
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.fixed import FixedScheduler, PlannedScheduler
-from runtime.scheduler.forecast import Family, Room
+from runtime.scheduler.forecast import Room
 from runtime.scheduler.latency import Speeds
 from runtime.scheduler.learned_state import Experience, Prospect
+from runtime.scheduler.methods import Family
 from runtime.speculation.request import (
     ABOVE,
     AHEAD,

@@ -9,14 +9,13 @@ from itertools import product
 import numpy as np
 from scipy.stats import chisquare
 
-from runtime.decoding.acceptance import Verifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
-from runtime.decoding.draft import DraftLimit
-from runtime.decoding.loop import Step, decode
+from runtime.decoding.draft import DraftLimit, Step
+from runtime.decoding.loop import decode
+from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams, probabilities
 from runtime.decoding.stop import StopRule
-from runtime.drafters import Drafter
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.scheduler.fixed import FixedScheduler

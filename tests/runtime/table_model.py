@@ -12,8 +12,8 @@ from functools import cache
 
 import numpy as np
 
+from runtime.decoding.protocols import Output
 from runtime.models.kv_cache import KVCache
-from runtime.models.ort_model import Output
 
 _TOKEN, _POSITION, _SIGNATURE, _LAST = range(4)
 # Signatures stay whole numbers that float32 holds exactly.

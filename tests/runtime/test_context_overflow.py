@@ -17,7 +17,7 @@ from runtime.context_overflow import Drop, Slide, head_length, slide
 from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams, uniform
 from runtime.engine import Engine, TextChunk
-from runtime.models.kv_cache import ContextFullError
+from runtime.errors import ContextFullError
 from runtime.speculation.request import PLAIN, Speculation
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.token_history import History

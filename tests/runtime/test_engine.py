@@ -19,8 +19,8 @@ from runtime.decoding.draft import tree_limit
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
 from runtime.engine import Engine, TextChunk
+from runtime.errors import ContextFullError
 from runtime.models.exact_widths import SafeWidths
-from runtime.models.kv_cache import ContextFullError
 from runtime.speculation.request import PLAIN, Speculation
 from runtime.text.tokenizer import Tokenizer
 from tests.runtime.tiny_bundle import END, VOCAB

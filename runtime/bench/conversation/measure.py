@@ -19,8 +19,8 @@ from time import perf_counter
 from export.manifest import PocketspecError
 from memory.meter import Memory, PeakMeter, Phase, read_mapped_files, read_memory, resident_bytes
 from memory.plan import Plan
+from runtime.arrays import TokenArray
 from runtime.conversation import Conversation
-from runtime.decoding.context import TokenArray
 from runtime.engine import Engine, TextChunk
 from runtime.kernels.selection import Wanted
 from runtime.models.exact_widths import SafeWidths

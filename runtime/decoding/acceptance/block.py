@@ -7,13 +7,13 @@ the target than under the drafter make up for others before them.
 
 from __future__ import annotations
 
-from runtime.decoding.acceptance import Verdict
+from runtime.arrays import FloatArray
 from runtime.decoding.acceptance.coins import Coins, StepCoins
 from runtime.decoding.acceptance.distributions import Law
 from runtime.decoding.acceptance.recursive import Target, recursive_walk
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, FloatArray, Kind
+from runtime.decoding.draft import Draft, Kind, Verdict
 
 
 class BlockVerifier:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from runtime.decoding.acceptance import Verdict
+from runtime.arrays import FloatArray
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.acceptance.sample_and_match import match_walk
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, FloatArray
+from runtime.decoding.draft import Draft, Verdict
 from runtime.decoding.sampling import SamplingError
 
 

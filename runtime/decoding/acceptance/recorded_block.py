@@ -6,12 +6,12 @@ from, when that text is itself a draft for the level above.
 
 from __future__ import annotations
 
-from runtime.decoding.acceptance import Verdict
+from runtime.arrays import FloatArray
 from runtime.decoding.acceptance.block import block_walk
 from runtime.decoding.acceptance.coins import StepCoins
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, FloatArray
+from runtime.decoding.draft import Draft, Verdict
 
 
 class RecordingVerifier:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runtime.decoding.acceptance import Verdict
+from runtime.arrays import FloatArray
 from runtime.decoding.acceptance.coins import Coins, StepCoins
 from runtime.decoding.acceptance.distributions import Law, Probs
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, FloatArray, Kind
+from runtime.decoding.draft import Draft, Kind, Verdict
 
 Target = Callable[[int], Probs]
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.decoding.context import Context, TokenArray
-from runtime.decoding.draft import Draft, FloatArray, row_of
+from runtime.arrays import FloatArray, TokenArray
+from runtime.decoding.context import Context
+from runtime.decoding.draft import Draft, row_of
 from runtime.decoding.sampling import greedy_token, probabilities
 
 

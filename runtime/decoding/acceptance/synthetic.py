@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.decoding.acceptance import Verdict
+from runtime.arrays import FloatArray
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, FloatArray
+from runtime.decoding.draft import Draft, Verdict
 from runtime.decoding.sampling import Stream, uniform
 
 # Numbers of levels apart, however many siblings a node has.

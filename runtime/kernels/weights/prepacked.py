@@ -24,11 +24,11 @@ import onnxruntime as ort
 from export.manifest import DEVICE_FOLDER, Level, Manifest
 from export.own_files import MARKER, holds_link, remove_tree
 from runtime.bundle.device_cache import device_folder, user_folder
+from runtime.hardware import processor_features
 from runtime.kernels.weights.content import DAMAGED, checker, record_whole
 from runtime.kernels.weights.disk import make_in_first, require_place
 from runtime.kernels.weights.packed import Progress, no_progress
 from runtime.kernels.weights.prepacking import DATA, DESCRIPTION, GRAPH, Description, Pair, find_fault, prepack
-from runtime.models.exact_widths import processor_features
 
 FORMAT = 2  # 2: a hash of the data
 _PAIR = re.compile(r"[0-9a-f]{16}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory.expected import chain_tokens
-from runtime.decoding.draft import DraftLimit, chain_limit
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import DraftLimit, Step, chain_limit
 from runtime.drafters.confidence import Calibration
 from runtime.scheduler.acceptance_stats import Acceptance
 from runtime.scheduler.forecast import Forecast, Room

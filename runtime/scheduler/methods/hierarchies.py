@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from memory.expected import chain_tokens, tree_tokens
-from runtime.decoding.draft import DraftLimit, chain_limit
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import DraftLimit, Step, chain_limit
 from runtime.scheduler.acceptance_stats import Acceptance, Gain
 from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import Speeds

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory.overlap import StepSeconds, overlap_step
-from runtime.decoding.draft import DraftLimit, chain_limit
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import DraftLimit, Step, chain_limit
 from runtime.scheduler.acceptance_stats import Acceptance
 from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import Speeds

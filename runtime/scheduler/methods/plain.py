@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.decoding.draft import DraftLimit
-from runtime.decoding.loop import Step
-from runtime.scheduler import NOTHING, PLAIN_NAME
+from runtime.decoding.draft import NOTHING, PLAIN_NAME, DraftLimit, Step
 from runtime.scheduler.acceptance_stats import Acceptance
 from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import Speeds

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.decoding.draft import DraftLimit, chain_limit
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import DraftLimit, Step, chain_limit
 from runtime.scheduler.acceptance_stats import Acceptance, Mean
 from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import Speeds

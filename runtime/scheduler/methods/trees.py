@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory.expected import tree_curve
-from runtime.decoding.draft import DraftLimit
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import DraftLimit, Step
 from runtime.scheduler.acceptance_stats import Acceptance, Gain
 from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import Speeds

@@ -15,9 +15,10 @@ import pytest
 from export.graph.kv_variants import measure_ranges, write_kv_graph, write_kv_graphs
 from export.manifest import read_manifest
 from export.validation.check import read_passage
+from runtime.errors import UnsupportedModelError
 from runtime.kernels.backends import PORTABLE
 from runtime.models.exact_widths import any_width
-from runtime.models.io_binding import UnsupportedModelError, ancestors
+from runtime.models.io_binding import ancestors
 from runtime.models.ort_model import OrtModel, open_session
 
 GRAPHS = {"fp32": "model.onnx", "fp16": "model-fp16.onnx", "int8": "model-int8.onnx", "int4": "model-int4.onnx"}

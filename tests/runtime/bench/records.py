@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.bench.measure import Answer
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 
 
 def make_step(accepted: int = 0, depth: int = 0, **fields: Any) -> Step:

@@ -14,7 +14,8 @@ from export.manifest import PocketspecError
 from runtime.__main__ import main
 from runtime.bench.intervals import spread
 from runtime.bench.measure import Bench
-from runtime.decoding.loop import Loop, Step
+from runtime.decoding.draft import Step
+from runtime.decoding.loop import Loop
 
 LABEL = "random weights"
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
-from runtime.decoding.draft import DraftLimit
-from runtime.decoding.loop import Step, decode
+from runtime.decoding.draft import DraftLimit, Step
+from runtime.decoding.loop import decode
+from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import Cut
-from runtime.drafters import Drafter
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.overlapped import AheadDrafter
 from runtime.drafters.suffix import SuffixDrafter
-from runtime.models.kv_cache import ContextFullError
+from runtime.errors import ContextFullError
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.drafters.guesses import (
     Raising,

@@ -16,8 +16,8 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
 from runtime.decoding.draft import DraftLimit
 from runtime.decoding.loop import decode
+from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters import Drafter
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.models.exact_widths import SafeWidths, any_width, find_safe_widths

@@ -17,16 +17,15 @@ from pathlib import Path
 import pytest
 
 from memory.plan import Shape
-from runtime.decoding.acceptance import Verifier
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, DraftLimit, chain_limit
-from runtime.decoding.loop import Step, decode
+from runtime.decoding.draft import Draft, DraftLimit, Step, chain_limit
+from runtime.decoding.loop import decode
+from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters import Drafter
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.suffix import SuffixDrafter

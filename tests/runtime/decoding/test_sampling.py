@@ -15,7 +15,8 @@ from scipy import stats
 
 from export.manifest import PocketspecError
 from runtime.decoding.exact_math import COLUMNS
-from runtime.decoding.sampling import LogitsError, SamplingParams, Stream, draw, greedy_token, probabilities, uniform
+from runtime.decoding.sampling import SamplingParams, Stream, draw, greedy_token, probabilities, uniform
+from runtime.errors import LogitsError
 
 PLAIN = SamplingParams(temperature=1.0)
 PINNED = (0.1296456182997474, 0.751424204485591, 0.18099517245470187)

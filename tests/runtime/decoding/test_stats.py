@@ -7,7 +7,7 @@ import json
 import pytest
 
 from memory.meter import Memory
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 from runtime.decoding.stats import GenerationStats
 
 STEPS = [

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, DraftLimit, chain_limit
-from runtime.decoding.loop import Step, decode
+from runtime.decoding.draft import Draft, DraftLimit, Step, chain_limit
+from runtime.decoding.loop import decode
+from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters import Drafter
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.decoding.test_loop import PROMPT, Ends
 from tests.runtime.table_model import TableModel

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from memory import Request
-from runtime.decoding.sampling import LogitsError, SamplingParams
+from runtime.decoding.protocols import Output
+from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine
-from runtime.models.ort_model import Output
+from runtime.errors import LogitsError
 from runtime.speculation.request import PLAIN, Speculation
 
 GREEDY = SamplingParams()

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.plan import Shape
-from runtime.decoding.acceptance import Verifier
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.draft import Draft, DraftLimit, Kind
+from runtime.decoding.protocols import Verifier
 from runtime.decoding.sampling import SamplingParams, draw, greedy_token, uniform
 from runtime.decoding.stop import StopRule
 from runtime.drafters.draft_model import SmallDrafter

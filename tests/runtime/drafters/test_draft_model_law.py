@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.decoding.acceptance import Verifier
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.draft import Draft, DraftLimit, make_chain
+from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters import Drafter
 from runtime.drafters.draft_model import SmallDrafter
 from tests.runtime.decoding.acceptance.enumerated_step import VOCAB, step_distance
 from tests.runtime.decoding.acceptance.enumeration import EXACT

@@ -14,13 +14,12 @@ import runtime.decoding.acceptance.coins as coins
 import runtime.decoding.acceptance.sample_and_match as match
 import runtime.drafters.draft_model as small
 from runtime.decoding import sampling
-from runtime.decoding.acceptance import Verifier
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.draft import Draft, DraftLimit, Kind, chain_limit
+from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters import Drafter
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from tests.runtime.decoding.acceptance.enumerated_step import VOCAB, ModelLaw, step_distance

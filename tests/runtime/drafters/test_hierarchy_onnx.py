@@ -9,9 +9,9 @@ import pytest
 
 from memory.choices import Request
 from runtime.decoding.draft import DraftLimit, chain_limit
+from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters import Drafter
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.engine import Engine

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.decoding.draft import Draft, DraftLimit, chain_limit, tree_limit
+from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters import Drafter
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.fallback import FallbackDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter

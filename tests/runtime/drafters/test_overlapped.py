@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, chain_limit, make_chain
+from runtime.decoding.protocols import LooksAhead
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters import LooksAhead
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.overlapped import AheadDrafter
 from tests.runtime.decoding.test_loop import PROMPT, SAMPLED, reference

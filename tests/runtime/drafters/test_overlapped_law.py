@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from runtime.decoding.acceptance import Verifier
 from runtime.decoding.acceptance.block import BlockVerifier, block_walk
 from runtime.decoding.acceptance.recursive import RecursiveVerifier, recursive_walk
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, Kind, chain_limit, make_chain
 from runtime.decoding.loop import decode
+from runtime.decoding.protocols import Verifier
 from runtime.decoding.sampling import SamplingParams, probabilities
 from runtime.drafters import overlapped as production
 from runtime.drafters.draft_model import SmallDrafter

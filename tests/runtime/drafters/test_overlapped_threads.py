@@ -10,11 +10,10 @@ import pytest
 
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, DraftLimit, chain_limit, make_chain
-from runtime.decoding.loop import Step, decode
+from runtime.decoding.draft import Draft, DraftLimit, Pick, Step, chain_limit, make_chain
+from runtime.decoding.loop import decode
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.overlapped import AheadDrafter
-from runtime.scheduler import Pick
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.decoding.test_loop import PROMPT, SAMPLED, Ends, reference
 from tests.runtime.drafters.guesses import Raising

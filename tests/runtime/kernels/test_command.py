@@ -16,6 +16,7 @@ import pytest
 
 from memory.cores import read_cores
 from runtime.__main__ import main
+from runtime.hardware import processor_features
 from runtime.kernels import library
 from runtime.kernels.build import INSTRUCTION_SETS, LIBRARY_NAME
 from runtime.kernels.library import Library, open_library
@@ -23,7 +24,6 @@ from runtime.kernels.timing import instruction_sets as comparison
 from runtime.kernels.timing import rows as curve
 from runtime.kernels.timing.instruction_sets import Comparison
 from runtime.kernels.timing.rows import Shape, measure
-from runtime.models.exact_widths import processor_features
 from tests.places import ROOT
 
 

@@ -18,12 +18,12 @@ from memory.cores import read_cores
 from runtime.__main__ import main
 from runtime.bundle.device_cache import device_folder
 from runtime.engine import Engine
+from runtime.errors import UnsupportedModelError
 from runtime.kernels import library
 from runtime.kernels import selection as choice
 from runtime.kernels.backends import PORTABLE, Native
 from runtime.kernels.library import KernelsError
 from runtime.kernels.selection import Chooser, Wanted
-from runtime.models.io_binding import UnsupportedModelError
 from runtime.speculation.request import PLAIN, Speculation
 from tests.runtime.test_engine import answer, tokens_of
 

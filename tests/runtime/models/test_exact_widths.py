@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.decoding.protocols import Output
 from runtime.models.exact_widths import SafeWidths, any_width, even_widths, find_safe_widths
-from runtime.models.ort_model import OrtModel, Output, open_session
+from runtime.models.ort_model import OrtModel, open_session
 from tests.runtime.table_model import TableModel
 from tests.runtime.tiny_graph import VOCAB, write_tiny_graph
 

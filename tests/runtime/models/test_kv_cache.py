@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.meter import read_memory
-from runtime.models.kv_cache import ContextFullError, KVCache
+from runtime.errors import ContextFullError
+from runtime.models.kv_cache import KVCache
 from runtime.process.page_memory import Pages
 
 

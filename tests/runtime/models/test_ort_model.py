@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.decoding.protocols import fitting_rows
+from runtime.errors import ContextFullError
 from runtime.kernels.selection import PORTABLE
 from runtime.models.exact_widths import any_width, even_widths
 from runtime.models.io_binding import ancestors
-from runtime.models.kv_cache import ContextFullError
-from runtime.models.ort_model import OrtModel, UnsupportedModelError, fitting_rows, open_session
+from runtime.models.ort_model import OrtModel, UnsupportedModelError, open_session
 from tests.runtime.tiny_graph import POSITIONS, VOCAB, write_tiny_graph
 
 TOKENS = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26]

@@ -10,8 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from runtime.decoding.draft import DraftLimit, chain_limit
-from runtime.scheduler import Pick
+from runtime.decoding.draft import DraftLimit, Pick, chain_limit
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.scheduler.learned_state import Experience

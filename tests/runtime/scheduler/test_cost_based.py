@@ -8,9 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.decoding.draft import DraftLimit, chain_limit
-from runtime.decoding.loop import Step
-from runtime.scheduler import Pick
+from runtime.decoding.draft import DraftLimit, Pick, Step, chain_limit
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.scheduler.world import (

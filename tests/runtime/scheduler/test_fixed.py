@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, DraftLimit, make_chain
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Draft, DraftLimit, Pick, Step, make_chain
 from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.fallback import FallbackDrafter
-from runtime.scheduler import Pick
 from runtime.scheduler.fixed import FixedScheduler
 
 LIMIT = DraftLimit(4, 4)

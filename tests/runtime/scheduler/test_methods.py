@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.decoding.draft import DraftLimit, chain_limit
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import DraftLimit, Pick, Step, chain_limit
 from runtime.drafters.confidence import Calibration
-from runtime.scheduler import Pick
 from runtime.scheduler.acceptance_stats import Acceptance
 from runtime.scheduler.fixed import FixedScheduler
-from runtime.scheduler.forecast import Family, Forecast, Room, fastest, forecasts_of
+from runtime.scheduler.forecast import Forecast, Room, fastest
 from runtime.scheduler.latency import Speeds
+from runtime.scheduler.methods import Family, forecasts_of
 from runtime.scheduler.methods.chains import Chains
 from runtime.scheduler.methods.hierarchies import Hierarchies
 from runtime.scheduler.methods.overlaps import Overlaps

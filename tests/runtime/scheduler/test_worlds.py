@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import pytest
 
-from runtime.scheduler import Pick
+from runtime.decoding.draft import Pick
 from tests.runtime.scheduler.judge import Moment, best_fixed, speedup, trace, worst_window
 from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, WIDE, Rows, Ticks, World, experience_of, level
 

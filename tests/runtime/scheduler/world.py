@@ -14,10 +14,8 @@ from functools import lru_cache
 from export.manifest import Level
 from memory.costs import MeasuredCosts, make_row_costs
 from memory.expected import tree_tokens
-from runtime.decoding.draft import DraftLimit
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import DraftLimit, Pick, Step
 from runtime.drafters.confidence import Calibration, goes_on
-from runtime.scheduler import Pick
 from runtime.scheduler.available import Kind, Names, Stage, make_families
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.forecast import Room

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from memory import Request
-from runtime.decoding.loop import Step
+from runtime.decoding.draft import Step
 from runtime.decoding.stop import StopRule
 from runtime.engine import Engine
 from runtime.models.ort_model import OrtModel

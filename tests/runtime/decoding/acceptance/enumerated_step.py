@@ -13,13 +13,11 @@ import runtime.decoding.acceptance.recorded_block as record
 import runtime.decoding.acceptance.recursive as recursive
 import runtime.decoding.acceptance.sample_and_match as match
 import runtime.drafters.draft_model as small
-from runtime.decoding.acceptance import Verifier
-from runtime.decoding.draft import DraftLimit
+from runtime.decoding.draft import DraftLimit, Pick
 from runtime.decoding.loop import Loop
+from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters import Drafter
-from runtime.scheduler import Pick
 from tests.runtime.decoding.acceptance.enumeration import ScriptedCoins, Table, Tokens, law_of, variation
 from tests.runtime.levels import context_of, probs_of
 from tests.runtime.table_model import TableModel

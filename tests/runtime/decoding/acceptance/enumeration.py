@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.decoding.acceptance import Verdict
 from runtime.decoding.acceptance.block import block_walk
 from runtime.decoding.acceptance.coins import Coins
 from runtime.decoding.acceptance.recursive import recursive_walk
 from runtime.decoding.acceptance.sample_and_match import match_walk
-from runtime.decoding.draft import Draft, Kind, make_chain
+from runtime.decoding.draft import Draft, Kind, Verdict, make_chain
 
 EXACT = 1e-12
 DETECTED = 0.01

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.decoding.acceptance import Verdict
 from runtime.decoding.acceptance.coins import Coins
 from runtime.decoding.acceptance.recursive import recursive_walk
-from runtime.decoding.draft import Draft, Kind, make_chain
+from runtime.decoding.draft import Draft, Kind, Verdict, make_chain
 from tests.runtime.decoding.acceptance.enumeration import (
     DETECTED,
     EXACT,

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from runtime.decoding.acceptance import Verdict, Verifier
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, Kind, make_chain
+from runtime.decoding.draft import Draft, Kind, Verdict, make_chain
+from runtime.decoding.protocols import Verifier
 from runtime.decoding.sampling import SamplingError, SamplingParams, Stream, draw, greedy_token, probabilities, uniform
 
 VOCAB = 7

@@ -1,7 +1,7 @@
 """What a process takes here before it holds anything of a model, measured once with these libraries and kernels.
 
-``python -m runtime.bench.memory.baseline KERNELS`` measures itself and prints JSON; with ``--known`` it prints what is
-on record, and has a process of its own measured if there is nothing. Plans are made with that: see ``memory.process``.
+``python -m runtime.calibration.process_baseline KERNELS`` prints what is on record as JSON; if there is nothing, a
+process of its own (``runtime.bench.memory.empty_process``) is measured first. ``memory.process`` asks for it so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from export.manifest import sha256_of
 from memory.device import Device, Residence, kernels_of
-from memory.meter import Memory, read_memory
+from memory.meter import read_memory
 from memory.process import REFERENCE, KernelKind, ProcessBytes, read_process
 from runtime.bundle.device_cache import look_up, remember, user_folder
 from runtime.kernels.child import crash_of, run_module
@@ -44,23 +44,6 @@ def known_process(kernels: KernelKind) -> ProcessBytes | None:
     return process
 
 
-def measure_process(kernels: KernelKind) -> ProcessBytes:
-    """Loads what a conversation needs and runs a tiny model, in this process, which has done nothing else so far."""
-    import runtime.bench.memory.probe  # noqa: F401
-    from runtime.__main__ import parse
-
-    parse(["inspect", "."])  # as every command does
-    loaded = _memory()
-    from runtime.bench.memory.baseline_sessions import prepare
-
-    run = prepare(kernels)
-    before = _memory()
-    run()
-    after = _memory()
-    session = max(after.anonymous_bytes - before.anonymous_bytes, 0)
-    return ProcessBytes(loaded.anonymous_bytes, session, after.file_bytes)
-
-
 def known_processes(device: Device, residence: Residence) -> dict[KernelKind, ProcessBytes]:
     """The same for a process whose target's weights sit as ``residence`` says; nothing where that is not known.
 
@@ -82,7 +65,7 @@ def _measured_apart(kernels: KernelKind) -> ProcessBytes | None:
     """
     _read_libraries()
     try:
-        done = run_module("runtime.bench.memory.baseline", kernels, timeout=_PATIENCE_SECONDS)
+        done = run_module("runtime.bench.memory.empty_process", kernels, timeout=_PATIENCE_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if crash_of(done) is not None:
@@ -112,12 +95,6 @@ def _version(name: str) -> str:
         return "unknown"
 
 
-def _memory() -> Memory:
-    now = read_memory()
-    assert now is not None
-    return now
-
-
 def _read_libraries() -> None:
     """Leaves the libraries' binaries in the system's cache."""
     from importlib.util import find_spec
@@ -138,11 +115,9 @@ def _folders(package: Path) -> tuple[Path, Path]:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints one JSON object, null where nothing can be measured."""
-    parser = argparse.ArgumentParser(prog="python -m runtime.bench.memory.baseline", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m runtime.calibration.process_baseline", description=__doc__)
     parser.add_argument("kernels", choices=("native", "portable"))
-    parser.add_argument("--known", action="store_true", help="what is on record, if there is something")
-    options = parser.parse_args(arguments)
-    found = known_process(options.kernels) if options.known else measure_process(options.kernels)
+    found = known_process(parser.parse_args(arguments).kernels)
     print(json.dumps(None if found is None else asdict(found)))
     return 0
 

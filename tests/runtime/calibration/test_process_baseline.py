@@ -11,9 +11,9 @@ import pytest
 
 from memory.device import Device
 from memory.process import REFERENCE, ProcessBytes, find_process
-from runtime.bench.memory import baseline as bare_process
-from runtime.bench.memory.baseline import known_process, known_processes
 from runtime.bundle.device_cache import user_folder
+from runtime.calibration import process_baseline as bare_process
+from runtime.calibration.process_baseline import known_process, known_processes
 from tests.devices import AMPLE
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process uses")

@@ -1,0 +1,151 @@
+"""What the decoding loop asks of the other parts: a model with its cache, drafters, a scheduler, an acceptance rule.
+
+Implementations live in rooms of their own (``models``, ``drafters``, ``scheduler``, ``decoding/acceptance``), which
+import this module; this module imports none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from runtime.arrays import FloatArray, TokenArray
+from runtime.decoding.context import Context
+from runtime.decoding.draft import Draft, DraftLimit, Pick, Step, Verdict
+from runtime.decoding.stop import Cut
+
+
+class Cache(Protocol):
+    """The KV cache of one model: the tokens whose rows are held, and how many rows may be."""
+
+    capacity: int
+    length: int
+
+    @property
+    def tokens(self) -> TokenArray:
+        """The tokens whose rows are held, int32 ``[length]``; valid until the next change."""
+        ...
+
+    def require(self, rows: int) -> None:
+        """Makes sure that ``rows`` more rows may be written; ContextFullError if they do not fit."""
+        ...
+
+    def rollback(self, length: int, kept: Sequence[int] = ()) -> None:
+        """Forgets all rows behind ``length`` but the ``kept`` ones, which move to directly behind it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """``logits``: float32 ``[rows, vocab]``, a view that is valid until the model's next forward."""
+
+    logits: FloatArray
+
+
+class Model(Protocol):
+    """What drafters and the decoding loop need of a model. ``max_rows`` bounds a forward, padding included."""
+
+    vocab_size: int
+    max_rows: int
+    takes_trees: bool
+
+    @property
+    def cache(self) -> Cache:
+        """Its KV cache."""
+        ...
+
+    def padded(self, rows: int) -> int:
+        """Rows that a forward of ``rows`` rows really runs, and that the cache must have room for."""
+        ...
+
+    def forward(
+        self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
+    ) -> Output:
+        """Runs ``tokens`` behind the cache and appends their rows to it; gives logits from row ``logits_from`` on.
+
+        ``parents[i] < i`` is the row that row i follows, -1 the cache itself, as ``Draft.rows`` gives them; None: each
+        row follows the one before.
+        """
+        ...
+
+    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
+        """Appends the rows of any number of ``tokens`` to the cache, without logits."""
+        ...
+
+
+def fitting_rows(model: Model, wanted: int) -> int:
+    """How many of the ``wanted`` rows one forward can run now, padding included."""
+    room = min(model.max_rows, model.cache.capacity - model.cache.length)
+    while wanted > 0 and model.padded(wanted) > room:
+        wanted -= 1
+    return wanted
+
+
+class Drafter(Protocol):
+    """Guesses what follows the committed tokens. No one tells it what became of its guesses.
+
+    A drafter with state of its own compares it with ``context.tokens`` whenever it is asked, and keeps the common
+    prefix; a rejected draft, a new turn and another conversation are all the same to it.
+    """
+
+    name: str
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        """A draft of at most ``limit`` that follows the last committed token; an empty one is fine.
+
+        DraftError if its model is broken.
+        """
+        ...
+
+
+@runtime_checkable
+class LooksAhead(Drafter, Protocol):
+    """A drafter that works while the target does, in a thread of its own."""
+
+    def look_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
+        """Begins the next draft, of at most ``limit``, as if all of ``draft`` were accepted; returns at once.
+
+        The loop calls it before the target's forward, whatever was drafted; ``context`` may change afterwards.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Waits until nothing goes on, and leaves no thread behind.
+
+        To be called before its models are used otherwise, resized or closed. It can be used on afterwards.
+        """
+        ...
+
+
+class Scheduler(Protocol):
+    """One policy. It sees every step, and nothing else of the conversation."""
+
+    def pick(self, last: Step | None) -> Pick:
+        """The pick for the next step; ``last`` is the one before it, None at the start of an answer."""
+        ...
+
+
+class Verifier(Protocol):
+    """One acceptance rule. ``exact`` says whether its output has the target's own law."""
+
+    name: str
+    exact: bool
+
+    def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
+        """Judges ``draft`` by ``logits``, float32 ``[1 + nodes, vocab]``: row 0 follows the anchor."""
+        ...
+
+
+class StopRule(Protocol):
+    """Where an answer ends."""
+
+    def cut(self, generated: Sequence[int], fresh: int) -> Cut:
+        """How many of the last ``fresh`` tokens of ``generated`` stand, and why the answer ends, if it does."""
+        ...
+
+
+class Drafters(Protocol):
+    """Drafters by name."""
+
+    def __getitem__(self, name: str) -> Drafter: ...
