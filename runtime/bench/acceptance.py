@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from memory.drafter_spec import parse_drafter
 from runtime.decoding.draft import Step
 
 
@@ -28,8 +29,8 @@ def measure_acceptance(steps: Sequence[Step], target: str) -> list[Acceptance]:
     found = [_acceptance(target, judged)] if judged else []
     below: dict[str, list[Step]] = {}
     for step in steps:
-        if step.below:
-            below.setdefault(_judge_below(step.choice), []).extend(step.below)
+        if step.below and step.pick.drafter is not None:
+            below.setdefault(parse_drafter(step.pick.drafter).judges[0], []).extend(step.below)
     for name, inner in below.items():
         found += measure_acceptance(inner, name)
     return found
@@ -47,8 +48,3 @@ def _by_depth(judged: Sequence[Step]) -> Iterable[float]:
         if not reached:
             return
         yield sum(step.num_accepted >= depth for step in reached) / len(reached)
-
-
-def _judge_below(choice: str) -> str:
-    """The intermediate that drafts where ``choice`` is a hierarchy: MIDDLE of ``LOWER>MIDDLE-chain6/chain3``."""
-    return choice.split("/", 1)[0].rpartition("-")[0].rpartition(">")[2]

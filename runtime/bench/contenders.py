@@ -1,7 +1,8 @@
 """Contenders of a benchmark, by their names.
 
-``plain`` runs one row a step, ``plain-safe`` the width that agrees bit for bit with wider steps. ``suffix``, ``chain``,
-``tree``, ``hierarchy`` and ``ahead`` are families whose drafts the scheduler sizes, ``auto`` chooses among all ways.
+``plain`` runs one row a step, ``plain-safe`` the width that agrees bit for bit with wider steps. ``suffix`` (or another
+registered drafter), ``chain``, ``tree``, ``hierarchy`` and ``ahead`` have drafts that the scheduler sizes; ``auto``
+chooses among all ways.
 Exact drafts are ``NAME-chain6``, ``NAME-tree8`` or ``NAME-tree8x3`` (nodes and depth), ``LOWER>MIDDLE-chain6/tree8x3``
 of a drafter below an intermediate (for the target / for the intermediate), and any of them with ``ahead:`` in front,
 where the drafter works while the target does. ``native:`` or ``portable:`` before all that compares kernels.
@@ -14,14 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from export.manifest import Manifest, PocketspecError
+from memory.drafter_spec import parse_drafter
 from runtime.decoding.draft import DraftLimit, Pick, chain_limit, tree_limit
+from runtime.drafters.registry import registered
 from runtime.kernels.selection import Wanted
 from runtime.scheduler.available import Kind
-from runtime.speculation.request import ABOVE, AUTO, PLAIN, Speculation, levels_below, needed_levels
+from runtime.speculation.request import AUTO, PLAIN, Speculation, levels_below, needed_levels
 
 PERFECT = "perfect"
 
-_FAMILIES: tuple[Kind, ...] = ("suffix", "chain", "tree", "hierarchy", "ahead")
+_FAMILIES: tuple[Kind, ...] = ("chain", "tree", "hierarchy", "ahead")
 _COMPARED: tuple[Wanted, ...] = ("native", "portable")
 _EXACT = re.compile(r"((?:ahead:)?[^:/]+)-((?:chain|tree)\d[^-]*)")
 _LIMIT = re.compile(r"(chain|tree)(\d+)(?:x(\d+))?")
@@ -84,18 +87,21 @@ def parse_contender(text: str) -> Contender:
     for family in _FAMILIES:
         if way == family:
             return Contender(text, Speculation(AUTO, only=family), kernels=kernels)
+    if way in registered():
+        return Contender(text, Speculation(way), kernels=kernels)
     match = _EXACT.fullmatch(way)
     if not match:
+        sized = ", ".join(("plain", "plain-safe", *registered(), *_FAMILIES, AUTO))
         raise PocketspecError(
-            f"no contender {text!r}; write plain, plain-safe, {', '.join(_FAMILIES)}, auto, or a drafter with shape and"
-            " size such as suffix-chain7, NAME-tree8x3 or LOWER>MIDDLE-chain6/tree8x3, with native: or portable: in"
-            " front to compare kernels"
+            f"no contender {text!r}; write one of {sized}, or a drafter with shape and size such as suffix-chain7,"
+            " NAME-tree8x3 or LOWER>MIDDLE-chain6/tree8x3, with native: or portable: in front to compare kernels"
         )
     name, limits = match[1], match[2].split("/")
-    if len(limits) > 1 + name.count(ABOVE):
+    drafting = 1 + len(parse_drafter(name).judges)
+    if len(limits) > drafting:
         raise PocketspecError(
-            f"contender {text!r} has {len(limits)} sizes for {1 + name.count(ABOVE)} levels that draft; write one for"
-            f" every level, joined as in LOWER{ABOVE}MIDDLE-chain6/chain3"
+            f"contender {text!r} has {len(limits)} sizes for {drafting} levels that draft; write one for every level,"
+            " joined as in LOWER>MIDDLE-chain6/chain3"
         )
     return Contender(text, Speculation(name, limit=_parse_limits(limits, text)), kernels=kernels)
 
@@ -115,7 +121,7 @@ def _parse_limits(parts: Sequence[str], text: str) -> DraftLimit:
 
 def default_names(manifest: Manifest) -> list[str]:
     """What is compared where nothing is said: plain decoding and every family that the bundle can have."""
-    names = ["plain", "plain-safe", "suffix"]
+    names = ["plain", "plain-safe", *registered()]
     if levels_below(manifest):
         names += ["chain", *(["tree"] if manifest.target.tree else [])]
     if any(level.role == "intermediate" for level in manifest.levels):

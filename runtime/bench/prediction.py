@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from memory.costs import MeasuredCosts
-from runtime.bench.contenders import parse_contender
-from runtime.decoding.draft import NOTHING, Step
+from runtime.decoding.draft import Pick, Step
 from runtime.scheduler.latency import Speeds
 from runtime.scheduler.methods import Family
 
@@ -31,11 +30,11 @@ class Replay:
         for one of them."""
         tokens = seconds = 0.0
         for step in steps:
-            family = self._owner(step.choice)
+            family = self._owner(step.pick)
             if family is None:
                 return None
             self._speeds.at(context)
-            forecast = family.forecast(parse_contender(step.choice).speculation.limit or NOTHING, self._speeds)
+            forecast = family.forecast(step.pick.limit, self._speeds)
             tokens, seconds = tokens + forecast.tokens, seconds + forecast.seconds * self._speeds.slowness
             self._speeds.saw(forecast, step)
             if forecast.pick.drafter is not None:
@@ -43,7 +42,7 @@ class Replay:
             context += len(step.tokens)
         return tokens / seconds if seconds else None
 
-    def _owner(self, choice: str) -> Family | None:
-        """Whose ``choice`` it is: "far>near-chain6/chain3" is one of the family "far>near-chain"."""
-        owners = [family for family in self._families if choice.startswith(family.name)]
-        return max(owners, key=lambda family: len(family.name), default=None)
+    def _owner(self, pick: Pick) -> Family | None:
+        """Whose ``pick`` it is: of a drafter with several kinds of drafts, the one of that shape."""
+        owned = [family for family in self._families if family.drafter == pick.drafter]
+        return next((family for family in owned if family.shape == pick.limit.shape), None)

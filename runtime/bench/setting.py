@@ -33,7 +33,7 @@ def check_contender(contender: Contender, manifest: Manifest, where: str) -> Non
     """PocketspecError for a contender that the bundle cannot have."""
     speculation, levels = contender.speculation, levels_below(manifest)
     if speculation.drafter != AUTO:
-        check_drafter(speculation.drafter.removeprefix("ahead:"), levels, where)
+        check_drafter(speculation.drafter, levels, where)
     if _is_tree(contender) and not manifest.target.tree:
         raise PocketspecError(f"contender {contender.name}: the target {where} cannot verify trees; compare chains")
     family = speculation.only

@@ -73,7 +73,7 @@ def summarize(
     decoding = [step for answer in answers for step in answer.steps[1:]]
     target_seconds = _median(decoding, lambda step: step.target_seconds)
     weights = target.weight_bytes - target.sparse_bytes
-    choices = Counter(step.choice for step in steps)
+    choices = Counter(step.pick.name for step in steps)
     peaks = [answer.peak for answer in answers if answer.peak is not None]
     return Summary(
         contender=answers[0].contender,

@@ -159,8 +159,8 @@ class Step:
 
     ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
     clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on
-    the last step of an answer, else None. ``choice`` is the name of the pick and ``limit`` its limit, ``depth`` that of
-    the draft; ``first_accepted`` tells whether the drafter's first choice for the first token was accepted. Of the
+    the last step of an answer, else None. ``pick`` is what was asked for, ``depth`` that of the draft;
+    ``first_accepted`` tells whether the drafter's first choice for the first token was accepted. Of the
     draft, ``chances`` are the drafter's own estimates for the accepted nodes and the first one that was not, if it made
     any; ``below`` and ``rows_read`` are the draft's.
     """
@@ -173,8 +173,7 @@ class Step:
     target_seconds: float
     seconds: float
     finish: str | None = None
-    choice: str = PLAIN_NAME
-    limit: DraftLimit = NOTHING
+    pick: Pick = Pick(None)
     depth: int = 0
     first_accepted: bool = False
     chances: tuple[float, ...] = ()

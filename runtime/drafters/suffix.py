@@ -48,6 +48,11 @@ class Occurrence(NamedTuple):
     continuation: list[int]
 
 
+# A match is right for long stretches or not at all, and it says how far it trusts itself.
+LONGEST = 7
+NAME = "suffix"
+
+
 class SuffixDrafter:
     """Drafts from prompt, answer and earlier turns; no model, no training.
 
@@ -57,7 +62,7 @@ class SuffixDrafter:
     ``Draft.expected`` is the sum of those chances.
     """
 
-    def __init__(self, name: str = "suffix", min_chance: float = 0.25, reach: float = 2.0) -> None:
+    def __init__(self, name: str = NAME, min_chance: float = 0.25, reach: float = 2.0) -> None:
         self.name = name
         self._min_chance = min_chance
         self._reach = reach

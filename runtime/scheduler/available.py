@@ -7,33 +7,26 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from export.manifest import Level
+from memory.drafter_spec import hierarchy, overlapped
 from runtime.drafters.confidence import Calibration
+from runtime.drafters.registry import registered
 from runtime.scheduler.acceptance_stats import Acceptance, Text
 from runtime.scheduler.forecast import Room
 from runtime.scheduler.methods import Family
 from runtime.scheduler.methods.chains import Chains
 from runtime.scheduler.methods.hierarchies import Hierarchies
+from runtime.scheduler.methods.model_free import ModelFree
 from runtime.scheduler.methods.overlaps import Overlaps
 from runtime.scheduler.methods.plain import Plain
-from runtime.scheduler.methods.repetition import Repetition
 from runtime.scheduler.methods.trees import Trees
 
-Kind = Literal["plain", "suffix", "chain", "tree", "hierarchy", "ahead"]
+Kind = Literal["plain", "model-free", "chain", "tree", "hierarchy", "ahead"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Agreement of a drafter that was exported without measuring it: a cautious guess.
 _UNKNOWN_AGREEMENT = 0.7
 # Two distributions meet on a drawn token less often than their most probable tokens do. A heuristic.
 _SAMPLED_FACTOR = 0.8
-
-
-@dataclass(frozen=True)
-class Names:
-    """How drafters are called: the suffix drafter, what joins a hierarchy, what stands before one that looks ahead."""
-
-    suffix: str
-    above: str
-    ahead: str
 
 
 @dataclass(frozen=True)
@@ -47,32 +40,33 @@ class Stage:
     apart: Callable[[str], bool]
 
 
-def make_families(stage: Stage, names: Names, sampled: bool, only: Kind | None = None) -> list[Family]:
+def make_families(stage: Stage, sampled: bool, only: Kind | None = None) -> list[Family]:
     """All families, or ``only`` those of one kind.
 
     What is expected of a drafter before it was seen is its agreement with the target, for the drafter of an
     intermediate as well.
     """
-    found = _Families(stage, names, _SAMPLED_FACTOR if sampled else 1.0)
+    found = _Families(stage, _SAMPLED_FACTOR if sampled else 1.0)
     return [family for kind, family in found.all() if only in (None, kind)]
 
 
 class _Families:
     """Families that share what they learn of a level."""
 
-    def __init__(self, stage: Stage, names: Names, factor: float) -> None:
-        self._stage, self._names, self._factor = stage, names, factor
+    def __init__(self, stage: Stage, factor: float) -> None:
+        self._stage, self._factor = stage, factor
         text = Text()
         self._judged = {level.name: Acceptance(self._prior(level), text) for level in stage.levels}
 
     def all(self) -> Iterator[tuple[Kind, Family]]:
         yield "plain", Plain()
-        yield "suffix", Repetition(self._names.suffix)
+        for drafter in registered().values():
+            yield "model-free", ModelFree(drafter.name, drafter.longest)
         for level in self._stage.levels:
             yield "chain", Chains(level.name, self._judged[level.name], self._stage.calibrations[level.name])
             yield "tree", Trees(level.name, self._judged[level.name])
             if self._stage.apart(level.name):
-                yield "ahead", Overlaps(f"{self._names.ahead}{level.name}", level.name, self._judged[level.name])
+                yield "ahead", Overlaps(overlapped(level.name).name, level.name, self._judged[level.name])
         for middle in self._stage.levels:
             if middle.role == "intermediate":
                 for lower in self._stage.levels:
@@ -80,7 +74,7 @@ class _Families:
                         yield "hierarchy", self._hierarchy(lower, middle)
 
     def _hierarchy(self, lower: Level, middle: Level) -> Family:
-        name = f"{lower.name}{self._names.above}{middle.name}"
+        name = hierarchy(lower.name, middle.name).name
         inner, outer = Acceptance(self._prior(lower)), self._judged[middle.name]
         return Hierarchies(name, lower.name, middle.name, outer, inner, lambda: self._stage.room(middle.name))
 

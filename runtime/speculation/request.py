@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import get_args
 
 from export.manifest import Manifest, PocketspecError
+from memory.drafter_spec import DrafterSpec, parse_drafter
 from memory.plan import Shape
 from runtime.arguments import as_whole
 from runtime.decoding.draft import DraftLimit
+from runtime.drafters.registry import registered
 from runtime.scheduler.available import Kind
 
-AUTO, NONE, SUFFIX = "auto", "none", "suffix"
-JOIN = "+"
-ABOVE = ">"
-AHEAD = "ahead:"
+AUTO, NONE = "auto", "none"
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 # The acceptance rules that use how a draft was drawn; other rules get the most probable tokens.
@@ -29,7 +28,8 @@ class Speculation:
     ``drafter`` is "auto" (what is expected to be fastest, step by step), "none" (plain decoding), "suffix" (repetition
     in prompt and answer), the name of a drafter in the bundle, "LOWER>MIDDLE" (the model MIDDLE, itself sped up by
     LOWER; chains outside), several with plus signs ("suffix+NAME": the first that has something to say), or "ahead:"
-    before any of these (it drafts on while the target verifies; chains). ``draft_size`` is the most nodes of a draft;
+    before any of these (it drafts on while the target verifies; chains). ``memory.drafter_spec`` reads these names, and
+    ``drafters.registry`` may know more of them. ``draft_size`` is the most nodes of a draft;
     None, and ``shape`` None: as planned, and with "auto" what pays within that. ``limit`` says both at once, and what a
     level below may draft. ``only`` keeps "auto" to one kind of drafts. ``acceptance`` None means greedy at temperature
     0 and "match" above.
@@ -65,23 +65,24 @@ class Speculation:
 PLAIN = Speculation(drafter=NONE)
 
 
-def check_drafter(name: str, levels: Collection[str], where: str, others: Collection[str] = ()) -> None:
-    """PocketspecError unless ``name`` is put together from "suffix", ``levels`` and ``others``, which are no models."""
-    known = (*levels, *others)
-    unknown = [part for part in parts_of(name) if part not in (*known, SUFFIX)]
+def check_drafter(name: str, levels: Collection[str], where: str, others: Collection[str] = ()) -> DrafterSpec:
+    """The drafter called ``name``, which is put together from ``levels``, registered drafters and ``others``.
+
+    PocketspecError if a part of it is none of these, or if one that is no level would have to judge drafts.
+    """
+    spec, known = parse_drafter(name), (*levels, *others)
+    unknown = [part for part in spec.singles if part not in (*known, *registered())]
     if unknown:
         raise PocketspecError(f"no drafter {unknown[0]!r} {where}; there are: {', '.join(known_drafters(known))}")
-    if AHEAD in name.removeprefix(AHEAD):
-        raise PocketspecError(f"drafter {name!r}: {AHEAD!r} stands before all others or not at all")
-    judges = [part for joined in name.split(JOIN) for part in joined.split(ABOVE)[1:]]
-    unfit = [part for part in judges if part not in levels]
+    unfit = [part for part in spec.judges if part not in levels]
     if unfit:
         raise PocketspecError(f"drafter {name!r}: {unfit[0]} cannot judge what is drafted below it; put a model there")
+    return spec
 
 
 def known_drafters(levels: Iterable[str]) -> tuple[str, ...]:
-    """Every name a drafter can be asked for by, given the bundle's own; how they are joined is in ``Speculation``."""
-    return (*levels, SUFFIX, NONE, AUTO)
+    """Every name a drafter can be asked for by, given the bundle's own; ``memory.drafter_spec`` joins them."""
+    return (*levels, *registered(), NONE, AUTO)
 
 
 def levels_below(manifest: Manifest) -> list[str]:
@@ -95,11 +96,4 @@ def needed_levels(name: str, levels: Sequence[str]) -> tuple[str, ...] | None:
 
     None for "auto": the plan decides.
     """
-    if name == AUTO:
-        return None
-    return tuple(level for level in levels if level in parts_of(name))
-
-
-def parts_of(name: str) -> list[str]:
-    """The names that a drafter's name is put together from."""
-    return [part.removeprefix(AHEAD) for joined in name.split(JOIN) for part in joined.split(ABOVE)]
+    return None if name == AUTO else parse_drafter(name).needed_levels(levels)

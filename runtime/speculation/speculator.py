@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from export.manifest import Manifest, PocketspecError
 from memory.costs import MeasuredCosts
+from memory.drafter_spec import DrafterSpec, parse_drafter
 from memory.plan import DraftPlan
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.greedy import GreedyVerifier
@@ -19,37 +20,21 @@ from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
 from runtime.decoding.protocols import Drafter, Drafters, Scheduler, Verifier
 from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.confidence import Calibration
-from runtime.drafters.draft_model import SmallDrafter
-from runtime.drafters.fallback import FallbackDrafter
-from runtime.drafters.hierarchy import HierarchyDrafter
+from runtime.drafters.making import make_drafter
 from runtime.drafters.overlapped import AheadDrafter
-from runtime.drafters.suffix import SuffixDrafter
+from runtime.drafters.registry import registered
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError
 from runtime.models.ort_model import OrtModel
-from runtime.scheduler.available import KINDS, Kind, Names, Stage, make_families
+from runtime.scheduler.available import KINDS, Kind, Stage, make_families
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.fixed import FixedScheduler, PlannedScheduler
 from runtime.scheduler.forecast import Room
 from runtime.scheduler.latency import Speeds
 from runtime.scheduler.learned_state import Experience, Prospect
 from runtime.scheduler.methods import Family
-from runtime.speculation.request import (
-    ABOVE,
-    AHEAD,
-    AUTO,
-    JOIN,
-    NEED_DRAWN,
-    NONE,
-    SHAPES,
-    SUFFIX,
-    Speculation,
-    check_drafter,
-    parts_of,
-)
+from runtime.speculation.request import AUTO, NEED_DRAWN, NONE, SHAPES, Speculation, check_drafter
 
-# A suffix match is right for long stretches or not at all, and it says how far it trusts itself.
-_SUFFIX_NODES = 7
 # Rows that an intermediate may have to read before it judges: its own last token and the target's.
 _PENDING_ROWS = 2
 
@@ -91,14 +76,14 @@ class Speculator:
         self._manifest, self._costs, self._notify = manifest, costs, notify
         # Levels that gave no numbers: as if they were not open.
         self._dropped: set[str] = set()
-        self._calibrations = {level.name: Calibration() for level in manifest.levels}
+        self.calibrations = {level.name: Calibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
         self._given: dict[str, Drafter] = {}
         self._speeds: Speeds | None = None
         self._experiences: dict[tuple[bool, str, Kind | None], Experience] = {}
         self._latest: Experience | None = None
         self._simulated: SyntheticVerifier | None = None
-        self._simulated_inner: SyntheticVerifier | None = None
+        self.inner_rule: SyntheticVerifier | None = None
 
     def add(self, drafter: Drafter) -> None:
         """Makes a drafter of the caller's own known by its name."""
@@ -115,7 +100,7 @@ class Speculator:
 
     def drop(self, error: DraftError) -> None:
         """Drafts no more with the level that ``error`` is of; its user is told in one line, once."""
-        level = parts_of(error.drafter)[-1]
+        level = parse_drafter(error.drafter).singles[-1]
         if level not in self._dropped:
             self._dropped.add(level)
             self._notify(f"{error}; answers go on without {level}, and their text is the same")
@@ -149,7 +134,7 @@ class Speculator:
             scheduler = self._cost_scheduler(speculation, acceptance, sampling.temperature > 0, context)
         else:
             scheduler = FixedScheduler(name, self._limit(speculation, name))
-        named = _Named(lambda wanted: self._drafter(wanted, drawn))
+        named = _Named(lambda wanted: self.drafter(wanted, drawn))
         return Strategy(named, PlannedScheduler(scheduler, self._most), verifier, self.drop)
 
     def simulate(self, target: Sequence[float], intermediate: Sequence[float] | None) -> None:
@@ -158,7 +143,7 @@ class Speculator:
         So does an intermediate with its own, if they are given. What is said means nothing then.
         """
         self._simulated = SyntheticVerifier(target)
-        self._simulated_inner = None if intermediate is None else SyntheticVerifier(intermediate, level=1)
+        self.inner_rule = None if intermediate is None else SyntheticVerifier(intermediate, level=1)
         self._drafters.clear()
 
     def _measure(self) -> Speeds:
@@ -171,9 +156,9 @@ class Speculator:
         below = [level for level in self._manifest.levels if level.role != "target"]
         own = weakref.proxy(self)  # what is learnt is kept here, and must not keep it in turn
         stage = Stage(
-            below, self._calibrations, lambda level: own._inner_room(level), lambda level: own._is_apart(level)
+            below, self.calibrations, lambda level: own._inner_room(level), lambda level: own._is_apart(level)
         )
-        return make_families(stage, Names(SUFFIX, ABOVE, AHEAD), sampled, only)
+        return make_families(stage, sampled, only)
 
     def _is_weighed(self, name: str) -> bool:
         """Whether the scheduler knows what to expect of the drafter called ``name``."""
@@ -217,44 +202,32 @@ class Speculator:
 
     def _most(self, name: str) -> int:
         """The most nodes that the drafter called ``name`` may draft now; none if one of its models is not open."""
-        is_open = all(part == SUFFIX or part in self.levels or part in self._given for part in parts_of(name))
+        is_open = all(part in self._known for part in parse_drafter(name).singles)
         return self.planned.nodes if is_open else 0
 
-    def _drafter(self, name: str, drawn: bool) -> Drafter:
-        key = (name, drawn)
-        if key not in self._drafters:
-            self._drafters[key] = self._make_drafter(name, drawn)
-        return self._drafters[key]
+    @property
+    def _known(self) -> Collection[str]:
+        """Names that a drafter may be put together from now."""
+        return {*self.levels, *registered(), *self._given}
 
-    def _make_drafter(self, name: str, drawn: bool) -> Drafter:
-        if name.startswith(AHEAD):
-            inner = name.removeprefix(AHEAD)
-            level = self.levels.get(inner)
-            return AheadDrafter(self._make_drafter(inner, drawn), name, level.cores if level is not None else ())
-        if JOIN in name:
-            return FallbackDrafter([self._drafter(part, drawn) for part in name.split(JOIN)], name)
-        if ABOVE in name:
-            lower, middle = name.rsplit(ABOVE, 1)
-            model, vocab_size = self.levels[middle], self.target.vocab_size
-            below = self._drafter(lower, drawn)
-            return HierarchyDrafter(below, model, vocab_size, name, drawn, self._simulated_inner)
-        if name == SUFFIX:
-            return SuffixDrafter()
+    def drafter(self, name: str, drawn: bool) -> Drafter:
         if name in self._given:
             return self._given[name]
-        drafter = SmallDrafter(self.levels[name], self.target.vocab_size, name, drawn=drawn)
-        drafter.calibration = self._calibrations[name]
-        return drafter
+        key = (name, drawn)
+        if key not in self._drafters:
+            self._drafters[key] = make_drafter(parse_drafter(name), _Workshop(self, drawn))
+        return self._drafters[key]
 
     def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
         """What a drafter that was named may draft."""
         if speculation.limit is not None:
             return speculation.limit
         planned, size = self.planned, speculation.draft_size
-        chains = speculation.acceptance == "block" or ABOVE in name or name.startswith(AHEAD)
+        chains = speculation.acceptance == "block" or parse_drafter(name).drafts_chains_only
         chains = chains or not self._takes_trees(speculation)
         shape = speculation.shape or ("chain" if chains else planned.shape)
-        nodes = min(size or (_SUFFIX_NODES if name == SUFFIX else planned.nodes), planned.nodes)
+        usual = registered()[name].longest if name in registered() else planned.nodes
+        nodes = min(size or usual, planned.nodes)
         return tree_limit(nodes) if shape == "tree" else chain_limit(nodes)
 
     def _check(self, speculation: Speculation) -> None:
@@ -267,7 +240,7 @@ class Speculator:
             raise PocketspecError("this bundle's target cannot verify trees; ask for shape chain, or export it again")
         if shape == "tree" and planned.shape == "chain":
             raise PocketspecError("the plan has no room for trees; open the bundle with shape tree, or ask for a chain")
-        if ABOVE in speculation.drafter and shape == "tree":
+        if shape == "tree" and parse_drafter(speculation.drafter).judges:
             raise PocketspecError(
                 f"drafter {speculation.drafter!r} drafts chains; ask for shape chain, or for a drafter alone"
             )
@@ -287,6 +260,32 @@ class _Named:
 
     def __getitem__(self, name: str) -> Drafter:
         return self._find(name)
+
+
+class _Workshop:
+    """See ``drafters.registry.Workshop``."""
+
+    def __init__(self, speculator: Speculator, drawn: bool) -> None:
+        self._speculator, self.drawn = speculator, drawn
+        self.vocab_size = speculator.target.vocab_size
+        self.inner_rule: Verifier | None = speculator.inner_rule
+
+    def model(self, level: str) -> OrtModel:
+        """See ``Workshop``."""
+        return self._speculator.levels[level]
+
+    def cores(self, level: str) -> tuple[int, ...]:
+        """See ``Workshop``."""
+        model = self._speculator.levels.get(level)
+        return () if model is None else tuple(model.cores)
+
+    def calibration(self, level: str) -> Calibration:
+        """See ``Workshop``."""
+        return self._speculator.calibrations[level]
+
+    def drafter(self, spec: DrafterSpec) -> Drafter:
+        """See ``Workshop``."""
+        return self._speculator.drafter(spec.name, self.drawn)
 
 
 class _Now:

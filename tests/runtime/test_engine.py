@@ -263,7 +263,7 @@ def test_trees_that_are_not_exact_are_taken_only_if_asked_for(
     engine, notes = unlike_trees
     for sampling in (SamplingParams(), SAMPLED):
         steps = [chunk.step for chunk in answer(engine, speculation=Speculation(drafter, size), sampling=sampling)]
-        assert {step.limit.shape for step in steps} == {"chain"}
+        assert {step.pick.limit.shape for step in steps} == {"chain"}
         assert notes == []
 
 
@@ -286,7 +286,7 @@ def test_exact_up_to_near_ties_is_said_before_the_first_token(
     (note,) = [line for line in notes if "near ties" in line]
     assert note.endswith("exact up to near ties")
     steps = [chunk.step for chunk in answer(engine, speculation=asked)]
-    assert "tree" in {step.limit.shape for step in steps} or asked.drafter == "auto"
+    assert "tree" in {step.pick.limit.shape for step in steps} or asked.drafter == "auto"
     assert len([line for line in notes if "near ties" in line]) == 1, "once"
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from export.manifest import Manifest, PocketspecError
 from memory.choices import Request
 from memory.device import Device
+from memory.drafter_spec import parse_drafter
 from memory.plan import Shape
 from memory.planner import make_plan
 from runtime.bench.conversation.measure import Contender
 from runtime.kernels.selection import Chooser, Wanted
 from runtime.models.loader import Levels
-from runtime.speculation.request import ABOVE, PLAIN, Speculation, levels_below, needed_levels
+from runtime.speculation.request import PLAIN, Speculation, levels_below, needed_levels
 
 # Rows of a prompt that run at once, and nodes of a draft, where nobody plans: llama.cpp's default batch is 512, the
 # smallest tree that Medusa ships has 15 nodes.
@@ -65,7 +66,7 @@ def _make_contender(name: str, setting: Setting) -> Contender:
 
 def _planned(name: str, setting: Setting, shape: Shape | None, nodes: int | None) -> Contender:
     """The planner's choice of everything that the request leaves open."""
-    shape = shape or ("chain" if ABOVE in setting.drafter else None)
+    shape = shape or ("chain" if parse_drafter(setting.drafter).drafts_chains_only else None)
     request = replace(setting.request, drafters=_drafters(setting), shape=shape, nodes=nodes)
     plan = make_plan(setting.manifest, setting.device, request)
     return Contender(name, plan, Speculation(setting.drafter, shape=shape))
@@ -73,7 +74,7 @@ def _planned(name: str, setting: Setting, shape: Shape | None, nodes: int | None
 
 def _unplanned(name: str, setting: Setting, shape: Shape | None, nodes: int | None) -> Contender:
     """Everything at once, as much as the models can have of it."""
-    trees = setting.manifest.target.tree and ABOVE not in setting.drafter
+    trees = setting.manifest.target.tree and not parse_drafter(setting.drafter).drafts_chains_only
     shape, nodes = shape or ("tree" if trees else "chain"), nodes or DEFAULT_NODES
     request = replace(
         setting.request,

@@ -23,11 +23,12 @@ from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
+from runtime.drafters.suffix import NAME as SUFFIX
 from runtime.engine import Engine
 from runtime.kernels.selection import Chooser, Wanted
 from runtime.models.loader import Levels, OtherResidenceError
 from runtime.models.ort_model import OrtModel
-from runtime.speculation.request import NONE, SUFFIX, Speculation
+from runtime.speculation.request import NONE, Speculation
 from runtime.text.token_ids import open_tokenizer
 
 # Tokens that a turn answers with; the last ones answer until the context is full.

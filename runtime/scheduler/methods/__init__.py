@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from memory.plan import Shape
 from runtime.decoding.draft import DraftLimit, Step
 from runtime.scheduler.acceptance_stats import Acceptance
 from runtime.scheduler.forecast import Forecast, Room
@@ -12,12 +13,13 @@ from runtime.scheduler.latency import Speeds
 
 
 class Family(Protocol):
-    """One ``drafter`` (None: nobody drafts) with one kind of drafts.
+    """One ``drafter`` (None: nobody drafts) with drafts of one ``shape``.
 
     ``levels`` are the models it runs, ``acceptances`` what it learns from, some of them shared with other families.
     """
 
     name: str
+    shape: Shape
     drafter: str | None
     levels: tuple[str, ...]
     acceptances: tuple[Acceptance, ...]

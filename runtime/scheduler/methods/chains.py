@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory.expected import chain_tokens
+from memory.plan import Shape
 from runtime.decoding.draft import DraftLimit, Step, chain_limit
 from runtime.drafters.confidence import Calibration
 from runtime.scheduler.acceptance_stats import Acceptance
@@ -17,6 +18,7 @@ class Chains:
 
     def __init__(self, drafter: str, acceptance: Acceptance, calibration: Calibration) -> None:
         self.name = f"{drafter}-chain"
+        self.shape: Shape = "chain"
         self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (drafter,)
         self.acceptances: tuple[Acceptance, ...] = (acceptance,)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from memory.expected import chain_tokens, tree_tokens
+from memory.plan import Shape
 from runtime.decoding.draft import DraftLimit, Step, chain_limit
 from runtime.scheduler.acceptance_stats import Acceptance, Gain
 from runtime.scheduler.forecast import Forecast, Room
@@ -45,6 +46,7 @@ class Hierarchies:
         inner_room: Callable[[], Room],
     ) -> None:
         self.name = f"{drafter}-chain"
+        self.shape: Shape = "chain"
         self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (below, middle)
         self.acceptances: tuple[Acceptance, ...] = (outer, inner)
@@ -79,8 +81,8 @@ class Hierarchies:
         """See ``Family``."""
         self._outer.observe(step.num_accepted, step.num_drafted)
         for below in step.below:
-            if below.limit.shape == "tree":
-                expected = tree_tokens(self._inner.chances(below.limit.depth), below.limit.nodes) - 1
+            if below.pick.limit.shape == "tree":
+                expected = tree_tokens(self._inner.chances(below.pick.limit.depth), below.pick.limit.nodes) - 1
                 self._inner_gain.observe(below.num_accepted, expected)
                 self._inner.observe_first(below.first_accepted)
             else:

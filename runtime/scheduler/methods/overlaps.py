@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory.overlap import StepSeconds, overlap_step
+from memory.plan import Shape
 from runtime.decoding.draft import DraftLimit, Step, chain_limit
 from runtime.scheduler.acceptance_stats import Acceptance
 from runtime.scheduler.forecast import Forecast, Room
@@ -16,6 +17,7 @@ class Overlaps:
 
     def __init__(self, drafter: str, below: str, acceptance: Acceptance) -> None:
         self.name = f"{drafter}-chain"
+        self.shape: Shape = "chain"
         self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (below,)
         self.acceptances: tuple[Acceptance, ...] = (acceptance,)

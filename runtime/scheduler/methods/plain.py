@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memory.plan import Shape
 from runtime.decoding.draft import NOTHING, PLAIN_NAME, DraftLimit, Step
 from runtime.scheduler.acceptance_stats import Acceptance
 from runtime.scheduler.forecast import Forecast, Room
@@ -13,6 +14,7 @@ class Plain:
 
     def __init__(self) -> None:
         self.name = PLAIN_NAME
+        self.shape: Shape = "chain"
         self.drafter: str | None = None
         self.levels: tuple[str, ...] = ()
         self.acceptances: tuple[Acceptance, ...] = ()

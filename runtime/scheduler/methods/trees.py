@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memory.expected import tree_curve
+from memory.plan import Shape
 from runtime.decoding.draft import DraftLimit, Step
 from runtime.scheduler.acceptance_stats import Acceptance, Gain
 from runtime.scheduler.forecast import Forecast, Room
@@ -20,6 +21,7 @@ class Trees:
 
     def __init__(self, drafter: str, acceptance: Acceptance) -> None:
         self.name = f"{drafter}-tree"
+        self.shape: Shape = "tree"
         self.drafter: str | None = drafter
         self.levels: tuple[str, ...] = (drafter,)
         self.acceptances: tuple[Acceptance, ...] = (acceptance,)
@@ -47,7 +49,7 @@ class Trees:
     def observe(self, step: Step) -> None:
         """See ``Family``."""
         if step.depth:
-            self._gain.observe(step.num_accepted, self._accepted(step.limit.depth, step.limit.nodes))
+            self._gain.observe(step.num_accepted, self._accepted(step.pick.limit.depth, step.pick.limit.nodes))
             # Behind the first token a tree is deep only where the drafter is sure: that tells nothing of chains.
             self._acceptance.observe_first(step.first_accepted)
 

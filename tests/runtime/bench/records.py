@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.bench.measure import Answer
-from runtime.decoding.draft import Step
+from runtime.decoding.draft import Pick, Step, chain_limit
 
 
 def make_step(accepted: int = 0, depth: int = 0, **fields: Any) -> Step:
     """A step with a chain of ``depth`` of which ``accepted`` tokens stand, and one token more."""
-    choice = fields.pop("choice", f"near-chain{depth}" if depth else "plain")
+    drafter = fields.pop("drafter", "near" if depth else None)
     return Step(
         tokens=(7,) * (accepted + 1),
         sources=("target",) * (accepted + 1),
@@ -20,7 +20,7 @@ def make_step(accepted: int = 0, depth: int = 0, **fields: Any) -> Step:
         draft_seconds=0.25,
         target_seconds=0.5,
         seconds=1.0,
-        choice=choice,
+        pick=Pick(drafter, chain_limit(depth)) if drafter else Pick(None),
         depth=depth,
         **fields,
     )

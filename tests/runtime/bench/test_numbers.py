@@ -75,16 +75,16 @@ def test_acceptance_by_depth_counts_drafts_that_came_so_far() -> None:
 
 
 def test_every_level_of_a_hierarchy_has_its_own_acceptance() -> None:
-    bottom = [make_step(1, 2, choice="d-chain2"), make_step(2, 2, choice="d-chain2")]
-    middle = [make_step(0, 3, choice="d>c-chain3/chain2", below=tuple(bottom)), make_step()]
+    bottom = [make_step(1, 2, drafter="d"), make_step(2, 2, drafter="d")]
+    middle = [make_step(0, 3, drafter="d>c", below=tuple(bottom)), make_step()]
     outer = [
-        make_step(4, 5, choice="d>c>b-chain5/chain3/chain2", below=tuple(middle)),
-        make_step(1, 2, choice="b-chain2"),
+        make_step(4, 5, drafter="d>c>b", below=tuple(middle)),
+        make_step(1, 2, drafter="b"),
     ]
     found = measure_acceptance(outer, "a")
     assert [each.level for each in found] == ["a", "b", "c"]
     assert [each.by_depth for each in found] == [(1.0, 0.5, 1.0, 1.0, 0.0), (0.0,), (1.0, 0.5)]
-    others = [make_step(1, 1, choice=f"d>{name}-chain1/chain2", below=tuple(bottom)) for name in "xy"]
+    others = [make_step(1, 1, drafter=f"d>{name}", below=tuple(bottom)) for name in "xy"]
     assert [each.level for each in measure_acceptance(others, "a")] == ["a", "x", "y"]
 
 
@@ -98,7 +98,7 @@ def test_a_summary_is_what_the_records_say(random_bundle: Path) -> None:
     fast = [
         make_answer("auto", 2 * speed, prompt, predicted=3 * speed) for prompt, speed in enumerate((10.0, 20.0, 40.0))
     ]
-    fast[0] = replace(fast[0], peak=Memory(7, 2), steps=(*fast[0].steps[:4], make_step(choice="near-chain3")))
+    fast[0] = replace(fast[0], peak=Memory(7, 2), steps=(*fast[0].steps[:4], make_step(drafter="near")))
     fast[1] = replace(fast[1], peak=Memory(5, 9))
     found = _summarize(fast, plain + fast, random_bundle)
     assert (found.tokens_per_second, found.prompts, found.answers) == (pytest.approx(40.0), 3, 3)

@@ -62,7 +62,7 @@ def test_a_forecast_comes_before_its_step(engine: Engine) -> None:
 
 def test_of_ways_that_it_does_not_know_the_model_says_nothing(engine: Engine) -> None:
     assert _replay(engine).predict([], 10) is None
-    assert _replay(engine).predict([make_step(1, 1, choice="perfect-chain3")], 10) is None
+    assert _replay(engine).predict([make_step(1, 1, drafter="perfect")], 10) is None
 
 
 def test_every_contender_s_answers_have_a_prediction(engine: Engine) -> None:

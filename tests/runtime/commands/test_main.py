@@ -213,7 +213,11 @@ def test_an_interrupt_keeps_what_was_generated(
 
     monkeypatch.setattr(generate, "_show", show_and_interrupt)
     arguments = ["--no-speculation", "--stats", *(["--json"] if json_wanted else [])]
-    code, out, err = run(capsys, "generate", bundle, "Hello", *arguments)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        code, out, err = run(capsys, "generate", bundle, "Hello", *arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
     text = json.loads(out)["text"] if json_wanted else out
     assert code == 130
     assert text == expected_text(engine)[:3]

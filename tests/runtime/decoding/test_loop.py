@@ -309,7 +309,7 @@ def test_a_step_tells_whether_the_first_choice_was_right(place: int) -> None:
     chat = Chat(Scripted(target, [[(0, place == 0), (0, place == 1), (1 + place, True)]]), target)
     chat.context.append(PROMPT)
     step = next(chat.steps(Ends()))
-    assert (step.num_drafted, step.num_accepted, step.depth, step.limit) == (3, 2, 2, WIDE)
+    assert (step.num_drafted, step.num_accepted, step.depth, step.pick.limit) == (3, 2, 2, WIDE)
     assert step.first_accepted == (place == 0)
 
 

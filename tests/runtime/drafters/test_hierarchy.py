@@ -60,7 +60,7 @@ def test_the_steps_below_say_how_the_draft_came_about() -> None:
     limit = chain_limit(6, tree_limit(3))
     draft = stack(TableModel(seed=1), TableModel()).propose(context_of(TOKENS, GREEDY), limit)
     assert tuple(token for step in draft.below for token in step.tokens) == draft.tokens
-    assert [step.choice for step in draft.below] == ["small-tree3x2"] * len(draft.below)
+    assert [step.pick.name for step in draft.below] == ["small-tree3x2"] * len(draft.below)
     assert sum(step.num_accepted for step in draft.below) + len(draft.below) == len(draft)
     assert all(step.finish is None for step in draft.below)
 

@@ -97,7 +97,7 @@ def test_any_script_follows_the_modes_and_changes_no_token(scripts: list[list[bo
 def test_a_perfect_drafter_stays_ahead() -> None:
     steps = list(decoded(AheadDrafter(SmallDrafter(TableModel(), 11)), 41))
     assert [len(step.tokens) for step in steps] == [1] + [GAMMA + 1] * 10
-    assert steps[0].choice == "ahead-chain3"
+    assert steps[0].pick.name == "ahead-chain3"
 
 
 class Fixed:

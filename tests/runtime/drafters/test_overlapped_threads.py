@@ -200,9 +200,9 @@ def test_a_drafter_serves_two_ways_of_drafting_but_never_at_once() -> None:
     drafters = {"alone": alone, "ahead:alone": AheadDrafter(alone)}
     steps = list(decode(TableModel(), context_of(PROMPT), drafters, InTurn(), MatchVerifier(), Ends(40)))
     assert tokens_of(steps) == reference(PROMPT, 40, GREEDY)
-    assert {step.choice for step in steps} == {"ahead:alone-chain3", "alone-chain3", "plain"}
+    assert {step.pick.name for step in steps} == {"ahead:alone-chain3", "alone-chain3", "plain"}
     # Each of the two that are in a row has the draft of the one before it.
-    assert any(step.num_drafted for step in steps if step.choice.startswith("ahead"))
+    assert any(step.num_drafted for step in steps if step.pick.name.startswith("ahead"))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system lets no program choose cores")

@@ -43,7 +43,7 @@ def trace(
             start, plain, paused = world.tokens, world.plain_seconds(), world.paused
             last = world.step(pick)
             seconds = last.seconds - (world.paused - paused) + choosing
-            moments.append(Moment(start, len(last.tokens), seconds, plain, last.choice))
+            moments.append(Moment(start, len(last.tokens), seconds, plain, last.pick.name))
     return moments
 
 

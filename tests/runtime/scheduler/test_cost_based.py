@@ -167,14 +167,15 @@ def test_trials_lose_no_more_than_their_allowance() -> None:
 def test_what_is_not_open_is_not_picked() -> None:
     world = _world(FLAT, 0.95)
     scheduler = CostScheduler(experience_of(world), Situated(world, closed=frozenset({"small"})), Ticks())
-    assert {step.choice.split("-")[0] for step in run(world, 200, scheduler)} <= {"plain", "suffix"}
+    assert {step.pick.name.split("-")[0] for step in run(world, 200, scheduler)} <= {"plain", "suffix"}
 
 
 def test_what_was_learned_is_kept_for_the_next_answer() -> None:
     world = _world(FLAT, 0.0)
     experience = experience_of(world)
     answers = [
-        [step.choice for step in run(world, 40, CostScheduler(experience, Situated(world), Ticks()))] for _ in range(2)
+        [step.pick.name for step in run(world, 40, CostScheduler(experience, Situated(world), Ticks()))]
+        for _ in range(2)
     ]
     wasted = [sum(choice.startswith("small") for choice in choices[:8]) for choices in answers]
     assert wasted[1] < wasted[0]

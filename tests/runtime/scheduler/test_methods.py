@@ -15,9 +15,9 @@ from runtime.scheduler.latency import Speeds
 from runtime.scheduler.methods import Family, forecasts_of
 from runtime.scheduler.methods.chains import Chains
 from runtime.scheduler.methods.hierarchies import Hierarchies
+from runtime.scheduler.methods.model_free import ModelFree
 from runtime.scheduler.methods.overlaps import Overlaps
 from runtime.scheduler.methods.plain import Plain
-from runtime.scheduler.methods.repetition import Repetition
 from runtime.scheduler.methods.trees import Trees
 from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, Rows, World, rate
 
@@ -92,7 +92,7 @@ def test_trees_that_take_twice_as_long_tell_of_a_slow_machine_only_with_a_large_
 
 
 def test_drafts_of_repetition_that_never_stand_are_found_out_within_six() -> None:
-    family, speeds = Repetition("suffix"), _speeds(_world(FLAT))
+    family, speeds = ModelFree("suffix", 7), _speeds(_world(FLAT))
     for _ in range(6):
         family.observe(Step((1,), ("x",), 3, 0, 0.0, 0.03, 0.03))
     plain = Plain().forecast(chain_limit(0), speeds)
@@ -102,7 +102,7 @@ def test_drafts_of_repetition_that_never_stand_are_found_out_within_six() -> Non
 def test_every_family_names_the_drafter_it_picks() -> None:
     world = _world(FLAT)
     families: list[Family] = [make(world)[0] for make in FAMILIES.values()]
-    families += [Repetition("suffix"), Overlaps("ahead:small", "small", Acceptance(0.8))]
+    families += [ModelFree("suffix", 7), Overlaps("ahead:small", "small", Acceptance(0.8))]
     for family in families:
         best = _best(family, world)
         assert best is not None

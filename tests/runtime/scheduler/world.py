@@ -16,7 +16,7 @@ from memory.costs import MeasuredCosts, make_row_costs
 from memory.expected import tree_tokens
 from runtime.decoding.draft import DraftLimit, Pick, Step
 from runtime.drafters.confidence import Calibration, goes_on
-from runtime.scheduler.available import Kind, Names, Stage, make_families
+from runtime.scheduler.available import Kind, Stage, make_families
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.forecast import Room
 from runtime.scheduler.latency import Speeds
@@ -124,9 +124,8 @@ class World:
             draft_seconds=drafting,
             target_seconds=target,
             seconds=seconds,
-            choice=pick.name,
+            pick=pick,
             depth=depth,
-            limit=pick.limit,
             first_accepted=accepted > 0 and self._first,
             chances=tuple(self._sure[: accepted + 1]),
             below=below,
@@ -197,7 +196,7 @@ class World:
                     draft_seconds=0.0,
                     target_seconds=seconds,
                     seconds=seconds,
-                    limit=inner,
+                    pick=Pick(lower, inner),
                     depth=inner.depth,
                     first_accepted=accepted > 0 and self._first,
                 )
@@ -253,7 +252,7 @@ def experience_of(world: World, only: Kind | None = None) -> Experience:
     """A scheduler's experience at the beginning."""
     calibrations = {level.name: Calibration() for level in world.levels}
     stage = Stage(world.levels, calibrations, lambda name: Room(12, True), lambda name: False)
-    families = make_families(stage, Names("suffix", ">", "ahead:"), False, only)
+    families = make_families(stage, False, only)
     return Experience(families, Speeds(world.costs, "target", lambda rows: rows))
 
 

@@ -47,7 +47,7 @@ def _drafting_share(steps: Sequence[Step], start: int, end: int) -> float:
     """Of the tokens from one to another, the share that steps with a drafter's draft brought."""
     before = [0, *itertools.accumulate(len(step.tokens) for step in steps)]
     here = [step for step, tokens in zip(steps, before, strict=False) if start <= tokens < end]
-    return sum(len(step.tokens) for step in here if step.choice.startswith("near")) / sum(
+    return sum(len(step.tokens) for step in here if step.pick.name.startswith("near")) / sum(
         len(step.tokens) for step in here
     )
 

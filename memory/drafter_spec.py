@@ -1,0 +1,86 @@
+"""A drafter as users name it, parsed once. Plain data: planning, scheduling, the bench and the command line share it.
+
+| name | what drafts |
+| --- | --- |
+| ``NAME`` | a level of the bundle, or a registered drafter that needs no model ("suffix") |
+| ``LOWER>MIDDLE`` | the level MIDDLE, itself sped up by the drafter LOWER |
+| ``FIRST+SECOND`` | the first that has a draft worth verifying |
+| ``ahead:DRAFTER`` | any of these, drafting on while the target verifies |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from export.manifest import PocketspecError
+
+_JOIN, _ABOVE, _AHEAD = "+", ">", "ahead:"
+
+DrafterKind = Literal["single", "hierarchy", "fallback", "overlapped"]
+
+
+@dataclass(frozen=True)
+class DrafterSpec:
+    """One drafter: its full ``name``, and the ``parts`` it is put together from (none of a single one).
+
+    The parts of a hierarchy are the drafter below and the level that judges its drafts, in this order.
+    """
+
+    kind: DrafterKind
+    name: str
+    parts: tuple[DrafterSpec, ...] = ()
+
+    @property
+    def singles(self) -> tuple[str, ...]:
+        """The names of all levels and registered drafters in it."""
+        return tuple(part.name for part in self._all() if part.kind == "single")
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The levels that judge drafts of others, from the target's side down."""
+        return tuple(part.parts[1].name for part in self._all() if part.kind == "hierarchy")
+
+    @property
+    def drafts_chains_only(self) -> bool:
+        """Whether its drafts never branch."""
+        return any(part.kind in ("hierarchy", "overlapped") for part in self._all())
+
+    def needed_levels(self, levels: Collection[str]) -> tuple[str, ...]:
+        """Which of the bundle's ``levels`` must be open for it, in their order."""
+        return tuple(level for level in levels if level in self.singles)
+
+    def _all(self) -> Iterator[DrafterSpec]:
+        yield self
+        for part in self.parts:
+            yield from part._all()
+
+
+def hierarchy(lower: str, middle: str) -> DrafterSpec:
+    """The level ``middle``, sped up by the drafter ``lower``."""
+    return parse_drafter(f"{lower}{_ABOVE}{middle}")
+
+
+def overlapped(drafter: str) -> DrafterSpec:
+    """``drafter``, drafting on while the target verifies."""
+    return parse_drafter(f"{_AHEAD}{drafter}")
+
+
+@lru_cache(maxsize=256)
+def parse_drafter(name: str) -> DrafterSpec:
+    """The drafter called ``name``; whether its parts exist is not looked at. PocketspecError for what is no name."""
+    if name.startswith(_AHEAD):
+        inner = parse_drafter(name.removeprefix(_AHEAD))
+        if any(part.kind == "overlapped" for part in inner._all()):
+            raise PocketspecError(f"drafter {name!r}: {_AHEAD!r} stands before all others or not at all")
+        return DrafterSpec("overlapped", name, (inner,))
+    if _AHEAD in name:
+        raise PocketspecError(f"drafter {name!r}: {_AHEAD!r} stands before all others or not at all")
+    if _JOIN in name:
+        return DrafterSpec("fallback", name, tuple(map(parse_drafter, name.split(_JOIN))))
+    if _ABOVE in name:
+        lower, middle = name.rsplit(_ABOVE, 1)
+        return DrafterSpec("hierarchy", name, (parse_drafter(lower), DrafterSpec("single", middle)))
+    return DrafterSpec("single", name)
