@@ -17,11 +17,10 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.acceptance.synthetic import SyntheticVerifier
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
-from runtime.decoding.protocols import Drafter, Drafters, Scheduler, Verifier
+from runtime.decoding.protocols import Drafter, Drafters, LooksAhead, Scheduler, Verifier
 from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.confidence import Calibration
 from runtime.drafters.making import make_drafter
-from runtime.drafters.overlapped import AheadDrafter
 from runtime.drafters.registry import registered
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError
@@ -91,8 +90,8 @@ class Speculator:
 
     def allow(self, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
         """From the next step on drafts are those of ``planned``, by the drafter models ``levels``."""
-        for drafter in self._drafters.values():
-            if isinstance(drafter, AheadDrafter):
+        for drafter in (*self._drafters.values(), *self._given.values()):
+            if isinstance(drafter, LooksAhead):
                 drafter.settle()
         self.levels = {name: model for name, model in levels.items() if name not in self._dropped}
         self.planned = planned

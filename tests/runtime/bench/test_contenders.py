@@ -54,16 +54,17 @@ def test_ways_without_a_size_leave_it_to_the_scheduler() -> None:
     assert parse_contender("plain") == Contender("plain", PLAIN, single_rows=True)
     assert parse_contender("plain-safe") == Contender("plain-safe", PLAIN)
     assert parse_contender("auto").speculation == Speculation()
-    for family in ("suffix", "chain", "tree", "hierarchy", "ahead"):
+    for family in ("chain", "tree", "hierarchy", "ahead"):
         assert parse_contender(family).speculation == Speculation(only=family)
         assert parse_contender(family).pick_name is None
+    assert parse_contender("suffix").speculation == Speculation("suffix")
     assert parse_contender("plain-safe").pick_name == "plain"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("near", "no contender 'near'; write plain, plain-safe"),
+        ("near", "no contender 'near'; write one of plain, plain-safe"),
         ("near-chain", "no contender 'near-chain'"),
         ("near-chain0", "chain0 is no draft; it has 1 node or more"),
         ("near-tree3x4", "tree3x4 is no draft; it has 1 node or more, and no more depth"),

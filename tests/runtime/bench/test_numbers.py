@@ -107,7 +107,7 @@ def test_a_summary_is_what_the_records_say(random_bundle: Path) -> None:
     assert found.end_to_end_ratio is not None
     assert found.end_to_end_ratio.value == pytest.approx(((1.4 / 1.2) * (1.2 / 1.1) * (1.1 / 1.05)) ** (1 / 3))
     assert found.first_token_seconds == 1.0
-    assert found.choices == {"plain": pytest.approx(14 / 15), "near-chain3": pytest.approx(1 / 15)}
+    assert found.choices == {"plain": pytest.approx(14 / 15), "near-chain0": pytest.approx(1 / 15)}
     assert found.read_bytes_per_second == 1000 / 0.5
     assert found.peak == Memory(7, 9)
     assert (found.predicted, found.identical) == (60.0, 3)
