@@ -10,7 +10,18 @@ import pytest
 
 from tests.places import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (
+    "README.md",
+    "export/README.md",
+    "memory/README.md",
+    "runtime/README.md",
+    "runtime/scheduler/README.md",
+    "runtime/decoding/README.md",
+    "runtime/kernels/README.md",
+    "runtime/bundle/README.md",
+    "runtime/bench/RESULTS.md",
+)
+README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 SHELL = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
