@@ -205,5 +205,5 @@ def _given_up(ladder: Sequence[Rung], plans: Sequence[Plan]) -> Iterator[GivenUp
         if rung.step is None or not is_last:
             continue
         before = max(i for i in range(place) if ladder[i].step is not rung.step)
-        change = f"{rung.step.describe(ladder[before].choices)} -> {rung.step.describe(rung.choices)}"
-        yield GivenUp(rung.step.NAME, change, plans[before].total_bytes - plans[place].total_bytes, rung.step.REASON)
+        change = f"{rung.step.show(ladder[before].choices)} -> {rung.step.show(rung.choices)}"
+        yield GivenUp(rung.step.name, change, plans[before].total_bytes - plans[place].total_bytes, rung.step.reason)

@@ -86,7 +86,7 @@ def test_every_rung_takes_fewer_bytes_and_is_no_faster_than_the_one_before(name:
 
 
 def test_the_order_is_the_documented_one() -> None:
-    assert [step.NAME for step in STEPS] == [
+    assert [step.name for step in STEPS] == [
         "shape of the tree",
         "length of the chain",
         "drafters' KV window",
@@ -105,7 +105,7 @@ def test_every_step_says_what_it_gave_up_and_the_bytes_add_up() -> None:
     whole = full("three levels")
     leanest = make_plan(manifest, AMPLE, replace(request, budget_bytes=whole.bounds.plain_bytes))
     steps = [entry.step for entry in leanest.given_up]
-    assert steps == [step.NAME for step in STEPS if step.NAME in steps]
+    assert steps == [step.name for step in STEPS if step.name in steps]
     assert {"intermediate", "smaller drafter", "drafter model", "KV type of the target"} <= {*steps}
     assert all(" -> " in entry.change and entry.reason for entry in leanest.given_up)
     assert sum(entry.saved_bytes for entry in leanest.given_up) == whole.total_bytes - leanest.total_bytes
