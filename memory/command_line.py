@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See ``argparse``."""
         words = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args(words if self._subparsers else self._in_order(words), namespace)
+        return super().parse_known_args(self._command(words) if self._subparsers else self._in_order(words), namespace)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """A value that is two dashes is a value, which argparse loses (until Python 3.13, gh-59317)."""
@@ -42,6 +42,13 @@ class Parser(argparse.ArgumentParser):
         value = self._get_value(action, "--")
         self._check_value(action, value)
         return value
+
+    def _command(self, words: list[str]) -> list[str]:
+        """``words`` with the first two as one where they name a command of two words, as in "bench memory"."""
+        assert self._subparsers is not None
+        (commands,) = self._subparsers._group_actions
+        named = " ".join(words[:2])
+        return [named, *words[2:]] if named in (commands.choices or ()) else words
 
     def _in_order(self, words: Sequence[str]) -> list[str]:
         """Options with their values first, then ``--`` and the rest: argparse gets lost where they are mixed."""
@@ -73,12 +80,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(package: str, description: str, commands: Mapping[str, str]) -> Parser:
-    """A parser with the modules of ``package.commands`` as subcommands: names and what they are for."""
+    """A parser with the modules of ``package.commands`` as subcommands: names of a word or two, what they are for."""
     parser = Parser(prog=f"python -m {package}", description=description, allow_abbrev=False)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, purpose in commands.items():
         command = subparsers.add_parser(name, help=purpose, description=purpose.capitalize() + ".", allow_abbrev=False)
-        import_module(f"{package}.commands.{name}").add_arguments(command)
+        _module(package, name).add_arguments(command)
     return parser
 
 
@@ -87,9 +94,13 @@ def run_command(package: str, parse: Callable[[], argparse.Namespace]) -> int:
 
     def run() -> int:
         options = parse()
-        return int(import_module(f"{package}.commands.{options.command}").run(options))
+        return int(_module(package, options.command).run(options))
 
     return run_program(run)
+
+
+def _module(package: str, command: str) -> Any:
+    return import_module(f"{package}.commands.{command.replace(' ', '_')}")
 
 
 def run_program(run: Callable[[], int], interrupted: str = "") -> int:

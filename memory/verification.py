@@ -1,4 +1,4 @@
-"""Predicted bytes beside measured ones: a plan is run by ``python -m runtime probe`` in a process of its own.
+"""Predicted bytes beside measured ones: a plan is run by ``python -m runtime bench memory`` in a process of its own.
 
 The process is started and not imported, because the planner knows nothing of what runs its plans.
 """
@@ -48,7 +48,7 @@ class Verification:
 
 def verify_plan(bundle: Path, plan: Plan) -> Verification:
     """Runs ``plan`` and compares; ProbeError if it cannot be run."""
-    words = command("runtime", "probe", str(bundle), "--plan", "-", "--json")
+    words = command("runtime", "bench", "memory", str(bundle), "--plan", "-", "--json")
     done = subprocess.run(words, input=dump_plan(plan), capture_output=True, text=True, check=False, env=environment())
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -11,19 +11,20 @@ from collections.abc import Sequence
 
 from memory.command_line import make_parser, run_command
 
-# Each is a module in runtime.commands with add_arguments(parser) and run(options).
+# Each is a module in runtime.commands with add_arguments(parser) and run(options): "bench memory" is bench_memory.
 _COMMANDS = {
     "generate": "answer or continue a prompt, streaming the text",
     "chat": "talk with the model; earlier turns stay in the KV cache",
     "compare": "one answer without and one with speculation: same text, other speed",
     "inspect": "show what is in a bundle and verify its files",
     "bench": "measure plain and speculative decoding side by side",
+    "bench conversation": "hold one conversation as planned and as is usual elsewhere",
+    "bench memory": "measure what a planned conversation really takes",
     "calibrate": "measure what rows cost on every level of this device",
-    "converse": "hold one conversation as planned and as is usual elsewhere",
-    "probe": "measure what a planned conversation really takes",
     "kernels": "show which kernels run on this processor, test and time them",
     "doctor": "examine this device and a bundle, and say what to do where something is wrong",
 }
+_MOVED = {"converse": "bench conversation", "probe": "bench memory"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options."""
-    return make_parser("runtime", "Runs exported models.", _COMMANDS).parse_args(arguments)
+    """The options. A command that has moved is found under its old name, and a line says where it is."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in _MOVED:
+        now = _MOVED[words[0]]
+        print(f"note: python -m runtime {words[0]} is python -m runtime {now} now", file=sys.stderr)
+        words[:1] = now.split()
+    return make_parser("runtime", "Runs exported models.", _COMMANDS).parse_args(words)
 
 
 if __name__ == "__main__":

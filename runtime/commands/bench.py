@@ -43,6 +43,7 @@ _PLOTTED_ROWS = "1,2,3,4,6,8,12,16"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
+    parser.epilog = "bench conversation and bench memory measure other things, and have a --help of their own."
     shared.add_bundle(parser)
     parser.add_argument(
         "--prompts",

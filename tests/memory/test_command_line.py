@@ -69,6 +69,29 @@ def test_what_is_neither_is_refused_in_one_line(
     assert told in line
 
 
+def test_a_command_of_two_words_is_not_its_first_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["bench", "B"]).command == "bench"
+    assert parse(["bench", "./memory"]).command == "bench"
+    options = parse(["bench", "memory", "B", "--plan", "-"])
+    assert (options.command, str(options.bundle)) == ("bench memory", "B")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "now"),
+    [
+        (["converse", "B", "--prompts", "F"], "bench conversation"),
+        (["probe", "B", "--plan", "-"], "bench memory"),
+    ],
+)
+def test_a_command_that_moved_is_found_and_says_where(
+    capsys: pytest.CaptureFixture[str], words: list[str], now: str
+) -> None:
+    assert parse(words).command == now
+    line = f"note: python -m runtime {words[0]} is python -m runtime {now} now\n"
+    assert capsys.readouterr() == ("", line)
+
+
 def test_options_without_values_take_none() -> None:
     parser = Parser(prog="x", allow_abbrev=False)
     parser.add_argument("bundle")

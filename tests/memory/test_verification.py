@@ -24,7 +24,7 @@ from tests.memory.manifests import PAIR
 
 
 def measured_as_planned(plan: Plan) -> dict[str, Any]:
-    """What a probe would say if every byte were as predicted."""
+    """What a run would say if every byte were as predicted."""
     parts: dict[str, dict[str, int]] = {
         level.name: {name: level.footprint.part(name).anonymous for name in ("KV cache", "logits", "inputs", "session")}
         for level in plan.levels

@@ -61,9 +61,9 @@ def test_a_data_limit_counts_private_mappings_so_their_size_comes_on_top(weights
     assert not without.stdout
 
 
-def probe(bundle: Path, plan: Plan, limit: int) -> subprocess.CompletedProcess[str]:
+def run_plan(bundle: Path, plan: Plan, limit: int) -> subprocess.CompletedProcess[str]:
     files = [file for file in bundle.rglob("*") if file.is_file()]
-    command = [sys.executable, "-m", "runtime", "probe", str(bundle), "--plan", "-", "--json"]
+    command = [sys.executable, "-m", "runtime", "bench", "memory", str(bundle), "--plan", "-", "--json"]
     return run_in_group(command, limit, files, ROOT, dump_plan(plan))
 
 
@@ -80,7 +80,7 @@ def plans(bundle: Path, request: Request) -> list[Plan]:
 def test_planned_conversations_finish_within_their_plans(tiny_bundle_int4: Path) -> None:
     request = Request(context=256, turns=4, threads=1)
     for plan in plans(tiny_bundle_int4, request):
-        done = probe(tiny_bundle_int4, plan, plan.anonymous_bytes + plan.margin_bytes)
+        done = run_plan(tiny_bundle_int4, plan, plan.anonymous_bytes + plan.margin_bytes)
         assert done.returncode == 0, (plan.given_up, done.stderr)
         measured = json.loads(done.stdout)
         assert measured["tokens"] > plan.context
@@ -89,4 +89,4 @@ def test_planned_conversations_finish_within_their_plans(tiny_bundle_int4: Path)
 @in_groups
 def test_far_less_than_planned_is_not_enough(tiny_bundle_int4: Path) -> None:
     plan = plans(tiny_bundle_int4, Request(context=256, threads=1))[0]
-    assert was_killed(probe(tiny_bundle_int4, plan, plan.anonymous_bytes // 2))
+    assert was_killed(run_plan(tiny_bundle_int4, plan, plan.anonymous_bytes // 2))

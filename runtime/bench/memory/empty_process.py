@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import asdict
 
-import runtime.bench.memory.probe  # noqa: F401
+import runtime.bench.memory.planned_conversation  # noqa: F401
 from memory.meter import Memory, read_memory
 from memory.process import KernelKind, ProcessBytes
 

@@ -273,9 +273,9 @@ def test_chat_answers_line_by_line(
     assert (code, err.splitlines()[-1]) == (2, error)
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "compare", "inspect", "bench"])
+@pytest.mark.parametrize("command", ["generate", "chat", "compare", "inspect", "bench", "bench memory"])
 def test_help_names_the_bundle(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    code, out, _ = run(capsys, command, "--help")
+    code, out, _ = run(capsys, *command.split(), "--help")
     assert code == 0
     assert "BUNDLE" in out
 

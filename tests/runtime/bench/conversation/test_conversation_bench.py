@@ -48,7 +48,9 @@ def _setting(bundle: Path, drafter: str = "auto", **request: Any) -> Setting:
 
 
 def _converse(bundle: Path, prompts: Path, *options: str) -> int:
-    return main(["converse", str(bundle), "--prompts", str(prompts), "--turns", "4", "--threads", "1", *options])
+    return main(
+        ["bench", "conversation", str(bundle), "--prompts", str(prompts), "--turns", "4", "--threads", "1", *options]
+    )
 
 
 @only_linux

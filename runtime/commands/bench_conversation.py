@@ -1,4 +1,4 @@
-"""``python -m runtime converse``: one conversation as planned and as is usual elsewhere, side by side."""
+"""``python -m runtime bench conversation``: one conversation as planned and as is usual elsewhere, side by side."""
 
 from __future__ import annotations
 

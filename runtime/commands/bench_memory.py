@@ -1,4 +1,4 @@
-"""``python -m runtime probe``: what a planned conversation really takes, measured in a process of its own."""
+"""``python -m runtime bench memory``: what a planned conversation really takes, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memory.size import show_bytes
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.bench.memory.probe import Measured
+    from runtime.bench.memory.planned_conversation import Measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,8 @@ def run(options: argparse.Namespace) -> int:
     plan = _read_plan(options.plan)
     with PeakMeter() as meter:
         with meter.phase("libraries"):
-            from runtime.bench.memory.probe import run_probe
-        measured = run_probe(options.bundle, plan, meter, shared.say)
+            from runtime.bench.memory.planned_conversation import run_conversation
+        measured = run_conversation(options.bundle, plan, meter, shared.say)
     print(json.dumps(asdict(measured), indent=2) if options.json else "\n".join(_lines(measured)))
     return 0
 

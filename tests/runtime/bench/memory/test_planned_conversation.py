@@ -1,4 +1,4 @@
-"""The probe touches what the plan reserves, and its parts add up to what the process took."""
+"""A planned conversation touches what the plan reserves, and its parts add up to what the process took."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def probe(bundle: Path, plan: Plan, *options: str) -> subprocess.CompletedProcess[str]:
+def run_plan(bundle: Path, plan: Plan, *options: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, for the meter watches all of it."""
-    command = [sys.executable, "-m", "runtime", "probe", str(bundle), "--plan", "-", *options]
+    command = [sys.executable, "-m", "runtime", "bench", "memory", str(bundle), "--plan", "-", *options]
     return subprocess.run(command, cwd=ROOT, input=dump_plan(plan), capture_output=True, text=True, check=False)
 
 
@@ -38,7 +38,7 @@ def plan(random_bundle: Path) -> Plan:
 
 @pytest.fixture(scope="module")
 def measured(random_bundle: Path, plan: Plan) -> dict[str, Any]:
-    done = probe(random_bundle, plan, "--json")
+    done = run_plan(random_bundle, plan, "--json")
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -64,18 +64,18 @@ def test_phases_are_told_in_order(measured: dict[str, Any], plan: Plan) -> None:
 
 
 def test_people_get_lines(random_bundle: Path, plan: Plan) -> None:
-    done = probe(random_bundle, plan)
+    done = run_plan(random_bundle, plan)
     assert "tiny: KV cache:" in done.stdout
     assert done.stdout.splitlines()[-1].endswith("anonymous")
 
 
 def test_a_plan_for_other_weights_or_another_bundle_is_refused(random_bundle: Path, plan: Plan) -> None:
     other = replace(plan, bundle="other")
-    done = probe(random_bundle, other)
+    done = run_plan(random_bundle, other)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "is for bundle 'other'" in done.stderr
     residence = "prepacked" if plan.target.residence == "copied" else "copied"
     elsewhere = replace(plan, levels=(replace(plan.target, residence=residence), *plan.levels[1:]))
-    done = probe(random_bundle, elsewhere)
+    done = run_plan(random_bundle, elsewhere)
     assert done.returncode == 2
     assert "make the plan again" in done.stderr.splitlines()[-1]

@@ -56,7 +56,7 @@ class Measured:
     steps: int
 
 
-def run_probe(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callable[[str], None]) -> Measured:
+def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callable[[str], None]) -> Measured:
     """Opens ``bundle`` as planned and converses, while ``meter`` watches this process.
 
     PlanError if the plan is for another bundle or for weights that do not sit here as it says, or if this system does
