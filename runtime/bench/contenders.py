@@ -93,7 +93,7 @@ def parse_contender(text: str) -> Contender:
     if not match:
         sized = ", ".join(("plain", "plain-safe", *registered(), *_FAMILIES, AUTO))
         raise PocketspecError(
-            f"no contender {text!r}; write one of {sized}, or a drafter with shape and size such as suffix-chain7,"
+            f"no contender {text!r}; write {sized}, or a drafter with shape and size such as suffix-chain7,"
             " NAME-tree8x3 or LOWER>MIDDLE-chain6/tree8x3, with native: or portable: in front to compare kernels"
         )
     name, limits = match[1], match[2].split("/")
