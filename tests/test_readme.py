@@ -1,73 +1,153 @@
-"""The README's commands are commands, and its Python example runs."""
+"""What the pages say is so: their commands are commands, their links lead somewhere, and their examples run."""
 
 from __future__ import annotations
 
+import io
+import pkgutil
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
+from runtime.drafters import registry
+from tests.pages import HISTORY, Command, Page, read_pages
 from tests.places import ROOT
 
-PAGES = (
+PAGES = read_pages()
+CURRENT = [page for page in PAGES if page.name != HISTORY]
+COMMANDS = [command for page in CURRENT for command in page.commands()]
+# Run here with a small bundle: whatever needs neither the demo's drafters nor minutes.
+QUICK = ("chat", "compare", "doctor", "generate", "inspect", "plan")
+EXPECTED_PAGES = {
     "README.md",
+    HISTORY,
     "export/README.md",
     "memory/README.md",
     "runtime/README.md",
-    "runtime/scheduler/README.md",
+    "runtime/bench/RESULTS.md",
+    "runtime/bundle/README.md",
     "runtime/decoding/README.md",
     "runtime/kernels/README.md",
-    "runtime/bundle/README.md",
-    "runtime/bench/RESULTS.md",
-)
-README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
-SHELL = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
+    "runtime/scheduler/README.md",
+}
 
 
-def _commands(program: str) -> list[list[str]]:
-    return [words[3:] for words in SHELL if words[:3] == ["python", "-m", program]]
+def _of(*programs: str) -> list[Command]:
+    return [command for command in COMMANDS if command.words[: len(programs)] == programs]
 
 
-@pytest.mark.parametrize("words", _commands("export"), ids=" ".join)
-def test_export_commands_are_understood(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def parse(program: str, words: list[str]) -> object:
+    """The options of ``python -m program words``, by the program's own parser; SystemExit or an error if it refuses."""
+    if program == "export":
+        from export.__main__ import _TRAINING, _parse
+
+        if words[0] in _TRAINING:
+            from export.distill.commands import _parser
+
+            return _parser().parse_args(words)
+        return _parse(words)
+    if program == "memory":
+        from memory.__main__ import parse as parse_memory
+
+        return parse_memory(words)
+    from runtime.__main__ import parse as parse_runtime
+
+    return parse_runtime(words)
+
+
+def test_every_page_is_known() -> None:
+    assert {page.name for page in PAGES} >= EXPECTED_PAGES
+
+
+@pytest.mark.parametrize("command", _of("python", "-m"), ids=str)
+def test_commands_are_understood(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    program, *words = command.words[2:]
+    assert program in ("export", "memory", "runtime")
+    if command.mentioned and len(words) < 2:
+        with pytest.raises(SystemExit) as end:
+            parse(program, [*words, "--help"])
+        assert end.value.code == 0, capsys.readouterr().err
+    else:
+        parse(program, words)
+
+
+def test_the_commands_of_the_export_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from export.__main__ import _parse, _request
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-checkpoint").mkdir()
-    request = _request(_parse(words))
-    assert request.target == words[words.index("--target") + 1]
+    wanted = [list(each.words[3:]) for each in _of("python", "-m", "export") if "--target" in each.words]
+    assert wanted
+    for words in wanted:
+        assert _request(_parse(words)).target == words[words.index("--target") + 1]
 
 
-@pytest.mark.parametrize("words", _commands("memory"), ids=" ".join)
-def test_memory_commands_are_understood(words: list[str]) -> None:
-    from memory.__main__ import parse
-
-    assert parse(words).command == words[0]
-
-
-@pytest.mark.parametrize("words", _commands("runtime"), ids=" ".join)
-def test_runtime_commands_are_understood(words: list[str]) -> None:
-    from runtime.__main__ import parse
-
-    options = parse(words)
-    assert options.command == words[0]
-    assert getattr(options, "prompt", words[-1]) == words[-1]
-
-
-def test_make_targets_exist() -> None:
+@pytest.mark.parametrize("command", _of("make"), ids=str)
+def test_make_targets_exist(command: Command) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = [words[1] for words in SHELL if words[0] == "make"]
+    targets = [word for word in command.words[1:] if "=" not in word]
     assert targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
 
 
-def test_the_python_example_prints_text(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("command", _of("pytest"), ids=str)
+def test_files_of_tests_exist(command: Command) -> None:
+    files = [word for word in command.words if word.startswith("tests")]
+    assert all((ROOT / file).exists() for file in files)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Page) -> None:
+    anchors = {ROOT / each.name: each.anchors() for each in PAGES}
+    for link in page.links():
+        place, _, anchor = link.partition("#")
+        file = (ROOT / page.name).parent / place if place else ROOT / page.name
+        assert file.exists(), f"{page.name} links {link}"
+        assert not anchor or anchor in anchors[file.resolve()], f"{page.name} links {link}"
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
+def test_paths_and_modules_that_are_named_exist(page: Page) -> None:
+    for path in page.paths():
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+    for module in page.modules():
+        assert pkgutil.resolve_name(module), f"{page.name} names {module}"
+
+
+def _quick() -> list[Command]:
+    return [
+        command
+        for command in COMMANDS
+        if command.words[:3] in (("python", "-m", "runtime"), ("python", "-m", "memory"))
+        and command.words[3] in QUICK
+        and any(word.startswith("bundles/demo-int4") for word in command.words)
+        and "--drafter" not in command.words
+    ]
+
+
+@pytest.mark.parametrize("command", _quick(), ids=str)
+def test_quick_commands_run(
+    command: Command, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from memory.__main__ import main as run_memory
+    from runtime.__main__ import main as run_runtime
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    replaced = {"bundles/demo-int4": str(tiny_bundle), "2048": "256", "up to 2048": "up to 256", "200": "8"}
+    words = [replaced.get(word, word) for word in command.words[3:]]
+    if words[0] in ("chat", "generate"):
+        words[1:1] = ["--max-new-tokens", "8"]
+    main = run_memory if command.words[2] == "memory" else run_runtime
+    assert main(words) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "example", [pytest.param(code, id=page.name) for page in CURRENT for code in page.blocks("python")]
+)
+def test_python_examples_print_text(
+    example: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_registered", dict(registry.registered()))
     exec(example.replace("bundles/demo-int4", str(tiny_bundle)), {})
     assert capsys.readouterr().out
