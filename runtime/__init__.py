@@ -1,4 +1,8 @@
-"""Runs exported models: plans memory first, then decodes speculatively, with exactly the target's output."""
+"""Runs exported bundles: plans memory first, then decodes speculatively, with exactly the target's output.
+
+Applications import the names below from here, and nothing else; the rooms inside are this package's own business. Each
+room's ``__init__`` says what it is for and what may be imported from it; ``tests/test_layers.py`` has their order.
+"""
 
 from __future__ import annotations
 

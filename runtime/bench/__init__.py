@@ -1,6 +1,6 @@
-"""Measures decoding: contenders side by side on the same prompts, in one table with all that it takes to doubt it.
+"""Compares ways to decode side by side, on the same prompts in one run, and shows how sure each number is.
 
-``contenders`` names ways to decode, ``measure`` runs them in turns and records every answer, ``summary`` computes what
-records come to, ``report``, ``table`` and ``plots`` show it. A drafter called ``perfect`` knows the answers of plain
-decoding and costs nothing: what it reaches is the ceiling.
+``contenders`` turns names into settings, ``measure`` runs them in turns and records every answer, ``summary`` computes
+from the records, and ``report``, ``table`` and ``plots`` show the result. ``conversation`` and ``memory`` are
+benchmarks of their own. ``runtime.commands`` imports these modules; no other room does.
 """

@@ -1,7 +1,8 @@
-"""Measures what forwards and the loop around them cost on this device, and keeps that beside the bundle.
+"""Measures what decoding costs on this device, and stores the result beside the bundle.
 
-``rows`` times forwards, ``loop`` what a step takes beside them, ``measure`` puts both together; ``stored`` keeps the
-result, for this device alone.
+``rows`` times forwards, ``loop`` times what a step takes beside them, ``measure.calibrate`` runs both, ``report`` shows
+the result, ``stored`` keeps it for this device, and ``process_baseline`` measures an empty process. Import the
+functions below from here, ``report`` and ``process_baseline`` as modules.
 """
 
 from runtime.calibration.measure import calibrate, read_bytes

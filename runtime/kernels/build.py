@@ -30,7 +30,7 @@ LIBRARY = Path(__file__).with_name(LIBRARY_NAME)
 # Of the operators' numbers: another version may round another way.
 VERSION = "1"
 
-# Sums must not be contracted into fused operations on their own: results are specified bit for bit.
+# No contraction of products and sums: ARITHMETIC.md specifies results bit for bit.
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=hidden")
 # Two is what a small machine has; more would only help the few seconds of an installation.
 _WORKERS = 2

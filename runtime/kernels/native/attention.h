@@ -1,27 +1,4 @@
-// The arithmetic of CachedAttention, and the shape of what it reads. Every implementation obeys it bit for bit.
-//
-// A step of S rows stands behind `past` cached ones; row r attends to the keys 0 .. past + r that it sees. Everything is
-// float32 with round-to-nearest-even and no contraction but the stated fma.
-// 1. Heads: a query or key x[D], with a gain g: (x[d] * r) * g[d], r as in panel.h, step 1, with K = D. Then rotary, over
-//    its first dimensions, with cosine c and sine s of the row's position: the pair a = x[i], b = x[i + half], or x[2i]
-//    and x[2i + 1] where interleaved, becomes fma(b, -s, a * c), fma(a, s, b * c). A query is multiplied by `scale`.
-// 2. Cache: a row of keys or values is stored as it is; rounded to half; or as D codes and a float scale: m = max |x|,
-//    scale = m / 127, code = round(x * (127 / m)), all 0 if m < 1e-30; if m is infinite or not a number, codes are 0 and
-//    the scale is NaN. What is read is the stored row: half widened, code * scale.
-//    In four bits a row is mixed first: n is the largest power of two that divides D, and for h = n / 2, n / 4, .., 1, in
-//    every block of n values, the pair a = x[i], b = x[i + h] becomes a + b, a - b. Each half of the mixed row has D / 2
-//    codes and a scale: m = max |x|, scale = m / 8, or -m / 8 where some x is m, rounded to bfloat16; code =
-//    round(x * (1 / scale)), kept within -8 .. 7; if m < 1e-30, infinite or not a number, as above. Byte i holds code i
-//    plus 8 in its low half and code i + D / 2 plus 8 in its high half; the two scales follow. The row is read mixed.
-// 3. Scores: where keys have four bits, a query is mixed and multiplied by 1 / n. s = 0; s = fma(q[d], k[d], s) for d = 0,
-//    1, ..; with a softcap, s = cap * tanh(s / cap), where tanh(v) = 1 + -2 / (1 + exp(v * 2)), exp as in panel.h; + bias.
-// 4. Weights: the keys that a row sees are numbered in order, n = 0, 1, ..; the others do not count at all.
-//    w[n] = exp(s[n] - max s); lane i of 16 sums w[n] over n = i, i+16, ..; lanes i and i+8 are added, then i+4, i+2, i+1.
-// 5. Values: y[d] = 0; y[d] = fma(w[n], v[n][d], y[d]) for n = 0, 1, ..; y[d] is multiplied by 1 / (sum of w). Where values
-//    have four bits, y is mixed, which takes the mixing back, and multiplied by 1 / n. A row that sees nothing becomes
-//    zeros; scores that are infinite or not a number make it NaN.
-// So a row depends on its query and the keys it sees, in order: neither on the other rows of the step, nor on hidden
-// keys between them, nor on how the cache was filled, nor on the number of threads.
+// What CachedAttention reads and writes. Its arithmetic is in ../ARITHMETIC.md; the steps below are its steps.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// CachedAttention over Lanes (attention.h has its arithmetic). Include a lanes_*.h and rows.h first.
+// CachedAttention over Lanes (ARITHMETIC.md). Include a lanes_*.h and rows.h first.
 //
 // Scores and sums of values are the same product. For scores its columns are keys, whose rows are turned first, 16 at a
 // time; for values they are dimensions.

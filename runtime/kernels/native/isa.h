@@ -8,7 +8,7 @@ namespace pocketspec {
 
 struct Isa {
   const char* name;
-  // 1 / sqrt(mean of squares + epsilon) of x[k] (panel.h, step 1).
+  // 1 / sqrt(mean of squares + epsilon) of x[k] (MatMulPanel, step 1).
   float (*inverse_rms)(const float* x, int64_t k, float epsilon);
   // Step 2 for the blocks first .. last-1 of one row.
   void (*quantize)(const RowSource& source, const RowTarget& target, int first, int last);
@@ -18,7 +18,7 @@ struct Isa {
   void (*finish)(const float* sums, const float* gate, int rows, const Finish& finish);
   // Weights [k] of one column of a panel, each (code - zero point) * scale * factor.
   void (*unpack)(const Panel& panel, int column, int64_t k, float factor, float* weights);
-  // One head of a query or a key before attention (attention.h, step 1).
+  // One head of a query or a key before attention (CachedAttention, step 1).
   void (*prepare_head)(const Head& head, float* y);
   // Step 2 for one head of one row: into the cache.
   void (*store_row)(const float* x, const KvRows& cache, int64_t head, int64_t index);

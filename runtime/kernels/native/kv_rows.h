@@ -1,5 +1,5 @@
-// Rows of keys and values in and out of the cache (attention.h, step 2): rounding, widening, turning. Exact, so every
-// instruction set gives the same bits. Include a lanes_*.h and rows.h first.
+// Rows of keys and values in and out of the cache (ARITHMETIC.md, CachedAttention, step 2): rounding, widening and
+// transposing. Include a lanes_*.h and rows.h first.
 #pragma once
 
 #include <cstring>

@@ -1,6 +1,6 @@
-// Rows of keys and values in four bits (attention.h, step 2): mixed, so that no dimension sticks out, then two halves
-// with a scale each. Mixing keeps products: keys stay mixed, and queries are mixed too; sums of values are mixed back.
-// Include a lanes_*.h and rows.h first.
+// Rows of keys and values in four bits (ARITHMETIC.md, CachedAttention, step 2): mixed, then quantized in two halves.
+// Mixing preserves dot products, so keys stay mixed in the cache and queries are mixed as well; the weighted sum of values
+// is mixed once at the end, which undoes it. Include a lanes_*.h and rows.h first.
 #pragma once
 
 #include <cmath>

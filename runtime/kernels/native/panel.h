@@ -1,25 +1,7 @@
-// The arithmetic of the native operators, and the shape of what they read. Every implementation obeys it bit for bit.
+// What the matrix operators read: a packed matrix, activations in tiles, and what follows the product.
 //
-// A packed matrix holds a weight W[N, K] as panels of 16 columns (16 outputs). K is cut into blocks of 32, 64 or 128 and
-// padded to whole blocks; the codes of the padding are the zero point. Weight = (code - zero point) * scale.
-//   codes   uint8 [panels][blocks][lines][64]; 4 bits: line l has k = 8l .. 8l+7, byte 4c+j of column c holds k = 8l+j in
-//           its low and k = 8l+4+j in its high nibble; 8 bits: line l has k = 4l .. 4l+3, byte 4c+j holds k = 4l+j
-//   scales  float or half [panels][blocks][16]; a half is widened exactly
-//   zeros   absent: 8 or 128; else uint8 [panels][blocks][8], column j low and column j+8 high, or [..][16] for 8 bits
-//
-// One row x[K] of activations, in float32 with round-to-nearest-even everywhere and no contraction but the stated fma:
-// 1. Norm (with a gain g): lane i of 32 sums x[k]*x[k] over k = i, i+32, .. with fma; lanes i and i+16 are added, then
-//    i and i+8, i+4, i+2, i+1. r = 1 / sqrt(sum / K + epsilon); x[k] becomes (x[k] * r) * g[k].
-// 2. Quantization, block by block: m = max |x|. If m is infinite or not a number, the block's codes are 0 and its scale
-//    is NaN, so that every output of the row is NaN. If m < 1e-30, codes and scale are 0. Otherwise the scale is m / 127
-//    and code = round(x * (127 / m)), which lies in -127 .. 127.
-// 3. Product, per column: sum = 0; block by block, d = the exact integer sum of (code of weight - zero point) * code of
-//    activation, sum = fma(float(d), weight scale * activation scale, sum). |d| < 2^24, so float(d) is exact.
-// 4. Finish: + bias; in gated matrices act(gate) * up, where act(v) = v / (1 + exp(-v)) for silu and
-//    v / (1 + exp(-2u)), u = 0.7978845608 * fma(0.044715 * v * v, v, v), for gelu_tanh; + residual.
-// exp(v): v is clamped to [-87, 88]; n = round(v * 1.44269504); f = fma(n, -0.693359375, v), then
-//    f = fma(n, 2.12194440e-4, f); the polynomial of Cephes' expf, in Horner form with fma; times 2^n.
-// A row's result depends on nothing but the row: neither on how many rows there are, nor on the number of threads.
+// The arithmetic that every instruction set obeys bit for bit is in ../ARITHMETIC.md; the steps below are its steps. The
+// bytes of a packed matrix (panels of 16 columns, lines of codes, scales, zero points) are in ../weights/layout.py.
 #pragma once
 
 #include <cstddef>

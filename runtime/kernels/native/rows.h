@@ -1,4 +1,4 @@
-// The parts of panel.h that work on floats, written once over Lanes. Include a lanes_*.h first.
+// The steps of ARITHMETIC.md that work on floats, written once over Lanes. Include a lanes_*.h first.
 #pragma once
 
 #include <cmath>

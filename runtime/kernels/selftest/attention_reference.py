@@ -1,5 +1,7 @@
-"""The arithmetic of CachedAttention in NumPy, one row and one head at a time; its numbers are those of the package's
-docstring, as in ``reference``."""
+"""The arithmetic of CachedAttention in NumPy, one row and one head at a time.
+
+``runtime/kernels/ARITHMETIC.md`` is the specification; functions here name its steps by their numbers.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The arithmetic of the native operators in NumPy, slow and plain: what their self-test and their tests compare with.
 
-Steps and their numbers are those of the package's docstring. Float32 with round-to-nearest-even everywhere; ``fma``
-rounds once.
+``runtime/kernels/ARITHMETIC.md`` is the specification; functions here name its steps by their numbers.
 """
 
 from __future__ import annotations
@@ -168,7 +167,7 @@ def activate(v: Floats, activation: str) -> Floats:
 
 
 def exponential(v: Floats) -> Floats:
-    """``exp`` as the page specifies it."""
+    """``exp`` as ``ARITHMETIC.md`` specifies it."""
     v = np.clip(v, np.float32(-87), np.float32(88))
     n = np.rint(v * np.float32(1.44269504))
     f = fma(n, np.float32(2.12194440e-4), fma(n, np.float32(-0.693359375), v))

@@ -148,7 +148,7 @@ def test_all_of_this_holds_with_numpys_instruction_sets_switched_off(native_libr
     if not names or "NPY_DISABLE_CPU_FEATURES" in os.environ:
         pytest.skip("this NumPy has one instruction set here")
     here = "tests/runtime/kernels"
-    parts = [f"{here}/test_golden.py", f"{here}/test_reference.py", f"{here}/test_matmul_op.py"]
+    parts = [f"{here}/selftest/test_golden.py", f"{here}/selftest/test_reference.py", f"{here}/test_matmul_op.py"]
     parts += [
         f"{here}/test_attention.py::test_values_are_stored_as_specified",
         "tests/runtime/decoding/test_golden_draws.py",
