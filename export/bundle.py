@@ -17,7 +17,7 @@ from pathlib import Path
 from export.estimate import attainable_bytes, estimate_job, require_memory
 from export.graph.kv_variants import write_kv_graphs
 from export.graph.native.build import pack_native, write_native
-from export.graph.recipe import LoweredGraph, TensorSource
+from export.graph.recipe import LoweredGraph
 from export.graph.sparse_tables import sparse_bytes
 from export.graph.trace import lower
 from export.manifest import (
@@ -38,6 +38,7 @@ from export.request import ExportRequest, make_jobs
 from export.sources.checkpoint_mapping import LoadedTensors
 from export.sources.compact_tokenizer import write_compact_tokenizer
 from export.sources.opened import open_weights
+from export.sources.tensor_source import TensorSource
 from export.tasks import DEFAULT_METHOD, LevelTask, installed_versions, make_tasks, request_key
 from export.validation.agreement import with_agreement
 from export.validation.check import Passage, check_level, read_passage

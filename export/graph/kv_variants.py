@@ -24,8 +24,8 @@ import onnx_ir as ir
 from export.estimate import PIECE_BYTES
 from export.graph.ir_helpers import dims_of, find_nodes, input_of, redirect
 from export.graph.passes import CONTRIB
-from export.graph.recipe import FloatArray
 from export.manifest import Role, Shape
+from export.sources.tensor_source import FloatArray
 from export.validation.check import make_steps, read_passage
 from export.validation.check_text import MIXTURE, MIXTURE_NAME
 from export.validation.partitioned_session import PiecedGraph

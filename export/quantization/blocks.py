@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.graph.recipe import FloatArray
 from export.manifest import PocketspecError
+from export.sources.tensor_source import FloatArray
 
 Codes = npt.NDArray[np.uint8]
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from export.graph.recipe import FloatArray, TensorSource
 from export.manifest import PocketspecError
 from export.sources.streamed_model import make_streamed
+from export.sources.tensor_source import FloatArray, TensorSource
 
 Tokens = npt.NDArray[np.int64]
 

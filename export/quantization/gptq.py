@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.graph.recipe import FloatArray
 from export.quantization.blocks import Codes, Quantized, QuantizeError, check_block_size, pack_pairs
 from export.quantization.scale_search import Fit, Tile, search_blocks
+from export.sources.tensor_source import FloatArray
 
 
 def quantize_compensated(

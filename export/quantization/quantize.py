@@ -14,10 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
-from export.graph.recipe import FloatArray
 from export.quantization.blocks import Quantized, QuantizeError, check_block_size, pack_pairs
 from export.quantization.gptq import quantize_compensated
 from export.quantization.scale_search import Fit, Tile, round_blocks, search_blocks, transposed
+from export.sources.tensor_source import FloatArray
 
 _TILE = 1 << 17  # weights per tile: Python's share is small, and three float32 buffers (1.5 MB) stay in the cache
 _DAMPING = 0.01  # added to importances of mean 1, so that a column never active still keeps its weights

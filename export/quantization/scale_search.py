@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from export.graph.recipe import FloatArray
 from export.quantization.blocks import Codes, pack_pairs
+from export.sources.tensor_source import FloatArray
 
 _SMALLEST = 1e-30  # blocks whose weights are all smaller are zeros: the reciprocal must stay finite
 

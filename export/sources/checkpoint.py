@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from export.graph.recipe import FloatArray
 from export.manifest import PocketspecError
+from export.sources.tensor_source import FloatArray
 from export.untrusted import parse_json, read_text
 
 INDEX = "model.safetensors.index.json"

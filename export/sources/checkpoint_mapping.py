@@ -20,10 +20,10 @@ import transformers
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from export.graph.recipe import FloatArray
 from export.manifest import PocketspecError
 from export.sources.checkpoint import Checkpoint
 from export.sources.model_structure import first_line
+from export.sources.tensor_source import FloatArray
 
 _TILE_BYTES = 16 << 20  # of float32, of two tensors that are compared
 

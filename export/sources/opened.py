@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from export.graph.recipe import TensorSource
 from export.manifest import Source
 from export.request import ExportRequest, Job
 from export.sources.checkpoint import Checkpoint
@@ -14,6 +13,7 @@ from export.sources.checkpoint_mapping import load_tensors
 from export.sources.hub import fetch_checkpoint, resolved_revision
 from export.sources.random_weights import RandomWeights
 from export.sources.targets import load_config
+from export.sources.tensor_source import TensorSource
 from export.sources.timing_vehicle import Vehicle
 
 

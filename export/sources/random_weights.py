@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.graph.recipe import FloatArray
+from export.sources.tensor_source import FloatArray
 
 _POOL = 1 << 22  # 16 MiB; windows may overlap, which neither speed nor the error of rounding can see
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbouring rows land far apart

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from export.graph.recipe import FloatArray, TensorSource
+from export.sources.tensor_source import FloatArray, TensorSource
 
 # Bytes of one tile of a matrix in float32: large enough that a product is not all overhead, small beside torch itself.
 TILE_BYTES = 32 << 20

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.graph.recipe import FloatArray, TensorSource
 from export.manifest import PocketspecError
 from export.sources.random_weights import RandomWeights
 from export.sources.targets import load_config, resolve
+from export.sources.tensor_source import FloatArray, TensorSource
 
 Indices = npt.NDArray[np.int64]
 # The constant in the stream (float16 can just hold it), and what an added token's logit would be if the stream ended as

@@ -21,9 +21,10 @@ from tokenizers import Tokenizer
 from transformers import PretrainedConfig
 
 from export.estimate import PIECE_BYTES
-from export.graph.recipe import FloatArray, LoweredGraph, MatrixRecipe, PlainRecipe, TensorSource
+from export.graph.recipe import LoweredGraph, MatrixRecipe, PlainRecipe
 from export.manifest import Check, PocketspecError, Shape
 from export.sources.streamed_model import reference_logits
+from export.sources.tensor_source import FloatArray, TensorSource
 from export.validation.check_text import LEAN_TOKENS, MIN_TOKENS, PASSAGE, PASSAGE_NAME, count_tokens
 from export.validation.dequantized import WrittenWeights
 from export.validation.partitioned_session import Inputs, PiecedGraph

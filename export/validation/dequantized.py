@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
-from export.graph.recipe import FloatArray, MatrixRecipe, PlainRecipe, Recipe, TensorSource
+from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
 from export.manifest import PocketspecError
+from export.sources.tensor_source import FloatArray, TensorSource
 
 
 class NotWrittenError(PocketspecError, RuntimeError):

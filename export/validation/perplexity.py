@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.graph.recipe import FloatArray
+from export.sources.tensor_source import FloatArray
 
 _MOST_SURPRISE = np.log(1e300)
 

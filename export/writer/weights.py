@@ -22,19 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from export.graph.recipe import (
-    AliasRecipe,
-    ConstantRecipe,
-    FloatArray,
-    LoweredGraph,
-    MatrixRecipe,
-    PlainRecipe,
-    Recipe,
-    TensorSource,
-)
+from export.graph.recipe import AliasRecipe, ConstantRecipe, LoweredGraph, MatrixRecipe, PlainRecipe, Recipe
 from export.manifest import PocketspecError
 from export.quantization.blocks import Quantized, QuantizeError
 from export.quantization.quantize import Quantizer
+from export.sources.tensor_source import FloatArray, TensorSource
 from export.writer.data_file import DataFile, dims_of, size_of
 
 _TILE_BYTES = 8 << 20  # float32 rows of one tile

@@ -14,7 +14,6 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
-from export.graph.recipe import FloatArray
 from export.manifest import PocketspecError
 from export.quantization import calibration as calibrate
 from export.quantization.blocks import QuantizeError, dequantize
@@ -22,6 +21,7 @@ from export.quantization.calibration import Calibration, CalibrationError, compe
 from export.quantization.quantize import QUANTIZERS
 from export.sources.checkpoint import Checkpoint
 from export.sources.random_weights import RandomWeights
+from export.sources.tensor_source import FloatArray
 from tests.places import SHARED
 
 SIZES: dict[str, Any] = {

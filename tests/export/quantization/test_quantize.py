@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from export.graph.recipe import FloatArray
 from export.manifest import PocketspecError
 from export.quantization.blocks import Quantized, QuantizeError, check_block_size, dequantize
 from export.quantization.quantize import QUANTIZERS, Quantizer
+from export.sources.tensor_source import FloatArray
 
 METHODS = [pytest.param(QUANTIZERS[name], id=name) for name in ("rtn", "search")]
 LAYOUTS = [(bits, symmetric) for bits in (4, 8) for symmetric in (True, False)]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
 
-from export.graph.recipe import FloatArray
 from export.sources import streamed_model as streamed
 from export.sources.streamed_model import make_streamed, reference_logits
+from export.sources.tensor_source import FloatArray
 
 SMALL: dict[str, Any] = {
     "vocab_size": 96,

@@ -13,12 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from export import bundle
-from export.graph.recipe import FloatArray, LoweredGraph
+from export.graph.recipe import LoweredGraph
 from export.graph.trace import GraphOptions, shape_of
 from export.manifest import Shape
 from export.quantization.quantize import QUANTIZERS
 from export.sources.checkpoint import Checkpoint
 from export.sources.targets import load_config
+from export.sources.tensor_source import FloatArray
 from export.validation import check
 from export.validation.check import CheckError, Passage, check_level, compare, read_passage
 from export.validation.check_text import MAX_LOGITS_BYTES, MAX_TOKENS, MIN_TOKENS, count_tokens

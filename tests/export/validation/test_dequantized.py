@@ -10,8 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from export.graph.recipe import FloatArray, LoweredGraph, MatrixRecipe, PlainRecipe, Recipe
+from export.graph.recipe import LoweredGraph, MatrixRecipe, PlainRecipe, Recipe
 from export.quantization.quantize import QUANTIZERS
+from export.sources.tensor_source import FloatArray
 from export.validation.dequantized import WrittenWeights, unpack
 from export.writer.weights import write_weights
 

@@ -17,10 +17,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from export.graph.recipe import AliasRecipe, ConstantRecipe, FloatArray, LoweredGraph, MatrixRecipe, PlainRecipe, Recipe
+from export.graph.recipe import AliasRecipe, ConstantRecipe, LoweredGraph, MatrixRecipe, PlainRecipe, Recipe
 from export.manifest import PocketspecError
 from export.quantization.blocks import Quantized, dequantize
 from export.quantization.quantize import QUANTIZERS
+from export.sources.tensor_source import FloatArray
 from export.writer import weights
 from export.writer.data_file import DataFile
 from export.writer.weights import WeightsError, write_weights

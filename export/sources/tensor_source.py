@@ -1,0 +1,27 @@
+"""What every source of weights offers: named tensors, read a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class TensorSource(Protocol):
+    """Named tensors that can be read a few rows at a time: a checkpoint, random weights, a timing vehicle."""
+
+    def names(self) -> Collection[str]:
+        """Every tensor there is."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+        ...
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
+        """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor, as float32."""
+        ...
