@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from export.graph.trace import GraphOptions, shape_of
+from export.graph.trace import GraphOptions
 from export.manifest import Shape, Vocabulary
 from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportRequest, Job, RequestError
-from export.sources.model_structure import refuse
+from export.sources.model_shape import refuse, shape_of
 from export.sources.opened import Model, describe_model
 from export.sources.vocabulary import check_pair, read_vocabulary
 

@@ -28,6 +28,8 @@ _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*
 # Characters that steer a terminal or turn the direction of a line.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class UntrustedError(ValueError):
     """What is wrong with something that a stranger wrote, in a few words."""
@@ -73,6 +75,14 @@ def shown(value: Any) -> str:
         return f"a number of {value.bit_length():,} bits"
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """The first cause of an error that another library raised, with its kind, in one line without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = _COLOURS.sub("", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
 
 
 @dataclass(frozen=True)

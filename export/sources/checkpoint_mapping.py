@@ -22,8 +22,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from export.manifest import PocketspecError
 from export.sources.checkpoint import Checkpoint
-from export.sources.model_structure import first_line
 from export.sources.tensor_source import FloatArray
+from export.untrusted import first_line
 
 _TILE_BYTES = 16 << 20  # of float32, of two tensors that are compared
 

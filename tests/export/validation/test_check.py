@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from export import bundle
 from export.graph.recipe import LoweredGraph
-from export.graph.trace import GraphOptions, shape_of
+from export.graph.trace import GraphOptions
 from export.manifest import Shape
 from export.quantization.quantize import QUANTIZERS
 from export.sources.checkpoint import Checkpoint
+from export.sources.model_shape import shape_of
 from export.sources.targets import load_config
 from export.sources.tensor_source import FloatArray
 from export.validation import check

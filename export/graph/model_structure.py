@@ -1,0 +1,52 @@
+"""A model's structure without memory for its weights, from its configuration alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from export.graph.lowering.attention import IMPLEMENTATION
+from export.sources.model_shape import UnsupportedModelError
+from export.untrusted import first_line
+
+
+def build_model(config: transformers.PretrainedConfig) -> tuple[nn.Module, FakeTensorMode]:
+    """The model without memory for its parameters; buffers that no checkpoint holds have their values."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with mode:
+            model = transformers.AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=IMPLEMENTATION, trust_remote_code=False
+            )
+    except Exception as error:
+        if isinstance(error, KeyError) and error.args == (IMPLEMENTATION,):
+            raise UnsupportedModelError(
+                "its code in transformers has kinds of attention of its own, in whose place ours cannot be put;"
+                " it is not supported"
+            ) from None
+        raise UnsupportedModelError(f"transformers cannot build it for our attention ({first_line(error)})") from error
+    _fill_buffers(model)
+    return model.eval(), mode
+
+
+def _fill_buffers(model: Any) -> None:
+    """Gives buffers that no checkpoint holds (rotary frequencies, embedding scales) the values of HF's own code."""
+    persistent = set(model.state_dict())
+    for path, module in model.named_modules():
+        missing = [
+            name for name, _ in module.named_buffers(recurse=False) if f"{path}.{name}".lstrip(".") not in persistent
+        ]
+        for name in missing:
+            fake = getattr(module, name)
+            fill = float("nan") if fake.dtype.is_floating_point else -1
+            setattr(module, name, torch.full(fake.shape, fill, dtype=fake.dtype))
+        if missing:
+            model._init_weights(module)
+        for name in missing:
+            value = getattr(module, name)
+            if bool((value != value).any() if value.dtype.is_floating_point else (value == -1).any()):
+                raise UnsupportedModelError(f"buffer {name} of {path} has no value that could be exported")

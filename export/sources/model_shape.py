@@ -1,0 +1,73 @@
+"""The sizes of a model, from its configuration alone, and the models that a configuration shows to be impossible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from export.manifest import PocketspecError, Shape
+
+# What configs of models with experts call their number.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_LIMITED_ROPE = ("longrope", "dynamic")
+
+
+class UnsupportedModelError(PocketspecError, RuntimeError):
+    """A model that cannot be exported; the message names the model type and the reason."""
+
+
+def shape_of(config: Any, positions: int | None = None) -> Shape:
+    """Sizes of the graph that ``lower`` makes from ``config``.
+
+    Positions are those the model was made for, at most ``positions``; a rotary embedding that changes with the length
+    of the text (longrope, dynamic) is limited to the length where it does not.
+    """
+    name = config.model_type
+    try:
+        heads, hidden = int(config.num_attention_heads), int(config.hidden_size)
+        longest = _longest(config)
+        layers, vocab = int(config.num_hidden_layers), int(config.vocab_size)
+    except AttributeError as error:
+        what = f"no {error.name}" if error.name else str(error)
+        raise UnsupportedModelError(
+            f"{name}: its config has {what}; only decoders of text whose positions are rotary are supported"
+        ) from None
+    except TypeError as error:
+        raise UnsupportedModelError(f"{name}: its config is not a text decoder's ({error})") from None
+    if positions is not None and not 0 < positions <= longest:
+        raise UnsupportedModelError(f"{name}: {positions} positions asked, allowed are 1 to {longest}")
+    mlp = getattr(config, "intermediate_size", None)
+    return Shape(
+        layers=layers,
+        hidden_size=hidden,
+        mlp_size=int(mlp or 4 * hidden),
+        heads=heads,
+        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_size=int(getattr(config, "head_dim", None) or hidden // heads),
+        vocab_size=vocab,
+        positions=positions or longest,
+    )
+
+
+def refuse(config: Any, shape: Shape) -> None:
+    """Raises UnsupportedModelError for what a config alone shows to be impossible."""
+    name = config.model_type
+    if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
+        raise UnsupportedModelError(f"{name}: not a decoder of text alone; export its text model")
+    if any((getattr(config, attribute, None) or 0) > 1 for attribute in _EXPERTS):
+        raise UnsupportedModelError(f"{name}: mixtures of experts are not supported")
+    if shape.head_size % 8:
+        raise UnsupportedModelError(f"{name}: head size {shape.head_size} is not a multiple of 8")
+    if shape.heads % shape.kv_heads:
+        raise UnsupportedModelError(f"{name}: {shape.heads} heads cannot share {shape.kv_heads} key-value heads")
+
+
+def _longest(config: Any) -> int:
+    longest = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in rope.values() if all(isinstance(part, dict) for part in rope.values()) else [rope]:
+        if parameters and parameters.get("rope_type") in _LIMITED_ROPE:
+            original = parameters.get("original_max_position_embeddings")
+            longest = min(
+                longest, int(original or getattr(config, "original_max_position_embeddings", None) or longest)
+            )
+    return longest
