@@ -146,7 +146,7 @@ def _export_watched(
     task: LevelTask, request: ExportRequest, folder: Path, reporter: Reporter, peak: PeakWatch
 ) -> Level:
     job = task.job
-    config, source = open_weights(job, request, task.model)  # first: a damaged checkpoint is refused at once
+    config, source = open_weights(task.origin, task.model.config)  # first: a damaged checkpoint is refused at once
     model = replace(task.model, config=config)
     task = replace(task, model=model)
     started = time.monotonic()

@@ -15,7 +15,7 @@ from export.manifest import Shape, Vocabulary
 from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportRequest, Job, RequestError
 from export.sources.model_shape import refuse, shape_of
-from export.sources.opened import Model, describe_model
+from export.sources.opened import ModelDescription, ModelOrigin, describe_model
 from export.sources.vocabulary import check_pair, read_vocabulary
 
 # By perplexity, with either kernels: on text they were made for, stories260k has 4.94 in blocks of 32, 5.09 in blocks
@@ -32,7 +32,8 @@ class LevelTask:
     """One level to export. ``block_size`` and ``method`` are None for float weights."""
 
     job: Job
-    model: Model
+    origin: ModelOrigin
+    model: ModelDescription
     shape: Shape
     vocabulary: Vocabulary
     block_size: int | None
@@ -50,7 +51,8 @@ def make_tasks(request: ExportRequest, jobs: Sequence[Job]) -> list[LevelTask]:
     """The tasks of ``jobs``, target first. Refuses partners whose vocabulary is not the target's."""
     tasks: list[LevelTask] = []
     for job in jobs:
-        model = describe_model(job, request)
+        origin = _origin(job, request)
+        model = describe_model(origin)
         target = tasks[0] if tasks else None
         if target is not None and target.model.folder is not None and model.folder is not None:
             check_pair(target.model.folder, model.folder)
@@ -59,7 +61,7 @@ def make_tasks(request: ExportRequest, jobs: Sequence[Job]) -> list[LevelTask]:
         vocabulary = _vocabulary(model, target)
         blocks = BITS[job.weights] <= 8
         size = (request.block_size or DEFAULT_BLOCK_SIZE) if blocks else None
-        tasks.append(LevelTask(job, model, shape, vocabulary, size, _method(request) if blocks else None))
+        tasks.append(LevelTask(job, origin, model, shape, vocabulary, size, _method(request) if blocks else None))
     return tasks
 
 
@@ -84,7 +86,19 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _shape(model: Model, request: ExportRequest, target: LevelTask | None) -> Shape:
+def _origin(job: Job, request: ExportRequest) -> ModelOrigin:
+    """What a job's model is made of; a revision is asked of the target alone."""
+    return ModelOrigin(
+        job.model,
+        request.revision if job.role == "target" else None,
+        request.cache_dir,
+        request.random_weights,
+        job.enlarge_like,
+        request.positions,
+    )
+
+
+def _shape(model: ModelDescription, request: ExportRequest, target: LevelTask | None) -> Shape:
     """The shape of a level. A partner made for shorter texts than asked keeps its own length."""
     if target is None or request.positions is None:
         return shape_of(model.config, request.positions)
@@ -103,7 +117,7 @@ def _method(request: ExportRequest) -> str:
     return method
 
 
-def _vocabulary(model: Model, target: LevelTask | None) -> Vocabulary:
+def _vocabulary(model: ModelDescription, target: LevelTask | None) -> Vocabulary:
     """The model's own vocabulary; a shape without a tokenizer speaks its target's, or has only its size."""
     if model.folder is not None and (model.folder / "tokenizer.json").is_file():
         return read_vocabulary(model.folder)
