@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from export.estimate import attainable_bytes, estimate_job, require_memory
-from export.graph.kv_variants import write_kv_graphs
+from export.graph.kv_variants import needs_ranges, portable_kv_types, write_kv_graph
 from export.graph.native.build import pack_native, write_native
 from export.graph.recipe import LoweredGraph
 from export.graph.sparse_tables import sparse_bytes
@@ -42,9 +42,10 @@ from export.sources.tensor_source import TensorSource
 from export.tasks import DEFAULT_METHOD, LevelTask, installed_versions, make_tasks, request_key
 from export.validation.agreement import with_agreement
 from export.validation.check import Passage, check_level, read_passage
-from export.validation.check_text import LEAN_TOKENS
 from export.validation.isolated import run_lean
 from export.validation.kv_quality import measure_effects
+from export.validation.kv_ranges import measure_text_ranges
+from export.validation.limits import LEAN_TOKENS
 from export.validation.peak_memory import PeakWatch
 from export.writer.genai_config import make_genai_config, write_genai_config
 from export.writer.lock import locked
@@ -170,7 +171,7 @@ def _export_watched(
         shape=task.shape,
         vocabulary=task.vocabulary,
         quantization=Quantization(job.weights, task.block_size, task.method, written.error),
-        graphs={"fp32": GRAPH, **write_kv_graphs(folder, GRAPH, job.role, task.shape, model.folder)},
+        graphs={"fp32": GRAPH, **_write_kv_graphs(task, folder)},
         weight_bytes=written.bytes,
         check=check,
         native=native,
@@ -244,6 +245,13 @@ def _write_native(task: LevelTask, request: ExportRequest, folder: Path, reporte
         reporter.stage(task.job.name, "packing weights", native.data_bytes)
         pack_native(folder, GRAPH, reporter.advance)
     return native
+
+
+def _write_kv_graphs(task: LevelTask, folder: Path) -> dict[str, str]:
+    """The portable graph for every other KV type; the name of the file for each."""
+    kinds = portable_kv_types(task.job.role, task.shape)
+    ranges = measure_text_ranges(folder / GRAPH, task.shape, task.model.folder) if needs_ranges(kinds) else {}
+    return {kind: write_kv_graph(folder, GRAPH, kind, ranges) for kind in kinds}
 
 
 def _calibration(task: LevelTask, request: ExportRequest, source: TensorSource) -> Calibration | None:

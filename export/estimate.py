@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from export.manifest import PocketspecError, Shape
 from export.request import BITS, NATIVE_BLOCK_SIZES, Job
-from export.validation.check_text import LEAN_TOKENS, MAX_TOKENS, count_tokens
+from export.validation.limits import LEAN_TOKENS, MAX_TOKENS, PIECE_BYTES, count_tokens
 from export.validation.peak_memory import held_bytes
 
 # Heuristics, rounded, from exports on 2 cores of a server CPU: building a graph, and writing a weight.
@@ -23,7 +23,6 @@ SECONDS_PER_PARAMETER = {4: 40e-9, 8: 15e-9, 16: 5e-9, 32: 5e-9}
 PROCESS_BYTES = 400_000_000
 LAYER_BYTES = 2_500_000
 WRITE_BYTES = 90_000_000
-PIECE_BYTES = 192 << 20  # of weights in a piece of a graph
 _PIECE_FACTOR, _LOGITS_FACTOR = 2.2, 1.7
 _TILES_BYTES = 64 << 20
 

@@ -14,21 +14,17 @@ with 1, 7e-3 to 8e-3 with 1.15, and 8e-3 to 9e-3 with 1.3, for its 15 steps are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from export.estimate import PIECE_BYTES
 from export.graph.ir_helpers import dims_of, find_nodes, input_of, redirect
 from export.graph.passes import CONTRIB
 from export.manifest import Role, Shape
 from export.sources.tensor_source import FloatArray
-from export.validation.check import make_steps, read_passage
-from export.validation.check_text import MIXTURE, MIXTURE_NAME
-from export.validation.partitioned_session import PiecedGraph
 
 _FLOAT_INPUTS = (0, 1, 2, 10)  # query, key, value, bias
 # Channels that the text left near zero: their scale is that of a range this far below the head's largest.
@@ -53,33 +49,26 @@ _KV_TYPES = {
 }
 
 
-def write_kv_graphs(folder: Path, graph: str, role: Role, shape: Shape, checkpoint: Path | None) -> dict[str, str]:
-    """Writes ``folder/graph``, a float32 one, for the other KV types; returns the name of the file for each.
+def portable_kv_types(role: Role, shape: Shape) -> list[str]:
+    """The KV types beside float32 that a level gets portable graphs for.
 
-    ``checkpoint`` is the folder that may hold a tokenizer. Drafters have float16 alone: their caches are small beside
-    the target's, and finding scales would cost time. Two int4 values share a byte, so heads of an odd size have none.
+    Drafters have float16 alone: their caches are small beside the target's, and finding scales would cost time. Two
+    int4 values share a byte, so heads of an odd size have none.
     """
     kinds = [name for name, kind in _KV_TYPES.items() if kind.levels is None or role != "drafter"]
-    kinds = [name for name in kinds if shape.head_size * _KV_TYPES[name].bits % 8 == 0]
-    ranges = {}
-    if any(_KV_TYPES[name].levels for name in kinds):
-        text = read_passage(checkpoint, shape, bundled=(MIXTURE_NAME, MIXTURE))
-        ranges = measure_ranges(folder / graph, text.tokens)
-    return {kind: write_kv_graph(folder, graph, kind, ranges) for kind in kinds}
+    return [name for name in kinds if shape.head_size * _KV_TYPES[name].bits % 8 == 0]
 
 
-def measure_ranges(graph: Path, tokens: Sequence[int]) -> dict[str, FloatArray]:
-    """Per cache input of the float32 ``graph``, the largest magnitudes on ``tokens``, ``[1, kv_heads, 1, size]``."""
-    pieced = PiecedGraph(graph, PIECE_BYTES)
-    steps, carried = make_steps(pieced, tokens, [0, len(tokens)])
-    (values,) = pieced.run(steps, carried, carried.values())
-    return {past: np.abs(values[present]).max(2, keepdims=True) for past, present in carried.items()}
+def needs_ranges(kv_types: Iterable[str]) -> bool:
+    """Whether one of the types has scales, which follow from measured ranges."""
+    return any(_KV_TYPES[kv_type].levels for kv_type in kv_types)
 
 
 def write_kv_graph(folder: Path, graph: str, kv_type: str, ranges: Mapping[str, FloatArray]) -> str:
     """Writes the float32 ``folder/graph`` with caches of another type beside it; returns the name of the file.
 
-    ``ranges`` as ``measure_ranges`` gives them; float16 needs none.
+    ``ranges`` has the largest magnitudes of every cache input, float32 ``[1, kv_heads, 1, head_size]``; float16 needs
+    none.
     """
     name = f"{Path(graph).stem}-{kv_type}.onnx"
     model, kind = ir.load(folder / graph), _KV_TYPES[kv_type]

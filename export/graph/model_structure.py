@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.graph.lowering.attention import IMPLEMENTATION
-from export.sources.model_shape import UnsupportedModelError
+from export.sources.model_shape import ArchitectureError
 from export.untrusted import first_line
 
 
@@ -24,11 +24,11 @@ def build_model(config: transformers.PretrainedConfig) -> tuple[nn.Module, FakeT
             )
     except Exception as error:
         if isinstance(error, KeyError) and error.args == (IMPLEMENTATION,):
-            raise UnsupportedModelError(
+            raise ArchitectureError(
                 "its code in transformers has kinds of attention of its own, in whose place ours cannot be put;"
                 " it is not supported"
             ) from None
-        raise UnsupportedModelError(f"transformers cannot build it for our attention ({first_line(error)})") from error
+        raise ArchitectureError(f"transformers cannot build it for our attention ({first_line(error)})") from error
     _fill_buffers(model)
     return model.eval(), mode
 
@@ -49,4 +49,4 @@ def _fill_buffers(model: Any) -> None:
         for name in missing:
             value = getattr(module, name)
             if bool((value != value).any() if value.dtype.is_floating_point else (value == -1).any()):
-                raise UnsupportedModelError(f"buffer {name} of {path} has no value that could be exported")
+                raise ArchitectureError(f"buffer {name} of {path} has no value that could be exported")

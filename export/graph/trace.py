@@ -39,7 +39,7 @@ from export.graph.model_structure import build_model
 from export.graph.passes import Weights, run_passes
 from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
 from export.manifest import Shape
-from export.sources.model_shape import UnsupportedModelError, refuse, shape_of
+from export.sources.model_shape import ArchitectureError, refuse, shape_of
 from export.untrusted import first_line
 
 _Weights = Literal["int4", "int8", "fp16", "fp32"]
@@ -57,7 +57,7 @@ class GraphOptions:
     def __post_init__(self) -> None:
         size = self.block_size
         if not 16 <= size <= 256 or size & (size - 1):
-            raise UnsupportedModelError(f"block size {size} is not allowed; use 16, 32, 64, 128 or 256")
+            raise ArchitectureError(f"block size {size} is not allowed; use 16, 32, 64, 128 or 256")
 
     @property
     def storage(self) -> Storage:
@@ -68,21 +68,21 @@ class GraphOptions:
 def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> LoweredGraph:
     """The graph of ``config``'s causal language model, and the recipes of its initializers.
 
-    Raises UnsupportedModelError with the reason where the graph would be wrong or cannot be built.
+    Raises ArchitectureError with the reason where the graph would be wrong or cannot be built.
     """
     config = copy.deepcopy(config)
     shape = shape_of(config, options.positions)
     refuse(config, shape)
     if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModelError(f"{config.model_type}: quantized already; start from the unquantized one")
+        raise ArchitectureError(f"{config.model_type}: quantized already; start from the unquantized one")
     attention = Attention()
     try:
         with _quiet(), attention_registered(attention):
             model, mode = build_model(config)
             traced, program = _trace(model, mode, attention, shape)
         return _finish(program.model, traced, options.storage)
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{config.model_type}: {error}") from error.__cause__
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{config.model_type}: {error}") from error.__cause__
 
 
 class _Traced(nn.Module):
@@ -147,16 +147,16 @@ def _run(traced: _Traced, arguments: Any) -> None:
     """One fake forward: every refusal shows here, before the slow export."""
     try:
         traced(*arguments)
-    except (UnsupportedModelError, RotaryMismatchError):
+    except (ArchitectureError, RotaryMismatchError):
         raise
     except Exception as error:
-        raise UnsupportedModelError(f"its forward does not fit our graph ({first_line(error)})") from error
+        raise ArchitectureError(f"its forward does not fit our graph ({first_line(error)})") from error
 
 
 def _lower_linears(model: Any, attention: Attention) -> None:
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
-        raise UnsupportedModelError(f"its head is {type(head).__name__}, not a plain linear layer")
+        raise ArchitectureError(f"its head is {type(head).__name__}, not a plain linear layer")
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear:
             lowered = LoweredLinear(module)
@@ -166,7 +166,7 @@ def _lower_linears(model: Any, attention: Attention) -> None:
     known = {module.weight for module in model.modules() if isinstance(module, LoweredLinear)}
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and parameter not in known and parameter is not model.get_input_embeddings().weight:
-            raise UnsupportedModelError(_no_place_for(model, name, parameter))
+            raise ArchitectureError(_no_place_for(model, name, parameter))
 
 
 def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
@@ -214,7 +214,7 @@ def _export(traced: _Traced, arguments: Any, shape: Shape) -> Any:
             output_names=["logits", *(f"present.{pair}" for pair in pairs)],
         )
     except Exception as error:
-        raise UnsupportedModelError(f"torch cannot export it ({first_line(error)})") from error
+        raise ArchitectureError(f"torch cannot export it ({first_line(error)})") from error
 
 
 def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
@@ -233,7 +233,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
         if not isinstance(getattr(value.const_value, "raw", None), FakeTensor):
             continue
         if name not in tables and name not in sources:
-            raise UnsupportedModelError(f"it computes with {name}, which is stored as a buffer and not as a weight")
+            raise ArchitectureError(f"it computes with {name}, which is stored as a buffer and not as a weight")
         value.name = sources.get(name, name)
         weights.recipes[str(value.name)] = _recipe(value, tables.get(name), traced.offsets.get(name, 0.0))
         value.const_value = None
@@ -252,7 +252,7 @@ def _check_embedding(model: ir.Model, weights: Weights) -> None:
             for node, index in model.graph.initializers[name].uses():
                 gathers = (node.op_type, index) == ("Gather", 0) and getattr(node.inputs[1], "name", "") == "input_ids"
                 if not gathers and (node.op_type, index) != (PLACEHOLDER, 1):
-                    raise UnsupportedModelError(f"weight {name} {list(recipe.shape)} feeds {node.op_type}")
+                    raise ArchitectureError(f"weight {name} {list(recipe.shape)} feeds {node.op_type}")
 
 
 def _recipe(value: ir.Value, table: Any, offset: float) -> Recipe:

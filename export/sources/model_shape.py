@@ -11,8 +11,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _LIMITED_ROPE = ("longrope", "dynamic")
 
 
-class UnsupportedModelError(PocketspecError, RuntimeError):
-    """A model that cannot be exported; the message names the model type and the reason."""
+class ArchitectureError(PocketspecError, RuntimeError):
+    """A kind of model that cannot be exported; the message names the model type and the reason."""
 
 
 def shape_of(config: Any, positions: int | None = None) -> Shape:
@@ -28,13 +28,13 @@ def shape_of(config: Any, positions: int | None = None) -> Shape:
         layers, vocab = int(config.num_hidden_layers), int(config.vocab_size)
     except AttributeError as error:
         what = f"no {error.name}" if error.name else str(error)
-        raise UnsupportedModelError(
+        raise ArchitectureError(
             f"{name}: its config has {what}; only decoders of text whose positions are rotary are supported"
         ) from None
     except TypeError as error:
-        raise UnsupportedModelError(f"{name}: its config is not a text decoder's ({error})") from None
+        raise ArchitectureError(f"{name}: its config is not a text decoder's ({error})") from None
     if positions is not None and not 0 < positions <= longest:
-        raise UnsupportedModelError(f"{name}: {positions} positions asked, allowed are 1 to {longest}")
+        raise ArchitectureError(f"{name}: {positions} positions asked, allowed are 1 to {longest}")
     mlp = getattr(config, "intermediate_size", None)
     return Shape(
         layers=layers,
@@ -49,16 +49,16 @@ def shape_of(config: Any, positions: int | None = None) -> Shape:
 
 
 def refuse(config: Any, shape: Shape) -> None:
-    """Raises UnsupportedModelError for what a config alone shows to be impossible."""
+    """Raises ArchitectureError for what a config alone shows to be impossible."""
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
-        raise UnsupportedModelError(f"{name}: not a decoder of text alone; export its text model")
+        raise ArchitectureError(f"{name}: not a decoder of text alone; export its text model")
     if any((getattr(config, attribute, None) or 0) > 1 for attribute in _EXPERTS):
-        raise UnsupportedModelError(f"{name}: mixtures of experts are not supported")
+        raise ArchitectureError(f"{name}: mixtures of experts are not supported")
     if shape.head_size % 8:
-        raise UnsupportedModelError(f"{name}: head size {shape.head_size} is not a multiple of 8")
+        raise ArchitectureError(f"{name}: head size {shape.head_size} is not a multiple of 8")
     if shape.heads % shape.kv_heads:
-        raise UnsupportedModelError(f"{name}: {shape.heads} heads cannot share {shape.kv_heads} key-value heads")
+        raise ArchitectureError(f"{name}: {shape.heads} heads cannot share {shape.kv_heads} key-value heads")
 
 
 def _longest(config: Any) -> int:

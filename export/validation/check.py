@@ -20,13 +20,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from transformers import PretrainedConfig
 
-from export.estimate import PIECE_BYTES
 from export.graph.recipe import LoweredGraph, MatrixRecipe, PlainRecipe
 from export.manifest import Check, PocketspecError, Shape
 from export.sources.streamed_model import reference_logits
 from export.sources.tensor_source import FloatArray, TensorSource
-from export.validation.check_text import LEAN_TOKENS, MIN_TOKENS, PASSAGE, PASSAGE_NAME, count_tokens
+from export.validation.check_text import PASSAGE, PASSAGE_NAME
 from export.validation.dequantized import WrittenWeights
+from export.validation.limits import LEAN_TOKENS, MIN_TOKENS, PIECE_BYTES, count_tokens
 from export.validation.partitioned_session import Inputs, PiecedGraph
 from export.validation.perplexity import perplexity
 

@@ -6,16 +6,6 @@ And prompts, short and of many kinds, to which a target's answers tell how well 
 
 from __future__ import annotations
 
-from export.manifest import Shape
-
-# Bounds of a check: tokens, float32 logits of one model, and multiply-adds of one forward (about 10 s on 2 cores).
-MAX_TOKENS = 256
-MAX_LOGITS_BYTES = 128 << 20
-MAX_MULTIPLICATIONS = 500e9
-MIN_TOKENS = 16
-# Tokens that tell a right graph from a wrong one, since every row of every step counts; all where memory is short.
-LEAN_TOKENS = 24
-
 PASSAGE_NAME = "Alice's Adventures in Wonderland (Lewis Carroll, 1865)"
 
 PASSAGE = """\
@@ -79,12 +69,3 @@ OPENINGS = (
     "Question: A train leaves at 9:40 and arrives at 12:15. How long is the journey?\nAnswer:",
     "Dear Ms. Miller,\n\nI am writing to",
 )
-
-
-def count_tokens(shape: Shape, available: int) -> int:
-    """How many tokens a check of a model of this shape takes, out of ``available``."""
-    projections = shape.hidden_size * shape.head_size * (2 * shape.heads + 2 * shape.kv_heads)
-    layer = projections + 3 * shape.hidden_size * shape.mlp_size
-    per_token = shape.layers * layer + shape.hidden_size * shape.vocab_size
-    affordable = int(min(MAX_LOGITS_BYTES / (4 * shape.vocab_size), MAX_MULTIPLICATIONS / per_token))
-    return min(available, shape.positions, MAX_TOKENS, max(MIN_TOKENS, affordable))

@@ -17,7 +17,7 @@ from export.manifest import Shape, read_manifest
 from export.report import SilentReporter, Timing
 from export.request import ExportRequest, Job
 from export.sources.targets import resolve
-from export.validation.check_text import LEAN_TOKENS
+from export.validation.limits import LEAN_TOKENS
 from export.validation.peak_memory import PeakWatch, held_bytes
 from memory import device
 from memory.device import Device

@@ -21,7 +21,7 @@ from torch.onnx.ops import symbolic, symbolic_multi_out
 from transformers import masking_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from export.sources.model_shape import UnsupportedModelError
+from export.sources.model_shape import ArchitectureError
 
 IMPLEMENTATION = "pocketspec"
 # Added to the scores of keys that must not be seen: far below any score, and two of them still add up to a finite
@@ -55,12 +55,12 @@ class StepCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Notes a layer's new keys and values; the operator appends them to the real cache."""
         if self.updated[layer_idx] is not None:
-            raise UnsupportedModelError(f"layer {layer_idx} updates its cache twice; only one update is supported")
+            raise ArchitectureError(f"layer {layer_idx} updates its cache twice; only one update is supported")
         self.updated[layer_idx] = (key, value)
         return key, value
 
     def __getattr__(self, name: str) -> Any:
-        raise UnsupportedModelError(f"the model uses {name!r} of its cache, which has new keys and values only")
+        raise ArchitectureError(f"the model uses {name!r} of its cache, which has new keys and values only")
 
 
 @dataclass
@@ -205,21 +205,21 @@ def attention_registered(attention: Attention) -> Iterator[None]:
 
 
 def check_layers(step: Step) -> None:
-    """Raises UnsupportedModelError unless every layer updated its cache and attended exactly once."""
+    """Raises ArchitectureError unless every layer updated its cache and attended exactly once."""
     silent = [layer for layer, present in enumerate(step.present) if present is None]
     if silent:
-        raise UnsupportedModelError(f"layers {silent} do not attend through transformers' attention interface")
+        raise ArchitectureError(f"layers {silent} do not attend through transformers' attention interface")
 
 
 def _mask_maker(name: str, positions: int) -> Any:
     def make(*_: object, config: Any = None, **arguments: Any) -> CausalMask:
         if name not in _KNOWN_MASKS:
-            raise UnsupportedModelError(f"the model asks for {name}; only causal and sliding masks are supported")
+            raise ArchitectureError(f"the model asks for {name}; only causal and sliding masks are supported")
         extra = [key for key, value in arguments.items() if value is not None and "function" in key]
         if extra or arguments.get("block_sequence_ids") is not None:
-            raise UnsupportedModelError(f"the model changes its causal mask ({extra or 'block_sequence_ids'})")
+            raise ArchitectureError(f"the model changes its causal mask ({extra or 'block_sequence_ids'})")
         if not getattr(config, "is_causal", True):
-            raise UnsupportedModelError("the model attends in both directions (is_causal is false)")
+            raise ArchitectureError("the model attends in both directions (is_causal is false)")
         attribute = _KNOWN_MASKS[name]
         window = None if attribute is None else int(getattr(config, attribute))
         return CausalMask(None if window is None or window >= positions else window)
@@ -229,19 +229,19 @@ def _mask_maker(name: str, positions: int) -> Any:
 
 def _check_call(step: Step, layer: int, key: torch.Tensor, value: torch.Tensor, mask: object, others: Any) -> None:
     if not isinstance(mask, CausalMask):
-        raise UnsupportedModelError(f"layer {layer} attends with a mask of its own making ({type(mask).__name__})")
+        raise ArchitectureError(f"layer {layer} attends with a mask of its own making ({type(mask).__name__})")
     unknown = [name for name, given in others.items() if given is not None and name not in _NEUTRAL_ARGUMENTS]
     if unknown or others.get("dropout") or others.get("is_causal") is False:
-        raise UnsupportedModelError(f"layer {layer} attends with {', '.join(unknown) or 'dropout or no causality'}")
+        raise ArchitectureError(f"layer {layer} attends with {', '.join(unknown) or 'dropout or no causality'}")
     if step.present[layer] is not None:
-        raise UnsupportedModelError(f"layer {layer} attends twice")
+        raise ArchitectureError(f"layer {layer} attends twice")
     updated = step.cache.updated[layer]
     if updated is None or updated[0] is not key or updated[1] is not value:
-        raise UnsupportedModelError(f"layer {layer} attends to other keys than it puts in its cache")
+        raise ArchitectureError(f"layer {layer} attends to other keys than it puts in its cache")
     past = step.past[layer][0]
     for what, heads in (("key", key), ("value", value)):
         if (heads.shape[0], heads.shape[1], heads.shape[3]) != (past.shape[0], past.shape[1], past.shape[3]):
-            raise UnsupportedModelError(
+            raise ArchitectureError(
                 f"layer {layer} has {what}s of {heads.shape[1]} heads of {heads.shape[3]},"
                 f" its config says {past.shape[1]} of {past.shape[3]}"
             )

@@ -15,8 +15,9 @@ import pytest
 import torch
 import transformers
 
-from export.graph.kv_variants import measure_ranges, write_kv_graph
+from export.graph.kv_variants import write_kv_graph
 from export.graph.trace import GraphOptions
+from export.validation.kv_ranges import measure_ranges
 from runtime.models.exact_widths import any_width
 from runtime.models.ort_model import OrtModel, open_session
 from tests.export.filled import Case, relative

@@ -21,7 +21,7 @@ from export.graph.lowering.rotary import RotaryMismatchError, find_layout, make_
 from export.graph.recipe import AliasRecipe, ConstantRecipe, MatrixRecipe
 from export.graph.trace import GraphOptions, lower
 from export.manifest import Shape
-from export.sources.model_shape import UnsupportedModelError, shape_of
+from export.sources.model_shape import ArchitectureError, shape_of
 from runtime.models.io_binding import KeptBinding
 from tests.export.filled import CAPACITY, Case, relative
 from tests.export.graph.test_families import FAMILIES, SMALL, TEXT, make_case
@@ -156,7 +156,7 @@ def test_positions_end_where_a_rotary_embedding_would_change() -> None:
     kind, fields = FAMILIES["phi3"]
     config = transformers.CONFIG_MAPPING[kind](**{**SMALL, **fields})
     assert shape_of(config).positions == 32
-    with pytest.raises(UnsupportedModelError, match="phi3: 33 positions asked, allowed are 1 to 32"):
+    with pytest.raises(ArchitectureError, match="phi3: 33 positions asked, allowed are 1 to 32"):
         shape_of(config, 33)
 
 
@@ -186,21 +186,21 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("kind", "fields", "reason"), REFUSED, ids=[f"{row[0]}-{i}" for i, row in enumerate(REFUSED)])
 def test_what_would_be_wrong_is_refused(kind: str, fields: dict[str, Any], reason: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=reason) as refusal:
+    with pytest.raises(ArchitectureError, match=reason) as refusal:
         lower(transformers.CONFIG_MAPPING[kind](**{**SIZES, **fields}), GraphOptions("fp32"))
     assert str(refusal.value).startswith(f"{kind}: ")
     assert "\n" not in str(refusal.value)
 
 
 def test_a_block_size_that_kernels_lack_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="block size 48 is not allowed; use 16, 32, 64, 128 or 256"):
+    with pytest.raises(ArchitectureError, match="block size 48 is not allowed; use 16, 32, 64, 128 or 256"):
         GraphOptions("int4", 48)
 
 
 def test_nothing_is_left_behind_even_after_a_refusal() -> None:
     before = dict(vars(modeling_llama))
     make_case("llama")
-    with pytest.raises(UnsupportedModelError):
+    with pytest.raises(ArchitectureError):
         lower(llama(is_causal=False), GraphOptions("fp32"))
     assert IMPLEMENTATION not in ALL_ATTENTION_FUNCTIONS
     assert dict(vars(modeling_llama)) == before
@@ -240,26 +240,26 @@ def test_an_attention_call_as_expected_passes() -> None:
     ],
 )
 def test_an_attention_call_of_another_kind_is_refused(change: dict[str, Any], reason: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=reason):
+    with pytest.raises(ArchitectureError, match=reason):
         Call().attend(**{"mask": CausalMask(), **change})
 
 
 def test_a_layer_that_does_not_attend_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"layers \[0\] do not attend through transformers' attention"):
+    with pytest.raises(ArchitectureError, match=r"layers \[0\] do not attend through transformers' attention"):
         check_layers(Call().attention.current)
 
 
 def test_a_layer_attends_and_updates_once() -> None:
     call = Call()
     call.attend(CausalMask())
-    with pytest.raises(UnsupportedModelError, match="layer 0 attends twice"):
+    with pytest.raises(ArchitectureError, match="layer 0 attends twice"):
         call.attend(CausalMask())
-    with pytest.raises(UnsupportedModelError, match="updates its cache twice"):
+    with pytest.raises(ArchitectureError, match="updates its cache twice"):
         call.attention.current.cache.update(call.key, call.value, 0)
 
 
 def test_state_beyond_keys_and_values_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="uses 'conv_states' of its cache"):
+    with pytest.raises(ArchitectureError, match="uses 'conv_states' of its cache"):
         _ = StepCache(1).conv_states
 
 

@@ -23,7 +23,7 @@ from export.sources.targets import load_config
 from export.sources.tensor_source import FloatArray
 from export.validation import check
 from export.validation.check import CheckError, Passage, check_level, compare, read_passage
-from export.validation.check_text import MAX_LOGITS_BYTES, MAX_TOKENS, MIN_TOKENS, count_tokens
+from export.validation.limits import MAX_LOGITS_BYTES, MAX_TOKENS, MIN_TOKENS, count_tokens
 from export.validation.partitioned_session import PiecedGraph
 from export.validation.perplexity import perplexity
 from export.writer.weights import write_weights
