@@ -7,7 +7,6 @@ A row is cut into blocks; a block keeps one integer code per weight and one scal
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +31,19 @@ class Quantized:
     error: tuple[float, float]
 
 
-def dequantize(quantized: Quantized, bits: int, columns: int) -> FloatArray:
-    """The weights that the codes stand for, float32 ``[rows, columns]``."""
-    codes = quantized.codes if bits == 8 else unpack_pairs(quantized.codes)
-    rows, blocks, _ = codes.shape
-    zero: npt.NDArray[Any] = np.full((rows, blocks), 2 ** (bits - 1), np.uint8)
-    if quantized.zero_points is not None:
-        zero = quantized.zero_points if bits == 8 else unpack_pairs(quantized.zero_points)[:, :blocks]
-    weights = (codes.astype(np.float32) - zero[..., None].astype(np.float32)) * quantized.scales[..., None]
-    return np.ascontiguousarray(weights.reshape(rows, -1)[:, :columns])
+def dequantize(codes: Codes, scales: FloatArray, zero_points: Codes | None, bits: int) -> FloatArray:
+    """The weights that stored codes stand for, float32 ``[rows, blocks * block_size]``, padding included.
+
+    ``codes``, ``scales`` and ``zero_points`` as in ``MatrixRecipe``, of any number of rows.
+    """
+    values = (codes if bits == 8 else unpack_pairs(codes)).astype(np.float32)
+    rows, blocks, _ = values.shape
+    if zero_points is None:
+        values -= 2 ** (bits - 1)
+    else:
+        values -= (zero_points if bits == 8 else unpack_pairs(zero_points))[:, :blocks, None]
+    values *= scales[..., None]
+    return values.reshape(rows, -1)
 
 
 def check_block_size(block_size: int) -> None:

@@ -16,6 +16,7 @@ import onnx_ir
 
 from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
 from export.manifest import PocketspecError
+from export.quantization.blocks import dequantize
 from export.sources.tensor_source import FloatArray, TensorSource
 
 
@@ -65,15 +66,10 @@ class WrittenWeights:
 
     def _dequantize(self, recipe: MatrixRecipe, first: int, last: int) -> FloatArray:
         blocks = -(-recipe.columns // recipe.block_size)
-        codes = self._rows(recipe.codes, recipe.rows, first, last)
-        values = unpack(codes, recipe.bits).reshape(last - first, blocks, recipe.block_size).astype(np.float32)
-        if recipe.zero_points is None:
-            values -= 1 << (recipe.bits - 1)
-        else:
-            packed = self._rows(recipe.zero_points, recipe.rows, first, last)
-            values -= unpack(packed, recipe.bits)[:, :blocks, None]
-        values *= self._rows(recipe.scales, recipe.rows, first, last).reshape(last - first, blocks, 1)
-        return np.ascontiguousarray(values.reshape(last - first, -1)[:, : recipe.columns])
+        codes = self._rows(recipe.codes, recipe.rows, first, last).reshape(last - first, blocks, -1)
+        scales = self._rows(recipe.scales, recipe.rows, first, last)
+        zeros = None if recipe.zero_points is None else self._rows(recipe.zero_points, recipe.rows, first, last)
+        return dequantize(codes, scales, zeros, recipe.bits)[:, : recipe.columns]
 
     def _rows(self, name: str, rows: int, first: int, last: int) -> npt.NDArray[Any]:
         """Rows of an initializer that lists ``rows`` of them, whatever its own shape is.
@@ -87,10 +83,3 @@ class WrittenWeights:
         offset = (tensor.offset or 0) + first * width * dtype.itemsize
         count = (last - first) * width
         return np.fromfile(self._folder / tensor.location, dtype, count, offset=offset).reshape(last - first, width)
-
-
-def unpack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """Codes one by one, uint8 ``[rows, codes]``, from bytes ``[rows, bytes]``: in int4, low half first."""
-    if bits == 8:
-        return codes
-    return np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1)

@@ -16,12 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, Lla
 
 from export.manifest import PocketspecError
 from export.quantization import calibration as calibrate
-from export.quantization.blocks import QuantizeError, dequantize
+from export.quantization.blocks import QuantizeError
 from export.quantization.calibration import Calibration, CalibrationError, compensation, read_tokens
 from export.quantization.quantize import QUANTIZERS
 from export.sources.checkpoint import Checkpoint
 from export.sources.random_weights import RandomWeights
 from export.sources.tensor_source import FloatArray
+from tests.export.quantization.stored import weights_of
 from tests.places import SHARED
 
 SIZES: dict[str, Any] = {
@@ -151,7 +152,7 @@ def test_compensation_lowers_the_error_of_outputs(bits: int, symmetric: bool, co
     for name in ("search", "gptq"):
         importance = compensation(moments / len(x)) if name == "gptq" else None
         quantized = QUANTIZERS[name].quantize(rows, bits, 32, symmetric, importance)
-        found = dequantize(quantized, bits, columns)
+        found = weights_of(quantized, bits, columns)
         assert quantized.error[0] == pytest.approx(float(np.square(found - rows).sum()), rel=1e-3)
         error[name] = quantized.error[0]
         outputs[name] = float(np.square(held_out @ (found - rows).T).sum())
@@ -165,7 +166,7 @@ def test_scales_follow_the_columns_that_matter_even_where_nothing_can_be_compens
     outputs = {}
     for name, importance in (("search", None), ("gptq", compensation(np.diag(squares)))):
         quantized = QUANTIZERS[name].quantize(rows, 4, 32, True, importance)
-        outputs[name] = float((np.square(dequantize(quantized, 4, 128) - rows) * squares).sum())
+        outputs[name] = float((np.square(weights_of(quantized, 4, 128) - rows) * squares).sum())
     assert outputs["gptq"] < 0.8 * outputs["search"]
 
 
@@ -175,7 +176,7 @@ def test_compensation_keeps_ternary_weights_exactly() -> None:
     rows = (rng.integers(-1, 2, (16, 128)) * np.repeat(sizes, 32, axis=1)).astype(np.float32)
     x = correlated(500, 128)
     quantized = QUANTIZERS["gptq"].quantize(rows, 4, 32, True, compensation(x.T @ x / 500))
-    np.testing.assert_array_equal(dequantize(quantized, 4, 128), rows)
+    np.testing.assert_array_equal(weights_of(quantized, 4, 128), rows)
 
 
 def test_without_factors_gptq_is_the_search() -> None:
@@ -201,7 +202,7 @@ def test_outputs_of_a_real_model_on_other_text_gain(method: str, gain: float) ->
         for kind in total:
             chosen = QUANTIZERS[method] if kind == "calibrated" else QUANTIZERS["search"]
             quantized = chosen.quantize(weight, 4, 32, True, calibration[name] if kind == "calibrated" else None)
-            found = dequantize(quantized, 4, weight.shape[1])
+            found = weights_of(quantized, 4, weight.shape[1])
             total[kind] += float(np.square(x @ (found - weight).T).sum() / scale)
     assert total["calibrated"] < gain * total["plain"]
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from export.manifest import PocketspecError
-from export.quantization.blocks import Quantized, QuantizeError, check_block_size, dequantize
+from export.quantization.blocks import Quantized, QuantizeError, check_block_size
 from export.quantization.quantize import QUANTIZERS, Quantizer
 from export.sources.tensor_source import FloatArray
+from tests.export.quantization.stored import weights_of
 
 METHODS = [pytest.param(QUANTIZERS[name], id=name) for name in ("rtn", "search")]
 LAYOUTS = [(bits, symmetric) for bits in (4, 8) for symmetric in (True, False)]
@@ -27,7 +28,7 @@ def random_rows(rows: int, columns: int, seed: int = 0) -> FloatArray:
 
 
 def squared_error(quantized: Quantized, bits: int, rows: FloatArray) -> float:
-    return float(np.square(dequantize(quantized, bits, rows.shape[1]).astype(np.float64) - rows).sum())
+    return float(np.square(weights_of(quantized, bits, rows.shape[1]).astype(np.float64) - rows).sum())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,7 +83,7 @@ def test_ternary_blocks_are_exact(method: Quantizer, bits: int, symmetric: bool,
     signs[3] = 0
     signs[4] = np.abs(signs[4])
     quantized = method.quantize(signs * magnitudes, bits, block_size, symmetric)
-    np.testing.assert_array_equal(dequantize(quantized, bits, 256), signs * magnitudes)
+    np.testing.assert_array_equal(weights_of(quantized, bits, 256), signs * magnitudes)
     assert quantized.error[0] == 0
 
 
@@ -98,7 +99,7 @@ def test_search_has_every_block_of_four_bit_codes_exactly(bits: int, symmetric: 
     scale = np.float32(data.draw(st.integers(1, 255))) / 1024 * np.float32(data.draw(st.sampled_from([-1, 1])))
     rows = codes.astype(np.float32) * scale
     quantized = QUANTIZERS["search"].quantize(rows, bits, 32, symmetric)
-    np.testing.assert_array_equal(dequantize(quantized, bits, 32), rows)
+    np.testing.assert_array_equal(weights_of(quantized, bits, 32), rows)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -126,7 +127,7 @@ def test_search_is_never_worse_than_rounding(
     counts = np.ones(64) if importance is None else importance / importance.mean(dtype=np.float64) + 0.01
     loss = {}
     for name, method in ((name, QUANTIZERS[name]) for name in ("rtn", "search")):
-        found = dequantize(method.quantize(rows, bits, 16, symmetric, importance), bits, 64)
+        found = weights_of(method.quantize(rows, bits, 16, symmetric, importance), bits, 64)
         loss[name] = (np.square(found.astype(np.float64) - rows) * counts).reshape(2, 4, 16).sum(axis=2)
     assert (loss["search"] <= loss["rtn"] * (1 + 1e-5) + 1e-12).all()
 
@@ -164,7 +165,7 @@ def test_importance_moves_the_error_to_columns_that_do_not_matter() -> None:
     error = {}
     for weighted in (False, True):
         quantized = QUANTIZERS["search"].quantize(rows, 4, 32, True, importance if weighted else None)
-        error[weighted] = np.square(dequantize(quantized, 4, 128) - rows).sum(axis=0)
+        error[weighted] = np.square(weights_of(quantized, 4, 128) - rows).sum(axis=0)
         assert quantized.error[0] == pytest.approx(float(error[weighted].sum()), rel=1e-4)  # not weighted
     assert (error[True] * importance).sum() < 0.8 * (error[False] * importance).sum()
     assert error[True].sum() > error[False].sum()
@@ -201,7 +202,7 @@ def test_onnx_runtime_reads_the_same_weights(method: Quantizer, bits: int, symme
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     inputs = random_rows(3, columns, seed=5)
     (y,) = session.run(None, {"x": inputs})
-    np.testing.assert_allclose(y, inputs @ dequantize(quantized, bits, columns).T, atol=1e-4)
+    np.testing.assert_allclose(y, inputs @ weights_of(quantized, bits, columns).T, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -218,7 +219,7 @@ def test_weights_that_are_not_numbers_are_refused(method: Quantizer, value: floa
 @pytest.mark.parametrize("method", METHODS)
 def test_blocks_of_almost_nothing_become_zeros(method: Quantizer, bits: int, symmetric: bool, tiny: float) -> None:
     quantized = method.quantize(np.full((1, 32), tiny, np.float32), bits, 32, symmetric)
-    assert not dequantize(quantized, bits, 32).any()
+    assert not weights_of(quantized, bits, 32).any()
 
 
 @pytest.mark.parametrize("block_size", [0, 8, 48, -32])

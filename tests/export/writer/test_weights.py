@@ -19,12 +19,13 @@ import pytest
 
 from export.graph.recipe import AliasRecipe, ConstantRecipe, LoweredGraph, MatrixRecipe, PlainRecipe, Recipe
 from export.manifest import PocketspecError
-from export.quantization.blocks import Quantized, dequantize
+from export.quantization.blocks import Quantized
 from export.quantization.quantize import QUANTIZERS
 from export.sources.tensor_source import FloatArray
 from export.writer import weights
 from export.writer.data_file import DataFile
 from export.writer.weights import WeightsError, write_weights
+from tests.export.quantization.stored import weights_of
 
 SEARCH = QUANTIZERS["search"]
 
@@ -188,7 +189,7 @@ def test_onnx_runtime_computes_with_what_was_written(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "one.onnx", providers=["CPUExecutionProvider"])
     inputs = normal(5, 80, seed=3)
     (y,) = session.run(None, {"x": inputs})
-    expected = dequantize(SEARCH.quantize(source.arrays["w"], 4, 32, symmetric=False), 4, 80)
+    expected = weights_of(SEARCH.quantize(source.arrays["w"], 4, 32, symmetric=False), 4, 80)
     np.testing.assert_allclose(y, inputs @ expected.T, atol=1e-4)
 
 
