@@ -10,12 +10,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 from export.own_files import write_whole
+from export.records import build_record
 from export.untrusted import (
     MOST_JSON,
     FileName,
@@ -26,7 +26,6 @@ from export.untrusted import (
     parse_own_json,
     read_text,
     shown,
-    text_fault,
 )
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, bytes read sparsely; 4: what was left
@@ -245,7 +244,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise ManifestError(f"{where} has schema {shown(schema)}, this version reads up to {SCHEMA}; update pocketspec")
     try:
         manifest: Manifest = build_record(Manifest, data, where)
-    except ManifestError as error:
+    except UntrustedError as error:
         raise ManifestError(f"{error}; export the bundle again") from None
     if fault := next(_faults(manifest), None):
         raise ManifestError(f"{where}: {fault}; export the bundle again")
@@ -341,80 +340,3 @@ def verify_files(bundle: Path, manifest: Manifest) -> None:
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
     """Writes the manifest under a temporary name, then puts it in place."""
     write_whole(bundle / FILE_NAME, dump_manifest(manifest).encode())
-
-
-def build_record(kind: Any, data: Any, where: str) -> Any:
-    """``data`` (parsed JSON) as an instance of the dataclass ``kind``; ManifestError names ``where`` and the field."""
-    return _build(kind, data, where, "")
-
-
-def _build(kind: Any, value: Any, where: str, path: str) -> Any:
-    """``value`` (parsed JSON) as an instance of the annotation ``kind``."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if is_dataclass(kind):
-        return _build_dataclass(kind, value, where, path)
-    if origin is Annotated:
-        return _build_bounded(kind, value, where, path)
-    if origin in (Union, UnionType):
-        return _build_option(arguments, value, where, path)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_build(arguments[0], item, where, f"{path}[{i}]") for i, item in enumerate(value))
-    if origin is Mapping and isinstance(value, dict):
-        return {
-            _build(arguments[0], key, where, path): _build(arguments[1], item, where, f"{path}.{key}")
-            for key, item in value.items()
-        }
-    if _is_scalar(kind, origin, arguments, value):
-        return float(value) if kind is float else value
-    raise ManifestError(f"{where}: field {_field(path)} has the value {shown(value)}, expected {_expected(kind)}")
-
-
-def _is_scalar(kind: Any, origin: Any, arguments: tuple[Any, ...], value: Any) -> bool:
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if kind is float:
-        return type(value) is float or (type(value) is int and abs(value) < 1 << 53)
-    return kind in (str, int, bool) and type(value) is kind and (kind is not str or text_fault(value) is None)
-
-
-def _build_bounded(kind: Any, value: Any, where: str, path: str) -> Any:
-    """A value within the bounds that its annotation has."""
-    plain, *bounds = get_args(kind)
-    built = _build(plain, value, where, path)
-    for bound in bounds:
-        if fault := bound.fault(built):
-            raise ManifestError(f"{where}: field {_field(path)} has the value {shown(built)}, which {fault}")
-    return built
-
-
-def _build_option(options: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
-    """One of several kinds: none, one of some words, or the last."""
-    if value is None and NoneType in options:
-        return None
-    for option in options:
-        if get_origin(option) is Literal and isinstance(value, str) and value in get_args(option):
-            return value
-    return _build([option for option in options if option is not NoneType][-1], value, where, path)
-
-
-def _field(path: str) -> str:
-    return shown(path.lstrip("."))[1:-1]
-
-
-def _expected(kind: Any) -> str:
-    return str(getattr(kind, "__name__", kind)).replace("typing.", "")
-
-
-def _build_dataclass(kind: Any, value: Any, where: str, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise ManifestError(f"{where}: field {_field(path)} must be an object")
-    hints = get_type_hints(kind, include_extras=True)
-    if unknown := set(value) - set(hints):
-        raise ManifestError(f"{where}: unknown field {_field(f'{path}.{min(unknown)}')}")
-    built = {name: _build(hints[name], item, where, f"{path}.{name}") for name, item in value.items()}
-    try:
-        return kind(**built)
-    except TypeError:
-        missing = [f.name for f in fields(kind) if f.name not in built and f.default is f.default_factory is MISSING]
-        name = path.lstrip(".") or kind.__name__.lower()
-        raise ManifestError(f"{where}: {name} lacks {', '.join(missing)}") from None

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import get_args
 
-from export.manifest import PocketspecError, build_record
+from export.manifest import PocketspecError
+from export.records import build_record
 from export.untrusted import UntrustedError, parse_json
 from memory.plan import Shape
 
@@ -101,7 +102,7 @@ def parse_costs(text: str, where: str = "the costs") -> MeasuredCosts:
         )
     try:
         costs: MeasuredCosts = build_record(MeasuredCosts, data, where)
-    except (PocketspecError, OverflowError) as error:
+    except (UntrustedError, OverflowError) as error:
         raise CostsError(f"{_one_line(error)}; run python -m runtime calibrate again") from None
     if fault := next(_faults(costs), None):
         raise CostsError(f"{where}: {fault}; run python -m runtime calibrate again")

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from export.manifest import Manifest, PocketspecError, build_record
+from export.manifest import Manifest, PocketspecError
+from export.records import build_record
 from export.untrusted import UntrustedError, parse_own_json, shown
 from memory.device import Residence
 from memory.footprint import Footprint
@@ -192,7 +193,7 @@ def parse_plan(text: str, where: str = "the plan") -> Plan:
         raise PlanError(f"{where} has plan schema {shown(found)}, this version reads {SCHEMA}; make the plan again")
     try:
         plan: Plan = build_record(Plan, data, where)
-    except PocketspecError as error:
+    except UntrustedError as error:
         raise PlanError(str(error)) from None
     if not plan.levels or plan.levels[0].role != "target":
         raise PlanError(f"{where} does not begin with a target; make the plan again")

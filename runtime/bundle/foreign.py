@@ -20,10 +20,10 @@ from export.manifest import (
     Manifest,
     ManifestError,
     Quantization,
-    build_record,
     refuse_links,
 )
 from export.manifest import read_manifest as read_own_manifest
+from export.records import build_record
 from export.untrusted import MOST_JSON, UntrustedError, parse_json, read_bytes
 from runtime.bundle.device_cache import check_files
 from runtime.bundle.external_data import check_locations
@@ -92,7 +92,10 @@ def _level(bundle: Path, model: dict[str, Any], decoder: dict[str, Any]) -> Leve
         "weight_bytes": 0,
         "tree": False,
     }
-    level: Level = build_record(Level, fields, str(bundle / GENAI_FILE_NAME))
+    try:
+        level: Level = build_record(Level, fields, str(bundle / GENAI_FILE_NAME))
+    except UntrustedError as error:
+        raise ManifestError(str(error)) from None
     if level.shape.heads % level.shape.kv_heads:
         raise ManifestError(f"{bundle / GENAI_FILE_NAME} has heads that its KV heads do not divide; build it again")
     graph = bundle / level.graphs["fp32"]

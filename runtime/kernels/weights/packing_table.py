@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from export.manifest import ManifestError, PocketspecError, build_record
+from export.manifest import PocketspecError
+from export.records import build_record
 from export.untrusted import MOST_JSON, FileName, UntrustedError, parse_own_json, read_bytes, shown
 from runtime.kernels.weights.layout import BLOCK_SIZES, LAYOUT_VERSION, PAGE, SCALE_TYPES, MatrixLayout
 
@@ -122,7 +123,7 @@ def read_table(path: Path) -> tuple[Table, str]:
         version = fields["layout"]
         table = build_record(Table, fields, str(path)) if version == LAYOUT_VERSION else None
         fault = table and next(_faults(table), None)
-    except (UntrustedError, ManifestError, KeyError, TypeError) as error:
+    except (UntrustedError, KeyError, TypeError) as error:
         raise TableError(f"{path} is no packing table ({error}); export the bundle again") from None
     if table is None:
         found = shown(version)
