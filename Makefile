@@ -1,4 +1,5 @@
 # Two commands do all set-up: `make demo` and `make test`. Both make the virtual environment they need.
+# `make check` is the gate, and `make test` another name for it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ PROMPT := Write a bedtime story called `The Lantern and the Lost Star`.
 export PROMPT
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo demo-tables test check sanitize install clean
+.PHONY: demo demo-tables check test slow sanitize pictures install clean
 
 # torch is pinned to the CPU build, since a looser range brings gigabytes of GPU packages.
 $(VENV)/installed: pyproject.toml setup.py
@@ -41,18 +42,26 @@ demo-tables: install
 	$(BIN)/python -m runtime bench $(BUNDLE) --prompts $(TEXT) --count-per-category 1 --count 16 --tokens 128 --repeat 3 \
 	    --compare plain,suffix,chain,tree,auto --output $(DEMO)/SPEED.md
 
-test: install
+# The gate: all that must pass, quickest first.
+check: install
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
 
-check: install
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest
+test: check
+
+# What the gate leaves out: real models, other versions of packages, minutes of work.
+slow: install
+	$(BIN)/python -m pytest -m slow
 
 # The operators' own test program under the address, undefined and thread sanitizers; a part of the tests.
 sanitize: install
 	$(BIN)/python -m pytest tests/runtime/kernels/test_sanitizers.py
+
+# The picture of measured results, from their table.
+pictures:
+	$(PYTHON) docs/draw_results.py
 
 clean:
 	rm -rf $(VENV) bundles build *.egg-info runtime/kernels/libpocketspec.*

@@ -13,6 +13,7 @@ from runtime.kernels.build import LIBRARY
 from tests.places import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="no make and shell here")
+GATE = [["-m", "ruff", "format", "--check", "."], ["-m", "ruff", "check", "."], ["-m", "mypy"], ["-m", "pytest"]]
 needs_library = pytest.mark.skipif(not LIBRARY.is_file(), reason="the native kernels are not built")
 
 
@@ -57,15 +58,28 @@ def test_any_prompt_arrives_as_it_was_given(environment: Path, prompt: str) -> N
     assert shown(environment, "demo", "BUNDLE=/nowhere/demo", f"PROMPT={prompt}")[-1][-1] == prompt
 
 
-def test_the_tests_are_run_by_the_environment(environment: Path) -> None:
-    assert shown(environment, "test")[-1] == ["-m", "pytest"]
+@pytest.mark.parametrize("name", ["check", "test"])
+def test_the_gate_is_run_by_the_environment(environment: Path, name: str) -> None:
+    assert shown(environment, name) == GATE
+
+
+def test_the_gate_ends_at_the_first_that_fails(environment: Path) -> None:
+    (environment / "failing").write_text("check")
+    code, calls, _ = run(environment, "make", f"VENV={environment}", "check")
+    assert code != 0
+    assert calls == GATE[:2]
+
+
+def test_what_the_gate_leaves_out_has_a_command(environment: Path) -> None:
+    assert shown(environment, "slow") == [["-m", "pytest", "-m", "slow"]]
 
 
 @needs_library
 def test_integration_tells_the_machine_and_checks_the_kernels_before_the_tests(environment: Path) -> None:
     code, calls, _ = run(environment, str(ROOT / ".ci" / "run"))
     assert code == 0
-    assert [call[1:3] for call in calls] == [["runtime", "doctor"], ["runtime", "kernels"], ["pytest"]]
+    assert [call[1:3] for call in calls[:2]] == [["runtime", "doctor"], ["runtime", "kernels"]]
+    assert calls[2:] == GATE
 
 
 @needs_library

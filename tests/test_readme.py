@@ -20,6 +20,8 @@ COMMANDS = [command for page in CURRENT for command in page.commands()]
 QUICK = ("chat", "compare", "doctor", "generate", "inspect", "plan")
 EXPECTED_PAGES = {
     "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
     HISTORY,
     "export/README.md",
     "memory/README.md",
@@ -63,7 +65,7 @@ def test_every_page_is_known() -> None:
 def test_commands_are_understood(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     program, *words = command.words[2:]
     assert program in ("export", "memory", "runtime")
-    if command.mentioned and len(words) < 2:
+    if command.mentioned and all(word.isalpha() and word.islower() for word in words):
         with pytest.raises(SystemExit) as end:
             parse(program, [*words, "--help"])
         assert end.value.code == 0, capsys.readouterr().err
@@ -112,6 +114,12 @@ def test_paths_and_modules_that_are_named_exist(page: Page) -> None:
         assert (ROOT / path).exists(), f"{page.name} names {path}"
     for module in page.modules():
         assert pkgutil.resolve_name(module), f"{page.name} names {module}"
+
+
+def test_the_architecture_names_every_room() -> None:
+    (page,) = (page for page in PAGES if page.name == "ARCHITECTURE.md")
+    rooms = {file.parent.relative_to(ROOT).as_posix() for file in ROOT.glob("*/*/__init__.py")}
+    assert {room for room in rooms if not room.startswith("tests/")} <= set(page.paths())
 
 
 def _quick() -> list[Command]:
