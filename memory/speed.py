@@ -8,7 +8,7 @@ target stands for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -18,6 +18,15 @@ from memory.choices import CHAIN_SIZES, INNER_NODES, TREE_SIZES, Choices, Scene
 from memory.expected import chain_tokens, tree_tokens
 from memory.plan import Shape
 from memory.reference import Times
+from memory.step_models import (
+    StepEstimate,
+    brought_by_chain,
+    brought_by_tree,
+    chain_step,
+    hierarchy_step,
+    judged_step_seconds,
+    tree_step,
+)
 
 # Agreement of a drafter that was exported without measuring it: a cautious guess.
 _UNKNOWN_AGREEMENT = 0.7
@@ -103,7 +112,7 @@ class Predictor:
     def _plain(self, choices: Choices) -> float:
         """Without drafts; with a fixed width no step has fewer rows than the largest draft."""
         rows = choices.nodes + 1 if self.scene.request.fixed_width else 1
-        return 1 / (self._target_seconds(choices, rows) + self.times.step_seconds)
+        return 1 / (self.target_seconds(choices, rows) + self.times.step_seconds)
 
     def _ways(self, choices: Choices, agreement: float | None = None) -> Iterator[Way]:
         """Every way that ``choices`` leave open; ``agreement`` of all drafters, None: each its own."""
@@ -115,12 +124,16 @@ class Predictor:
     def _drafts(self, name: str, choices: Choices, agreement: float | None) -> Iterator[Way]:
         """Drafts by ``name`` alone, of every size that is planned."""
         level = self.scene.levels[name]
-        agreement = self._agreement(level, choices) if agreement is None else agreement
+        agreement, costs = self._agreement(level, choices) if agreement is None else agreement, _Costs(self, choices)
         for shape, nodes in draft_sizes(choices.shape, choices.nodes):
             if shape == "tree" and not level.tree:
                 continue
-            seconds = self._verifying(choices, shape, nodes) + self._drafting(level, choices, shape, nodes)
-            yield Way(expected_tokens(agreement, shape, nodes) / seconds, shape, nodes)
+            depth = draft_depth(shape, nodes)
+            if shape == "chain":
+                estimate = chain_step(costs, name, [agreement] * depth)
+            else:
+                estimate = tree_step(costs, name, depth, nodes, expected_tokens(agreement, shape, nodes))
+            yield self._way(estimate, costs, shape, nodes)
 
     def _hierarchies(self, middle: str, choices: Choices, agreement: float | None) -> Iterator[Way]:
         """Chains by ``middle``, with each of the drafters below it: every length with the inner draft that is best."""
@@ -131,40 +144,33 @@ class Predictor:
             if lower.role != "drafter":
                 continue
             inner = self._agreement(lower, choices) if agreement is None else agreement
-            brought, spent = self._inner_step(judge, lower, inner, choices)
-            # After a draft that was accepted as a whole, the intermediate lacks a token: one row more.
-            catching_up = self._seconds(judge, choices, 2) - self._seconds(judge, choices, 1)
+            costs = _Costs(self, choices)
+            brought, seconds = self._inner_step(judge, lower, inner, costs)
             for length in (nodes for shape, nodes in draft_sizes("chain", choices.nodes) if nodes > 1):
-                # The last step inside may bring more tokens than are wanted: half of what one brings, on average.
-                steps = max(1.0, (length + (brought - 1) / 2) / brought)
-                seconds = self._verifying(choices, "chain", length) + steps * spent + outer**length * catching_up
-                yield Way(expected_tokens(outer, "chain", length) / seconds, "chain", length)
+                estimate = hierarchy_step(costs, middle, [outer] * length, brought, seconds)
+                yield self._way(estimate, costs, "chain", length)
 
-    def _inner_step(self, judge: Level, lower: Level, agreement: float, choices: Choices) -> tuple[float, float]:
-        """Tokens and seconds of one step of the intermediate, with the draft below it that brings most a second."""
-        best = (1.0, self._seconds(judge, choices, 1) + self.times.step_seconds)
+    def _inner_step(
+        self, judge: Level, lower: Level, agreement: float, costs: _Costs
+    ) -> tuple[tuple[float, ...], float]:
+        """What a step of the intermediate brings, and its seconds, with the draft below it that brings most a second.
+
+        How often it brings 1, 2, ... tokens, as ``step_models`` has it.
+        """
+        plain = judged_step_seconds(costs, lower.name, judge.name, "chain", 0, 0)
+        best: tuple[tuple[float, ...], float] = (1.0,), plain
         shape: Shape = "tree" if judge.tree and lower.tree else "chain"
         for kind, nodes in draft_sizes(shape, INNER_NODES):
-            seconds = self._seconds(judge, choices, nodes + 1) + self._drafting(lower, choices, kind, nodes)
-            seconds += self.times.step_seconds + nodes * self.times.node_seconds[kind]
-            tokens = expected_tokens(agreement, kind, nodes)
-            if tokens / seconds > best[0] / best[1]:
-                best = (tokens, seconds)
+            depth = draft_depth(kind, nodes)
+            chances = (agreement,) * depth
+            brought = brought_by_chain(chances) if kind == "chain" else brought_by_tree(chances, nodes)
+            found = brought, judged_step_seconds(costs, lower.name, judge.name, kind, nodes, depth)
+            best = max(best, found, key=lambda each: _mean_tokens(each[0]) / each[1])
         return best
 
-    def _verifying(self, choices: Choices, shape: Shape, nodes: int) -> float:
-        """The target's forward over a draft, and our own work for it."""
-        return (
-            self._target_seconds(choices, nodes + 1) + nodes * self.times.node_seconds[shape] + self.times.step_seconds
-        )
-
-    def _drafting(self, level: Level, choices: Choices, shape: Shape, nodes: int) -> float:
-        """A chain takes a forward for every token, a tree one for every level, over all nodes above it."""
-        depth = draft_depth(shape, nodes)
-        rows: Sequence[int] = [1] * depth
-        if shape == "tree":
-            rows = [max(1, nodes * above // depth) for above in range(depth)]
-        return sum(self._seconds(level, choices, count) for count in rows)
+    def _way(self, estimate: StepEstimate, costs: _Costs, shape: Shape, nodes: int) -> Way:
+        seconds = estimate.verifying + estimate.drafting + costs.step_seconds
+        return Way(estimate.tokens / seconds, shape, nodes)
 
     def _agreement(self, level: Level, choices: Choices) -> float:
         """As measured at export, less what a window costs."""
@@ -172,11 +178,7 @@ class Predictor:
         window = max(choices.context / choices.window, 1.0)
         return agreement * math.pow(_WINDOW_FACTOR, math.log2(window))
 
-    def _seconds(self, level: Level, choices: Choices, rows: int) -> float:
-        """A forward of a level beside the target. As with the target, a narrower cache is not counted as a gain."""
-        return self.times.seconds(level, rows, choices.context // 2)
-
-    def _target_seconds(self, choices: Choices, rows: int) -> float:
+    def target_seconds(self, choices: Choices, rows: int) -> float:
         """A forward of so many rows through the target, the cache half full."""
         target = self.scene.manifest.target
         slower = max([1.0, *(1 / effect.speed for effect in self._effects_down_to(target, choices.kv_type))])
@@ -193,6 +195,40 @@ class Predictor:
             effect = target.kv_effects.get(wider)
             if effect is not None and effect.kernels == kernels:
                 yield effect
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """``step_models.StepCosts`` of the levels as ``choices`` open them, the cache half full.
+
+    As with the target, a narrower cache of a drafter is not counted as a gain.
+    """
+
+    predictor: Predictor
+    choices: Choices
+
+    @property
+    def step_seconds(self) -> float:
+        """See ``StepCosts``."""
+        return self.predictor.times.step_seconds
+
+    @property
+    def node_seconds(self) -> Mapping[Shape, float]:
+        """See ``StepCosts``."""
+        return self.predictor.times.node_seconds
+
+    def target(self, rows: int) -> float:
+        """See ``StepCosts``."""
+        return self.predictor.target_seconds(self.choices, rows)
+
+    def forward(self, level: str, rows: int) -> float:
+        """See ``StepCosts``."""
+        predictor = self.predictor
+        return predictor.times.seconds(predictor.scene.levels[level], rows, self.choices.context // 2)
+
+
+def _mean_tokens(brought: Sequence[float]) -> float:
+    return sum(tokens * chance for tokens, chance in enumerate(brought, 1))
 
 
 def _fastest(ways: Sequence[Way]) -> float:

@@ -10,11 +10,12 @@ from a machine that slows down while they stay the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from memory.costs import MeasuredCosts
 from memory.plan import Shape
-from runtime.decoding.draft import Step
+from memory.step_models import StepEstimate
+from runtime.decoding.draft import DraftLimit, Step
 from runtime.scheduler.acceptance_stats import Ratio
 from runtime.scheduler.forecast import NEARLY, Forecast
 
@@ -47,6 +48,16 @@ class Speeds:
         self._drafters: dict[str, Ratio] = {}
 
     @property
+    def step_seconds(self) -> float:
+        """Our own work in every step."""
+        return self.costs.step_seconds
+
+    @property
+    def node_seconds(self) -> Mapping[Shape, float]:
+        """Our own work for a node of a draft."""
+        return self.costs.node_seconds
+
+    @property
     def slowness(self) -> float:
         """How many times longer everything takes at the moment than is predicted."""
         return self._slowness.value
@@ -72,6 +83,15 @@ class Speeds:
     def plain(self) -> float:
         """Seconds of a step without a draft."""
         return self.target(1) + self.costs.step_seconds
+
+    def forecast(
+        self, method: str, drafter: str | None, limit: DraftLimit, estimate: StepEstimate, node_seconds: float = 0.0
+    ) -> Forecast:
+        """Of a step of ``method`` as the shared model estimates it; what is beside the target's forward is corrected."""
+        seconds = estimate.verifying + (estimate.drafting + self.step_seconds) * self.correction(method)
+        return Forecast(
+            method, drafter, limit, estimate.tokens, seconds, estimate.drafting, estimate.drafted, node_seconds
+        )
 
     def expected(self, forecast: Forecast, drafted: int) -> float:
         """Seconds of a step that was taken on ``forecast``, from the number of tokens ``drafted`` in it."""

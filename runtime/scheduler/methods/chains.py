@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memory.expected import chain_tokens
 from memory.plan import Shape
+from memory.step_models import chain_step
 from runtime.decoding.draft import DraftLimit, Step, chain_limit
 from runtime.drafters.confidence import Calibration
 from runtime.scheduler.acceptance_stats import Acceptance
@@ -30,19 +30,10 @@ class Chains:
 
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
         """See ``Family``."""
-        length, correction = limit.depth, speeds.correction(self.name)
-        node = speeds.forward(self._level, 1) + speeds.costs.node_seconds["chain"]
-        verifying = speeds.target(1 + length)
-        return Forecast(
-            self.name,
-            self.drafter,
-            limit,
-            tokens=chain_tokens(self._acceptance.chances(length)),
-            seconds=verifying + (length * node + speeds.costs.step_seconds) * correction,
-            draft_seconds=length * node,
-            drafted=length,
-            node_seconds=node * correction + (verifying - speeds.target(1)) / length,
-        )
+        correction, length = speeds.correction(self.name), limit.depth
+        estimate = chain_step(speeds, self._level, self._acceptance.chances(length))
+        node_seconds = (estimate.drafting * correction + estimate.verifying - speeds.target(1)) / length
+        return speeds.forecast(self.name, self.drafter, limit, estimate, node_seconds)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""

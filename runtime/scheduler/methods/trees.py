@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from memory.expected import tree_curve
 from memory.plan import Shape
+from memory.step_models import tree_step
 from runtime.decoding.draft import DraftLimit, Step
 from runtime.scheduler.acceptance_stats import Acceptance, Gain
 from runtime.scheduler.forecast import Forecast, Room
@@ -37,14 +38,11 @@ class Trees:
                     yield DraftLimit(nodes, depth, "tree")
 
     def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
-        """See ``Family``. Rows of branches are fed again with every level (``runtime.drafters.draft_tree``)."""
+        """See ``Family``."""
         nodes, depth = limit.nodes, limit.depth
-        drafting = nodes * speeds.costs.node_seconds["tree"] + sum(
-            speeds.forward(self._level, max(1, nodes * level // depth)) for level in range(depth)
-        )
-        beside = (drafting + speeds.costs.step_seconds) * speeds.correction(self.name)
         tokens = 1 + self._accepted(depth, nodes) * self._gain.value
-        return Forecast(self.name, self.drafter, limit, tokens, speeds.target(1 + nodes) + beside, drafting, nodes)
+        estimate = tree_step(speeds, self._level, depth, nodes, tokens)
+        return speeds.forecast(self.name, self.drafter, limit, estimate)
 
     def observe(self, step: Step) -> None:
         """See ``Family``."""
