@@ -55,7 +55,7 @@ from runtime.models.loader import Levels, OtherResidenceError
 from runtime.models.ort_model import OrtModel
 from runtime.open_models import PlannedModels
 from runtime.scheduler.learned_state import Prospect
-from runtime.scheduler.methods import Family
+from runtime.scheduler.methods import DecodingMethod
 from runtime.speculation.request import NONE, Speculation
 from runtime.text.prompt import Prompt, check_ids, encode_prompt
 from runtime.text.template_data import NO_INPUTS, TemplateInputs, make_inputs
@@ -223,9 +223,9 @@ class Engine:
         widths = self.target.widths
         return widths.exact and (widths.tree or speculation.drafter == NONE or not speculation.asks_for_trees)
 
-    def families(self, sampled: bool) -> list[Family]:
+    def decoding_methods(self, sampled: bool) -> list[DecodingMethod]:
         """The ways to decode that the scheduler chooses among, as nobody has seen them yet."""
-        return self._open.speculator.families(sampled)
+        return self._open.speculator.methods(sampled)
 
     def explain(self) -> list[Prospect]:
         """What was expected of each way to decode in the latest answer, and what it delivered, the best first.

@@ -141,10 +141,8 @@ class Bench:
         for contender in contenders:
             engine = self._engines[contender.kernels]
             widths = any_width(engine.target.max_rows) if contender.single_rows else engine.target.widths
-            families = engine.families(sampled)
-            replays[contender.name] = Replay(
-                families, costs[contender.kernels], engine.manifest.target.name, widths.pad
-            )
+            methods = engine.decoding_methods(sampled)
+            replays[contender.name] = Replay(methods, costs[contender.kernels], engine.manifest.target.name, widths.pad)
         return replays
 
     def _simulate(self, contender: Contender) -> None:

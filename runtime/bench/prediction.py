@@ -10,39 +10,39 @@ from collections.abc import Callable, Sequence
 
 from memory.costs import MeasuredCosts
 from runtime.decoding.draft import Pick, Step
-from runtime.scheduler.latency import Speeds
-from runtime.scheduler.methods import Family
+from runtime.scheduler.latency import LatencyEstimates
+from runtime.scheduler.methods import DecodingMethod
 
 
 class Replay:
     """The cost model as it follows one contender from answer to answer.
 
-    ``families`` have seen nothing yet; ``costs`` are this device's, of ``target`` with its rows ``padded``.
+    ``methods`` have seen nothing yet; ``costs`` are this device's, of ``target`` with its rows ``padded``.
     """
 
     def __init__(
-        self, families: Sequence[Family], costs: MeasuredCosts, target: str, padded: Callable[[int], int]
+        self, methods: Sequence[DecodingMethod], costs: MeasuredCosts, target: str, padded: Callable[[int], int]
     ) -> None:
-        self._families, self._speeds = families, Speeds(costs, target, padded)
+        self._methods, self._latency = methods, LatencyEstimates(costs, target, padded)
 
     def predict(self, steps: Sequence[Step], context: int) -> float | None:
-        """Tokens/s forecast for ``steps``, which follow a text of ``context`` tokens; None where there is no family
+        """Tokens/s forecast for ``steps``, which follow a text of ``context`` tokens; None where there is no method
         for one of them."""
         tokens = seconds = 0.0
         for step in steps:
-            family = self._owner(step.pick)
-            if family is None:
+            method = self._owner(step.pick)
+            if method is None:
                 return None
-            self._speeds.at(context)
-            forecast = family.forecast(step.pick.limit, self._speeds)
-            tokens, seconds = tokens + forecast.tokens, seconds + forecast.seconds * self._speeds.slowness
-            self._speeds.saw(forecast, step)
+            self._latency.at(context)
+            forecast = method.forecast(step.pick.limit, self._latency)
+            tokens, seconds = tokens + forecast.tokens, seconds + forecast.seconds * self._latency.slowdown
+            self._latency.update(forecast, step)
             if forecast.pick.drafter is not None:
-                family.observe(step)
+                method.observe(step)
             context += len(step.tokens)
         return tokens / seconds if seconds else None
 
-    def _owner(self, pick: Pick) -> Family | None:
+    def _owner(self, pick: Pick) -> DecodingMethod | None:
         """Whose ``pick`` it is: of a drafter with several kinds of drafts, the one of that shape."""
-        owned = [family for family in self._families if family.drafter == pick.drafter]
-        return next((family for family in owned if family.shape == pick.limit.shape), None)
+        owned = [method for method in self._methods if method.drafter == pick.drafter]
+        return next((method for method in owned if method.shape == pick.limit.shape), None)

@@ -1,9 +1,10 @@
 """Running estimates of how often drafted tokens are accepted, depth by depth.
 
-A drafter's chance falls once after the first token and is flat behind it, more or less, so every depth has an estimate
-of its own; what few steps have shown is drawn towards the estimate over all depths, and that one towards what was known
-before: the agreement measured at export, and what longer stretches of earlier texts have shown. Old steps fade slowly,
-so that choices do not follow the luck of a few; but where the latest ones clearly contradict them, those alone count.
+The chance of acceptance usually drops after the first token and is flat behind it, so every depth has an estimate of
+its own. With few observations it is drawn towards the estimate over all depths, and that one towards what was known
+before: the agreement measured at export, and what longer stretches of earlier text have shown. Old steps fade slowly,
+so that the choice of a method does not follow the luck of a few steps. Where the latest steps clearly contradict the
+estimate, only they count.
 """
 
 from __future__ import annotations
@@ -11,38 +12,39 @@ from __future__ import annotations
 import math
 from statistics import median
 
-# A step counts this much less with every later one: the latest 125 or so make the estimate.
+# Weight of a step relative to the one after it: the latest 125 or so make the estimate.
 _MEMORY = 0.992
-# The latest 5 or so are held against it; with a difference like this, 2 or 3 standard deviations, they alone count.
+# The latest 5 or so are compared with the estimate; a difference like this, 2 to 3 standard deviations, replaces it.
 _LATEST, _SURPRISE = 0.8, 0.4
-# What longer stretches have shown, the latest 500 steps or so, is never forgotten at once: a bad paragraph ends.
+# The long-run estimate, of the latest 500 steps or so, survives such a change: a bad paragraph ends.
 _LONG_MEMORY = 0.998
-# What was known before counts as so many observed tokens: few, because a drafter that is always wrong must be found out
-# before it has cost much. Heuristics both.
+# What was known before counts as so many observed tokens: few, so that a drafter that is always wrong is found out
+# early.
 _PRIOR_WEIGHT = 8.0
+# The estimate over all depths counts as so many tokens in that of one depth.
 _POOLED_WEIGHT = 4.0
-_GAIN_PRIOR = 10.0
 _MAX_DEPTH = 32
-# A token's surprise moves the text's log odds by so much; no chance is nearer to 0 or 1 than this.
+# A token's surprise moves the log odds of the text by this much; no chance is nearer to 0 or 1 than ``_LEAST``.
 _TEXT_SHARE, _MOST_SHIFT, _LEAST = 0.15, 2.0, 0.02
 
 
-class Text:
-    """How much easier the text at hand is to guess than others were: log odds, the same for all who guess.
+class TextEase:
+    """How much easier the current text is to guess than usual: one shift of log odds for all drafters.
 
-    A drafter that fails in a hard paragraph is no worse than others for that, so what it shows is expected of them too.
+    A drafter that fails in a hard paragraph is no worse than others for that, so its failures lower what is expected of
+    the others too.
     """
 
     def __init__(self) -> None:
         self._shift = 0.0
 
     def shifted(self, chance: float) -> float:
-        """What is usual, here."""
+        """The usual ``chance``, in this text."""
         usual = min(max(chance, _LEAST), 1 - _LEAST)
         return 1 / (1 + (1 - usual) / usual * math.exp(-self._shift))
 
     def observe(self, accepted: int, seen: int, usual: float) -> None:
-        """So many tokens stood of somebody's whose usual chance is known."""
+        """``accepted`` of the ``seen`` tokens of a drafter stood, whose ``usual`` chance is known."""
         self._shift += _TEXT_SHARE * (accepted - seen * self.shifted(usual))
         self._shift = min(max(self._shift, -_MOST_SHIFT), _MOST_SHIFT)
 
@@ -51,20 +53,22 @@ class Text:
         self._shift = 0.0
 
 
-class Acceptance:
-    """Of one proposer's tokens, judged by one model. ``prior`` in [0, 1] is what is expected before the first step;
-    ``text`` is shared by all whose tokens that model judges."""
+class AcceptanceStats:
+    """Acceptance of one drafter's tokens by one model.
 
-    def __init__(self, prior: float, text: Text | None = None) -> None:
-        self.text = text or Text()
+    ``prior`` in [0, 1] is expected before the first step. ``text`` is shared by all drafters that the model judges.
+    """
+
+    def __init__(self, prior: float, text: TextEase | None = None) -> None:
+        self.text = text or TextEase()
         self._depths = [_Share(_MEMORY) for _ in range(_MAX_DEPTH)]
         self._all, self._long = _Share(_MEMORY), _Share(_LONG_MEMORY, prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT)
         enough = 1 / (1 - _LATEST)
         self._latest = _Share(_LATEST, prior * enough, enough)
         self._latest_first = _Share(_LATEST, prior * enough, enough)
-        # What ``chances`` said last: asked many times between two observations.
+        # The last answer of ``chances``, which is asked many times between two observations.
         self._told: list[float] = []
-        # Changes with what was seen.
+        # Changes with every observation.
         self.version = 0
 
     def observe(self, accepted: int, drafted: int) -> None:
@@ -90,7 +94,7 @@ class Acceptance:
             self._begin_anew()
 
     def forget(self, share: float) -> None:
-        """Of what the latest steps showed, all but a ``share`` counts no more."""
+        """Keeps only a ``share`` of the weight of the latest steps."""
         for each in (self._all, *self._depths):
             each.keep(share)
         self._told = []
@@ -109,14 +113,14 @@ class Acceptance:
         return self._told[:depth]
 
     def _begin_anew(self) -> None:
-        """Something has changed: the latest few steps are all that is known of now."""
+        """Something has changed: only the latest few steps count."""
         self.forget(0.0)
         self._all.add(self._latest.stood, self._latest.seen)
         self._depths[0].add(self._latest_first.stood, self._latest_first.seen)
 
 
 class _Share:
-    """How many of the tokens seen ``stood``; old ones fade, by ``memory`` with every step that is added."""
+    """How many of the tokens seen ``stood``; each addition multiplies the weight of the old ones by ``memory``."""
 
     __slots__ = ("_memory", "seen", "stood")
 
@@ -125,7 +129,7 @@ class _Share:
 
     @property
     def value(self) -> float:
-        """Their share, of some."""
+        """The share; some must have been seen."""
         return self.stood / self.seen
 
     def add(self, stood: float, seen: float) -> None:
@@ -134,33 +138,16 @@ class _Share:
         self.seen = self.seen * self._memory + seen
 
     def keep(self, share: float) -> None:
-        """All but a ``share`` of what was seen counts no more."""
+        """Keeps a ``share`` of the weight."""
         self.stood, self.seen = self.stood * share, self.seen * share
 
     def towards(self, known: float, weight: float) -> float:
-        """The share, drawn towards what is known as if that had been seen in so many tokens."""
+        """The share, drawn towards ``known`` as if that had been seen in ``weight`` tokens."""
         return (self.stood + weight * known) / (self.seen + weight)
 
 
-class Gain:
-    """How much more of trees is accepted than if siblings were independent, over steps; near 1 while there are few."""
-
-    def __init__(self) -> None:
-        self._accepted = self._expected = _GAIN_PRIOR
-
-    @property
-    def value(self) -> float:
-        """Accepted over expected."""
-        return self._accepted / self._expected
-
-    def observe(self, accepted: int, expected: float) -> None:
-        """A tree of which ``accepted`` nodes stood where so many were expected."""
-        self._accepted = self._accepted * _MEMORY + accepted
-        self._expected = self._expected * _MEMORY + expected
-
-
-class Mean:
-    """A running mean. ``prior``, what is expected before the first observation, counts as ``weight`` of them."""
+class RunningMean:
+    """A running mean. ``prior`` is expected before the first observation and counts as ``weight`` of them."""
 
     def __init__(self, prior: float, weight: float) -> None:
         self._sum, self._seen = 0.0, 0.0
@@ -177,12 +164,29 @@ class Mean:
         self._seen = self._seen * _MEMORY + 1
 
 
-class Ratio:
-    """What was observed over what was predicted, running; one hiccup of the system does not move it.
+class TreeGain:
+    """How many times more nodes of trees are accepted than if siblings were independent; near 1 with few steps."""
 
-    Each observation is the median of the latest three, so a lasting change shows with the second; a ``share`` of the
-    value is the latest, which counts as no further from it than by the factor ``most``. ``told`` is the value when it
-    was used last.
+    def __init__(self) -> None:
+        self._accepted = self._expected = _PRIOR_WEIGHT
+
+    @property
+    def value(self) -> float:
+        """Accepted over expected nodes."""
+        return self._accepted / self._expected
+
+    def observe(self, accepted: int, expected: float) -> None:
+        """A tree of which ``accepted`` nodes stood where ``expected`` were expected."""
+        self._accepted = self._accepted * _MEMORY + accepted
+        self._expected = self._expected * _MEMORY + expected
+
+
+class RunningRatio:
+    """The running ratio of what was observed to what was predicted, robust against single hiccups.
+
+    Every observation is the median of the latest three, so a lasting change shows with the second. It is clipped to
+    within a factor ``most`` of the current value and enters with weight ``share``. ``told`` is the value when it was
+    last used.
     """
 
     __slots__ = ("_before", "_most", "_share", "told", "value")
@@ -197,5 +201,5 @@ class Ratio:
         older, old = self._before
         self._before = (old, ratio)
         usual = median((older, old, ratio))
-        # More often held up than not: what lasts is believed in the end, and no moment moves it far.
-        self.value += self._share * (min(max(usual, self.value / self._most), self.value * self._most) - self.value)
+        clipped = min(max(usual, self.value / self._most), self.value * self._most)
+        self.value += self._share * (clipped - self.value)

@@ -1,4 +1,4 @@
-"""Which ways to decode a bundle has: a family for every drafter with every kind of draft."""
+"""Which decoding methods a bundle has: one for every drafter with every kind of draft."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from export.manifest import Level
 from memory.drafter_spec import hierarchy, overlapped
 from runtime.drafters.confidence import Calibration
 from runtime.drafters.registry import registered
-from runtime.scheduler.acceptance_stats import Acceptance, Text
+from runtime.scheduler.acceptance_stats import AcceptanceStats, TextEase
 from runtime.scheduler.forecast import Room
-from runtime.scheduler.methods import Family
+from runtime.scheduler.methods import DecodingMethod
 from runtime.scheduler.methods.chains import Chains
 from runtime.scheduler.methods.hierarchies import Hierarchies
 from runtime.scheduler.methods.model_free import ModelFree
@@ -25,14 +25,16 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Agreement of a drafter that was exported without measuring it: a cautious guess.
 _UNKNOWN_AGREEMENT = 0.7
-# Two distributions meet on a drawn token less often than their most probable tokens do. A heuristic.
+# Two distributions meet on a drawn token less often than their most probable tokens do.
 _SAMPLED_FACTOR = 0.8
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The ``levels`` below the target; ``room`` tells what one of them can judge, and ``apart`` whether it runs on
-    cores that the target leaves alone. ``calibrations`` are those of the levels' drafters."""
+    """The ``levels`` below the target, and ``calibrations`` of their drafters' confidence.
+
+    ``room`` gives what a level can judge, and ``apart`` whether it runs on cores that the target leaves alone.
+    """
 
     levels: Sequence[Level]
     calibrations: Mapping[str, Calibration]
@@ -40,25 +42,25 @@ class Stage:
     apart: Callable[[str], bool]
 
 
-def make_families(stage: Stage, sampled: bool, only: Kind | None = None) -> list[Family]:
-    """All families, or ``only`` those of one kind.
+def make_methods(stage: Stage, sampled: bool, only: Kind | None = None) -> list[DecodingMethod]:
+    """All methods, or ``only`` those of one kind, as before the first step.
 
-    What is expected of a drafter before it was seen is its agreement with the target, for the drafter of an
-    intermediate as well.
+    The first estimate of a drafter's acceptance is its agreement with the target; for the drafter of an intermediate,
+    too.
     """
-    found = _Families(stage, _SAMPLED_FACTOR if sampled else 1.0)
-    return [family for kind, family in found.all() if only in (None, kind)]
+    found = _Methods(stage, _SAMPLED_FACTOR if sampled else 1.0)
+    return [method for kind, method in found.all() if only in (None, kind)]
 
 
-class _Families:
-    """Families that share what they learn of a level."""
+class _Methods:
+    """Methods that share what they learn about a level."""
 
     def __init__(self, stage: Stage, factor: float) -> None:
         self._stage, self._factor = stage, factor
-        text = Text()
-        self._judged = {level.name: Acceptance(self._prior(level), text) for level in stage.levels}
+        text = TextEase()
+        self._judged = {level.name: AcceptanceStats(self._prior(level), text) for level in stage.levels}
 
-    def all(self) -> Iterator[tuple[Kind, Family]]:
+    def all(self) -> Iterator[tuple[Kind, DecodingMethod]]:
         yield "plain", Plain()
         for drafter in registered().values():
             yield "model-free", ModelFree(drafter.name, drafter.longest)
@@ -73,9 +75,9 @@ class _Families:
                     if lower.role == "drafter":
                         yield "hierarchy", self._hierarchy(lower, middle)
 
-    def _hierarchy(self, lower: Level, middle: Level) -> Family:
+    def _hierarchy(self, lower: Level, middle: Level) -> DecodingMethod:
         name = hierarchy(lower.name, middle.name).name
-        inner, outer = Acceptance(self._prior(lower)), self._judged[middle.name]
+        inner, outer = AcceptanceStats(self._prior(lower)), self._judged[middle.name]
         return Hierarchies(name, lower.name, middle.name, outer, inner, lambda: self._stage.room(middle.name))
 
     def _prior(self, level: Level) -> float:

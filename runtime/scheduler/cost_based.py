@@ -1,13 +1,14 @@
-"""Picks what is expected to be fastest, and never pays more than a little to find out whether that is still so.
+"""Picks the method and draft expected to be fastest, and bounds what may be lost by being wrong about that.
 
-The objective is delivered tokens a second. Forecasts (``ways.py``) come from measured costs and running acceptance.
-Plain decoding is one of the ways, so speculation that does not pay switches itself off, and an account (``account.py``)
-bounds what may be lost against it whatever was forecast: what is left of it decides how large a draft may be. What is
-not picked is tried again now and then, as cheaply as it can be, from an allowance; a trial that stands as a whole is
-followed by one twice as large, so what has become good is back within a few steps.
+The objective is delivered tokens a second. Forecasts (``forecast.py``) come from calibrated costs, corrected by
+measured steps, and from running acceptance. Plain decoding is one of the methods, so speculation that does not pay is
+not used, and a loss budget (``loss_budget.py``) bounds the loss against it whatever was forecast: what is left of it
+limits the size of the next draft. Methods that are not used are tried again now and then, with the draft that loses
+least, as far as a second budget allows. A trial whose draft was accepted as a whole may be repeated at once, so a
+method that has become good is back within a few steps.
 
-Choosing costs time, too. It is measured, and where models are small a choice stands for more steps, and not every step
-is looked at.
+Choosing takes time as well. That time is measured, and where models are small a choice stands for several steps, of
+which not every one is looked at.
 """
 
 from __future__ import annotations
@@ -19,30 +20,32 @@ from typing import NamedTuple, Protocol
 
 from runtime.decoding.draft import NOTHING, Pick, Step, chain_limit
 from runtime.scheduler.forecast import NEARLY, Forecast, Room, fastest
-from runtime.scheduler.latency import FEW_ROWS, Speeds
-from runtime.scheduler.learned_state import Experience
-from runtime.scheduler.methods import Family
+from runtime.scheduler.latency import FEW_ROWS, LatencyEstimates
+from runtime.scheduler.learned_state import LearnedState
+from runtime.scheduler.methods import DecodingMethod
 from runtime.scheduler.methods.plain import Plain
 
-# Choosing may take this share of the time; a choice that stands for many steps is looked at so often meanwhile.
+# Choosing may take this share of the time. A choice that stands for many steps is looked at this often meanwhile.
 _CHOOSING, _LOOKS = 0.004, 16
-# Tokens after which what was not picked may be tried again.
+# A method that was not used for so many tokens may be tried again.
 _STALE_TOKENS = 16
-# Trials of what could not reach this share of the best rate, even if every token stood, teach nothing: forecasts of
+# A method that could not reach this share of the best rate even with every token accepted is not tried: forecasts of
 # seconds are not that wrong.
 _HOPELESS = 0.6
-# Tokens over which it pays that a drafter which has not followed the text must read it first.
+# A drafter that has not followed the text must read it first; that must pay within so many tokens.
 _HORIZON_TOKENS = 64.0
-# Sure drafts may be so much longer than those that pay on average; no floor is above this, or nothing would be learnt.
+# A drafter that is sure may draft so many tokens more than pay on average. No floor of chances is above the second
+# number, or nothing would be learnt.
 _LONGER, _HIGHEST_FLOOR = 3, 0.8
+# But not where further rows cost so much more than those before, as beyond a block of rows that kernels run at once.
 _DEARER = 1.5
 
 
 class Situation(Protocol):
-    """How things are at the moment of a choice."""
+    """The circumstances of a choice."""
 
     def room(self) -> Room:
-        """What drafts may have now."""
+        """The largest draft that fits now."""
         ...
 
     def length(self) -> int:
@@ -55,21 +58,23 @@ class Situation(Protocol):
 
 
 @dataclass(frozen=True)
-class _Offer:
-    """What a family promises: the best of its drafts that may be lost now (None: there is none), all ``forecasts``,
-    the seconds until its models have read the text, and those of a token."""
+class _Candidate:
+    """A method with all its ``forecasts`` and the ``best`` of those whose loss is affordable (None: there is none).
 
-    family: Family
+    ``begin_seconds`` pass until its models have read the text; ``per_token`` are seconds a token, these included.
+    """
+
+    method: DecodingMethod
     forecasts: Sequence[Forecast]
     best: Forecast | None
     begin_seconds: float
     per_token: float
 
 
-class _Course(NamedTuple):
-    """What is done until the next choice, and the seconds that could be ``lost`` if no drafted token stood.
+class _Decision(NamedTuple):
+    """What is done until the next choice; ``lost`` seconds are lost if no drafted token is accepted.
 
-    A trial is held against ``per_token`` seconds a token, and has to pay for reading the text.
+    A trial is compared with ``per_token`` seconds a token of the best method, and is charged for reading the text.
     """
 
     forecast: Forecast
@@ -81,16 +86,16 @@ class _Course(NamedTuple):
 
 
 class CostScheduler:
-    """One answer's policy. ``clock`` tells seconds, to know what choosing itself costs."""
+    """The policy for one answer. ``clock`` gives seconds, to know what choosing itself takes."""
 
-    def __init__(self, experience: Experience, situation: Situation, clock: Callable[[], float] = perf_counter) -> None:
-        self._experience, self._situation, self._clock = experience, situation, clock
-        experience.begin_answer()
-        self._plain_way = Plain()
-        self._has_plain = self._plain_way.name in experience.families
-        self._main: _Offer | None = None
-        self._course = self._usual = self._stopped()
-        # Steps until the next choice; of them those that may go by without a look, at once and now.
+    def __init__(self, learned: LearnedState, situation: Situation, clock: Callable[[], float] = perf_counter) -> None:
+        self._learned, self._situation, self._clock = learned, situation, clock
+        learned.begin_answer()
+        self._plain_method = Plain()
+        self._has_plain = self._plain_method.name in learned.methods
+        self._main: _Candidate | None = None
+        self._decision = self._usual = self._plain_decision()
+        # Steps until the next choice; of them those that may pass without a look, at once and now.
         self._left = self._between = self._unseen = self._skipped = self._unlearnt = 0
 
     def pick(self, last: Step | None) -> Pick:
@@ -98,148 +103,145 @@ class CostScheduler:
         self._left -= 1
         if self._unseen > 0:
             self._unseen -= 1
-            return self._course.pick
+            return self._decision.pick
         if last is not None:
             self._observe(last)
         if last is None or self._left < 0:
             self._choose()
-        elif self._course.lost > self._affordable() and not self._experience.account.is_full:
-            self._course = self._stopped()
-        if self._course.forecast.drafter is None:
+        elif self._decision.lost > self._affordable() and not self._learned.loss_budget.is_full:
+            self._decision = self._plain_decision()
+        if self._decision.forecast.drafter is None:
             self._unseen = self._skipped = min(self._between, self._left)
-        return self._course.pick
+        return self._decision.pick
 
     def _observe(self, step: Step) -> None:
-        """Settles what a step has won or lost, and learns from it."""
-        experience, course, skipped = self._experience, self._course, self._skipped
-        forecast, tokens, speeds = course.forecast, len(step.tokens), experience.speeds
-        plain, expected = speeds.plain(), speeds.expected(forecast, step.num_drafted)
+        """Settles both budgets for a step, and learns from it."""
+        learned, decision, skipped = self._learned, self._decision, self._skipped
+        forecast, tokens, latency = decision.forecast, len(step.tokens), learned.latency
+        plain, expected = latency.plain(), latency.expected(forecast, step.num_drafted)
         won = tokens * plain - expected if forecast.drafter is not None else 0.0
-        experience.account.settle(won / plain, expected / plain + skipped)
-        won = tokens * course.per_token - expected - course.begin_seconds if course.is_trial else 0.0
-        experience.allowance.settle(won / plain, expected / plain + skipped)
-        # A trial that stood as a whole may be repeated at once, as far as the allowance goes.
-        again = course.is_trial and 0 < step.num_drafted == step.num_accepted
-        experience.count(forecast.family, tokens + skipped, step.seconds + skipped * plain, again)
+        learned.loss_budget.settle(won / plain, expected / plain + skipped)
+        won = tokens * decision.per_token - expected - decision.begin_seconds if decision.is_trial else 0.0
+        learned.trial_budget.settle(won / plain, expected / plain + skipped)
+        again = decision.is_trial and 0 < step.num_drafted == step.num_accepted
+        learned.count(forecast.method, tokens + skipped, step.seconds + skipped * plain, again)
         self._skipped = 0
         self._unlearnt -= 1
-        if self._unlearnt < 0 or forecast.drafter is None or course.is_trial:
+        if self._unlearnt < 0 or forecast.drafter is None or decision.is_trial:
             self._unlearnt = self._between
-            speeds.saw(forecast, step)
-            experience.families[forecast.family].observe(step)
-        if course.is_trial:
-            self._course = self._usual
+            latency.update(forecast, step)
+            learned.methods[forecast.method].observe(step)
+        if decision.is_trial:
+            self._decision = self._usual
 
     def _choose(self) -> None:
-        """The best way from here on, or once in a while one that is to be tried again."""
-        start, experience = self._clock(), self._experience
-        experience.speeds.at(self._situation.length())
-        offers = list(self._offers())
-        self._main = main = self._best(offers)
-        self._usual = self._begun(main)
-        self._course = self._trial(offers, main) or self._usual
+        """Decides for the best method, or once in a while for a trial of another."""
+        start, learned = self._clock(), self._learned
+        learned.latency.at(self._situation.length())
+        candidates = list(self._candidates())
+        self._main = main = self._best(candidates)
+        self._usual = self._sized(main)
+        self._decision = self._trial(candidates, main) or self._usual
         spent = self._clock() - start
-        self._left = int(spent / (_CHOOSING * self._usual.forecast.seconds * experience.speeds.slowness))
+        self._left = int(spent / (_CHOOSING * self._usual.forecast.seconds * learned.latency.slowdown))
         self._between = self._unlearnt = self._left // _LOOKS
 
-    def _offers(self) -> Iterator[_Offer]:
-        """Of every family whose models are open and that there is room for."""
-        experience, room = self._experience, self._situation.room()
-        most = experience.speeds.plain() + self._affordable()
-        is_full = experience.account.is_full
-        behind = _Behind(self._situation, experience.speeds)
-        for name, forecasts in experience.forecasts(room).items():
-            family = experience.families[name]
-            begin = behind.seconds(family)
+    def _candidates(self) -> Iterator[_Candidate]:
+        """Every method whose models are open and that has room for a draft."""
+        learned, room = self._learned, self._situation.room()
+        most = learned.latency.plain() + self._affordable()
+        is_full = learned.loss_budget.is_full
+        behind = _Behind(self._situation, learned.latency)
+        for name, forecasts in learned.forecasts(room).items():
+            method = learned.methods[name]
+            begin = behind.seconds(method)
             if begin is not None and forecasts:
-                # Where even the smallest draft is a large risk, that is taken as soon as there is something to lose.
+                # Where even the smallest draft is a large risk, it is taken as soon as the budget is full.
                 least = min(each.seconds for each in forecasts) if is_full else most
                 best = fastest([each for each in forecasts if each.seconds <= max(most, least)])
                 per_token = best.seconds / best.tokens + begin / _HORIZON_TOKENS if best is not None else float("inf")
-                yield _Offer(family, forecasts, best, begin, per_token)
+                yield _Candidate(method, forecasts, best, begin, per_token)
 
-    def _best(self, offers: Sequence[_Offer]) -> _Offer:
-        """The fastest; that of the family at work unless another one is clearly faster; else plain decoding."""
-        best = min(offers, key=lambda offer: offer.per_token, default=None)
+    def _best(self, candidates: Sequence[_Candidate]) -> _Candidate:
+        """The fastest; the method in use unless another is clearly faster; plain decoding if there is none."""
+        best = min(candidates, key=lambda candidate: candidate.per_token, default=None)
         if best is None or best.best is None:
-            self._experience.admit(self._plain_way)
-            plain = self._stopped().forecast
-            return _Offer(self._plain_way, [plain], plain, 0.0, plain.seconds)
+            self._learned.add(self._plain_method)
+            plain = self._plain_decision().forecast
+            return _Candidate(self._plain_method, [plain], plain, 0.0, plain.seconds)
         if self._main is not None:
-            held = next((offer for offer in offers if offer.family is self._main.family), best)
-            best = held if NEARLY * held.per_token < best.per_token else best
+            used = next((candidate for candidate in candidates if candidate.method is self._main.method), best)
+            best = used if NEARLY * used.per_token < best.per_token else best
         return best
 
-    def _begun(self, offer: _Offer) -> _Course:
+    def _sized(self, candidate: _Candidate) -> _Decision:
         """The best draft, longer where the drafter is sure and shorter where it is not.
 
-        One token more pays if its chance of being accepted is above what it costs at the rate that is to be had
-        (renewal reward: time spent on it could bring so many tokens otherwise).
+        One more token pays if its chance of acceptance exceeds its cost at the rate that is to be had (renewal reward:
+        the time spent on it could bring that many tokens otherwise).
         """
-        forecast, speeds, plain = offer.best, self._experience.speeds, self._experience.speeds.plain()
+        forecast, latency, plain = candidate.best, self._learned.latency, self._learned.latency.plain()
         assert forecast is not None
         if not forecast.node_seconds:
-            return _Course(forecast, forecast.pick, forecast.seconds - plain)
+            return _Decision(forecast, forecast.pick, forecast.seconds - plain)
         most = plain + self._affordable()
         longest, per_node = forecast.limit, forecast.node_seconds
         for longer in range(longest.nodes + 1, min(longest.nodes + _LONGER, self._situation.room().nodes) + 1):
             limit = chain_limit(longer)
-            seconds = offer.family.forecast(limit, speeds).seconds
-            # Beyond a block of rows that kernels run at once, the next ones cost more than those before.
-            dear = seconds - forecast.seconds > (longer - forecast.limit.nodes) * _DEARER * per_node
-            if dear or seconds > most:
+            seconds = candidate.method.forecast(limit, latency).seconds
+            is_dear = seconds - forecast.seconds > (longer - forecast.limit.nodes) * _DEARER * per_node
+            if is_dear or seconds > most:
                 break
             longest = limit
-        floor = min(per_node / offer.per_token, _HIGHEST_FLOOR)
+        floor = min(per_node / candidate.per_token, _HIGHEST_FLOOR)
         pick = Pick(forecast.drafter, replace(longest, floor=floor))
-        return _Course(forecast, pick, offer.family.forecast(longest, speeds).seconds - plain)
+        return _Decision(forecast, pick, candidate.method.forecast(longest, latency).seconds - plain)
 
-    def _trial(self, offers: Sequence[_Offer], best: _Offer) -> _Course | None:
-        """What was not tried for long, in the draft that loses least, if the allowance pays for that."""
-        experience, plain = self._experience, self._experience.speeds.plain()
-        for offer in sorted(offers, key=lambda offer: experience.tallies[offer.family.name].latest):
-            family = offer.family
-            if family is best.family or experience.tokens - experience.tallies[family.name].latest < _STALE_TOKENS:
+    def _trial(self, candidates: Sequence[_Candidate], best: _Candidate) -> _Decision | None:
+        """The method that was not tried for longest, with the draft that loses least, if the budgets allow it."""
+        learned, plain = self._learned, self._learned.latency.plain()
+        for candidate in sorted(candidates, key=lambda candidate: learned.tallies[candidate.method.name].latest):
+            method = candidate.method
+            if method is best.method or learned.tokens - learned.tallies[method.name].latest < _STALE_TOKENS:
                 continue
-            if any(other is not offer and _shows_more(other, offer) for other in (best, *offers)):
+            if any(other is not candidate and _shows_more(other, candidate) for other in (best, *candidates)):
                 continue
-            highest = max((1 + each.limit.depth) / each.seconds for each in offer.forecasts)
-            forecast = min(offer.forecasts, key=lambda each: each.seconds - each.tokens * best.per_token)
-            loss = forecast.seconds - forecast.tokens * best.per_token + offer.begin_seconds
+            highest = max((1 + each.limit.depth) / each.seconds for each in candidate.forecasts)
+            forecast = min(candidate.forecasts, key=lambda each: each.seconds - each.tokens * best.per_token)
+            loss = forecast.seconds - forecast.tokens * best.per_token + candidate.begin_seconds
             lost = forecast.seconds - plain
-            is_paid = loss <= experience.allowance.affordable * plain and lost <= self._affordable()
+            is_paid = loss <= learned.trial_budget.affordable * plain and lost <= self._affordable()
             if is_paid and highest * best.per_token > _HOPELESS:
-                return _Course(forecast, forecast.pick, lost, True, best.per_token, offer.begin_seconds)
+                return _Decision(forecast, forecast.pick, lost, True, best.per_token, candidate.begin_seconds)
         return None
 
     def _affordable(self) -> float:
-        """Seconds that may be lost against plain decoding in one step; where that is no choice, all there are."""
-        experience = self._experience
-        return experience.account.affordable * experience.speeds.plain() if self._has_plain else float("inf")
+        """Seconds that one step may lose against plain decoding; without limit where that is no choice."""
+        learned = self._learned
+        return learned.loss_budget.affordable * learned.latency.plain() if self._has_plain else float("inf")
 
-    def _stopped(self) -> _Course:
-        """Plain decoding."""
-        forecast = self._plain_way.forecast(NOTHING, self._experience.speeds)
-        return _Course(forecast, forecast.pick, 0.0)
+    def _plain_decision(self) -> _Decision:
+        forecast = self._plain_method.forecast(NOTHING, self._learned.latency)
+        return _Decision(forecast, forecast.pick, 0.0)
 
 
-def _shows_more(one: _Offer, other: _Offer) -> bool:
-    """Whether all that ``other`` could show is shown by ``one`` as well, and that is no slower."""
-    levels, seen = other.family.levels, set(one.family.acceptances)
-    return bool(levels) and set(other.family.acceptances) <= seen and one.per_token <= other.per_token
+def _shows_more(one: _Candidate, other: _Candidate) -> bool:
+    """Whether ``one`` shows all that ``other`` could show, and is no slower."""
+    levels, seen = other.method.levels, set(one.method.acceptances)
+    return bool(levels) and set(other.method.acceptances) <= seen and one.per_token <= other.per_token
 
 
 class _Behind:
-    """What models must read before they can draft, looked up once for each."""
+    """Seconds until models have read the text, looked up once a level."""
 
-    def __init__(self, situation: Situation, speeds: Speeds) -> None:
-        self._situation, self._speeds = situation, speeds
+    def __init__(self, situation: Situation, latency: LatencyEstimates) -> None:
+        self._situation, self._latency = situation, latency
         self._known: dict[str, float | None] = {}
 
-    def seconds(self, family: Family) -> float | None:
-        """Of all models of a family; None if one of them is not open."""
+    def seconds(self, method: DecodingMethod) -> float | None:
+        """Of all models of a method; None if one of them is not open."""
         total = 0.0
-        for level in family.levels:
+        for level in method.levels:
             if level not in self._known:
                 self._known[level] = self._of(level)
             seconds = self._known[level]
@@ -252,4 +254,4 @@ class _Behind:
         behind = self._situation.behind(level)
         if behind is None:
             return None
-        return self._speeds.forward(level, behind) if behind > FEW_ROWS else 0.0
+        return self._latency.forward(level, behind) if behind > FEW_ROWS else 0.0

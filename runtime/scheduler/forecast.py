@@ -1,4 +1,4 @@
-"""What a way to decode is to the scheduler: what a step of it is expected to bring, and to cost.
+"""Forecasts: what one step of a decoding method is expected to bring and to cost, and how to choose among them.
 
 The objective is tokens a second (Leviathan et al. 2023, section 3.4, with measured costs in place of constant ones).
 """
@@ -11,19 +11,19 @@ from typing import NamedTuple
 
 from runtime.decoding.draft import DraftLimit, Pick
 
-# Predictions this near to one another count as equal: ways are not changed, nor weighed again, for less. A heuristic.
+# Rates this close count as equal: methods are not changed for less.
 NEARLY = 0.98
 
 
 class Forecast(NamedTuple):
-    """One way to take the next step: the ``tokens`` it is expected to commit in so many ``seconds``.
+    """One possible next step: it is expected to commit ``tokens`` in ``seconds``.
 
-    ``draft_seconds`` of them are the drafter's, without correction by what was seen, for ``drafted`` tokens (0: they do
-    not hang on that). ``node_seconds``: what a node costs on average, where the drafter can tell for every draft how
-    many are worth it (0: it cannot). ``family`` is who made it.
+    ``draft_seconds`` of these are the drafter's, uncorrected, for ``drafted`` tokens (0: independent of their number).
+    ``node_seconds`` is the average cost of one more node, where the drafter can stop early (0: it cannot). ``method``
+    is the name of the decoding method.
     """
 
-    family: str
+    method: str
     drafter: str | None
     limit: DraftLimit
     tokens: float
@@ -34,7 +34,7 @@ class Forecast(NamedTuple):
 
     @property
     def pick(self) -> Pick:
-        """What the decoding loop is told."""
+        """The pick for the decoding loop."""
         return Pick(self.drafter, self.limit)
 
     @property
@@ -45,16 +45,16 @@ class Forecast(NamedTuple):
 
 @dataclass(frozen=True)
 class Room:
-    """What a draft may have: so many nodes, and whether trees are judged here."""
+    """The largest draft that fits: ``nodes``, and whether the model that judges it takes trees."""
 
     nodes: int
     trees: bool
 
 
 def fastest(forecasts: Sequence[Forecast]) -> Forecast | None:
-    """The smallest of the drafts that are about as fast as any; None if there are none.
+    """The smallest draft among those about as fast as the fastest; None if there are none.
 
-    A long draft that is hardly faster bets more on chances that may be other ones behind the next few words.
+    A long draft that is hardly faster bets more on acceptance, which may change within a few words.
     """
     enough = NEARLY * max((forecast.rate for forecast in forecasts), default=0.0)
     fast = (forecast for forecast in forecasts if forecast.rate >= enough)

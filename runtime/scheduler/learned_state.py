@@ -1,4 +1,4 @@
-"""What a scheduler has learned of its ways to decode, kept from answer to answer."""
+"""What the scheduler has learned of its decoding methods, kept from answer to answer."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.scheduler.forecast import Forecast, Room
-from runtime.scheduler.latency import Speeds
-from runtime.scheduler.loss_budget import Budget
-from runtime.scheduler.methods import Family, forecasts_of
+from runtime.scheduler.latency import LatencyEstimates
+from runtime.scheduler.loss_budget import LossBudget
+from runtime.scheduler.methods import DecodingMethod, forecasts_of
 
-# What drafts may lose against plain decoding, and trials against the best way that is known: so many plain steps at
-# once, and this share of the time. In 100 tokens these are 3 steps, so that 0.95 of plain decoding's rate are left if
+# Drafts may lose this many plain steps at once against plain decoding, and this share of the time; trials may lose as
+# much against the best known method. Over 100 tokens that is 3 steps, which leaves 0.95 of plain decoding's rate if
 # costs are known to within 2%.
 _LOST_STEPS, _LOST_SHARE = 2.0, 0.01
-# What other answers have shown counts so much in a new one. A heuristic.
+# Weight of earlier answers in a new one.
 _NEXT_ANSWER = 0.75
 
 
 @dataclass
 class Tally:
-    """Tokens a second that were expected when it was last weighed, and what was delivered."""
+    """Tokens a second expected of a method when it was last weighed, and what it delivered."""
 
     expected: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
-    # How many tokens there were when it was picked last, of all answers; before the first time, long ago.
+    # The total of tokens, over all answers, when it was last picked; before the first time, long ago.
     latest: float = float("-inf")
 
 
 @dataclass(frozen=True)
 class Prospect:
-    """For a user who asks why: a way to decode, tokens/s expected of it now and realised (None: not tried), tokens."""
+    """For a user who asks why: a decoding method, its expected and realised tokens/s (None: not tried), its tokens."""
 
     name: str
     expected: float
@@ -39,52 +39,55 @@ class Prospect:
     tokens: int
 
 
-class Experience:
-    """What a scheduler has learned of its families, kept from answer to answer."""
+class LearnedState:
+    """Everything about the decoding methods that outlasts an answer."""
 
-    def __init__(self, families: Sequence[Family], speeds: Speeds) -> None:
-        self.families: dict[str, Family] = {}
-        self.speeds = speeds
+    def __init__(self, methods: Sequence[DecodingMethod], latency: LatencyEstimates) -> None:
+        self.methods: dict[str, DecodingMethod] = {}
+        self.latency = latency
         self.tallies: dict[str, Tally] = {}
-        self.account = Budget(_LOST_SHARE, _LOST_STEPS)
-        self.allowance = Budget(_LOST_SHARE, _LOST_STEPS)
+        self.loss_budget = LossBudget(_LOST_SHARE, _LOST_STEPS)
+        self.trial_budget = LossBudget(_LOST_SHARE, _LOST_STEPS)
         # Of all answers.
         self.tokens = 0
         self._forecasts: dict[str, tuple[object, list[Forecast]]] = {}
         self._turn = 0
-        for family in families:
-            self.admit(family)
+        for method in methods:
+            self.add(method)
 
-    def admit(self, family: Family) -> None:
-        """One family more, unless it is there."""
-        if family.name not in self.families:
-            self.families[family.name], self.tallies[family.name] = family, Tally()
+    def add(self, method: DecodingMethod) -> None:
+        """Adds a method unless it is there."""
+        if method.name not in self.methods:
+            self.methods[method.name], self.tallies[method.name] = method, Tally()
 
     def begin_answer(self) -> None:
-        """The next text may be of another kind: what was seen of the last one counts less."""
-        for acceptance in {each for family in self.families.values() for each in family.acceptances}:
+        """The next text may be of another kind, so what the last one showed counts less."""
+        for acceptance in {each for method in self.methods.values() for each in method.acceptances}:
             acceptance.forget(_NEXT_ANSWER)
             acceptance.text.end()
 
-    def count(self, family: str, tokens: int, seconds: float, again: bool) -> None:
-        """So many tokens were delivered in so many seconds; with ``again`` the family stays as stale as it was."""
+    def count(self, method: str, tokens: int, seconds: float, again: bool) -> None:
+        """``method`` delivered ``tokens`` in ``seconds``. With ``again`` it may be tried again at once."""
         self.tokens += tokens
-        tally = self.tallies[family]
+        tally = self.tallies[method]
         tally.tokens, tally.seconds = tally.tokens + tokens, tally.seconds + seconds
         tally.latest = tally.latest if again else self.tokens
 
     def forecasts(self, room: Room) -> dict[str, list[Forecast]]:
-        """Those of every family: anew where what it knows has changed, and of the others one in turn, since what the
-        text has shown of one says a little of all."""
-        self._turn = (self._turn + 1) % max(len(self.families), 1)
-        for place, (name, family) in enumerate(self.families.items()):
-            key = (room, self.speeds.version, [each.version for each in family.acceptances])
+        """The forecasts of every method.
+
+        They are made anew where the method's statistics have changed. The others take turns, since what the text has
+        shown of one method says a little about all.
+        """
+        self._turn = (self._turn + 1) % max(len(self.methods), 1)
+        for place, (name, method) in enumerate(self.methods.items()):
+            key = (room, self.latency.version, [each.version for each in method.acceptances])
             known = self._forecasts.get(name)
-            if known is None or known[0] != key or place == self._turn or not family.levels:
-                found = forecasts_of(family, self.speeds, room)
+            if known is None or known[0] != key or place == self._turn or not method.levels:
+                found = forecasts_of(method, self.latency, room)
                 self._forecasts[name] = key, found
                 best = max((forecast.rate for forecast in found), default=0.0)
-                self.tallies[name].expected = best / self.speeds.slowness
+                self.tallies[name].expected = best / self.latency.slowdown
         return {name: forecasts for name, (_, forecasts) in self._forecasts.items()}
 
     def prospects(self) -> list[Prospect]:

@@ -25,13 +25,13 @@ from runtime.drafters.registry import registered
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError
 from runtime.models.ort_model import OrtModel
-from runtime.scheduler.available import KINDS, Kind, Stage, make_families
+from runtime.scheduler.available import KINDS, Kind, Stage, make_methods
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.fixed import FixedScheduler, PlannedScheduler
 from runtime.scheduler.forecast import Room
-from runtime.scheduler.latency import Speeds
-from runtime.scheduler.learned_state import Experience, Prospect
-from runtime.scheduler.methods import Family
+from runtime.scheduler.latency import LatencyEstimates
+from runtime.scheduler.learned_state import LearnedState, Prospect
+from runtime.scheduler.methods import DecodingMethod
 from runtime.speculation.request import AUTO, NEED_DRAWN, NONE, SHAPES, Speculation, check_drafter
 
 # Rows that an intermediate may have to read before it judges: its own last token and the target's.
@@ -78,9 +78,9 @@ class Speculator:
         self.calibrations = {level.name: Calibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
         self._given: dict[str, Drafter] = {}
-        self._speeds: Speeds | None = None
-        self._experiences: dict[tuple[bool, str, Kind | None], Experience] = {}
-        self._latest: Experience | None = None
+        self._latency: LatencyEstimates | None = None
+        self._learned_states: dict[tuple[bool, str, Kind | None], LearnedState] = {}
+        self._latest: LearnedState | None = None
         self._simulated: SyntheticVerifier | None = None
         self.inner_rule: SyntheticVerifier | None = None
 
@@ -109,8 +109,8 @@ class Speculator:
         """Ends what drafts in threads of its own, and keeps nothing that refers to a model."""
         self.allow({}, DraftPlan("chain", 0))
         self._given.clear()
-        self._experiences.clear()
-        self._latest = self._speeds = None
+        self._learned_states.clear()
+        self._latest = self._latency = None
 
     def prospects(self) -> list[Prospect]:
         """What the scheduler of the latest answer expected of each way and realised, the best first; empty if it had no
@@ -145,23 +145,23 @@ class Speculator:
         self.inner_rule = None if intermediate is None else SyntheticVerifier(intermediate, level=1)
         self._drafters.clear()
 
-    def _measure(self) -> Speeds:
-        if self._speeds is None:
-            self._speeds = Speeds(self._costs(), self._manifest.target.name, self.target.padded)
-        return self._speeds
+    def _measure(self) -> LatencyEstimates:
+        if self._latency is None:
+            self._latency = LatencyEstimates(self._costs(), self._manifest.target.name, self.target.padded)
+        return self._latency
 
-    def families(self, sampled: bool, only: Kind | None = None) -> list[Family]:
+    def methods(self, sampled: bool, only: Kind | None = None) -> list[DecodingMethod]:
         """The ways to decode that the bundle has, as nobody has seen them yet."""
         below = [level for level in self._manifest.levels if level.role != "target"]
         own = weakref.proxy(self)  # what is learnt is kept here, and must not keep it in turn
         stage = Stage(
             below, self.calibrations, lambda level: own._inner_room(level), lambda level: own._is_apart(level)
         )
-        return make_families(stage, sampled, only)
+        return make_methods(stage, sampled, only)
 
     def _is_weighed(self, name: str) -> bool:
         """Whether the scheduler knows what to expect of the drafter called ``name``."""
-        return any(family.drafter == name for family in self.families(sampled=False))
+        return any(method.drafter == name for method in self.methods(sampled=False))
 
     def _is_apart(self, level: str) -> bool:
         """Whether a level is kept on cores that the target is not on."""
@@ -178,12 +178,12 @@ class Speculator:
         only = speculation.only or ("tree" if speculation.shape == "tree" else None)
         if only is not None and only not in KINDS:
             raise PocketspecError(f"no kind of drafts {only!r}; there are: {', '.join(KINDS)}")
-        name, speeds = speculation.drafter, self._measure()
+        name, latency = speculation.drafter, self._measure()
         key = (sampled, name, only)
-        if key not in self._experiences:
-            families = [each for each in self.families(sampled, only) if name in (AUTO, each.drafter)]
-            self._experiences[key] = Experience(families, speeds)
-        self._latest = self._experiences[key]
+        if key not in self._learned_states:
+            methods = [each for each in self.methods(sampled, only) if name in (AUTO, each.drafter)]
+            self._learned_states[key] = LearnedState(methods, latency)
+        self._latest = self._learned_states[key]
         trees = self._takes_trees(speculation) and speculation.shape != "chain" and acceptance != "block"
         return CostScheduler(self._latest, _Now(self, context, speculation.draft_size, trees))
 

@@ -1,31 +1,31 @@
-"""No draft at all."""
+"""Plain decoding: no draft, one row and one token a step."""
 
 from __future__ import annotations
 
 from memory.plan import Shape
 from runtime.decoding.draft import NOTHING, PLAIN_NAME, DraftLimit, Step
-from runtime.scheduler.acceptance_stats import Acceptance
+from runtime.scheduler.acceptance_stats import AcceptanceStats
 from runtime.scheduler.forecast import Forecast, Room
-from runtime.scheduler.latency import Speeds
+from runtime.scheduler.latency import LatencyEstimates
 
 
 class Plain:
-    """A row and a token a step."""
+    """See ``DecodingMethod``."""
 
     def __init__(self) -> None:
         self.name = PLAIN_NAME
         self.shape: Shape = "chain"
         self.drafter: str | None = None
         self.levels: tuple[str, ...] = ()
-        self.acceptances: tuple[Acceptance, ...] = ()
+        self.acceptances: tuple[AcceptanceStats, ...] = ()
 
     def limits(self, room: Room) -> tuple[DraftLimit, ...]:
-        """See ``Family``."""
+        """See ``DecodingMethod``."""
         return (NOTHING,)
 
-    def forecast(self, limit: DraftLimit, speeds: Speeds) -> Forecast:
-        """See ``Family``."""
-        return Forecast(self.name, None, limit, 1.0, speeds.plain())
+    def forecast(self, limit: DraftLimit, latency: LatencyEstimates) -> Forecast:
+        """See ``DecodingMethod``."""
+        return Forecast(self.name, None, limit, 1.0, latency.plain())
 
     def observe(self, step: Step) -> None:
-        """See ``Family``."""
+        """See ``DecodingMethod``."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from runtime.decoding.draft import DraftLimit, Pick, chain_limit
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.fixed import FixedScheduler
-from runtime.scheduler.learned_state import Experience
-from tests.runtime.scheduler.world import Situated, Ticks, World, experience_of, rate
+from runtime.scheduler.learned_state import LearnedState
+from tests.runtime.scheduler.world import Situated, Ticks, World, learned_state_of, rate
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Moment:
 
 
 def trace(
-    world: World, answers: Sequence[int], experience: Experience | None = None, clock: Ticks | None = None
+    world: World, answers: Sequence[int], learned: LearnedState | None = None, clock: Ticks | None = None
 ) -> list[Moment]:
     """Answers of so many tokens each, one after another, with what was learnt in those before them."""
-    learnt, clock, moments = experience or experience_of(world), clock or Ticks(), []
+    learnt, clock, moments = learned or learned_state_of(world), clock or Ticks(), []
     for tokens in answers:
         scheduler, last = CostScheduler(learnt, Situated(world), clock), None
         end = world.tokens + tokens

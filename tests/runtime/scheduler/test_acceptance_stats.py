@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from runtime.scheduler.acceptance_stats import Acceptance, Gain, Mean, Ratio, Text
+from runtime.scheduler.acceptance_stats import AcceptanceStats, RunningMean, RunningRatio, TextEase, TreeGain
 
 
 def _steps(chances: list[float], count: int, seed: int) -> list[int]:
@@ -22,14 +22,14 @@ def _steps(chances: list[float], count: int, seed: int) -> list[int]:
 
 
 def test_before_the_first_step_it_is_what_was_known() -> None:
-    assert Acceptance(0.8).chances(3) == pytest.approx([0.8] * 3)
+    assert AcceptanceStats(0.8).chances(3) == pytest.approx([0.8] * 3)
 
 
 def test_every_depth_finds_its_chance() -> None:
     truth = [0.6, 0.9, 0.8]
     estimates = []
     for seed in range(20):
-        acceptance = Acceptance(0.5)
+        acceptance = AcceptanceStats(0.5)
         for accepted in _steps(truth, 300, seed):
             acceptance.observe(accepted, 3)
         estimates.append(acceptance.chances(3))
@@ -38,14 +38,14 @@ def test_every_depth_finds_its_chance() -> None:
 
 
 def test_a_depth_that_was_never_reached_is_taken_to_be_as_good_as_the_others() -> None:
-    acceptance = Acceptance(0.2)
+    acceptance = AcceptanceStats(0.2)
     for _ in range(60):
         acceptance.observe(2, 2)
     assert acceptance.chances(5)[4] > 0.8
 
 
 def test_a_drafter_that_is_suddenly_wrong_is_found_out_within_ten_steps() -> None:
-    acceptance = Acceptance(0.9)
+    acceptance = AcceptanceStats(0.9)
     for _ in range(200):
         acceptance.observe(3, 3)
     for _ in range(10):
@@ -54,7 +54,7 @@ def test_a_drafter_that_is_suddenly_wrong_is_found_out_within_ten_steps() -> Non
 
 
 def test_the_luck_of_a_few_steps_does_not_move_it_far() -> None:
-    acceptance = Acceptance(0.8)
+    acceptance = AcceptanceStats(0.8)
     for accepted in _steps([0.8], 200, seed=1):
         acceptance.observe(accepted, 1)
     before = acceptance.chances(1)[0]
@@ -64,14 +64,14 @@ def test_the_luck_of_a_few_steps_does_not_move_it_far() -> None:
 
 
 def test_an_empty_draft_tells_nothing() -> None:
-    acceptance = Acceptance(0.7)
+    acceptance = AcceptanceStats(0.7)
     for _ in range(50):
         acceptance.observe(0, 0)
     assert acceptance.chances(2) == pytest.approx([0.7, 0.7])
 
 
 def test_what_is_forgotten_counts_less_and_the_prior_more() -> None:
-    acceptance = Acceptance(0.5)
+    acceptance = AcceptanceStats(0.5)
     for _ in range(100):
         acceptance.observe(1, 1)
     before = acceptance.chances(1)[0]
@@ -80,7 +80,7 @@ def test_what_is_forgotten_counts_less_and_the_prior_more() -> None:
 
 
 def test_one_hiccup_moves_no_ratio_and_a_lasting_change_does() -> None:
-    ratio = Ratio(0.5, 4.0)
+    ratio = RunningRatio(0.5, 4.0)
     for value in (1.0, 1.0, 40.0, 1.0, 1.0):
         ratio.observe(value)
     assert ratio.value == pytest.approx(1.0)
@@ -91,14 +91,14 @@ def test_one_hiccup_moves_no_ratio_and_a_lasting_change_does() -> None:
 
 def test_a_gain_is_the_mean_and_not_what_happens_most_often() -> None:
     """Two nodes in nine steps of ten and none in the tenth: 1.8 on average, of which 1.8 were expected."""
-    gain = Gain()
+    gain = TreeGain()
     for step in range(400):
         gain.observe(0 if step % 10 == 0 else 2, 1.8)
     assert gain.value == pytest.approx(1.0, abs=0.06)
 
 
 def test_a_drafter_that_was_always_wrong_is_not_believed_again_in_the_next_answer() -> None:
-    acceptance = Acceptance(0.9)
+    acceptance = AcceptanceStats(0.9)
     for _ in range(15):
         acceptance.observe(0, 3)
     for _ in range(10):
@@ -109,7 +109,7 @@ def test_a_drafter_that_was_always_wrong_is_not_believed_again_in_the_next_answe
 
 def test_a_bad_paragraph_is_forgotten_with_its_text() -> None:
     """Otherwise a drafter that is used no more would never be believed again."""
-    acceptance = Acceptance(0.9)
+    acceptance = AcceptanceStats(0.9)
     for _ in range(100):
         acceptance.observe(3, 3)
     for _ in range(12):
@@ -123,8 +123,8 @@ def test_a_bad_paragraph_is_forgotten_with_its_text() -> None:
 
 def test_a_hard_paragraph_is_hard_for_all_who_guess() -> None:
     """Two equal drafters, one of them used: what it fails at is expected of the other one too."""
-    text = Text()
-    used, other = Acceptance(0.9, text), Acceptance(0.9, text)
+    text = TextEase()
+    used, other = AcceptanceStats(0.9, text), AcceptanceStats(0.9, text)
     for acceptance in (used, other):
         for accepted in _steps([0.9] * 3, 200, seed=3):
             acceptance.observe(accepted, 3)
@@ -137,15 +137,15 @@ def test_a_hard_paragraph_is_hard_for_all_who_guess() -> None:
 
 
 def test_luck_in_a_usual_text_moves_others_little() -> None:
-    text = Text()
-    used, other = Acceptance(0.8, text), Acceptance(0.8, text)
+    text = TextEase()
+    used, other = AcceptanceStats(0.8, text), AcceptanceStats(0.8, text)
     for accepted in _steps([0.8] * 3, 200, seed=5):
         used.observe(accepted, 3)
     assert other.chances(1)[0] == pytest.approx(0.8, abs=0.08)
 
 
 def test_a_mean_finds_what_is_true_and_begins_with_what_is_expected() -> None:
-    mean = Mean(3.0, 2.0)
+    mean = RunningMean(3.0, 2.0)
     assert mean.value == 3.0
     for _ in range(200):
         mean.observe(1.0)
@@ -153,7 +153,7 @@ def test_a_mean_finds_what_is_true_and_begins_with_what_is_expected() -> None:
 
 
 def test_a_sudden_change_is_believed_of_deeper_tokens_at_once() -> None:
-    acceptance = Acceptance(0.9)
+    acceptance = AcceptanceStats(0.9)
     for _ in range(200):
         acceptance.observe(3, 3)
     for _ in range(3):

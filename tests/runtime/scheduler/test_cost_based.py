@@ -20,7 +20,7 @@ from tests.runtime.scheduler.world import (
     Situated,
     Ticks,
     World,
-    experience_of,
+    learned_state_of,
     level,
     rate,
     run,
@@ -81,7 +81,7 @@ def test_it_finds_the_hierarchy_where_that_pays(small: float, middle: float, inn
 
 
 def test_a_drafter_that_must_read_a_prompt_first_is_used_all_the_same() -> None:
-    """Ten plain steps of reading are weighed against the rate that follows, and not refused by the account."""
+    """Ten plain steps of reading are weighed against the rate that follows, and not refused by the loss budget."""
 
     class Late(Situated):
         def behind(self, name: str) -> int | None:
@@ -101,7 +101,7 @@ def test_a_drafter_that_must_read_a_prompt_first_is_used_all_the_same() -> None:
         read: list[str] = []
         name = f"seed {seed}"
         world = Reading({"target": FLAT, "small": SMALL}, {"small": 0.9, "suffix": 0.0}, seed=seed, trees=False)
-        auto = rate(world, 400, CostScheduler(experience_of(world), Late(world), Ticks()))
+        auto = rate(world, 400, CostScheduler(learned_state_of(world), Late(world), Ticks()))
         assert auto >= 1.5 * rate(_world(FLAT, 0.9, seed=seed), 400, FixedScheduler())
 
 
@@ -124,7 +124,7 @@ def test_it_recovers_within_fifty_tokens(change: Callable[[int], World]) -> None
     ratios = []
     for seed in SEEDS:
         world = change(seed)
-        scheduler = CostScheduler(experience_of(world), Situated(world), Ticks())
+        scheduler = CostScheduler(learned_state_of(world), Situated(world), Ticks())
         rate(world, 250, scheduler)
         later, plain = rate(world, 200, scheduler), rate(change(seed), 200, FixedScheduler())
         ratios.append(later / plain)
@@ -135,7 +135,7 @@ def test_it_comes_back_to_a_drafter_that_has_become_good() -> None:
     ratios = []
     for seed in SEEDS:
         world = _world(FLAT, lambda tokens: 0.0 if tokens < 200 else 0.9, seed=seed)
-        scheduler = CostScheduler(experience_of(world), Situated(world), Ticks())
+        scheduler = CostScheduler(learned_state_of(world), Situated(world), Ticks())
         rate(world, 500, scheduler)
         ratios.append(rate(world, 300, scheduler) / rate(_world(FLAT, 0.9, seed=seed), 300))
     assert statistics.median(ratios) >= 0.85
@@ -147,7 +147,7 @@ def test_a_second_process_that_takes_a_core_changes_no_choice_for_the_worse() ->
     ratios = []
     for seed in SEEDS:
         world = _world(FLAT, 0.8, seed=seed, slow={"small": twice, "target": twice})
-        scheduler = CostScheduler(experience_of(world), Situated(world), Ticks())
+        scheduler = CostScheduler(learned_state_of(world), Situated(world), Ticks())
         rate(world, 250, scheduler)
         calm = _world(FLAT, 0.8, seed=seed)
         ratios.append(2 * rate(world, 300, scheduler) / rate(calm, 550))
@@ -159,23 +159,22 @@ def test_trials_lose_no_more_than_their_allowance() -> None:
     two."""
     world = _world(FLAT, 0.0, noise=0.0)
     world.chances["suffix"] = 0.0  # type: ignore[index]
-    scheduler = CostScheduler(experience_of(world), Situated(world), Ticks())
+    scheduler = CostScheduler(learned_state_of(world), Situated(world), Ticks())
     rate(world, 100, scheduler)
     assert rate(world, 1000, scheduler) >= 0.985 * rate(_world(FLAT, 0.0, noise=0.0), 1000, FixedScheduler())
 
 
 def test_what_is_not_open_is_not_picked() -> None:
     world = _world(FLAT, 0.95)
-    scheduler = CostScheduler(experience_of(world), Situated(world, closed=frozenset({"small"})), Ticks())
+    scheduler = CostScheduler(learned_state_of(world), Situated(world, closed=frozenset({"small"})), Ticks())
     assert {step.pick.name.split("-")[0] for step in run(world, 200, scheduler)} <= {"plain", "suffix"}
 
 
 def test_what_was_learned_is_kept_for_the_next_answer() -> None:
     world = _world(FLAT, 0.0)
-    experience = experience_of(world)
+    learned = learned_state_of(world)
     answers = [
-        [step.pick.name for step in run(world, 40, CostScheduler(experience, Situated(world), Ticks()))]
-        for _ in range(2)
+        [step.pick.name for step in run(world, 40, CostScheduler(learned, Situated(world), Ticks()))] for _ in range(2)
     ]
     wasted = [sum(choice.startswith("small") for choice in choices[:8]) for choices in answers]
     assert wasted[1] < wasted[0]
@@ -183,10 +182,10 @@ def test_what_was_learned_is_kept_for_the_next_answer() -> None:
 
 def test_it_can_say_what_it_expected_and_what_came_of_it() -> None:
     world = _world(FLAT, 0.8, trees=False)
-    experience = experience_of(world)
-    measured = rate(world, TOKENS, CostScheduler(experience, Situated(world), Ticks()))
-    best = max(experience.prospects(), key=lambda prospect: prospect.tokens)
+    learned = learned_state_of(world)
+    measured = rate(world, TOKENS, CostScheduler(learned, Situated(world), Ticks()))
+    best = max(learned.prospects(), key=lambda prospect: prospect.tokens)
     assert best.name == "small-chain"
     assert best.realised == pytest.approx(measured, rel=0.05)
     assert best.expected == pytest.approx(measured, rel=0.15)
-    assert sum(prospect.tokens for prospect in experience.prospects()) >= TOKENS - 13  # but for the last step
+    assert sum(prospect.tokens for prospect in learned.prospects()) >= TOKENS - 13  # but for the last step

@@ -17,7 +17,7 @@ import pytest
 
 from runtime.decoding.draft import Pick
 from tests.runtime.scheduler.judge import Moment, best_fixed, speedup, trace, worst_window
-from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, WIDE, Rows, Ticks, World, experience_of, level
+from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, WIDE, Rows, Ticks, World, learned_state_of, level
 
 ROWS = {"wide": WIDE, "flat": FLAT, "steep": STEEP}
 EASY, HARD = 0.92, 0.35
@@ -73,8 +73,8 @@ EVENTS = {
     "a stolen core": Event(Stolen),
 }
 
-Text = Callable[[float], Callable[[int], float]]
-TEXTS: dict[str, Text] = {
+TextEase = Callable[[float], Callable[[int], float]]
+TEXTS: dict[str, TextEase] = {
     "easy": lambda quality: lambda tokens: quality,
     "hard": lambda quality: lambda tokens: 0.45 * quality,
     "changing": lambda quality: lambda tokens: (1.0 if tokens // 120 % 2 == 0 else 0.2) * quality,
@@ -138,7 +138,7 @@ def test_without_a_drafter_it_decodes_plainly_or_repeats(rows: Rows) -> None:
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 def test_after_any_history_a_good_drafter_is_drafting_within_fifty_tokens(rows: Rows) -> None:
-    """Whatever the account, the allowance and the estimates have come to: wrong drafts and hiccups for 300 tokens."""
+    """Whatever both budgets and the estimates have come to: wrong drafts and hiccups for 300 tokens."""
     found = []
     for seed in range(12):
         chances = {"small": lambda tokens: 0.0 if tokens < 300 else 0.95, "suffix": 0.0}
@@ -152,11 +152,11 @@ def test_after_any_history_a_good_drafter_is_drafting_within_fifty_tokens(rows: 
 def test_a_step_that_is_held_up_is_charged_what_was_expected_of_it() -> None:
     """A second in the first draft: nothing is owed for it."""
     world = World({"target": FLAT, "small": SMALL}, {"small": 0.9, "suffix": 0.0}, pauses=[(0, 1.0)], trees=False)
-    experience = experience_of(world)
-    moments = trace(world, [50], experience)
+    learned = learned_state_of(world)
+    moments = trace(world, [50], learned)
     drafting = [moment for moment in moments if moment.choice != Pick(None).name]
     assert len(drafting) >= 0.9 * len(moments)
-    assert experience.account.balance > 0
+    assert learned.loss_budget.balance > 0
 
 
 def test_where_models_are_small_choosing_takes_half_a_hundredth_of_the_time() -> None:

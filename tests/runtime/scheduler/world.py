@@ -16,11 +16,11 @@ from memory.costs import MeasuredCosts, make_row_costs
 from memory.expected import tree_tokens
 from runtime.decoding.draft import DraftLimit, Pick, Step
 from runtime.drafters.confidence import Calibration, goes_on
-from runtime.scheduler.available import Kind, Stage, make_families
+from runtime.scheduler.available import Kind, Stage, make_methods
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.forecast import Room
-from runtime.scheduler.latency import Speeds
-from runtime.scheduler.learned_state import Experience
+from runtime.scheduler.latency import LatencyEstimates
+from runtime.scheduler.learned_state import LearnedState
 
 Rows = Mapping[int, float]
 # Milliseconds for rows of a 1.5B model in int4, our own kernels and ONNX Runtime's (README, "What a row costs").
@@ -69,7 +69,7 @@ class World:
         self.tokens = 0
         self.seconds = 0.0
         self.paused = 0.0
-        self._slowness = -1, 1.0
+        self._slowdown = -1, 1.0
         self._to_come = sorted(self.pauses)
         self._sure: list[float] = []
         self._first = True
@@ -84,23 +84,23 @@ class World:
 
     def forward(self, name: str, rows: int) -> float:
         """Seconds that a forward really takes, and a pause if there is one in it."""
-        usual, paused = self._usual(name, rows), 0.0
+        usual, paused = self._best_decision(name, rows), 0.0
         # Nobody is held up more often than their share of the time.
         is_due = bool(self._to_come) and self._to_come[0][0] <= self.tokens
-        if is_due and self.random.random() < usual / self._usual("target", 1):
+        if is_due and self.random.random() < usual / self._best_decision("target", 1):
             paused = self._to_come.pop(0)[1]
         self.paused += paused
         return usual * self.random.lognormvariate(0.0, self.noise) + paused
 
-    def _usual(self, name: str, rows: int) -> float:
-        if self._slowness[0] != self.tokens:  # the same for a whole step
-            self._slowness = self.tokens, self.machine(self.tokens, self.seconds)
-        factor = self.slow.get(name, lambda tokens: 1.0)(self.tokens) * self._slowness[1]
+    def _best_decision(self, name: str, rows: int) -> float:
+        if self._slowdown[0] != self.tokens:  # the same for a whole step
+            self._slowdown = self.tokens, self.machine(self.tokens, self.seconds)
+        factor = self.slow.get(name, lambda tokens: 1.0)(self.tokens) * self._slowdown[1]
         return self._real.levels[name].seconds(rows, 128) * factor
 
     def plain_seconds(self) -> float:
         """What a token takes now that is decoded plainly."""
-        return self._usual("target", 1) + self.step_ms / 1e3
+        return self._best_decision("target", 1) + self.step_ms / 1e3
 
     def chance(self, name: str) -> float:
         """The chance that a token of a level is the target's, now."""
@@ -248,17 +248,17 @@ class Situated:
         return None if name in self.closed else 1
 
 
-def experience_of(world: World, only: Kind | None = None) -> Experience:
-    """A scheduler's experience at the beginning."""
+def learned_state_of(world: World, only: Kind | None = None) -> LearnedState:
+    """What a scheduler knows at the beginning."""
     calibrations = {level.name: Calibration() for level in world.levels}
     stage = Stage(world.levels, calibrations, lambda name: Room(12, True), lambda name: False)
-    families = make_families(stage, False, only)
-    return Experience(families, Speeds(world.costs, "target", lambda rows: rows))
+    methods = make_methods(stage, False, only)
+    return LearnedState(methods, LatencyEstimates(world.costs, "target", lambda rows: rows))
 
 
 def run(world: World, tokens: int, scheduler: object | None = None) -> Iterator[Step]:
     """Steps until ``tokens`` more tokens are there."""
-    chosen = scheduler or CostScheduler(experience_of(world), Situated(world), Ticks())
+    chosen = scheduler or CostScheduler(learned_state_of(world), Situated(world), Ticks())
     end, step = world.tokens + tokens, None
     while world.tokens < end:
         step = world.step(chosen.pick(step))  # type: ignore[attr-defined]

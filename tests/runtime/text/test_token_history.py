@@ -180,6 +180,7 @@ def test_a_text_is_cut_only_where_that_changes_no_token(
         for place in range(len(encoding.ids))
         if all(end <= encoding.offsets[place][0] for _, end in encoding.offsets[:place])
     ]
+    assume(borders)  # a text of unknown characters alone has no tokens
     place = data.draw(st.sampled_from(borders))
     start = encoding.offsets[place][0]
     rest = Tokenizer(both[0]).encode_rest("".join(parts), start, encoding.ids[:place])
