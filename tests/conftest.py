@@ -66,11 +66,11 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 @pytest.fixture(scope="session")
 def lowered_once() -> Iterator[None]:
     """From here on, exports in this process build each graph once: torch takes seconds for every one."""
-    from export import bundle
+    from export import level
     from export.graph.recipe import LoweredGraph
     from export.graph.trace import GraphOptions
 
-    lower = bundle.lower
+    lower = level.lower
     known: dict[tuple[str, GraphOptions], LoweredGraph] = {}
 
     def cached(config: Any, options: GraphOptions) -> LoweredGraph:
@@ -80,7 +80,7 @@ def lowered_once() -> Iterator[None]:
         return replace(known[key], model=known[key].model.clone())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle, "lower", cached)
+        patch.setattr(level, "lower", cached)
         yield
 
 

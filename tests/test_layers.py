@@ -54,6 +54,7 @@ ROOMS = {
         "request",
         "estimate report",
         "tasks",
+        "level",
         "bundle distill",
         "__main__",
     ),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from export import bundle
+from export import bundle, level
 from export.bundle import BundleError, export_bundle
 from export.manifest import read_manifest, verify_files
 from export.report import SilentReporter
@@ -176,7 +176,7 @@ def test_a_failing_check_keeps_nothing(request_: ExportRequest, monkeypatch: pyt
     def fail(*_: object) -> None:
         raise bundle.PocketspecError("wrong")
 
-    monkeypatch.setattr(bundle, "check_level", fail)
+    monkeypatch.setattr(level, "check_level", fail)
     with pytest.raises(bundle.PocketspecError, match="wrong"):
         export_bundle(request_)
     assert list(request_.output.parent.iterdir()) == []
@@ -197,7 +197,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle.shutil, "copyfile", fail)
+    monkeypatch.setattr(level.shutil, "copyfile", fail)
     with pytest.raises(BundleError, match=r"the disk of .* is full, writing tiny-target; free space"):
         export_bundle(request_)
     assert list(request_.output.parent.iterdir()) == []

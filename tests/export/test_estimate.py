@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export import bundle, estimate
+from export import estimate, level
 from export.__main__ import main
 from export.bundle import export_bundle
 from export.estimate import PROCESS_BYTES, TooLittleMemoryError, estimate_job, require_memory
@@ -90,7 +90,7 @@ def test_an_export_that_does_not_fit_leaves_nothing(
 def test_where_memory_is_short_the_check_takes_fewer_tokens(
     tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "attainable_bytes", lambda: 0)
+    monkeypatch.setattr(level, "attainable_bytes", lambda: 0)
     recorder = Recorder()
     request = ExportRequest(str(tiny_models.target), tmp_path / "out", weights="fp32", drafters=())
     found = read_manifest(export_bundle(request, recorder)).target

@@ -290,15 +290,15 @@ def test_a_mistake_of_ours_about_ties_fails(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_graph_without_a_tensor_of_the_model_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from export import bundle
+    from export import level
 
-    lower = bundle.lower
+    lower = level.lower
 
     def tie_all_the_same(config: Any, options: Any) -> Any:
         return lower(type(config).from_dict({**config.to_dict(), "tie_word_embeddings": True}), options)
 
     folder = save(tmp_path / "checkpoint", config_of(tied=True), separate_head)
-    monkeypatch.setattr(bundle, "lower", tie_all_the_same)
+    monkeypatch.setattr(level, "lower", tie_all_the_same)
     with pytest.raises(NotWrittenError, match=r"the model uses lm_head\.weight, and its graph does not"):
         export_bundle(ExportRequest(str(folder), tmp_path / "out", weights="fp32", drafters=()))
 

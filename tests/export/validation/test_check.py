@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from export import bundle
+from export import level
 from export.graph.recipe import LoweredGraph
 from export.graph.trace import GraphOptions
 from export.manifest import Shape
@@ -40,7 +40,7 @@ class Written:
         self.config, self.source = load_config(checkpoint), Checkpoint(checkpoint)
         self.shape = shape_of(self.config)
         # The graph of the bundle of this model and precision, which ``lowered_once`` keeps.
-        self.lowered: LoweredGraph = bundle.lower(self.config, GraphOptions(weights, block_size, positions=512))
+        self.lowered: LoweredGraph = level.lower(self.config, GraphOptions(weights, block_size, positions=512))
         self.graph = folder / "model.onnx"
         write_weights(self.lowered, self.source, folder, QUANTIZERS["rtn"])
 
