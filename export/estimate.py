@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.manifest import PocketspecError, Shape
+from export.manifest import ModelShape, PocketspecError
 from export.request import BITS, NATIVE_BLOCK_SIZES, Job
 from export.validation.limits import LEAN_TOKENS, MAX_TOKENS, PIECE_BYTES, count_tokens
 from export.validation.peak_memory import held_bytes
@@ -45,7 +45,7 @@ class Estimate:
     lean_bytes: int
 
 
-def count_parameters(shape: Shape) -> int:
+def count_parameters(shape: ModelShape) -> int:
     """Weights of a decoder of this shape with a tied head; small vectors are left out.
 
     Qwen2-1.5B: 28 * (1536 * 128 * (2 * 12 + 2 * 2) + 3 * 1536 * 8960) + 1536 * 151936 = 1,544 million.
@@ -55,7 +55,7 @@ def count_parameters(shape: Shape) -> int:
     return shape.layers * layer + shape.hidden_size * shape.vocab_size
 
 
-def estimate_job(job: Job, shape: Shape, block_size: int | None, packed: bool = False) -> Estimate:
+def estimate_job(job: Job, shape: ModelShape, block_size: int | None, packed: bool = False) -> Estimate:
     """The estimate of one level. A block of a quantized matrix has a scale of 4 bytes, and of 2 in a packed file."""
     parameters, bits = count_parameters(shape), BITS[job.weights]
     bits_per_weight = bits + (32 / block_size if block_size else 0)
@@ -68,7 +68,7 @@ def estimate_job(job: Job, shape: Shape, block_size: int | None, packed: bool = 
     return Estimate(parameters, size, seconds, *memory)
 
 
-def peak_bytes(shape: Shape, bits_per_weight: float, tokens: int) -> int:
+def peak_bytes(shape: ModelShape, bits_per_weight: float, tokens: int) -> int:
     """The most memory of an export whose check runs over ``tokens``."""
     parameters = count_parameters(shape)
     head = shape.vocab_size * shape.hidden_size if bits_per_weight < 16 else 0  # larger ones are used where they lie

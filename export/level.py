@@ -18,9 +18,9 @@ from export.graph.recipe import LoweredGraph
 from export.graph.sparse_tables import sparse_bytes
 from export.graph.trace import lower
 from export.manifest import PACKED_FILE_NAME, Level, NativeForm, PocketspecError, Quantization, refuse_links
-from export.quantization.calibration import Calibration, read_tokens
+from export.quantization.calibration import WeightImportance, read_tokens
 from export.quantization.quantize import QUANTIZERS
-from export.report import Reporter, Timing
+from export.report import LevelTiming, Reporter
 from export.request import ExportRequest
 from export.sources.checkpoint_mapping import LoadedTensors
 from export.sources.compact_tokenizer import write_compact_tokenizer
@@ -100,7 +100,7 @@ class _LevelExport:
         )
         level = self._measure_effects(level, passage)
         seconds = lowered_at - started, written_at - lowered_at, checked_at - written_at, time.monotonic() - checked_at
-        self.reporter.timing(job.name, Timing(*seconds, export_peak, peak.bytes))
+        self.reporter.timing(job.name, LevelTiming(*seconds, export_peak, peak.bytes))
         return level
 
     def _write(self, lowered: LoweredGraph, source: TensorSource) -> WeightReport:
@@ -119,12 +119,12 @@ class _LevelExport:
             self.reporter.note(_without_tokenizer(task, self.request.output))
         return written
 
-    def _calibration(self, source: TensorSource) -> Calibration | None:
+    def _calibration(self, source: TensorSource) -> WeightImportance | None:
         task, text = self.task, self.request.calibration_text
         if text is None or task.method is None or task.model.folder is None:
             return None
         tokens = read_tokens(task.model.folder / "tokenizer.json", text, task.shape.positions)
-        return Calibration(task.model.config, source, tokens, task.method)
+        return WeightImportance(task.model.config, source, tokens, task.method)
 
     def _note_tensors(self, tensors: Sequence[str], fate: str) -> None:
         """Nothing of a checkpoint is left out in silence."""

@@ -49,15 +49,16 @@ TEXT_FILES = (
 )
 
 Role = Literal["target", "intermediate", "drafter"]
+WeightType = Literal["int4", "int8", "fp16", "fp32"]
 KvType = Annotated[str, OneOf("fp32", "fp16", "int8", "int4")]
 
 # Bounds of what can be: sizes of models that nobody has made are typing errors, or worse.
 Name = Annotated[str, FileName()]
 Graph = Annotated[str, FileName(plain=True, ending=".onnx")]
-Bytes = Annotated[int, Within(0, 1 << 50)]
-Ratio = Annotated[float, Within(1e-9, 1e301)]
+ByteCount = Annotated[int, Within(0, 1 << 50)]
+PositiveRatio = Annotated[float, Within(1e-9, 1e301)]
 Difference = Annotated[float, Within(0, 1e301)]
-Share = Annotated[float, Within(0, 1)]
+Fraction = Annotated[float, Within(0, 1)]
 Token = Annotated[int, Within(-1, (1 << 31) - 1)]  # some configurations say -1 for none
 
 
@@ -80,7 +81,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What the runtime and the memory model must know of a graph. ``vocab_size`` is the width of the logits."""
 
     layers: Annotated[int, Within(1, 10_000)]
@@ -97,7 +98,7 @@ class Shape:
 class Quantization:
     """How weights are stored. ``error`` is the root mean square error relative to the weights' own, over all blocks."""
 
-    weights: Literal["int4", "int8", "fp16", "fp32"]
+    weights: WeightType
     block_size: Annotated[int, Within(1, 1 << 20)] | None = None
     method: str | None = None
     error: Difference | None = None
@@ -114,9 +115,9 @@ class Check:
     tokens: Annotated[int, Within(1, 1 << 40)]
     max_difference: Difference
     mean_difference: Difference
-    argmax_agreement: Share
-    reference_perplexity: Ratio
-    perplexity: Ratio
+    argmax_agreement: Fraction
+    reference_perplexity: PositiveRatio
+    perplexity: PositiveRatio
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class NativeForm:
     graphs: Mapping[KvType, Graph]
     table: Annotated[str, OneOf(PACKING_TABLE_NAME)]
     data: Annotated[str, OneOf(PACKED_FILE_NAME)]
-    data_bytes: Bytes
+    data_bytes: ByteCount
     layout: Annotated[int, Within(0, 1 << 16)]
 
 
@@ -156,7 +157,7 @@ class KvEffect:
     speed: Annotated[float, Within(1e-6, 1e6)]
     rows: Annotated[int, Within(0, 1 << 30)]
     kernels: Literal["native", "portable"]
-    perplexity: Ratio | None = None
+    perplexity: PositiveRatio | None = None
 
 
 @dataclass(frozen=True)
@@ -176,17 +177,17 @@ class Level:
     folder: Literal["."] | Name
     architecture: str
     source: Source
-    shape: Shape
+    shape: ModelShape
     vocabulary: Vocabulary
     quantization: Quantization
     graphs: Mapping[KvType, Graph]
-    weight_bytes: Bytes
+    weight_bytes: ByteCount
     tree: bool = True
     check: Check | None = None
     native: NativeForm | None = None
     kv_effects: Mapping[KvType, KvEffect] = field(default_factory=dict)
-    agreement: Share | None = None
-    sparse_bytes: Bytes = 0
+    agreement: Fraction | None = None
+    sparse_bytes: ByteCount = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -194,7 +195,7 @@ class Level:
 class FileEntry:
     """Size in bytes and SHA-256 of one file of the bundle."""
 
-    bytes: Bytes
+    bytes: ByteCount
     sha256: str
 
 

@@ -30,7 +30,7 @@ class PlannedLevel:
 
 
 @dataclass(frozen=True)
-class Timing:
+class LevelTiming:
     """Seconds of the four parts of a level, and the most memory (see ``PeakWatch``) after two and after all."""
 
     graph_seconds: float
@@ -56,7 +56,7 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """Something the user should know, no error."""
 
-    def timing(self, level: str, timing: Timing) -> None:
+    def timing(self, level: str, timing: LevelTiming) -> None:
         """A level is complete."""
 
     def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
@@ -78,7 +78,7 @@ class SilentReporter:
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def timing(self, level: str, timing: Timing) -> None:
+    def timing(self, level: str, timing: LevelTiming) -> None:
         """Nothing."""
 
     def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
@@ -100,7 +100,7 @@ class ConsoleReporter:
         # Bars are for terminals; elsewhere even an empty display would leave a blank line before an error.
         self._progress = Progress(*columns, console=progress, disable=not progress.is_terminal)
         self._task: TaskID | None = None
-        self._timings: dict[str, Timing] = {}
+        self._timings: dict[str, LevelTiming] = {}
 
     def __enter__(self) -> ConsoleReporter:
         return self
@@ -144,7 +144,7 @@ class ConsoleReporter:
         """One line."""
         self._out.print(f"note: {text}")
 
-    def timing(self, level: str, timing: Timing) -> None:
+    def timing(self, level: str, timing: LevelTiming) -> None:
         """Kept for the report."""
         self._end_stage()
         self._timings[level] = timing
@@ -227,7 +227,7 @@ def _check_cells(check: Check) -> tuple[str, ...]:
     )
 
 
-def _timing_line(name: str, timing: Timing) -> str:
+def _timing_line(name: str, timing: LevelTiming) -> str:
     exported = timing.graph_seconds + timing.weights_seconds
     return (
         f"{name}: exported in {exported:.1f} s (graph {timing.graph_seconds:.1f} s, weights"

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from export.manifest import PocketspecError, Role
+from export.manifest import PocketspecError, Role, WeightType
 from export.sources.targets import Target, check_family, resolve
 
-Weights = Literal["int4", "int8", "fp16", "fp32"]
-Kernels = Literal["auto", "native", "portable"]
-BITS: dict[Weights, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
+KernelChoice = Literal["auto", "native", "portable"]
+BITS: dict[WeightType, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 NATIVE_BLOCK_SIZES = (32, 64, 128)
 
@@ -35,10 +34,10 @@ class ExportRequest:
 
     target: str
     output: Path
-    weights: Weights = "int4"
+    weights: WeightType = "int4"
     drafters: tuple[str, ...] | None = None
     intermediates: tuple[str, ...] | None = None
-    drafter_weights: Weights | None = None
+    drafter_weights: WeightType | None = None
     block_size: int | None = None
     method: str | None = None
     calibration_text: Path | None = None
@@ -47,7 +46,7 @@ class ExportRequest:
     positions: int | None = None
     revision: str | None = None
     cache_dir: Path | None = None
-    kernels: Kernels = "auto"
+    kernels: KernelChoice = "auto"
     check_text: Path | None = None
 
 
@@ -59,7 +58,7 @@ class Job:
     name: str
     folder: str
     model: Target
-    weights: Weights
+    weights: WeightType
     enlarge_like: str | None = None
 
 
@@ -133,7 +132,7 @@ def _check_native(request: ExportRequest) -> None:
         raise RequestError(f"--kernels native needs blocks of {allowed}, not {request.block_size}; use --kernels auto")
 
 
-def _check_block_size(size: int, weights: Iterable[Weights | None]) -> None:
+def _check_block_size(size: int, weights: Iterable[WeightType | None]) -> None:
     if size not in BLOCK_SIZES:
         allowed = ", ".join(map(str, BLOCK_SIZES))
         raise RequestError(f"--block-size {size} is not supported; one of {allowed}")

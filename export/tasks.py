@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from export.graph.trace import GraphOptions
-from export.manifest import Shape, Vocabulary
+from export.manifest import ModelShape, Vocabulary
 from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportRequest, Job, RequestError
 from export.sources.model_shape import refuse, shape_of
@@ -34,7 +34,7 @@ class LevelTask:
     job: Job
     origin: ModelOrigin
     model: ModelDescription
-    shape: Shape
+    shape: ModelShape
     vocabulary: Vocabulary
     block_size: int | None
     method: str | None
@@ -98,7 +98,7 @@ def _origin(job: Job, request: ExportRequest) -> ModelOrigin:
     )
 
 
-def _shape(model: ModelDescription, request: ExportRequest, target: LevelTask | None) -> Shape:
+def _shape(model: ModelDescription, request: ExportRequest, target: LevelTask | None) -> ModelShape:
     """The shape of a level. A partner made for shorter texts than asked keeps its own length."""
     if target is None or request.positions is None:
         return shape_of(model.config, request.positions)

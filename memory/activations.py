@@ -7,7 +7,7 @@ off), so activations are a sum over shapes. Constants are from measurements on L
 
 from __future__ import annotations
 
-from export.manifest import Shape
+from export.manifest import ModelShape
 
 _FLOAT = 4
 # The C library's heap around what is alive: 1.02 to 1.40 measured with ONNX Runtime's own operators.
@@ -16,14 +16,14 @@ _PORTABLE_HEAP = 1.12
 _CACHE_BYTES = 512 * 1024
 
 
-def native_activations(shape: Shape, rows: int) -> int:
+def native_activations(shape: ModelShape, rows: int) -> int:
     """Bytes of the tensors of ``rows`` rows in a native graph: residual streams, q/k/v, the gated product."""
     hidden, queries, keys_values = shape.hidden_size, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     streams = 3 * hidden if queries == hidden else 2 * hidden + queries
     return _FLOAT * rows * (streams + queries + 2 * keys_values + shape.mlp_size)
 
 
-def native_scratch(shape: Shape, rows: int, keys: int, block: int, threads: int) -> int:
+def native_scratch(shape: ModelShape, rows: int, keys: int, block: int, threads: int) -> int:
     """Bytes that the native operators keep for ``rows`` rows over ``keys`` keys, weights in blocks of ``block``.
 
     They stay with the threads of the session: int8 codes, scales and sums of the widest input of a product, rotated
@@ -42,7 +42,7 @@ def native_scratch(shape: Shape, rows: int, keys: int, block: int, threads: int)
 
 
 def portable_activations(
-    shape: Shape, rows: int, keys: int, block: int | None, threads: int, kv_type: str = "fp32"
+    shape: ModelShape, rows: int, keys: int, block: int | None, threads: int, kv_type: str = "fp32"
 ) -> int:
     """The same with ONNX Runtime's operators: more tensors, the attention bias for every key, quantized inputs.
 

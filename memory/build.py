@@ -7,7 +7,7 @@ from dataclasses import replace
 from export.manifest import Level
 from memory.choices import INNER_NODES, Choices, Scene
 from memory.footprint import (
-    Sizes,
+    LevelSizes,
     activation_bytes,
     level_footprint,
     loading_bytes,
@@ -56,7 +56,7 @@ def build_plan(scene: Scene, choices: Choices, budget: int, tokens_per_second: f
     return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes, plan.hot_bytes))
 
 
-def _sizes(level: Level, scene: Scene, choices: Choices) -> Sizes:
+def _sizes(level: Level, scene: Scene, choices: Choices) -> LevelSizes:
     is_target, tree = level.role == "target", choices.shape == "tree"
     nodes = choices.nodes
     if not is_target and any(scene.levels[name].role == "intermediate" for name in choices.drafters):
@@ -64,7 +64,7 @@ def _sizes(level: Level, scene: Scene, choices: Choices) -> Sizes:
         nodes, tree = max(nodes, INNER_NODES), level.tree
     rows = nodes + 1 + (0 if scene.residence(level.name) == "native" else _PADDING_ROWS)
     held = choices.context if is_target else min(choices.window, level.shape.positions)
-    return Sizes(
+    return LevelSizes(
         kv_type=choices.kv_type if is_target else choices.drafter_kv_type,
         capacity=held + rows,
         rows=rows,
@@ -75,7 +75,7 @@ def _sizes(level: Level, scene: Scene, choices: Choices) -> Sizes:
     )
 
 
-def _level_plan(level: Level, scene: Scene, sizes: Sizes) -> LevelPlan:
+def _level_plan(level: Level, scene: Scene, sizes: LevelSizes) -> LevelPlan:
     residence = scene.residence(level.name)
     growth = GROWTH_ROWS if scene.request.up_to and sizes.capacity - sizes.rows > GROWTH_ROWS else 0
     return LevelPlan(

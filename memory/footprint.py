@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from export.manifest import Level, Manifest, Quantization, Shape
+from export.manifest import Level, Manifest, ModelShape, Quantization
 from memory.activations import native_activations, native_scratch, portable_activations
 from memory.device import Residence
 from memory.process import ProcessBytes
@@ -88,7 +88,7 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class LevelSizes:
     """What a level is opened with.
 
     ``capacity`` rows of KV cache of ``kv_type``, at most ``rows`` rows a forward of a draft (a tree's if ``tree``) with
@@ -111,7 +111,7 @@ def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
     ]
 
 
-def kv_bytes_per_token(shape: Shape, kv_type: str, residence: Residence = "native") -> int:
+def kv_bytes_per_token(shape: ModelShape, kv_type: str, residence: Residence = "native") -> int:
     """Bytes that one token adds to the KV cache: layers * 2 * kv_heads * bytes of a row.
 
     Qwen2-1.5B in fp16: 28 * 2 * 2 * 128 * 2 = 28,672 B.
@@ -119,7 +119,7 @@ def kv_bytes_per_token(shape: Shape, kv_type: str, residence: Residence = "nativ
     return shape.layers * 2 * shape.kv_heads * kv_row_bytes(shape.head_size, kv_type, residence)
 
 
-def level_footprint(level: Level, sizes: Sizes, residence: Residence, threads: int) -> Footprint:
+def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> Footprint:
     """The footprint of a level whose weights sit as ``residence`` says, run by ``threads`` threads."""
     shape = level.shape
     return Footprint(
@@ -249,13 +249,13 @@ def _bits(quantization: Quantization) -> int:
     return {"int4": 4, "int8": 8, "fp16": 16}.get(quantization.weights, 32)
 
 
-def _inputs(sizes: Sizes) -> int:
+def _inputs(sizes: LevelSizes) -> int:
     """Ids, positions, offsets and the mask, int64; of a tree's bias, float32 for every row and key."""
     rows = max(sizes.rows, sizes.prefill_chunk)
     return 3 * rows * 8 + sizes.capacity * (8 + 4) + (sizes.rows * sizes.capacity * 4 if sizes.tree else 0)
 
 
-def activation_bytes(level: Level, sizes: Sizes, residence: Residence, threads: int) -> int:
+def activation_bytes(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> int:
     """Bytes of tensors during a forward of a level."""
     rows = max(sizes.rows, sizes.prefill_chunk)
     if residence == "native":
@@ -264,7 +264,7 @@ def activation_bytes(level: Level, sizes: Sizes, residence: Residence, threads: 
     return portable_activations(level.shape, rows, sizes.capacity, block, threads, sizes.kv_type)
 
 
-def _scratch(level: Level, sizes: Sizes, residence: Residence, threads: int) -> int:
+def _scratch(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> int:
     if residence != "native":
         return 0
     rows = max(sizes.rows, sizes.prefill_chunk)

@@ -12,7 +12,7 @@ from export.manifest import PocketspecError
 from memory.choices import ALLOWED, Request
 from memory.device import Device
 from memory.plan import Placement
-from memory.size import Share, parse_size
+from memory.size import MemoryShare, parse_size
 
 # Cores have commas of their own, so one that separates fields stands before the name of one.
 _FIELDS = re.compile(r",(?=[a-z]+:)")
@@ -77,7 +77,7 @@ def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Re
         context=context,
         turns=options.turns,
         up_to=up_to,
-        budget_bytes=budget.of(device.attainable_bytes) if isinstance(budget, Share) else budget,
+        budget_bytes=budget.of(device.attainable_bytes) if isinstance(budget, MemoryShare) else budget,
         kv_type=options.kv_type,
         prefill_chunk=options.prefill_chunk,
         threads=check_threads(options.threads),

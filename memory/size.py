@@ -20,7 +20,7 @@ class SizeError(PocketspecError, ValueError):
 
 
 @dataclass(frozen=True)
-class Share:
+class MemoryShare:
     """A part of the memory that is available, in (0, 1]."""
 
     fraction: float
@@ -30,7 +30,7 @@ class Share:
         return int(self.fraction * available_bytes)
 
 
-def parse_size(text: str) -> int | Share:
+def parse_size(text: str) -> int | MemoryShare:
     """Bytes, or a share, from ``1500000``, ``800MB``, ``1.5GiB`` or ``60%``. M and MB are 10**6, Mi and MiB 2**20.
 
     A decimal comma is one; SizeError for a text that may mean several sizes, or none, or nothing more than zero.
@@ -46,7 +46,7 @@ def parse_size(text: str) -> int | Share:
         return int(count)
     if number > 100:
         raise SizeError(f"{text.strip()} is more than all the memory there is; write at most 100%")
-    return Share(number / 100)
+    return MemoryShare(number / 100)
 
 
 def show_bytes(count: int) -> str:

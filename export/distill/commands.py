@@ -17,7 +17,7 @@ from export.distill.family import FAMILY, POSITIONS, VOCABULARY, from_layers
 from export.distill.lessons import TOP, join, load_lessons, read_text, run_answers, save_lessons, write_answers
 from export.distill.measure import Answered, answer, markdown, measure
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
-from export.distill.train import Progress, Schedule, Teaching, Text, train
+from export.distill.train import NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
 from export.manifest import PocketspecError
 
 CONSOLE = Console(stderr=True)
@@ -86,7 +86,7 @@ def _train(arguments: argparse.Namespace) -> None:
     save_tokenizer(tokenizer, arguments.output)
     CONSOLE.print(f"{len(records)} conversations")
     model = _new_model(arguments)
-    task = Text(encode(records, tokenizer))
+    task = NextTokenObjective(encode(records, tokenizer))
     schedule = Schedule(arguments.minutes, arguments.tokens_per_step)
     train(model, task, schedule, arguments.output, report=_report)
 
@@ -155,7 +155,7 @@ def _distill(arguments: argparse.Namespace) -> None:
     model = _new_model(arguments)
     lessons = join([load_lessons(path) for path in arguments.lessons])
     CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
-    train(model, Teaching(lessons), Schedule(arguments.minutes), arguments.output, report=_report)
+    train(model, TeacherObjective(lessons), Schedule(arguments.minutes), arguments.output, report=_report)
 
 
 def _measure(arguments: argparse.Namespace) -> None:
@@ -180,7 +180,7 @@ def _open_model(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
 
 
-def _report(progress: Progress) -> None:
+def _report(progress: TrainingProgress) -> None:
     speed = progress.tokens / progress.seconds
     print(
         f"step {progress.steps}, {progress.tokens / 1e6:.2f} M tokens, loss {progress.loss:.3f},"

@@ -29,7 +29,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ModelQuality:
     """``perplexities`` and ``agreements`` (students alone, by kind as well) by the name of the model."""
 
     answers: Sequence[Answered]
@@ -81,7 +81,7 @@ def repetition(answers: Sequence[Sequence[int]]) -> float:
     return repeated / seen if seen else 0.0
 
 
-def measure(models: Mapping[str, Any], target: str, answers: Sequence[Answered], corpus: Corpus) -> Measured:
+def measure(models: Mapping[str, Any], target: str, answers: Sequence[Answered], corpus: Corpus) -> ModelQuality:
     """Everything about ``models``, by name; all but ``target`` are its students."""
     students = {name: model for name, model in models.items() if name != target}
     kinds = sorted({one.record.kind for one in answers})
@@ -90,7 +90,7 @@ def measure(models: Mapping[str, Any], target: str, answers: Sequence[Answered],
         texts = [one.prompt for one in some], [one.answer for one in some]
         return {name: agreement(model, *texts) for name, model in students.items()}
 
-    return Measured(
+    return ModelQuality(
         answers,
         {name: perplexity(model, corpus) for name, model in models.items()},
         agreements(answers),
@@ -98,7 +98,7 @@ def measure(models: Mapping[str, Any], target: str, answers: Sequence[Answered],
     )
 
 
-def markdown(found: Measured, samples: int) -> Iterator[str]:
+def markdown(found: ModelQuality, samples: int) -> Iterator[str]:
     """The lines of a page: one table for the models, one for kinds of prompts, and the first ``samples`` answers."""
     tokens = sum(len(one.answer) for one in found.answers)
     yield f"{len(found.answers)} greedy answers, {tokens:,} tokens, of which {_repeated(found)} repeat a phrase of"
@@ -114,7 +114,7 @@ def markdown(found: Measured, samples: int) -> Iterator[str]:
         yield from ("", f"### {one.record.prompt.strip()}", "", one.text.strip())
 
 
-def _repeated(found: Measured) -> str:
+def _repeated(found: ModelQuality) -> str:
     return f"{repetition([one.answer for one in found.answers]):.1%}"
 
 

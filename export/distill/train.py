@@ -60,7 +60,7 @@ class Schedule:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run stands: optimizer steps, tokens seen, seconds spent, and a running mean of the loss in nats."""
 
     steps: int = 0
@@ -79,7 +79,7 @@ def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Op
     return [muon, adam]
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """What is learned: draws a batch of windows and says how far the model is from it."""
 
     def loss(self, model: Any, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
@@ -88,7 +88,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Text:
+class NextTokenObjective:
     """The next token of real text."""
 
     corpus: Corpus
@@ -101,7 +101,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Teaching:
+class TeacherObjective:
     """A teacher's distributions (Hinton et al. 2015, at temperature 1)."""
 
     lessons: Lessons
@@ -115,11 +115,11 @@ class Teaching:
 
 def train(
     model: nn.Module,
-    task: Task,
+    task: Objective,
     schedule: Schedule,
     folder: Path,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Progress:
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+) -> TrainingProgress:
     """Trains ``model`` in place and saves it to ``folder`` as a HF checkpoint with its ``training.json``."""
     optimizers = make_optimizers(model, schedule)
     # Compiling takes a minute and gives a fifth more speed; it needs a C++ compiler.
@@ -166,7 +166,7 @@ def _step(model: Any, optimizers: list[torch.optim.Optimizer], loss_of: Callable
 
 
 def _save_checkpoint(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress, folder: Path
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: TrainingProgress, folder: Path
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state: dict[str, Any] = {"model": model.state_dict(), "progress": asdict(progress)}
@@ -175,17 +175,17 @@ def _save_checkpoint(
     os.replace(folder / (CHECKPOINT + ".part"), folder / CHECKPOINT)
 
 
-def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: Path) -> Progress:
+def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: Path) -> TrainingProgress:
     if not (folder / CHECKPOINT).exists():
-        return Progress()
+        return TrainingProgress()
     state = torch.load(folder / CHECKPOINT, weights_only=True)
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    return Progress(**state["progress"])
+    return TrainingProgress(**state["progress"])
 
 
-def _save_model(model: Any, progress: Progress, schedule: Schedule, folder: Path) -> None:
+def _save_model(model: Any, progress: TrainingProgress, schedule: Schedule, folder: Path) -> None:
     model.eval()
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps({"progress": asdict(progress), "schedule": asdict(schedule)}))

@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from export.graph.ir_helpers import dims_of, find_nodes, input_of, redirect
 from export.graph.passes import CONTRIB
-from export.manifest import Role, Shape
+from export.manifest import ModelShape, Role
 from export.sources.tensor_source import FloatArray
 
 _FLOAT_INPUTS = (0, 1, 2, 10)  # query, key, value, bias
@@ -49,7 +49,7 @@ _KV_TYPES = {
 }
 
 
-def portable_kv_types(role: Role, shape: Shape) -> list[str]:
+def portable_kv_types(role: Role, shape: ModelShape) -> list[str]:
     """The KV types beside float32 that a level gets portable graphs for.
 
     Drafters have float16 alone: their caches are small beside the target's, and finding scales would cost time. Two

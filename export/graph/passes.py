@@ -1,7 +1,7 @@
 """Graph passes: what torch's exporter leaves behind is tidied up, then products, norms and activations are fused.
 
 Each pass is one class with ``requires``, ``call`` and ``ensures``. They work on onnx_ir and never see a weight: the
-recipes of initializers travel beside the model in ``Weights`` and follow every packing.
+recipes of initializers travel beside the model in ``GraphRecipes`` and follow every packing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SMALL = 1024  # elements: shapes and scalars are computed at export, never weig
 
 
 @dataclass
-class Weights:
+class GraphRecipes:
     """The recipe of every initializer that has one (a quantized matrix under the name of its codes)."""
 
     storage: Storage
@@ -56,7 +56,7 @@ class Weights:
         return recipe
 
 
-def run_passes(model: ir.Model, weights: Weights) -> None:
+def run_passes(model: ir.Model, weights: GraphRecipes) -> None:
     """All passes in order, in place."""
     fold = FoldConstantsPass(shape_inference=False, input_size_limit=_SMALL, output_size_limit=_SMALL)
     tidy = [fold, RemoveUnusedNodesPass(), IdentityEliminationPass()]
@@ -69,7 +69,7 @@ def run_passes(model: ir.Model, weights: Weights) -> None:
 class PackProducts(InPlacePass):
     """Products of the same input become one, of the matrices stacked by rows, and a Split: q, k and v; gate and up."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: GraphRecipes) -> None:
         super().__init__()
         self.weights = weights
 
@@ -155,7 +155,7 @@ class FuseSkipNorm(InPlacePass):
 class LowerProducts(InPlacePass):
     """Every placeholder product becomes the operator that computes it."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: GraphRecipes) -> None:
         super().__init__()
         self.weights = weights
 
@@ -183,7 +183,7 @@ class LowerProducts(InPlacePass):
 class LowerEmbeddings(InPlacePass):
     """Every gather from a weight that products or quantization have taken over reads the stored bytes instead."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: GraphRecipes) -> None:
         super().__init__()
         self.weights = weights
 

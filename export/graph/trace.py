@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -25,9 +25,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from export.graph.lowering.attention import (
-    Attention,
-    Step,
     StepCache,
+    TracedAttention,
+    TracedStep,
     attention_lowered,
     attention_registered,
     check_layers,
@@ -36,20 +36,18 @@ from export.graph.lowering.linear import PLACEHOLDER, LoweredLinear, Storage
 from export.graph.lowering.norm import lower_norms
 from export.graph.lowering.rotary import LoweredRotary, RotaryMismatchError, find_rotary, rotary_lowered
 from export.graph.model_structure import build_model
-from export.graph.passes import Weights, run_passes
+from export.graph.passes import GraphRecipes, run_passes
 from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
-from export.manifest import Shape
+from export.manifest import ModelShape, WeightType
 from export.sources.model_shape import ArchitectureError, refuse, shape_of
 from export.untrusted import first_line
-
-_Weights = Literal["int4", "int8", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)
 class GraphOptions:
     """How to lower: the storage of the weights, and the positions the rotary tables cover (None: all the model has)."""
 
-    weights: _Weights
+    weights: WeightType
     block_size: int = 32
     symmetric: bool = True
     positions: int | None = None
@@ -75,7 +73,7 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
     refuse(config, shape)
     if getattr(config, "quantization_config", None) is not None:
         raise ArchitectureError(f"{config.model_type}: quantized already; start from the unquantized one")
-    attention = Attention()
+    attention = TracedAttention()
     try:
         with _quiet(), attention_registered(attention):
             model, mode = build_model(config)
@@ -88,7 +86,7 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
 class _Traced(nn.Module):
     """The forward that is traced: flat inputs to logits and the present keys and values of every layer."""
 
-    def __init__(self, model: nn.Module, attention: Attention) -> None:
+    def __init__(self, model: nn.Module, attention: TracedAttention) -> None:
         super().__init__()
         self.model, self.attention = model, attention
         self.offsets: dict[str, float] = {}
@@ -98,7 +96,7 @@ class _Traced(nn.Module):
     ) -> Any:
         """Logits ``[1, S - logits_from, vocab]`` and the present keys and values in layer order."""
         cache = StepCache(len(past))
-        step = Step(past, input_ids, attention_mask, position_ids, bias, logits_from, cache, [None] * len(past))
+        step = TracedStep(past, input_ids, attention_mask, position_ids, bias, logits_from, cache, [None] * len(past))
         self.attention.step = step
         output = self.model(
             input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True, return_dict=True
@@ -107,7 +105,7 @@ class _Traced(nn.Module):
         return output.logits, *[tensor for pair in step.present for tensor in pair or ()]
 
 
-def _trace(model: Any, mode: FakeTensorMode, attention: Attention, shape: Shape) -> tuple[_Traced, Any]:
+def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, shape: ModelShape) -> tuple[_Traced, Any]:
     """The traced program, with rotary embeddings lowered if the model's are of the operator's kind."""
     namespaces = [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
     traced = _Traced(model, attention)
@@ -153,7 +151,7 @@ def _run(traced: _Traced, arguments: Any) -> None:
         raise ArchitectureError(f"its forward does not fit our graph ({first_line(error)})") from error
 
 
-def _lower_linears(model: Any, attention: Attention) -> None:
+def _lower_linears(model: Any, attention: TracedAttention) -> None:
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         raise ArchitectureError(f"its head is {type(head).__name__}, not a plain linear layer")
@@ -180,7 +178,7 @@ def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
 _ROWS, _TOTAL, _CAPACITY = 4, 11, 64
 
 
-def _arguments(shape: Shape) -> tuple[Any, ...]:
+def _arguments(shape: ModelShape) -> tuple[Any, ...]:
     cache = (1, shape.kv_heads, _CAPACITY, shape.head_size)
     past = [(torch.zeros(cache), torch.zeros(cache)) for _ in range(shape.layers)]
     ids = torch.ones(1, _ROWS, dtype=torch.int64)
@@ -189,7 +187,7 @@ def _arguments(shape: Shape) -> tuple[Any, ...]:
     return ids, mask, positions, torch.zeros(1, 1, _ROWS + 1, _TOTAL + 1), torch.zeros(1, dtype=torch.int64), past
 
 
-def _export(traced: _Traced, arguments: Any, shape: Shape) -> Any:
+def _export(traced: _Traced, arguments: Any, shape: ModelShape) -> Any:
     cache = {2: "capacity"}
     dynamic = (
         {1: "rows"},
@@ -219,7 +217,7 @@ def _export(traced: _Traced, arguments: Any, shape: Shape) -> Any:
 
 def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
     """Names, recipes, passes, and the inputs that have a default."""
-    weights = Weights(storage)
+    weights = GraphRecipes(storage)
     sources = _sources(traced.model)
     tables = {
         f"{path}.{module.buffer_name(key, part)}": getattr(table, part)
@@ -245,7 +243,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
     return LoweredGraph(model, tuple(kept.values()))
 
 
-def _check_embedding(model: ir.Model, weights: Weights) -> None:
+def _check_embedding(model: ir.Model, weights: GraphRecipes) -> None:
     """The token embedding must be looked up by token ids, and feed linear layers, and nothing else."""
     for name, recipe in weights.recipes.items():
         if isinstance(recipe, PlainRecipe) and len(recipe.shape) == 2:

@@ -53,7 +53,7 @@ def read_tokens(tokenizer: Path, text: Path, positions: int, rows: int = _ROWS) 
     return np.asarray(found, np.int64)
 
 
-class Calibration(Mapping[str, FloatArray]):
+class WeightImportance(Mapping[str, FloatArray]):
     """What ``Quantizer.quantize`` takes as importance, by name of the weight; computed a layer at a time, when asked.
 
     For ``search`` the mean squares ``[columns]`` of a linear layer's inputs, for ``gptq`` the factors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.manifest import PocketspecError, Shape
+from export.manifest import ModelShape, PocketspecError
 
 # What configs of models with experts call their number.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -15,7 +15,7 @@ class ArchitectureError(PocketspecError, RuntimeError):
     """A kind of model that cannot be exported; the message names the model type and the reason."""
 
 
-def shape_of(config: Any, positions: int | None = None) -> Shape:
+def shape_of(config: Any, positions: int | None = None) -> ModelShape:
     """Sizes of the graph that ``lower`` makes from ``config``.
 
     Positions are those the model was made for, at most ``positions``; a rotary embedding that changes with the length
@@ -36,7 +36,7 @@ def shape_of(config: Any, positions: int | None = None) -> Shape:
     if positions is not None and not 0 < positions <= longest:
         raise ArchitectureError(f"{name}: {positions} positions asked, allowed are 1 to {longest}")
     mlp = getattr(config, "intermediate_size", None)
-    return Shape(
+    return ModelShape(
         layers=layers,
         hidden_size=hidden,
         mlp_size=int(mlp or 4 * hidden),
@@ -48,7 +48,7 @@ def shape_of(config: Any, positions: int | None = None) -> Shape:
     )
 
 
-def refuse(config: Any, shape: Shape) -> None:
+def refuse(config: Any, shape: ModelShape) -> None:
     """Raises ArchitectureError for what a config alone shows to be impossible."""
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:

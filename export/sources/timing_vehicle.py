@@ -45,7 +45,7 @@ class VehicleError(PocketspecError, ValueError):
 
 
 @dataclass(frozen=True)
-class Sizes:
+class DecoderSizes:
     """What decides the cost of a decoder. ``kv_heads`` changes where the small model's groups do not fit."""
 
     hidden: int
@@ -57,10 +57,10 @@ class Sizes:
     vocabulary: int
 
 
-def sizes_of(config: Any) -> Sizes:
+def sizes_of(config: Any) -> DecoderSizes:
     """The sizes in a transformers configuration."""
     heads = int(config.num_attention_heads)
-    return Sizes(
+    return DecoderSizes(
         hidden=config.hidden_size,
         mlp=config.intermediate_size,
         layers=config.num_hidden_layers,
@@ -74,9 +74,9 @@ def sizes_of(config: Any) -> Sizes:
 class Vehicle:
     """A ``TensorSource``: ``small`` (described by ``small_config``) enlarged to the sizes ``like``.
 
-    ``like`` is a known name or a mapping of ``Sizes`` fields, those left out staying as they are. ``positions`` is the
-    longest context (None: the small model's); beyond that the text degrades, while cost and memory are right.
-    ``config`` is the enlarged configuration.
+    ``like`` is a known name or a mapping of fields of ``DecoderSizes``, those left out staying as they are.
+    ``positions`` is the longest context (None: the small model's); beyond that the text degrades, while cost and memory
+    are right. ``config`` is the enlarged configuration.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ def _norm_axis(name: str) -> str:
     return {"attn_sub_norm": "heads", "ffn_sub_norm": "mlp"}.get(name.split(".")[-2], "hidden")
 
 
-def _axis_maps(old: Sizes, new: Sizes) -> dict[str, Indices]:
+def _axis_maps(old: DecoderSizes, new: DecoderSizes) -> dict[str, Indices]:
     """For each axis of a matrix, the new index of every old one."""
     group, new_group = old.heads // old.kv_heads, new.heads // new.kv_heads
     query_heads = np.array([(head // group) * new_group + head % group for head in range(old.heads)])
@@ -206,19 +206,19 @@ def _check_model(config: Any) -> None:
         raise VehicleError(f"this {config.model_type} model cannot be enlarged: {reason}; choose a tied one, no biases")
 
 
-def _sizes(like: str | Mapping[str, int], old: Sizes) -> Sizes:
-    names = [field.name for field in fields(Sizes)]
+def _sizes(like: str | Mapping[str, int], old: DecoderSizes) -> DecoderSizes:
+    names = [field.name for field in fields(DecoderSizes)]
     if not isinstance(like, str):
         if unknown := set(like) - set(names):
             raise VehicleError(f"no size {min(unknown)!r}; the sizes are: {', '.join(names)}")
-        return Sizes(**{name: int(like.get(name, getattr(old, name))) for name in names})
+        return DecoderSizes(**{name: int(like.get(name, getattr(old, name))) for name in names})
     target = resolve(like)
     if target.config_path is None:
         raise VehicleError(f"the sizes of {like!r} are not at hand; give a known name or the folder of a checkpoint")
     return sizes_of(load_config(target.config_path))
 
 
-def _fit(old: Sizes, wanted: Sizes, keep_groups: bool) -> Sizes:
+def _fit(old: DecoderSizes, wanted: DecoderSizes, keep_groups: bool) -> DecoderSizes:
     """``wanted`` with key heads that hold those of ``old``; VehicleError where the small model does not fit."""
     for name in ("hidden", "mlp", "layers", "heads", "head_size", "vocabulary"):
         have, need = getattr(wanted, name), getattr(old, name)
@@ -234,10 +234,10 @@ def _fit(old: Sizes, wanted: Sizes, keep_groups: bool) -> Sizes:
         )
     if keep_groups and wanted.heads * wanted.head_size != wanted.hidden:
         raise VehicleError(f"heads * head_size must be hidden for BitNet: {wanted.heads} * {wanted.head_size}")
-    return Sizes(**{**vars(wanted), "kv_heads": _kv_heads(old, wanted, keep_groups)})
+    return DecoderSizes(**{**vars(wanted), "kv_heads": _kv_heads(old, wanted, keep_groups)})
 
 
-def _kv_heads(old: Sizes, wanted: Sizes, keep_groups: bool) -> int:
+def _kv_heads(old: DecoderSizes, wanted: DecoderSizes, keep_groups: bool) -> int:
     """The number of key heads nearest to the wanted one that holds the old heads in their groups."""
     group = old.heads // old.kv_heads
     counts = [
@@ -252,7 +252,7 @@ def _kv_heads(old: Sizes, wanted: Sizes, keep_groups: bool) -> int:
     return min(counts, key=lambda count: (abs(count - wanted.kv_heads), count))
 
 
-def _enlarged(config: Any, old: Sizes, new: Sizes, positions: int | None) -> Any:
+def _enlarged(config: Any, old: DecoderSizes, new: DecoderSizes, positions: int | None) -> Any:
     data = config.to_dict()
     data.pop("layer_types", None)
     data |= {

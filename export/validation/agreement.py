@@ -30,7 +30,7 @@ _CHUNK = 32
 
 
 @dataclass(frozen=True)
-class Text:
+class AnsweredPrompt:
     """A prompt and, from token ``start`` on, what the target answers."""
 
     tokens: tuple[int, ...]
@@ -72,7 +72,7 @@ def read_prompts(folder: Path) -> list[list[int]]:
     return [tokenizer.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS]
 
 
-def answer(model: OrtModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]) -> Iterator[Text]:
+def answer(model: OrtModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]) -> Iterator[AnsweredPrompt]:
     """The greedy answers of ``model``, up to its end token, or as far as tokens, time and its cache go."""
     share = len(prompts)
     for prompt in prompts:
@@ -85,10 +85,10 @@ def answer(model: OrtModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]
             rows = tokens[-1:]
             if tokens[-1] in eos or perf_counter() - began > SECONDS / share:
                 break
-        yield Text(tuple(tokens), len(prompt))
+        yield AnsweredPrompt(tuple(tokens), len(prompt))
 
 
-def agreement(model: OrtModel, texts: Iterable[Text]) -> float | None:
+def agreement(model: OrtModel, texts: Iterable[AnsweredPrompt]) -> float | None:
     """Share of the tokens of all answers that ``model`` finds most probable; None if there are none."""
     same: list[bool] = []
     for text in texts:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import PretrainedConfig
 
 from export.graph.recipe import LoweredGraph, MatrixRecipe, PlainRecipe
-from export.manifest import Check, PocketspecError, Shape
+from export.manifest import Check, ModelShape, PocketspecError
 from export.sources.streamed_model import reference_logits
 from export.sources.tensor_source import FloatArray, TensorSource
 from export.validation.check_text import PASSAGE, PASSAGE_NAME
@@ -52,7 +52,7 @@ class Passage:
 
 def read_passage(
     folder: Path | None,
-    shape: Shape,
+    shape: ModelShape,
     text_file: Path | None = None,
     bundled: tuple[str, str] = (PASSAGE_NAME, PASSAGE),
 ) -> Passage:

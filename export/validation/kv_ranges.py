@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.manifest import Shape
+from export.manifest import ModelShape
 from export.sources.tensor_source import FloatArray
 from export.validation.check import make_steps, read_passage
 from export.validation.check_text import MIXTURE, MIXTURE_NAME
@@ -15,7 +15,7 @@ from export.validation.limits import PIECE_BYTES
 from export.validation.partitioned_session import PiecedGraph
 
 
-def measure_text_ranges(graph: Path, shape: Shape, checkpoint: Path | None) -> dict[str, FloatArray]:
+def measure_text_ranges(graph: Path, shape: ModelShape, checkpoint: Path | None) -> dict[str, FloatArray]:
     """The ranges on the bundled mixture of texts, as the tokenizer in ``checkpoint`` reads it; on random ones without.
 
     The text is another than the one that a KV type is judged on.

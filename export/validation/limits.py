@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.manifest import Shape
+from export.manifest import ModelShape
 
 # Bytes of weights in a piece of a graph, which a check opens one after another.
 PIECE_BYTES = 192 << 20
@@ -16,7 +16,7 @@ MIN_TOKENS = 16
 LEAN_TOKENS = 24
 
 
-def count_tokens(shape: Shape, available: int) -> int:
+def count_tokens(shape: ModelShape, available: int) -> int:
     """How many tokens a check of a model of this shape takes, out of ``available``."""
     projections = shape.hidden_size * shape.head_size * (2 * shape.heads + 2 * shape.kv_heads)
     layer = projections + 3 * shape.hidden_size * shape.mlp_size

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from export.manifest import Shape, Vocabulary
+from export.manifest import ModelShape, Vocabulary
 
 FILE_NAME = "genai_config.json"
 
@@ -34,7 +34,7 @@ _TYPES = {
 
 
 def make_genai_config(
-    config: PretrainedConfig, shape: Shape, vocabulary: Vocabulary, graph: str
+    config: PretrainedConfig, shape: ModelShape, vocabulary: Vocabulary, graph: str
 ) -> dict[str, Any] | None:
     """The content of ``genai_config.json`` for the graph file ``graph``, or None for a type genai does not know."""
     kind = _TYPES.get(config.model_type)

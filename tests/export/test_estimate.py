@@ -13,8 +13,8 @@ from export import estimate, level
 from export.__main__ import main
 from export.bundle import export_bundle
 from export.estimate import PROCESS_BYTES, TooLittleMemoryError, estimate_job, require_memory
-from export.manifest import Shape, read_manifest
-from export.report import SilentReporter, Timing
+from export.manifest import ModelShape, read_manifest
+from export.report import LevelTiming, SilentReporter
 from export.request import ExportRequest, Job
 from export.sources.targets import resolve
 from export.validation.limits import LEAN_TOKENS
@@ -24,7 +24,7 @@ from memory.device import Device
 from tests.conftest import TinyModels
 from tests.places import ROOT
 
-QWEN = Shape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768)
+QWEN = ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768)
 JOB = Job("target", "qwen2-1.5b", ".", resolve("qwen2-1.5b"), "int4")
 
 
@@ -33,12 +33,12 @@ class Recorder(SilentReporter):
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.timings: list[Timing] = []
+        self.timings: list[LevelTiming] = []
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def timing(self, level: str, timing: Timing) -> None:
+    def timing(self, level: str, timing: LevelTiming) -> None:
         self.timings.append(timing)
 
 

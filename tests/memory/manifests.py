@@ -10,24 +10,24 @@ from export.manifest import (
     KvEffect,
     Level,
     Manifest,
+    ModelShape,
     NativeForm,
     Quantization,
     Role,
-    Shape,
     Source,
     Vocabulary,
 )
 
-QWEN = Shape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768)
-MIDDLE = Shape(24, 896, 4864, 14, 2, 64, 151_936, 32_768)
-SMALL = Shape(2, 64, 128, 4, 2, 16, 151_936, 2048)
+QWEN = ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768)
+MIDDLE = ModelShape(24, 896, 4864, 14, 2, 64, 151_936, 32_768)
+SMALL = ModelShape(2, 64, 128, 4, 2, 16, 151_936, 2048)
 KV_TYPES = ("fp32", "fp16", "int8", "int4")
 
 
 def make_level(
     name: str,
     role: Role,
-    shape: Shape,
+    shape: ModelShape,
     weight_bytes: int,
     kv_types: Sequence[str] = KV_TYPES,
     agreement: float | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memory.size import Share, SizeError, parse_size, show_bytes
+from memory.size import MemoryShare, SizeError, parse_size, show_bytes
 
 
 def test_units_of_ten_and_of_two() -> None:
@@ -14,15 +14,15 @@ def test_units_of_ten_and_of_two() -> None:
 
 def test_units_may_leave_out_the_byte_and_numbers_may_have_a_decimal_comma() -> None:
     texts = ["512Mi", "512MiB", "2g", "1 Ti", "1,5GB", "0,25GiB", "60,5%"]
-    sizes = [512 * 2**20, 512 * 2**20, 2 * 10**9, 2**40, 1_500_000_000, 2**28, Share(0.605)]
+    sizes = [512 * 2**20, 512 * 2**20, 2 * 10**9, 2**40, 1_500_000_000, 2**28, MemoryShare(0.605)]
     assert [parse_size(text) for text in texts] == sizes
 
 
 def test_a_share_is_of_what_is_available() -> None:
     share = parse_size("60%")
-    assert isinstance(share, Share)
+    assert isinstance(share, MemoryShare)
     assert share.of(1000) == 600
-    assert parse_size("100 %") == Share(1.0)
+    assert parse_size("100 %") == MemoryShare(1.0)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class StepCache:
 
 
 @dataclass
-class Step:
+class TracedStep:
     """The inputs of one traced forward that attention needs, and what it made of them.
 
     ``past`` holds (key, value) per layer, float32 ``[1, kv_heads, capacity, head_size]``; ``rows`` is S, ``total`` T.
@@ -133,14 +133,14 @@ class Step:
         return self.bias(None) + outside
 
 
-class Attention:
+class TracedAttention:
     """The function behind transformers' attention interface. ``step`` is set anew for every traced forward."""
 
     def __init__(self) -> None:
-        self.step: Step | None = None
+        self.step: TracedStep | None = None
 
     @property
-    def current(self) -> Step:
+    def current(self) -> TracedStep:
         """The step that is being traced."""
         assert self.step is not None
         return self.step
@@ -195,7 +195,7 @@ def attention_lowered(namespaces: Sequence[Any], positions: int) -> Iterator[Non
 
 
 @contextmanager
-def attention_registered(attention: Attention) -> Iterator[None]:
+def attention_registered(attention: TracedAttention) -> Iterator[None]:
     """Our attention is known to transformers under its name for as long as the context lasts."""
     ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION] = attention
     try:
@@ -204,7 +204,7 @@ def attention_registered(attention: Attention) -> Iterator[None]:
         del ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION]
 
 
-def check_layers(step: Step) -> None:
+def check_layers(step: TracedStep) -> None:
     """Raises ArchitectureError unless every layer updated its cache and attended exactly once."""
     silent = [layer for layer, present in enumerate(step.present) if present is None]
     if silent:
@@ -227,7 +227,9 @@ def _mask_maker(name: str, positions: int) -> Any:
     return make
 
 
-def _check_call(step: Step, layer: int, key: torch.Tensor, value: torch.Tensor, mask: object, others: Any) -> None:
+def _check_call(
+    step: TracedStep, layer: int, key: torch.Tensor, value: torch.Tensor, mask: object, others: Any
+) -> None:
     if not isinstance(mask, CausalMask):
         raise ArchitectureError(f"layer {layer} attends with a mask of its own making ({type(mask).__name__})")
     unknown = [name for name, given in others.items() if given is not None and name not in _NEUTRAL_ARGUMENTS]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_ir as ir
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 from torch.onnx.ops import symbolic
 
 from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
+from export.manifest import WeightType
 
 DOMAIN = "pocketspec"
 PLACEHOLDER = "Linear"
@@ -25,7 +25,7 @@ PLACEHOLDER = "Linear"
 class Storage:
     """How matrices are stored; ``block_size`` and ``symmetric`` matter to int4 and int8 only."""
 
-    weights: Literal["int4", "int8", "fp16", "fp32"]
+    weights: WeightType
     block_size: int
     symmetric: bool
 

@@ -30,7 +30,7 @@ class RotaryMismatchError(Exception):
 
 
 @dataclass(frozen=True)
-class Table:
+class RotaryTable:
     """Cosines and sines, float32 ``[positions, rotary_size / 2]``, and how HF lays out the two halves of a pair."""
 
     cos: npt.NDArray[np.float32]
@@ -58,7 +58,7 @@ class LoweredRotary(nn.Module):
         super().__init__()
         self.original = [original]  # in a list: not a submodule, so that its buffers stay out of the graph
         self.positions = positions
-        self.tables: dict[Any, Table] = {}
+        self.tables: dict[Any, RotaryTable] = {}
         self.layouts: dict[Any, bool] = {}
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[Angles, Angles]:
@@ -86,7 +86,7 @@ class LoweredRotary(nn.Module):
         return self.layouts[case]
 
 
-def make_table(module: nn.Module, positions: int, args: Any, kwargs: Any) -> Table:
+def make_table(module: nn.Module, positions: int, args: Any, kwargs: Any) -> RotaryTable:
     """The table of ``module`` for positions 0 to ``positions`` - 1, computed a few thousand at a time."""
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     x = torch.zeros(1, 1, 1)
@@ -99,7 +99,7 @@ def make_table(module: nn.Module, positions: int, args: Any, kwargs: Any) -> Tab
             pick = slice(0, None, 2) if interleaved else slice(0, cos.shape[-1] // 2)
             parts.append((cos[0, :, pick].clone(), sin[0, :, pick].clone()))
     cos_rows, sin_rows = (torch.cat(rows).numpy() for rows in zip(*parts, strict=True))
-    return Table(cos_rows, sin_rows, interleaved)
+    return RotaryTable(cos_rows, sin_rows, interleaved)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
@@ -112,7 +112,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: b
     return torch.cat((joined, rest), -1)
 
 
-def find_layout(table: Table, apply: Callable[..., Any], head_size: int) -> bool:
+def find_layout(table: RotaryTable, apply: Callable[..., Any], head_size: int) -> bool:
     """Whether the operator's ``interleaved`` must be set to compute what ``apply`` does with this table."""
     rows = torch.from_numpy(np.linspace(0, len(table.cos) - 1, 5).astype(np.int64))
     cos, sin = torch.from_numpy(table.cos)[rows], torch.from_numpy(table.sin)[rows]

@@ -20,7 +20,7 @@ from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, 
 from export.distill.measure import Answered, agreement, answer, markdown, measure, repetition
 from export.distill.muon import Muon, orthogonalize
 from export.distill.tokenizer import train_tokenizer
-from export.distill.train import CHECKPOINT, Progress, Schedule, Teaching, Text, train
+from export.distill.train import CHECKPOINT, NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
 from export.manifest import PocketspecError
 
 CONFIG = LlamaConfig(
@@ -57,7 +57,7 @@ def _even_clock() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Any:
     model = _model()
-    train(model, Text(CYCLE), BRIEF, tmp_path_factory.mktemp("teacher"))
+    train(model, NextTokenObjective(CYCLE), BRIEF, tmp_path_factory.mktemp("teacher"))
     return model.float().eval()
 
 
@@ -103,18 +103,18 @@ def test_training_learns_and_leaves_an_ordinary_checkpoint(teacher: Any, tmp_pat
 
 
 def test_an_interrupted_run_continues_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reached: list[Progress] = []
+    reached: list[TrainingProgress] = []
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         reached.append(replace(progress))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("export.distill.train.SAVE_SECONDS", 0.0)
     monkeypatch.setattr("export.distill.train.REPORT_STEPS", 3)
     with pytest.raises(KeyboardInterrupt):
-        train(_model(), Text(CYCLE), BRIEF, tmp_path, report=stop)
+        train(_model(), NextTokenObjective(CYCLE), BRIEF, tmp_path, report=stop)
     assert (tmp_path / CHECKPOINT).is_file()
-    final = train(_model(seed=1), Text(CYCLE), BRIEF, tmp_path)
+    final = train(_model(seed=1), NextTokenObjective(CYCLE), BRIEF, tmp_path)
     assert final.steps > reached[0].steps
     assert final.seconds >= BRIEF.minutes * 60
     assert (tmp_path / "model.safetensors").is_file()
@@ -169,7 +169,7 @@ def test_a_student_learns_to_agree_with_its_teacher(teacher: Any, tmp_path: Path
     answers = [answer(teacher, prompt, 10) for prompt in prompts]
     student = _model(seed=2)
     before = agreement(student, prompts, answers)
-    train(student, Teaching(lessons), BRIEF, tmp_path)
+    train(student, TeacherObjective(lessons), BRIEF, tmp_path)
     assert agreement(student.float(), prompts, answers) > max(0.8, before)
 
 

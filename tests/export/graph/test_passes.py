@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from export.graph.ir_helpers import CancelLayouts, ConstantShapes, SinkTransposes, SplitSlices
 from export.graph.lowering.linear import Storage
-from export.graph.passes import FuseSilu, FuseSkipNorm, LowerEmbeddings, LowerProducts, PackProducts, Weights
+from export.graph.passes import FuseSilu, FuseSkipNorm, GraphRecipes, LowerEmbeddings, LowerProducts, PackProducts
 from export.graph.recipe import AliasRecipe, MatrixRecipe, PlainRecipe
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1, "pocketspec" : 1]>\n'
@@ -172,9 +172,9 @@ def test_a_sum_that_broadcasts_is_no_residual() -> None:
     assert not FuseSkipNorm()(parse(text)).modified
 
 
-def products(model: ir.Model) -> Weights:
+def products(model: ir.Model) -> GraphRecipes:
     """The recipes of a model whose initializers are a.q.weight and so on."""
-    weights = Weights(Storage("int4", 16, True))
+    weights = GraphRecipes(Storage("int4", 16, True))
     for name, value in model.graph.initializers.items():
         weights.recipes[name] = PlainRecipe(name, (name,), tuple(value.shape))
         value.const_value = None

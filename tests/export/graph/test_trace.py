@@ -15,12 +15,19 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
 
-from export.graph.lowering.attention import IMPLEMENTATION, Attention, CausalMask, Step, StepCache, check_layers
+from export.graph.lowering.attention import (
+    IMPLEMENTATION,
+    CausalMask,
+    StepCache,
+    TracedAttention,
+    TracedStep,
+    check_layers,
+)
 from export.graph.lowering.norm import NormFormula, find_formula
 from export.graph.lowering.rotary import RotaryMismatchError, find_layout, make_table
 from export.graph.recipe import AliasRecipe, ConstantRecipe, MatrixRecipe
 from export.graph.trace import GraphOptions, lower
-from export.manifest import Shape
+from export.manifest import ModelShape
 from export.sources.model_shape import ArchitectureError, shape_of
 from runtime.models.io_binding import KeptBinding
 from tests.export.filled import CAPACITY, Case, relative
@@ -149,7 +156,7 @@ def test_rotary_tables_are_the_models_own() -> None:
 def test_shape_of_a_config() -> None:
     shape = shape_of(llama(num_hidden_layers=3), 40)
     wanted = {"layers": 3, "hidden_size": 64, "mlp_size": 96, "heads": 4, "kv_heads": 2}
-    assert shape == Shape(**wanted, head_size=16, vocab_size=300, positions=40)
+    assert shape == ModelShape(**wanted, head_size=16, vocab_size=300, positions=40)
 
 
 def test_positions_end_where_a_rotary_embedding_would_change() -> None:
@@ -216,8 +223,8 @@ class Call:
         past = [(torch.zeros(1, 2, 8, 16), torch.zeros(1, 2, 8, 16))]
         cache = StepCache(1)
         rest = (ids, torch.zeros(1, 1, 3, 3), torch.zeros(1, dtype=torch.int64), cache, [None])
-        self.attention = Attention()
-        self.attention.step = Step(past, ids, ids, *rest)
+        self.attention = TracedAttention()
+        self.attention.step = TracedStep(past, ids, ids, *rest)
         self.key, self.value = cache.update(torch.zeros(1, 2, 3, 16), torch.zeros(1, 2, 3, 16), 0)
 
     def attend(self, mask: object = None, key: torch.Tensor | None = None, **others: object) -> Any:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, Lla
 from export.manifest import PocketspecError
 from export.quantization import calibration as calibrate
 from export.quantization.blocks import QuantizeError
-from export.quantization.calibration import Calibration, CalibrationError, compensation, read_tokens
+from export.quantization.calibration import CalibrationError, WeightImportance, compensation, read_tokens
 from export.quantization.quantize import QUANTIZERS
 from export.sources.checkpoint import Checkpoint
 from export.sources.random_weights import RandomWeights
@@ -90,7 +90,7 @@ def test_moments_are_those_of_the_models_own_activations(
     config = CONFIGS[family]
     source = RandomWeights(config)
     inputs = inputs_of_linears(with_weights(config, source), TOKENS)
-    squares, factors = (Calibration(config, source, TOKENS, method) for method in ("search", "gptq"))
+    squares, factors = (WeightImportance(config, source, TOKENS, method) for method in ("search", "gptq"))
     assert set(squares) == set(factors) == set(inputs) - {"lm_head.weight"}
     assert len(squares) == 7 * config.num_hidden_layers
     for name in squares:
@@ -105,7 +105,7 @@ def test_moments_are_those_of_the_models_own_activations(
 
 def test_layers_may_be_asked_for_in_any_order() -> None:
     source = RandomWeights(CONFIGS["llama"])
-    calibration = Calibration(CONFIGS["llama"], source, TOKENS, "search")
+    calibration = WeightImportance(CONFIGS["llama"], source, TOKENS, "search")
     names = ["model.layers.2.mlp.down_proj.weight", "model.layers.0.mlp.up_proj.weight"]
     late, early = (calibration[name] for name in names)
     np.testing.assert_array_equal(late, calibration[names[0]])
@@ -193,7 +193,7 @@ def test_outputs_of_a_real_model_on_other_text_gain(method: str, gain: float) ->
     text = SHARED / "eval" / "tinystories.txt"
     tokens = read_tokens(folder / "tokenizer.json", text, 512, rows=16)
     config, source = AutoConfig.from_pretrained(folder), Checkpoint(folder)
-    calibration = Calibration(config, source, tokens[::2], method)
+    calibration = WeightImportance(config, source, tokens[::2], method)
     held_out = inputs_of_linears(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokens[1::2])
     total = {"plain": 0.0, "calibrated": 0.0}
     for name in calibration:
@@ -234,7 +234,7 @@ def test_a_short_text_is_refused(tmp_path: Path, tokenizer: Path) -> None:
 
 def test_a_method_without_calibration_is_refused() -> None:
     with pytest.raises(CalibrationError, match="'rtn' takes no calibration; use gptq or search, or drop the text"):
-        Calibration(CONFIGS["llama"], RandomWeights(CONFIGS["llama"]), TOKENS, "rtn")
+        WeightImportance(CONFIGS["llama"], RandomWeights(CONFIGS["llama"]), TOKENS, "rtn")
 
 
 def test_blocks_across_windows_are_refused() -> None:

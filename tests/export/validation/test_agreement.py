@@ -14,7 +14,7 @@ from export.manifest import Source, read_manifest
 from export.report import SilentReporter
 from export.request import ExportRequest
 from export.validation import agreement
-from export.validation.agreement import Text, answer, read_prompts, with_agreement
+from export.validation.agreement import AnsweredPrompt, answer, read_prompts, with_agreement
 from export.validation.check_text import OPENINGS, PROMPTS
 from export.validation.kv_quality import EffectsError
 from runtime import Engine
@@ -84,9 +84,11 @@ def test_agreement_is_the_share_of_equal_tokens_behind_the_prompt(tiny_bundle: P
     prompt = tuple(np.random.default_rng(3).integers(0, 256, 33).tolist())  # a chunk, and a token
     first = int(model.forward(prompt).logits[-1].argmax())
     other = (first + 1) % 256
-    assert agreement.agreement(model, [Text((*prompt, first), 33)]) == 1.0
-    assert agreement.agreement(model, [Text((*prompt, other), 33), Text((*prompt, first), 33)]) == 0.5
-    assert agreement.agreement(model, [Text(prompt, 33)]) is None
+    assert agreement.agreement(model, [AnsweredPrompt((*prompt, first), 33)]) == 1.0
+    assert (
+        agreement.agreement(model, [AnsweredPrompt((*prompt, other), 33), AnsweredPrompt((*prompt, first), 33)]) == 0.5
+    )
+    assert agreement.agreement(model, [AnsweredPrompt(prompt, 33)]) is None
 
 
 def test_random_weights_agree_with_nobody(tiny_bundle: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from export import level
 from export.graph.recipe import LoweredGraph
 from export.graph.trace import GraphOptions
-from export.manifest import Shape
+from export.manifest import ModelShape
 from export.quantization.quantize import QUANTIZERS
 from export.sources.checkpoint import Checkpoint
 from export.sources.model_shape import shape_of
@@ -29,7 +29,7 @@ from export.validation.perplexity import perplexity
 from export.writer.weights import write_weights
 from tests.conftest import TinyModels
 
-QWEN = Shape(28, 1536, 8960, 12, 2, 128, 151936, 32768)
+QWEN = ModelShape(28, 1536, 8960, 12, 2, 128, 151936, 32768)
 TOKENS = tuple(np.random.default_rng(5).integers(0, 256, 40).tolist())
 
 

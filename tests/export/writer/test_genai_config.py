@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from transformers import BitNetConfig, Gemma3TextConfig, LlamaConfig, Qwen2Config
 
-from export.manifest import Shape, Vocabulary, read_manifest
+from export.manifest import ModelShape, Vocabulary, read_manifest
 from export.writer.genai_config import make_genai_config
 
-SHAPE = Shape(2, 64, 128, 4, 2, 16, 264, 512)
+SHAPE = ModelShape(2, 64, 128, 4, 2, 16, 264, 512)
 VOCABULARY = Vocabulary(259, "", (258, 256), 257)
 # What genai 0.18 reads; any other key makes it refuse the file.
 KNOWN = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from export.manifest import Level, Manifest, Quantization, Shape, Source, Vocabulary, read_manifest, verify_files
+from export.manifest import Level, Manifest, ModelShape, Quantization, Source, Vocabulary, read_manifest, verify_files
 from export.writer.workspace import Workspace
 
 TARGET = Level(
@@ -14,7 +14,7 @@ TARGET = Level(
     folder=".",
     architecture="llama",
     source=Source("big"),
-    shape=Shape(1, 32, 64, 4, 2, 8, 96, 64),
+    shape=ModelShape(1, 32, 64, 4, 2, 8, 96, 64),
     vocabulary=Vocabulary(96, "", (2,)),
     quantization=Quantization("int4", 32, "rtn", 0.1),
     graphs={"fp32": "model.onnx"},
