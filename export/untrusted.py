@@ -55,13 +55,6 @@ def name_fault(name: str) -> str | None:
     return None
 
 
-def check_name(name: str) -> str:
-    """``name``; UntrustedError if it is not the plain relative path of a file."""
-    if fault := name_fault(name):
-        raise UntrustedError(f"the name {shown(name)} {fault}")
-    return name
-
-
 def text_fault(text: str) -> str | None:
     """Why ``text`` cannot be shown to people as it is; None if it can."""
     if len(text) > 10_000:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from export.manifest import Manifest, PocketspecError
@@ -18,10 +17,8 @@ from memory.device import Residence
 from memory.footprint import Footprint
 
 SCHEMA = 1
-SCHEMA_FILE = Path(__file__).with_name("plan.schema.json")
 
 Shape = Literal["chain", "tree"]
-WhenFull = Literal["stop", "drop", "slide"]
 
 
 class PlanError(PocketspecError, ValueError):

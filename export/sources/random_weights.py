@@ -42,11 +42,6 @@ class RandomWeights:
         """The shape of a tensor."""
         return self._shapes[name]
 
-    @property
-    def num_parameters(self) -> int:
-        """How many weights the model has."""
-        return sum(int(np.prod(shape)) for shape in self._shapes.values())
-
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
         """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor; entries of a vector count as rows."""
         shape = self._shapes[name]

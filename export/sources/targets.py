@@ -5,8 +5,9 @@ Hugging Face id. ``export/configs/<name>.json`` holds each model's own ``config.
 network. The shapes were compared with the published files (or copies and fine-tunes that carry them unchanged), and
 each parameter count equals the published one. Revisions are commits that public projects pin for exactly that id.
 
-Partners share the target's tokenizer. An intermediate pays only where the target costs at least 15 times as much and
-a cheaper drafter of the family exists below it; among the known names no family is that deep, so none is suggested.
+Partners share the target's tokenizer. An intermediate pays only where the target costs at least 15 times as much (a
+prototype with less lost to its drafter alone: 0.6 x) and a cheaper drafter of the family exists below it. Among the
+known names no family is that deep, so none is suggested.
 The demo's sizes are too close for one as they are: ``--intermediate demo-intermediate`` is for enlarged targets.
 """
 
@@ -19,8 +20,6 @@ from typing import Any
 
 from export.manifest import PocketspecError
 
-# An intermediate that costs more than a fifteenth of its target loses to a drafter alone (a prototype: 0.6 x).
-INTERMEDIATE_RATIO = 15
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _DEMO = Path(__file__).parents[1] / "demo"
 

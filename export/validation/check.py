@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 from transformers import PretrainedConfig
 
@@ -89,11 +88,6 @@ def check_level(
     _check_structure(graph, config, written, tokens[:LEAN_TOKENS])
     exported = graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens)
     return compare(passage.name, tokens, exported, reference_logits(config, source, tokens))
-
-
-def predict(graph: Path, tokens: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The most probable token after each of ``tokens``, by the graph written at ``graph``."""
-    return graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens).argmax(-1)
 
 
 def graph_logits(graph: PiecedGraph, tokens: Sequence[int]) -> FloatArray:

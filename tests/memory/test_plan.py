@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 
 from memory import Request, dump_plan, make_plan, parse_plan
-from memory.plan import SCHEMA_FILE, Plan, PlanError, check_plan
+from memory.plan import Plan, PlanError, check_plan
 from memory.report import plan_lines
-from memory.schema import json_schema
 from tests.devices import AMPLE
+from tests.memory.json_schema import PLAN_SCHEMA, json_schema
 from tests.memory.manifests import PAIR, STACK
 
 BUDGET = make_plan(PAIR, AMPLE, Request(context=4096)).bounds.plain_bytes
@@ -23,15 +23,15 @@ DISK = make_plan(PAIR, AMPLE, Request(budget_bytes=10**9 // 2, may_give_up=froze
 @pytest.mark.parametrize("plan", [LEAN, DISK, make_plan(PAIR, AMPLE, Request(up_to=True, context=4096))], ids=str)
 def test_json_round_trip(plan: Plan) -> None:
     assert parse_plan(dump_plan(plan)) == plan
-    jsonschema.validate(json.loads(dump_plan(plan)), json.loads(SCHEMA_FILE.read_text()))
+    jsonschema.validate(json.loads(dump_plan(plan)), json.loads(PLAN_SCHEMA.read_text()))
 
 
 def test_the_schema_in_the_package_is_that_of_the_plan() -> None:
-    assert json.loads(SCHEMA_FILE.read_text()) == json_schema(Plan, "Memory plan")
+    assert json.loads(PLAN_SCHEMA.read_text()) == json_schema(Plan, "Memory plan")
 
 
 def test_the_schema_refuses_what_the_parser_refuses() -> None:
-    schema, data = json.loads(SCHEMA_FILE.read_text()), json.loads(dump_plan(LEAN))
+    schema, data = json.loads(PLAN_SCHEMA.read_text()), json.loads(dump_plan(LEAN))
     for broken in ({**data, "context": "many"}, {**data, "more": 1}, {k: v for k, v in data.items() if k != "levels"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(broken, schema)

@@ -1,11 +1,19 @@
-"""JSON Schema of a dataclass, for programs in other languages that read what this one writes."""
+"""JSON Schema of a dataclass, for programs in other languages that read what this one writes.
+
+``python -m tests.memory.json_schema`` writes the plan's anew, which a test holds to the plan.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from memory.plan import Plan
+from tests.places import ROOT
+
+PLAN_SCHEMA = ROOT / "memory/plan.schema.json"
 _SIMPLE = {int: "integer", float: "number", str: "string", bool: "boolean", NoneType: "null"}
 
 
@@ -33,3 +41,7 @@ def _schema(kind: Any) -> dict[str, Any]:
         "required": [field.name for field in fields(kind) if field.default is MISSING],
         "additionalProperties": False,
     }
+
+
+if __name__ == "__main__":
+    PLAN_SCHEMA.write_text(json.dumps(json_schema(Plan, "Memory plan"), indent=2) + "\n", encoding="utf-8")
