@@ -12,21 +12,26 @@ from typing import Any
 from transformers import LlamaConfig
 
 from export.manifest import PocketspecError
+from export.sources.config_names import spell_sizes
 
 VOCABULARY = 4096
 POSITIONS = 2048
 
 
 def _config(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=VOCABULARY,
+    sizes = spell_sizes(
+        LlamaConfig.model_type,
+        layers=layers,
         hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=hidden // heads,
-        max_position_embeddings=POSITIONS,
+        mlp_size=mlp,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=hidden // heads,
+        vocab_size=VOCABULARY,
+        positions=POSITIONS,
+    )
+    return LlamaConfig(
+        **sizes,
         rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
@@ -51,7 +56,7 @@ def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
         raise PocketspecError(f"layers {list(layers)} are not increasing numbers from 0 to {count - 1}")
     config = copy.deepcopy(teacher.config)
-    config.num_hidden_layers = len(layers)
+    config.update(spell_sizes(config.model_type, layers=len(layers)))
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[layer] for layer in layers]
     student = type(teacher)(config).to(teacher.dtype)

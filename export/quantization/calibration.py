@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from export.manifest import PocketspecError
+from export.sources.config_names import read_size
 from export.sources.streamed_model import make_streamed
 from export.sources.tensor_source import FloatArray, TensorSource
 
@@ -182,7 +183,7 @@ def _accumulate(sums: dict[str, torch.Tensor], name: str, window: int) -> Any:
 def _decoder_layers(model: Any) -> tuple[list[Any], str]:
     """The decoder's layers and the path of their list, such as ``model.layers``."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+        if isinstance(module, nn.ModuleList) and len(module) == read_size(model.config, "layers"):
             return list(module), path
     raise CalibrationError(
         f"{model.config.model_type}: no list of decoder layers to calibrate; drop --calibration-text"

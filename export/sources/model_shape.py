@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from export.manifest import ModelShape, PocketspecError
+from export.sources.config_names import find_size, read_size
 
 # What configs of models with experts call their number.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -23,9 +24,9 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
     """
     name = config.model_type
     try:
-        heads, hidden = int(config.num_attention_heads), int(config.hidden_size)
+        heads, hidden = read_size(config, "heads"), read_size(config, "hidden_size")
         longest = _longest(config)
-        layers, vocab = int(config.num_hidden_layers), int(config.vocab_size)
+        layers, vocab = read_size(config, "layers"), read_size(config, "vocab_size")
     except AttributeError as error:
         what = f"no {error.name}" if error.name else str(error)
         raise ArchitectureError(
@@ -35,14 +36,13 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
         raise ArchitectureError(f"{name}: its config is not a text decoder's ({error})") from None
     if positions is not None and not 0 < positions <= longest:
         raise ArchitectureError(f"{name}: {positions} positions asked, allowed are 1 to {longest}")
-    mlp = getattr(config, "intermediate_size", None)
     return ModelShape(
         layers=layers,
         hidden_size=hidden,
-        mlp_size=int(mlp or 4 * hidden),
+        mlp_size=find_size(config, "mlp_size") or 4 * hidden,
         heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-        head_size=int(getattr(config, "head_dim", None) or hidden // heads),
+        kv_heads=find_size(config, "kv_heads") or heads,
+        head_size=find_size(config, "head_size") or hidden // heads,
         vocab_size=vocab,
         positions=positions or longest,
     )
@@ -62,7 +62,7 @@ def refuse(config: Any, shape: ModelShape) -> None:
 
 
 def _longest(config: Any) -> int:
-    longest = int(config.max_position_embeddings)
+    longest = read_size(config, "positions")
     rope = getattr(config, "rope_parameters", None) or {}
     for parameters in rope.values() if all(isinstance(part, dict) for part in rope.values()) else [rope]:
         if parameters and parameters.get("rope_type") in _LIMITED_ROPE:

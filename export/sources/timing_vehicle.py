@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import PocketspecError
+from export.sources.config_names import find_size, read_size, spell_sizes
 from export.sources.random_weights import RandomWeights
 from export.sources.targets import load_config, resolve
 from export.sources.tensor_source import FloatArray, TensorSource
@@ -59,15 +60,15 @@ class DecoderSizes:
 
 def sizes_of(config: Any) -> DecoderSizes:
     """The sizes in a transformers configuration."""
-    heads = int(config.num_attention_heads)
+    hidden, heads = read_size(config, "hidden_size"), read_size(config, "heads")
     return DecoderSizes(
-        hidden=config.hidden_size,
-        mlp=config.intermediate_size,
-        layers=config.num_hidden_layers,
+        hidden=hidden,
+        mlp=read_size(config, "mlp_size"),
+        layers=read_size(config, "layers"),
         heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocabulary=config.vocab_size,
+        kv_heads=find_size(config, "kv_heads") or heads,
+        head_size=find_size(config, "head_size") or hidden // heads,
+        vocabulary=read_size(config, "vocab_size"),
     )
 
 
@@ -255,15 +256,16 @@ def _kv_heads(old: DecoderSizes, wanted: DecoderSizes, keep_groups: bool) -> int
 def _enlarged(config: Any, old: DecoderSizes, new: DecoderSizes, positions: int | None) -> Any:
     data = config.to_dict()
     data.pop("layer_types", None)
-    data |= {
-        "hidden_size": new.hidden,
-        "intermediate_size": new.mlp,
-        "num_hidden_layers": new.layers,
-        "num_attention_heads": new.heads,
-        "num_key_value_heads": new.kv_heads,
-        "head_dim": new.head_size,
-        "vocab_size": new.vocabulary,
-        "rms_norm_eps": config.rms_norm_eps * old.hidden / new.hidden,
-        "max_position_embeddings": positions or config.max_position_embeddings,
-    }
+    data |= spell_sizes(
+        config.model_type,
+        hidden_size=new.hidden,
+        mlp_size=new.mlp,
+        layers=new.layers,
+        heads=new.heads,
+        kv_heads=new.kv_heads,
+        head_size=new.head_size,
+        vocab_size=new.vocabulary,
+        positions=positions or read_size(config, "positions"),
+    )
+    data["rms_norm_eps"] = config.rms_norm_eps * old.hidden / new.hidden
     return type(config).from_dict(data)
