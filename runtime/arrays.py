@@ -1,12 +1,12 @@
-"""Arrays that are used again and again: one that nobody refers to any more is handed out the next time.
+"""Arrays that are used again, because those over a vocabulary are large: 600 KB of float32 for 150,000 tokens.
 
-Distributions over a vocabulary of 150,000 take 600 KB each, and a step makes several. How long each lives is decided
-by whoever holds it (a draft keeps those its nodes were drawn from), so references are counted, not moments.
+Who owns an array says when it is used again. ``Scratch`` has what one function computes in between, and each thread has
+its own. An ``Arena`` has the results of one owner, which takes them all back at once: a drafter those of its last
+draft, an acceptance rule those of its last verdict.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Any
 
@@ -17,40 +17,54 @@ FloatArray = npt.NDArray[np.float32]
 TokenArray = npt.NDArray[np.int32]
 
 
-class ReusedArrays:
-    """One-dimensional arrays of one ``dtype``, contents undefined. May be used from several threads."""
+class Scratch(threading.local):
+    """One-dimensional arrays of one ``dtype`` for intermediate results: one for each role, in each thread."""
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self._dtype = dtype
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+
+    def take(self, role: str, size: int) -> npt.NDArray[Any]:
+        """The array ``[size]`` of ``role``, contents undefined; valid until this thread takes the same role again."""
+        array = self._arrays.get(role)
+        if array is None or len(array) < size:
+            array = self._arrays[role] = np.empty(size, self._dtype)
+        return array[:size]
+
+
+class Arena:
+    """One-dimensional arrays of one owner, which takes all of them back at once. For one thread at a time."""
+
+    def __init__(self) -> None:
         self._arrays: list[npt.NDArray[Any]] = []
-        self._lock = threading.Lock()
+        self._taken = 0
 
-    def take(self, size: int) -> npt.NDArray[Any]:
-        """An array ``[size]`` that nobody else has. It comes back when the last reference to it goes."""
-        with self._lock:
-            arrays = self._arrays
-            for place in range(len(arrays)):
-                if len(arrays[place]) >= size and _references(arrays, place) == _FREE:
-                    return arrays[place][:size]
-            # Smaller ones that are free are of a vocabulary that is no longer in use, or soon made anew.
-            self._arrays = [arrays[place] for place in range(len(arrays)) if _references(arrays, place) != _FREE]
-            self._arrays.append(np.empty(size, self._dtype))
-            return self._arrays[-1][:size]
+    def take(self, size: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+        """An array ``[size]``, contents undefined; valid until the next ``reset``."""
+        place = self._taken
+        if place == len(self._arrays):
+            self._arrays.append(np.empty(size, dtype))
+        elif len(self._arrays[place]) < size or self._arrays[place].dtype != dtype:
+            self._arrays[place] = np.empty(size, dtype)
+        self._taken += 1
+        return self._arrays[place][:size]
+
+    def copy(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A copy of ``values``; valid until the next ``reset``."""
+        copied = self.take(len(values), values.dtype)
+        copied[:] = values
+        return copied
+
+    def reset(self) -> None:
+        """Takes back every array: none of them may be in use."""
+        self._taken = 0
 
 
-def _references(arrays: list[npt.NDArray[Any]], place: int) -> int:
-    """References to an array; a view counts for the array it shows."""
-    return sys.getrefcount(arrays[place])
-
-
-# What is counted when the list alone holds the array, which differs between versions of Python.
-_FREE = _references([np.empty(0)], 0)
-
-masks = ReusedArrays(np.bool_)
+_masks = Scratch(np.bool_)
 
 
 def at_least(values: npt.NDArray[np.float32], floor: float | np.float32) -> npt.NDArray[np.bool_]:
-    """Which of ``values`` are ``floor`` or more, in an array that is used again."""
-    found: npt.NDArray[np.bool_] = masks.take(len(values))
+    """Which of ``values`` are ``floor`` or more; valid until this thread's next call."""
+    found: npt.NDArray[np.bool_] = _masks.take("at_least", len(values))
     np.greater_equal(values, floor, out=found)
     return found

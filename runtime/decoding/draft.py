@@ -88,12 +88,13 @@ def tree_limit(nodes: int) -> DraftLimit:
 class Draft:
     """A drafter's guess.
 
-    ``tokens[i]`` is node i, ``parents[i] < i`` its parent (-1: the anchor). ``probs`` maps a parent to the
-    distribution its children were drawn from, float32 ``[vocab]``, after every sampling filter; it is empty for
-    ONE_HOT. Siblings are in the order they were drawn. ``expected`` is the drafter's own estimate of how many tokens
-    will be accepted, if it makes one, and ``chances`` those of every node, given that all above it are. ``source``
-    names the drafter. ``below`` are the steps in which a hierarchy's intermediate made the draft; ``rows_read`` rows of
-    the drafter's model had to be run only to catch up with the text, beyond the one behind the last token.
+    ``tokens[i]`` is node i, ``parents[i] < i`` its parent (-1: the anchor). ``probs`` maps a parent to the distribution
+    its children were drawn from, float32 ``[vocab]``, after every sampling filter, valid until the drafter's next
+    draft; it is empty for ONE_HOT. Siblings are in the order they were drawn. ``expected`` is the drafter's own
+    estimate of how many tokens will be accepted, if it makes one, and ``chances`` those of every node, given that all
+    above it are. ``source`` names the drafter. ``below`` are the steps in which a hierarchy's intermediate made the
+    draft; ``rows_read`` rows of the drafter's model had to be run only to catch up with the text, beyond the one behind
+    the last token.
     """
 
     tokens: tuple[int, ...] = ()

@@ -11,12 +11,12 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from runtime.arrays import ReusedArrays, masks
+from runtime.arrays import Scratch
 
 FloatArray = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-_singles, _doubles = ReusedArrays(np.float32), ReusedArrays(np.float64)
+_singles, _doubles, _masks = Scratch(np.float32), Scratch(np.float64), Scratch(np.bool_)
 
 LOG2_E = 1.4426950408889634
 
@@ -43,9 +43,9 @@ def _raise_two(x: FloatArray, factor: np.float32) -> None:
     np.multiply(x, factor, x)
     vanishing = None
     if x.min() < _LEAST:
-        vanishing = np.less(x, _LEAST, masks.take(len(x)))
+        vanishing = np.less(x, _LEAST, _masks.take("vanishing", len(x)))
         np.copyto(x, _LEAST, where=vanishing)
-    whole, power = _singles.take(len(x)), _singles.take(len(x))
+    whole, power = _singles.take("whole", len(x)), _singles.take("power", len(x))
     np.add(x, _ROUNDER, whole)
     np.subtract(whole, _ROUNDER, power)
     np.subtract(x, power, x)
@@ -92,9 +92,9 @@ def column_sums(values: npt.NDArray[np.floating[Any]]) -> Doubles:
 
 
 def _halved(rows: npt.NDArray[np.floating[Any]]) -> Doubles:
-    """One row, in memory that the next call uses again."""
+    """One row; valid until this thread's next call."""
     count = len(rows)
-    sums: Doubles = _doubles.take(rows.size).reshape(rows.shape)
+    sums: Doubles = _doubles.take("sums", rows.size).reshape(rows.shape)
     # Converted first: sums of another type go through buffers, which are as large again and slower.
     np.copyto(sums, rows)
     while count > 1:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from export.manifest import PocketspecError
 from runtime.arguments import as_real, as_whole
-from runtime.arrays import ReusedArrays, at_least, masks
+from runtime.arrays import Scratch, at_least
 from runtime.decoding.exact_math import COLUMNS, LOG2_E, column_sums, raise_two, running_sums, total
 from runtime.errors import LogitsError
 
@@ -36,7 +36,7 @@ _FEW = 2048
 
 _MASK = (1 << 64) - 1
 
-_floats = ReusedArrays(np.float32)
+_floats, _masks = Scratch(np.float32), Scratch(np.bool_)
 
 
 class SamplingError(PocketspecError, ValueError):
@@ -100,38 +100,52 @@ def greedy_token(logits: FloatArray, tokens: Sequence[int] | TokenArray, params:
 
     ``logits`` is float32 ``[vocab]``; ``tokens`` is everything before it, read only if there is a penalty.
     """
-    row = _penalized(logits, tokens, params.repetition_penalty)
+    row = logits
+    if params.repetition_penalty != 1.0:
+        row = _penalize(logits, tokens, params.repetition_penalty, _floats.take("penalized", len(logits)))
     token = int(row.argmax())
     if not math.isfinite(row[token]):
         raise _logits_error(row[token])
     return token
 
 
-def probabilities(logits: FloatArray, tokens: Sequence[int] | TokenArray, params: SamplingParams) -> FloatArray:
+def probabilities(
+    logits: FloatArray,
+    tokens: Sequence[int] | TokenArray,
+    params: SamplingParams,
+    out: FloatArray | None = None,
+) -> FloatArray:
     """The distribution the next token is drawn from, float32 ``[vocab]``; excluded tokens have exactly 0.
 
-    Arguments as in ``greedy_token``. At temperature 0 it is certain of the greedy token. LogitsError if the logits are
-    not numbers.
+    It is written to ``out`` (None: to a new array) and returned. The other arguments are those of ``greedy_token``. At
+    temperature 0 it is certain of the greedy token. LogitsError if the logits are not numbers.
     """
+    out = np.empty(len(logits), np.float32) if out is None else out
     if params.temperature == 0:
-        certain = _zeros(len(logits))
-        certain[greedy_token(logits, tokens, params)] = 1.0
-        return certain
-    row = _penalized(logits, tokens, params.repetition_penalty)
+        token = greedy_token(logits, tokens, params)
+        out.fill(0)
+        out[token] = 1.0
+        return out
+    row = logits
+    if params.repetition_penalty != 1.0:
+        row = _penalize(logits, tokens, params.repetition_penalty, out)
     top = row.max()
     if not math.isfinite(top):
         raise _logits_error(top)
-    kept = None
-    if 0 < params.top_k < len(row):
-        kept = np.flatnonzero(at_least(row, _kth_largest(row, params.top_k)))
-        row = row[kept]
-    weights = _filtered(_weights(row, top, params.temperature), params)
-    weights /= np.float32(total(weights))
-    if kept is None:
-        return weights
-    dense = _zeros(len(logits))
-    dense[kept] = weights
-    return dense
+    if not 0 < params.top_k < len(row):
+        return _distribution(row, top, params, out)
+    kept = np.flatnonzero(at_least(row, _kth_largest(row, params.top_k)))
+    row = row[kept]
+    weights = _distribution(row, top, params, row)
+    out.fill(0)
+    out[kept] = weights
+    return out
+
+
+def passing_row(size: int) -> FloatArray:
+    """``out`` for a distribution that is used before this thread computes the next one, float32 ``[size]``."""
+    row: FloatArray = _floats.take("passing", size)
+    return row
 
 
 def draw(probs: npt.NDArray[np.floating[Any]], u: float) -> int:
@@ -175,41 +189,33 @@ def _locate(weights: npt.NDArray[np.floating[Any]], point: float) -> tuple[int, 
     return index, point - (float(ends[index - 1]) if index else 0.0)
 
 
-def _penalized(logits: FloatArray, tokens: Sequence[int] | TokenArray, penalty: float) -> FloatArray:
-    """Logits of tokens seen before moved away from them: divided if positive, multiplied if negative."""
-    if penalty == 1.0:
-        return logits
-    row = _floats.take(len(logits))
-    row[:] = logits
+def _penalize(logits: FloatArray, tokens: Sequence[int] | TokenArray, penalty: float, out: FloatArray) -> FloatArray:
+    """Copies ``logits`` to ``out``; those of ``tokens`` are made smaller: divided if positive, else multiplied."""
+    out[:] = logits
     seen = np.asarray(tokens, np.int64)
-    seen = seen[seen < len(row)]
-    values = row[seen]
-    row[seen] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))
-    return row
+    seen = seen[seen < len(out)]
+    values = out[seen]
+    out[seen] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))
+    return out
 
 
-def _zeros(size: int) -> FloatArray:
-    zeros: FloatArray = _floats.take(size)
-    zeros.fill(0)
-    return zeros
-
-
-def _weights(row: FloatArray, top: np.float32, temperature: float) -> FloatArray:
-    """Probabilities up to a factor: exactly 1 at the top."""
-    weights: FloatArray = np.subtract(row, top, out=_floats.take(len(row)))
+def _distribution(row: FloatArray, top: np.float32, params: SamplingParams, out: FloatArray) -> FloatArray:
+    """Writes the distribution of logits ``row``, the largest of which is ``top``, to ``out``, which may be ``row``."""
+    np.subtract(row, top, out=out)
     with np.errstate(over="ignore", under="ignore"):  # far below the top, infinity is as good as a large number
-        raise_two(weights, LOG2_E / temperature)
-    return weights
+        raise_two(out, LOG2_E / params.temperature)  # probabilities up to a factor: exactly 1 at the top
+    _filter(out, params)
+    out /= np.float32(total(out))
+    return out
 
 
-def _filtered(weights: FloatArray, params: SamplingParams) -> FloatArray:
-    """``weights`` with 0 for what top_p and min_p exclude (min_p relates to the top, whose weight is 1)."""
+def _filter(weights: FloatArray, params: SamplingParams) -> None:
+    """Sets to 0 what top_p and min_p exclude (min_p relates to the top, whose weight is 1)."""
     floor = params.min_p
     if params.top_p < 1:
         floor = max(floor, _nucleus_floor(weights, params.top_p))
     if floor > 0:
         weights *= at_least(weights, np.float32(floor))
-    return weights
 
 
 def _kth_largest(row: FloatArray, k: int) -> np.float32:
@@ -237,7 +243,7 @@ def _nucleus_floor(weights: FloatArray, top_p: float) -> float:
     mass, pool, above, below = top_p * whole, weights, 0.0, 0.0
     while len(pool) > _FEW:
         low, high = _bracket(pool, whole - mass - below)
-        is_upper = np.greater(pool, high, out=masks.take(len(pool)))
+        is_upper = np.greater(pool, high, out=_masks.take("upper", len(pool)))
         upper_mass = _masked_sum(pool, is_upper)
         if above + upper_mass >= mass and is_upper.any():
             below, pool = whole - above - upper_mass, pool[is_upper]
@@ -274,7 +280,7 @@ def _bracket(pool: FloatArray, mass: float) -> tuple[np.float32, np.float32]:
 def _masked_sum(values: FloatArray, mask: npt.NDArray[np.bool_]) -> float:
     """The sum of ``values`` where ``mask``; gathering them first pays only when they are few."""
     few = np.count_nonzero(mask) < len(values) // 8
-    masked = values[mask] if few else np.multiply(values, mask, out=_floats.take(len(values)))
+    masked = values[mask] if few else np.multiply(values, mask, out=_floats.take("masked", len(values)))
     return total(masked)
 
 

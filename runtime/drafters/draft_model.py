@@ -20,11 +20,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.arrays import FloatArray, TokenArray, at_least
+from runtime.arrays import Arena, FloatArray, TokenArray, at_least
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit, Kind, make_chain
 from runtime.decoding.protocols import Model
-from runtime.decoding.sampling import Stream, draw, greedy_token, probabilities, uniform
+from runtime.decoding.sampling import Stream, draw, greedy_token, passing_row, probabilities, uniform
 from runtime.drafters.confidence import as_is, goes_on, scoring
 from runtime.drafters.draft_tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of, window_size
@@ -59,6 +59,7 @@ class SmallDrafter:
         self._model, self._drawn, self._branches = model, drawn, branches
         self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
         self.calibration: Callable[[float], float] = as_is
+        self._arena = Arena()
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``. Empty only where the model's cache is too small for a window of two tokens."""
@@ -118,11 +119,12 @@ class SmallDrafter:
         chances: list[float] = []
         while True:
             before, probs = _with_drafted(context, tokens), None
+            row = passing_row(len(logits))
             if params.temperature == 0:
                 token = greedy_token(logits, before, params)
-                probs = probabilities(logits, before, scoring(params)) if limit.floor > 0 else None
+                probs = probabilities(logits, before, scoring(params), row) if limit.floor > 0 else None
             else:
-                probs = probabilities(logits, before, params)
+                probs = probabilities(logits, before, params, row)
                 token = draw(probs, uniform(params.seed, context.position + len(tokens)))
             tokens.append(token)
             if probs is not None:
@@ -142,7 +144,8 @@ class SmallDrafter:
             for node, after in zip(level, rows, strict=True):
                 score = tree.nodes[node].score if node != ROOT else 1.0
                 floor = max(_MIN_SCORE, limit.floor, tree.nodes[best[-1]].score if len(best) == limit.nodes else 0.0)
-                probs = probabilities(after, _with_drafted(context, tree.path(node)), params)
+                before = _with_drafted(context, tree.path(node))
+                probs = probabilities(after, before, params, passing_row(len(after)))
                 for token in _likeliest(probs, _MIN_SCORE, limit.nodes):
                     share = float(probs[token])
                     if score * self.calibration(share) >= floor:
@@ -162,6 +165,7 @@ class SmallDrafter:
         """
         kind = Kind.INDEPENDENT if limit.shape == "chain" else Kind.WITHOUT_REPLACEMENT
         branches = 1 if limit.shape == "chain" else min(self._branches, limit.nodes)
+        self._arena.reset()
         tree, rows = GrowingTree(self._model), logits[None]
         probs: dict[int, FloatArray] = {}
         level = [ROOT]
@@ -173,7 +177,8 @@ class SmallDrafter:
                 rows = self._shared(tree.feed(level))
             parents, level = level, []
             for node, logits in zip(parents, rows, strict=True):
-                probs[node] = probabilities(logits, _with_drafted(context, tree.path(node)), context.sampling)
+                before, row = _with_drafted(context, tree.path(node)), self._arena.take(len(logits))
+                probs[node] = probabilities(logits, before, context.sampling, row)
                 level += self._draw_children(context, tree, node, probs[node], 1 if depth else branches)
         return tree.draft(range(len(tree.nodes)), self.name, kind, probs)
 
@@ -181,7 +186,10 @@ class SmallDrafter:
         self, context: Context, tree: GrowingTree, node: int, probs: FloatArray, count: int
     ) -> list[int]:
         """``count`` different children of ``node``, fewer if the distribution has fewer tokens."""
-        left, children = probs.copy() if count > 1 else probs, []
+        left, children = probs, []
+        if count > 1:
+            left = passing_row(len(probs))
+            left[:] = probs
         score = tree.nodes[node].score if node != ROOT else 1.0
         for _ in range(count):
             number = uniform(context.sampling.seed, context.position, Stream.DRAFTER, len(tree.nodes))

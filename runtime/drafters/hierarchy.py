@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.arrays import FloatArray, TokenArray
+from runtime.arrays import Arena, FloatArray, TokenArray
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recorded_block import RecordingVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
@@ -57,6 +57,7 @@ class HierarchyDrafter:
         self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, middle.vocab_size)
         self._text: Context | None = None
         self._seen: Context | None = None
+        self._arena = Arena()
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``. ``limit.inner`` bounds what the drafter below guesses at a time, None: a chain of 3.
@@ -67,6 +68,7 @@ class HierarchyDrafter:
         depth = min(limit.nodes, limit.depth, self._middle.max_rows, context.capacity - len(context))
         if depth <= 0 or not window_size(self._middle, context.capacity):
             return Draft()
+        self._arena.reset()
         text, seen = self._follow(context)
         rows_read = self._catch_up(seen)
         rule = self._rule_for(text.sampling)
@@ -111,7 +113,7 @@ class HierarchyDrafter:
             return self._rule
         if sampling.temperature == 0:
             return GreedyVerifier()
-        return RecordingVerifier() if self._drawn else MatchVerifier()
+        return RecordingVerifier(self._arena) if self._drawn else MatchVerifier()
 
     def _catch_up(self, seen: Context) -> int:
         """Rolls the cache back to what it has of ``seen``; how many rows are missing before the anchor's.

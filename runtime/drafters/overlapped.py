@@ -21,6 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from runtime.arrays import Arena
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit, make_chain
 from runtime.decoding.protocols import Drafter
@@ -39,6 +40,7 @@ class AheadDrafter:
         self._assumed: Context | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._job: Future[Draft] | None = None
+        self._arena = Arena()
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``. What was drafted ahead and still fits, or an empty draft; an error of the drafter's thread.
@@ -50,6 +52,9 @@ class AheadDrafter:
         ready = None
         if job is not None and self._assumed is not None:
             ready = _rest(job.result(), self._assumed, context, limit)
+            if ready is not None:  # ``drafter`` drafts on while these distributions are in use
+                self._arena.reset()
+                ready = replace(ready, probs={node: self._arena.copy(row) for node, row in ready.probs.items()})
         return Draft(source=self.name) if ready is None else ready
 
     def look_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:

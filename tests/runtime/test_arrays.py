@@ -1,4 +1,4 @@
-"""An array is handed out again when, and only when, nobody refers to it any more."""
+"""Scratch arrays are used again by role and thread, those of an arena only once their owner has taken them back."""
 
 from __future__ import annotations
 
@@ -6,44 +6,24 @@ import threading
 
 import numpy as np
 
-from runtime.arrays import ReusedArrays, at_least
+from runtime.arrays import Arena, Scratch, at_least
 
 
-def address(array: np.ndarray) -> int:
-    return array.ctypes.data
+def test_scratch_is_one_array_for_each_role() -> None:
+    scratch = Scratch(np.float32)
+    first, other = scratch.take("first", 100), scratch.take("other", 100)
+    assert (first.dtype, first.shape) == (np.float32, (100,))
+    assert not np.shares_memory(first, other)
+    assert np.shares_memory(first, scratch.take("first", 60))
+    assert not np.shares_memory(first, scratch.take("first", 101))
 
 
-def test_an_array_that_nobody_holds_comes_back() -> None:
-    arrays = ReusedArrays(np.float32)
-    first = arrays.take(100)
-    place = address(first)
-    assert first.dtype == np.float32
-    assert first.shape == (100,)
-    del first
-    assert address(arrays.take(100)) == place
-    assert address(arrays.take(60)) == place
-
-
-def test_an_array_in_use_is_not_handed_out_even_if_only_a_part_is_held() -> None:
-    arrays = ReusedArrays(np.float32)
-    held = [arrays.take(100)[10:20], arrays.take(100), {"deep": [arrays.take(100)[::2]]}]
-    other = arrays.take(100)
-    assert all(not np.shares_memory(other, array) for array in (held[0], held[1], held[2]["deep"][0]))
-
-
-def test_free_arrays_that_are_too_small_are_not_kept() -> None:
-    arrays = ReusedArrays(np.float32)
-    for size in range(1, 50):
-        arrays.take(size)
-    assert len(arrays._arrays) == 1
-
-
-def test_threads_never_share_an_array() -> None:
-    arrays, wrong = ReusedArrays(np.int64), []
+def test_threads_never_share_scratch() -> None:
+    scratch, wrong = Scratch(np.int64), []
 
     def use(number: int) -> None:
         for _ in range(2_000):
-            array = arrays.take(64)
+            array = scratch.take("numbers", 64)
             array.fill(number)
             if (array != number).any():
                 wrong.append(number)
@@ -54,6 +34,17 @@ def test_threads_never_share_an_array() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_an_arena_hands_nothing_out_twice_before_its_reset() -> None:
+    arena = Arena()
+    values = np.arange(100, dtype=np.float64) / 7
+    held = [arena.take(100), arena.take(50), arena.copy(values)]
+    assert not any(np.shares_memory(left, right) for left in held for right in held if left is not right)
+    assert np.array_equal(held[2], values)
+    arena.reset()
+    again = [arena.take(80), arena.take(60), arena.take(100, np.float64)]
+    assert [np.shares_memory(old, new) for old, new in zip(held, again, strict=True)] == [True, False, True]
 
 
 def test_at_least_is_the_comparison() -> None:

@@ -7,7 +7,7 @@ the target than under the drafter make up for others before them.
 
 from __future__ import annotations
 
-from runtime.arrays import FloatArray
+from runtime.arrays import Arena, FloatArray
 from runtime.decoding.acceptance.coins import Coins, StepCoins
 from runtime.decoding.acceptance.distributions import Law
 from runtime.decoding.acceptance.recursive import Target, recursive_walk
@@ -22,9 +22,13 @@ class BlockVerifier:
     name = "block"
     exact = True
 
+    def __init__(self) -> None:
+        self._arena = Arena()
+
     def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
         """Judges ``draft`` with random numbers of its own, fixed by the seed and the step's position."""
-        rows = TargetRows(draft, logits, context)
+        self._arena.reset()
+        rows = TargetRows(draft, logits, context, self._arena.take)
         return block_walk(draft, rows.probs, StepCoins(context.sampling.seed, context.position))
 
 

@@ -6,7 +6,7 @@ from, when that text is itself a draft for the level above.
 
 from __future__ import annotations
 
-from runtime.arrays import FloatArray
+from runtime.arrays import Arena, FloatArray
 from runtime.decoding.acceptance.block import block_walk
 from runtime.decoding.acceptance.coins import StepCoins
 from runtime.decoding.acceptance.rows import TargetRows
@@ -15,17 +15,21 @@ from runtime.decoding.draft import Draft, Verdict
 
 
 class RecordingVerifier:
-    """``probs[i]`` is the distribution, ``[vocab]``, of the i-th token emitted so far, after every sampling filter."""
+    """``probs[i]`` is the distribution, ``[vocab]``, of the i-th token emitted so far, after every sampling filter.
+
+    All distributions are in ``arena``, which its owner resets.
+    """
 
     name = "block"
     exact = True
 
-    def __init__(self) -> None:
+    def __init__(self, arena: Arena) -> None:
         self.probs: list[FloatArray] = []
+        self._arena = arena
 
     def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
         """Judges ``draft`` as ``BlockVerifier`` does."""
-        rows = TargetRows(draft, logits, context)
+        rows = TargetRows(draft, logits, context, self._arena.take)
         visited: dict[int, FloatArray] = {}
 
         def probs_after(node: int) -> FloatArray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runtime.arrays import FloatArray
+from runtime.arrays import Arena, FloatArray
 from runtime.decoding.acceptance.coins import Coins, StepCoins
 from runtime.decoding.acceptance.distributions import Law, Probs
 from runtime.decoding.acceptance.rows import TargetRows
@@ -26,9 +26,13 @@ class RecursiveVerifier:
     name = "recursive"
     exact = True
 
+    def __init__(self) -> None:
+        self._arena = Arena()
+
     def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
         """Judges ``draft`` with random numbers of its own, fixed by the seed and the step's position."""
-        rows = TargetRows(draft, logits, context)
+        self._arena.reset()
+        rows = TargetRows(draft, logits, context, self._arena.take)
         return recursive_walk(draft, rows.probs, StepCoins(context.sampling.seed, context.position))
 
 

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from runtime.arrays import FloatArray, TokenArray
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, row_of
-from runtime.decoding.sampling import greedy_token, probabilities
+from runtime.decoding.sampling import greedy_token, passing_row, probabilities
 
 
 class TargetRows:
     """What the target says after each node of ``draft``, under the context's sampling settings.
 
     ``logits`` is float32 ``[1 + nodes, vocab]``; row 0 follows the anchor. The settings see the committed tokens and
-    the path down to the node.
+    the path down to the node. ``take`` gives the array ``[vocab]`` for each distribution; by default each is valid
+    until the next one.
     """
 
-    def __init__(self, draft: Draft, logits: FloatArray, context: Context) -> None:
+    def __init__(
+        self, draft: Draft, logits: FloatArray, context: Context, take: Callable[[int], FloatArray] = passing_row
+    ) -> None:
         self._draft = draft
         self._logits = logits
         self._context = context
+        self._take = take
 
     def probs(self, node: int) -> FloatArray:
         """The distribution of the token after ``node`` (-1: the anchor), float32 ``[vocab]``."""
-        return probabilities(self._logits[row_of(node)], self._before(node), self._context.sampling)
+        logits = self._logits[row_of(node)]
+        return probabilities(logits, self._before(node), self._context.sampling, self._take(len(logits)))
 
     def token(self, node: int) -> int:
         """The greedy token after ``node`` (-1: the anchor)."""

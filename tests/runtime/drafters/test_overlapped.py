@@ -147,3 +147,22 @@ def test_nothing_is_drafted_that_the_context_has_no_room_for() -> None:
 def test_it_is_told_from_drafters_that_wait() -> None:
     assert isinstance(AheadDrafter(Fixed()), LooksAhead)
     assert not isinstance(Fixed(), LooksAhead)
+
+
+def test_what_is_drafted_ahead_leaves_the_distributions_of_the_draft_alone() -> None:
+    """The wrapped drafter draws the next draft while the target judges this one, and writes where it wrote before."""
+    model, limit = TableModel(seed=4), chain_limit(GAMMA)
+    drafter = AheadDrafter(SmallDrafter(model, model.vocab_size, drawn=True))
+    for seed in range(20):
+        context = context_of(PROMPT, SamplingParams(1.5, seed=seed))
+        drafter.look_ahead(context, drafter.propose(context, limit), limit)
+        drafter._wait()
+        assert drafter._job is not None
+        context.append(drafter._job.result().tokens[:1])
+        draft = drafter.propose(context, limit)
+        assert draft.probs
+        before = {node: row.copy() for node, row in draft.probs.items()}
+        drafter.look_ahead(context, draft, limit)
+        drafter._wait()
+        assert all((draft.probs[node] == row).all() for node, row in before.items())
+    drafter.settle()
