@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from export.manifest import Level, Manifest
 from memory.cores import read_cores
@@ -37,6 +37,8 @@ class Levels:
     ``notify`` is told what a user should know, a line each.
     """
 
+    target_type: ClassVar[type[OrtModel]] = OrtModel
+
     bundle: Path
     manifest: Manifest
     chooser: Chooser
@@ -53,7 +55,7 @@ class Levels:
         """
         for level in plan.levels:
             check_placement(level.name, level.placement)
-        model = self._open(plan.target, plan)
+        model = self._open(plan.target, plan, self.target_type)
 
         def find() -> dict[str, Any]:
             if is_foreign(self.bundle) or can_keep(self.bundle):
@@ -88,7 +90,7 @@ class Levels:
             models[planned.name] = model or self._open(planned, plan)
         return models
 
-    def _open(self, planned: LevelPlan, plan: Plan) -> OrtModel:
+    def _open(self, planned: LevelPlan, plan: Plan, model_type: type[OrtModel] = OrtModel) -> OrtModel:
         level: Level = self.manifest.level(planned.name)
         widths = any_width(planned.max_rows)
 
@@ -99,7 +101,7 @@ class Levels:
                 )
             if kernels.residence != planned.residence:
                 raise OtherResidenceError(level.name, kernels.residence)
-            return OrtModel.open(
+            return model_type.open(
                 self.bundle,
                 level,
                 planned,

@@ -19,11 +19,11 @@ from time import perf_counter
 from export.manifest import PocketspecError
 from memory.meter import Memory, PeakMeter, Phase, read_mapped_files, read_memory, resident_bytes
 from memory.plan import Plan
-from runtime.arrays import TokenArray
+from runtime.bench.conversation.unplanned import UnplannedLevels, allocate_all
 from runtime.conversation import Conversation
 from runtime.engine import Engine, TextChunk
 from runtime.kernels.selection import Wanted
-from runtime.models.exact_widths import SafeWidths
+from runtime.models.loader import Levels
 from runtime.models.ort_model import OrtModel
 from runtime.process.allocator import give_back
 from runtime.speculation.request import Speculation
@@ -123,11 +123,18 @@ def converse(task: Task, contender: Contender, notify: Callable[[str], None]) ->
         del tokenizer
         give_back()
         with meter.phase("open"):
-            engine = Engine.open(task.bundle, plan=contender.plan, warm=True, kernels=task.kernels, notify=notify)
+            engine = Engine.open(
+                task.bundle,
+                plan=contender.plan,
+                warm=True,
+                kernels=task.kernels,
+                notify=notify,
+                make_levels=Levels if contender.planned else UnplannedLevels,
+            )
         with engine:
             with meter.phase("talk"):
                 if not contender.planned:
-                    take_everything(engine)
+                    allocate_all(engine)
                 start = perf_counter()
                 turns = list(_turns(engine, task, contender.speculation))
                 seconds = perf_counter() - start
@@ -179,25 +186,6 @@ def _ask_in_chat(engine: Engine, task: Task, speculation: Speculation) -> Iterat
     for prompt in task.prompts:
         tokens = tokenizer.encode(prompt, add_special_tokens=False)[: task.prompt_tokens]
         yield conversation.say(tokenizer.decode(tokens))
-
-
-def take_everything(engine: Engine) -> None:
-    """Caches filled with zeros, and logits for every row of a prompt: what the plan spares."""
-    for model in (engine.target, *engine.drafters.values()):
-        for array in model.cache.arrays:
-            array.fill(0)
-    target, safe, chunk = engine.target, engine.target.widths, engine.plan.prefill_chunk
-    if chunk <= target.max_rows:
-        return
-    target.resize(target.cache.capacity, chunk, chunk)
-    target.widths = SafeWidths((*safe.widths, *range(safe.widths[-1] + 1, chunk + 1)), safe.exact, safe.tree)
-
-    def prefill(tokens: Sequence[int] | TokenArray) -> None:
-        for start in range(0, len(tokens), chunk):
-            target.forward(tokens[start : start + chunk])
-
-    # Of this one model, so that the product has no way to waste.
-    target.prefill = prefill  # type: ignore[method-assign]
 
 
 def _held(

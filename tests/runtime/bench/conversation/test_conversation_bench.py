@@ -20,8 +20,9 @@ from memory.choices import Request
 from memory.device import read_device
 from memory.meter import read_memory, resident_bytes
 from runtime.__main__ import main
-from runtime.bench.conversation.measure import Contender, Task, converse, take_everything
+from runtime.bench.conversation.measure import Contender, Task, converse
 from runtime.bench.conversation.settings import Setting, make_contenders
+from runtime.bench.conversation.unplanned import UnplannedLevels, allocate_all
 from runtime.bundle.foreign import read_bundle
 from runtime.decoding.stop import StopRule
 from runtime.engine import Engine
@@ -110,8 +111,8 @@ def test_everything_is_taken_and_the_text_stays_the_same(random_bundle: Path) ->
     with Engine.open(random_bundle, plan=plan) as engine:
         prompt = engine.encode("once upon a time there was")
         expected = [token for step in engine.steps(prompt, stop=rule) for token in step.tokens]
-    with Engine.open(random_bundle, plan=plan) as engine:
-        take_everything(engine)
+    with Engine.open(random_bundle, plan=plan, make_levels=UnplannedLevels) as engine:
+        allocate_all(engine)
         rows: list[int] = []
         forward = engine.target.forward
         engine.target.forward = lambda *given: (out := forward(*given), rows.append(len(out.logits)))[0]
