@@ -142,14 +142,6 @@ def build(
     return tuple(known)
 
 
-def is_stale(library: Path = LIBRARY, sources: Path = SOURCES) -> bool:
-    """Whether ``library`` is missing or older than a file it is made from."""
-    if not library.is_file():
-        return True
-    made = library.stat().st_mtime_ns
-    return any(file.stat().st_mtime_ns > made for file in (*sources.glob("*.cpp"), *sources.glob("*.h")))
-
-
 def _isa_of(file: Path) -> str | None:
     return file.stem.removeprefix("isa_") if file.stem.startswith("isa_") else None
 

@@ -108,13 +108,6 @@ def panel_rows(parts: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
     return turned.reshape(-1, *parts.shape[2:])
 
 
-def portable_rows(rows: npt.NDArray[Any], layout: MatrixLayout) -> npt.NDArray[Any]:
-    """The inverse of ``panel_rows`` for a whole matrix: ``[parts * rows, ...]`` without padding."""
-    turned = rows.reshape(layout.groups, layout.parts, PANEL, *rows.shape[1:]).swapaxes(0, 1)
-    parts = turned.reshape(layout.parts, layout.groups * PANEL, *rows.shape[1:])[:, : layout.rows]
-    return parts.reshape(layout.parts * layout.rows, *rows.shape[1:])
-
-
 def pack_codes(codes: Codes, bits: int) -> Codes:
     """Codes ``[panels * 16, blocks, block_size * bits / 8]`` as lines ``[panels, blocks, 2 * block_size * bits]``."""
     rows, blocks, size = codes.shape
@@ -125,25 +118,10 @@ def pack_codes(codes: Codes, bits: int) -> Codes:
     return lines.view(np.uint8).reshape(rows // PANEL, blocks, PANEL * size)
 
 
-def unpack_codes(codes: Codes, bits: int) -> Codes:
-    """The inverse of ``pack_codes``."""
-    panels, blocks, size = codes.shape
-    lines = codes.reshape(panels, -1).copy().view("<u4").reshape(panels, -1, PANEL)
-    if bits == 4:
-        _swap(_swap(lines, 4, 0x00F000F0), 8, 0x0000FF00)
-    words = np.ascontiguousarray(lines.swapaxes(1, 2))
-    return words.view(np.uint8).reshape(panels * PANEL, blocks, size // PANEL)
-
-
 def pack_scales(scales: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Scales ``[panels * 16, blocks]`` as ``[panels, blocks, 16]`` of ``dtype``."""
     panels = scales.reshape(-1, PANEL, scales.shape[1])
     return np.ascontiguousarray(panels.swapaxes(1, 2).astype(dtype))
-
-
-def unpack_scales(scales: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The inverse of ``pack_scales``, as float32."""
-    return np.ascontiguousarray(scales.swapaxes(1, 2).reshape(-1, scales.shape[1]).astype(np.float32))
 
 
 def pack_zero_points(zero_points: Codes, bits: int, blocks: int) -> Codes:
@@ -153,16 +131,6 @@ def pack_zero_points(zero_points: Codes, bits: int, blocks: int) -> Codes:
     pairs = np.stack((zero_points & np.uint8(15), zero_points >> np.uint8(4)), -1)
     panels = pairs.reshape(-1, PANEL, 2 * zero_points.shape[1])[:, :, :blocks].swapaxes(1, 2)
     return np.ascontiguousarray(panels[..., :8] | panels[..., 8:] << np.uint8(4))
-
-
-def unpack_zero_points(zero_points: Codes, bits: int) -> Codes:
-    """The inverse of ``pack_zero_points``; the spare half of an odd number of int4 blocks is zero."""
-    panels, blocks, _ = zero_points.shape
-    if bits == 8:
-        return np.ascontiguousarray(zero_points.swapaxes(1, 2).reshape(-1, blocks))
-    columns = np.concatenate((zero_points & np.uint8(15), zero_points >> np.uint8(4)), -1)
-    rows = np.pad(columns.swapaxes(1, 2).reshape(PANEL * panels, blocks), ((0, 0), (0, blocks % 2)))
-    return np.ascontiguousarray(rows[:, 0::2] | rows[:, 1::2] << np.uint8(4))
 
 
 def _swap(words: npt.NDArray[np.uint32], distance: int, mask: int) -> npt.NDArray[np.uint32]:

@@ -7,12 +7,11 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from runtime.kernels.build import INSTRUCTION_SETS, LIBRARY_NAME, BuildError, build, find_compiler, is_stale
+from runtime.kernels.build import INSTRUCTION_SETS, LIBRARY_NAME, BuildError, build, find_compiler
 from tests.places import ROOT
 
 MAIN = """
@@ -76,7 +75,6 @@ def test_every_source_is_compiled_with_its_own_flags_for_its_own_machine(
     assert "portable" in found
     assert set(told(library)) == set(found) & {"avx2", "avxvnni", "portable"}
     assert [path.name for path in library.parent.iterdir()] == [LIBRARY_NAME]
-    assert not is_stale(library, sources)
 
 
 def test_an_instruction_set_that_the_compiler_does_not_know_is_left_out(
@@ -113,16 +111,6 @@ def test_a_fault_in_a_source_is_named_and_the_old_library_stays(compiler: str, s
         build(library, sources=sources, flags=["-Wl,-z,defs"])
     assert library.read_bytes() == before
     assert [path.name for path in library.parent.iterdir()] == [LIBRARY_NAME]
-
-
-def test_a_library_is_stale_until_it_is_newer_than_all_it_is_made_from(sources: Path, tmp_path: Path) -> None:
-    library = tmp_path / "lib.so"
-    assert is_stale(library, sources)
-    library.touch()
-    assert not is_stale(library, sources)
-    soon = time.time() + 10
-    os.utime(sources / "told.h", (soon, soon))
-    assert is_stale(library, sources)
 
 
 @pytest.mark.parametrize(

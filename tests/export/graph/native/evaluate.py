@@ -15,8 +15,9 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from runtime.kernels.weights.layout import MatrixLayout, portable_rows, unpack_codes, unpack_scales, unpack_zero_points
+from runtime.kernels.weights.layout import MatrixLayout
 from tests.export.filled import CAPACITY, Runner
+from tests.runtime.kernels.weights.unpacking import portable_rows, unpack_codes, unpack_scales, unpack_zero_points
 
 Array = np.ndarray
 

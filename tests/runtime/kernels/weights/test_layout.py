@@ -15,11 +15,8 @@ from runtime.kernels.weights.layout import (
     pack_scales,
     pack_zero_points,
     panel_rows,
-    portable_rows,
-    unpack_codes,
-    unpack_scales,
-    unpack_zero_points,
 )
+from tests.runtime.kernels.weights.unpacking import portable_rows, unpack_codes, unpack_scales, unpack_zero_points
 
 LAYOUTS = st.builds(
     MatrixLayout,

@@ -18,11 +18,11 @@ import pytest
 
 from runtime.kernels.weights import packing
 from runtime.kernels.weights.disk import PackingError
-from runtime.kernels.weights.layout import portable_rows, unpack_codes, unpack_scales, unpack_zero_points
 from runtime.kernels.weights.packing import pack
 from runtime.kernels.weights.packing_table import Matrix, Table, TableError, read_table
 from tests.places import ROOT
 from tests.runtime.kernels.weights.packable import VECTOR, make_sources, write_bundle
+from tests.runtime.kernels.weights.unpacking import portable_rows, unpack_codes, unpack_scales, unpack_zero_points
 
 
 @pytest.fixture
