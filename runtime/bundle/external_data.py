@@ -1,19 +1,21 @@
-"""Which files an ONNX graph reads its weights from: found before ONNX Runtime opens it, for it opens what it is told.
+"""Which files an ONNX graph reads its weights from, and where in them its tensors lie.
 
-Only the fields that lead to a tensor are looked at, as ``onnx.proto`` numbers them; weights are skipped. A graph may
-name files beside it and nothing else: no other folder, no memory address, nothing that a link leads out of the bundle.
+The files are checked before ONNX Runtime opens a graph, for it opens what it is told. A graph may name files beside it
+and nothing else: no other folder, no memory address, nothing that a link leads out of the bundle. Only the fields that
+lead to a tensor are looked at, as ``onnx.proto`` numbers them; weights are skipped.
 """
 
 from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from export.manifest import ManifestError, refuse_links
 from export.untrusted import FileName, UntrustedError, shown
+from runtime.bundle.protobuf import Buffer, Field, read_fields
 
-_VARIABLE, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # how a field of protobuf is stored
 _MOST_DEPTH = 64
 _TENSOR, _ENTRY = "tensor", "entry"
 # Messages, and their fields that hold messages in which there are tensors.
@@ -28,7 +30,7 @@ _FIELDS: dict[str, dict[int, str]] = {
     _TENSOR: {13: _ENTRY},
 }
 _KEY, _VALUE = 1, 2
-_LOCATION = b"location"
+_LOCATION, _OFFSET, _LENGTH = b"location", b"offset", b"length"
 _PLAIN = FileName(plain=True)
 
 
@@ -49,64 +51,64 @@ def locations(graph: Path) -> set[str]:
     """The names of all files that tensors of the graph file lie in, beside itself; UntrustedError if it is no graph."""
     try:
         with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return {_decode(name) for name in _walk(data, 0, len(data), "model", 0)}
+            entries = (path[-1] for path in _entries(data, 0, len(data), "model", ()))
+            return {_decode(name) for entry in entries for name in _location(data, entry)}
     except (OSError, ValueError) as error:
         if isinstance(error, UntrustedError):
             raise
         raise UntrustedError(f"cannot be read ({' '.join(str(error).split())})") from None
 
 
-def _walk(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[bytes]:
-    """The locations in the ``message`` that lies from ``start`` to ``end``."""
-    if depth > _MOST_DEPTH:
+@dataclass(frozen=True)
+class ExternalTensor:
+    """Where a tensor lies in its data file, in bytes, and the fields of the graph file that lead to its offset."""
+
+    offset: int
+    length: int
+    offset_path: tuple[Field, ...]
+
+
+def external_tensors(graph: bytes) -> Iterator[ExternalTensor]:
+    """The tensors of a graph file, of which ``graph`` is the content, that lie in a data file and say where."""
+    tensors: dict[tuple[Field, ...], dict[bytes, tuple[Field, ...]]] = {}
+    for path in _entries(graph, 0, len(graph), "model", ()):
+        texts = {field.number: field for field in read_fields(graph, path[-1].first, path[-1].last)}
+        if _KEY in texts and _VALUE in texts:
+            tensors.setdefault(path[:-1], {})[_content(graph, texts[_KEY])] = (*path, texts[_VALUE])
+    for known in tensors.values():
+        if _OFFSET in known and _LENGTH in known:
+            offset, length = (int(_content(graph, known[key][-1])) for key in (_OFFSET, _LENGTH))
+            yield ExternalTensor(offset, length, known[_OFFSET])
+
+
+def _entries(data: Buffer, start: int, end: int, message: str, path: tuple[Field, ...]) -> Iterator[tuple[Field, ...]]:
+    """The entries that say where tensors lie in the ``message`` from ``start`` to ``end``, with the fields around them.
+
+    ``path`` leads to the message.
+    """
+    if len(path) > _MOST_DEPTH:
         raise UntrustedError(f"is nested more than {_MOST_DEPTH} deep")
-    fields = _FIELDS[message]
-    for number, first, last in _fields(data, start, end):
-        inner = fields.get(number)
+    known = _FIELDS[message]
+    for field in read_fields(data, start, end):
+        inner = known.get(field.number)
         if inner == _ENTRY:
-            yield from _location(data, first, last)
+            yield (*path, field)
         elif inner is not None:
-            yield from _walk(data, first, last, inner, depth + 1)
+            yield from _entries(data, field.first, field.last, inner, (*path, field))
 
 
-def _location(data: mmap.mmap, start: int, end: int) -> Iterator[bytes]:
+def _location(data: Buffer, entry: Field) -> Iterator[bytes]:
     """What an entry of a key and a value says, if it is about the location; fields that are there twice, twice."""
     texts: dict[int, list[bytes]] = {_KEY: [], _VALUE: []}
-    for number, first, last in _fields(data, start, end):
-        if number in texts:
-            texts[number].append(data[first:last])
+    for field in read_fields(data, entry.first, entry.last):
+        if field.number in texts:
+            texts[field.number].append(_content(data, field))
     if _LOCATION in texts[_KEY]:
         yield from texts[_VALUE]
 
 
-def _fields(data: mmap.mmap, place: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of every field of a message that has a length."""
-    while place < end:
-        key, place = _varint(data, place, end)
-        kind = key & 7
-        if kind == _VARIABLE:
-            _, place = _varint(data, place, end)
-            continue
-        if kind not in (_EIGHT, _BYTES, _FOUR):
-            raise UntrustedError("is no ONNX graph")
-        size, place = _varint(data, place, end) if kind == _BYTES else (8 if kind == _EIGHT else 4, place)
-        if size > end - place:
-            raise UntrustedError("is no ONNX graph, or is cut off")
-        if kind == _BYTES:
-            yield key >> 3, place, place + size
-        place += size
-
-
-def _varint(data: mmap.mmap, place: int, end: int) -> tuple[int, int]:
-    """A number of variable length at ``place``, and the place behind it."""
-    value = shift = 0
-    while place < end and shift < 64:
-        byte = data[place]
-        value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 128:
-            return value, place
-    raise UntrustedError("is no ONNX graph, or is cut off")
+def _content(data: Buffer, field: Field) -> bytes:
+    return data[field.first : field.last]
 
 
 def _decode(name: bytes) -> str:

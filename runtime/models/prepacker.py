@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from runtime.bundle.external_data import external_tensors
+from runtime.bundle.protobuf import replace_content
 from runtime.kernels.session_options import PROVIDERS, session_options
 from runtime.kernels.weights.prepacking import DATA, GRAPH
 from runtime.models.exact_widths import any_width
@@ -29,8 +30,6 @@ from runtime.models.ort_model import OrtModel
 from runtime.process.allocator import give_back
 
 _WIDTHS = (3, 1)  # kernels may take other paths for one row
-# Where a tensor lies in the data file: two entries, "offset" and "length" with their digits, as protobuf writes them.
-_PLACES = re.compile(rb"\n\x06offset\x12.(\d+)j.\n\x06length\x12.(\d+)(?=[jp])", re.DOTALL)
 
 
 def write_pair(graph: Path, folder: Path, kv_shape: tuple[int, int]) -> str | None:
@@ -54,24 +53,23 @@ def read_once(graph: Path, data: Path) -> None:
     """Where the last tensor of ``data`` is there twice, makes ``graph`` read the first of the two, and cuts the file.
 
     Of an embedding that is the head, too, ONNX Runtime writes the codes a second time, reshaped: 117 MB of 1.82 GB at
-    the Qwen2-1.5B shape. The number of digits stays, so that no length in the graph changes.
+    the Qwen2-1.5B shape.
     """
     text = graph.read_bytes()
-    tensors = {int(found[1]): (int(found[2]), found.span(1)) for found in _PLACES.finditer(text)}
-    last = max(tensors, default=0)
-    size, (begin, end) = tensors.pop(last, (0, (0, 0)))
-    if not size or last + size != data.stat().st_size:
+    tensors = sorted(external_tensors(text), key=lambda tensor: tensor.offset)
+    if not tensors or (last := tensors.pop()).offset + last.length != data.stat().st_size:
         return
     values = np.memmap(data, np.uint8, "r")
     same = [
-        offset
-        for offset, (other, _) in tensors.items()
-        if other == size and np.array_equal(values[offset : offset + size], values[last:])
+        tensor.offset
+        for tensor in tensors
+        if tensor.length == last.length
+        and np.array_equal(values[tensor.offset : tensor.offset + last.length], values[last.offset :])
     ]
     del values
-    if same:
-        graph.write_bytes(text[:begin] + str(same[0]).zfill(end - begin).encode() + text[end:])
-        os.truncate(data, last)
+    if same and last.offset not in same:
+        graph.write_bytes(replace_content(text, last.offset_path, b"%d" % same[0]))
+        os.truncate(data, last.offset)
 
 
 def _saving_options(folder: Path, kv_shape: tuple[int, int]) -> ort.SessionOptions:

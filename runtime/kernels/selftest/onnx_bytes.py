@@ -1,8 +1,7 @@
 """Writes tiny ONNX models, byte by byte: what the self-test and the cost curve run, without the onnx package.
 
-A field of protobuf is a key, ``number << 3 | kind``, and a value: kind 0 a variable-length integer, kind 2 a length and
-so many bytes, kind 5 four bytes. Numbers are those of ``onnx.proto``. Left out: everything a graph of a few nodes with
-constants does not need.
+``runtime.bundle.protobuf`` says what a field is; numbers of fields are those of ``onnx.proto``. Left out: everything a
+graph of a few nodes with constants does not need.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
+
+from runtime.bundle.protobuf import encode_field, encode_number
 
 _IR_VERSION = 10
 _OPSETS = {"": 21, "com.microsoft": 1, "pocketspec": 1}
@@ -49,20 +50,20 @@ def encode_model(
     """A model as ONNX Runtime reads it."""
     graph = b"".join(
         [
-            *(_message(1, _node(node)) for node in nodes),
+            *(encode_field(1, _node(node)) for node in nodes),
             _text(2, "graph"),
-            *(_message(5, _tensor(name, array)) for name, array in constants.items()),
-            *(_message(11, _value(name, value)) for name, value in inputs.items()),
-            *(_message(12, _value(name, value)) for name, value in outputs.items()),
+            *(encode_field(5, _tensor(name, array)) for name, array in constants.items()),
+            *(encode_field(11, _value(name, value)) for name, value in inputs.items()),
+            *(encode_field(12, _value(name, value)) for name, value in outputs.items()),
         ]
     )
-    opsets = b"".join(_message(8, _text(1, domain) + _int(2, version)) for domain, version in _OPSETS.items())
-    return _int(1, _IR_VERSION) + opsets + _message(7, graph)
+    opsets = b"".join(encode_field(8, _text(1, domain) + _int(2, version)) for domain, version in _OPSETS.items())
+    return _int(1, _IR_VERSION) + opsets + encode_field(7, graph)
 
 
 def _node(node: Node) -> bytes:
     names = b"".join(_text(1, name) for name in node.inputs) + b"".join(_text(2, name) for name in node.outputs)
-    attributes = b"".join(_message(5, _attribute(name, value)) for name, value in node.attributes.items())
+    attributes = b"".join(encode_field(5, _attribute(name, value)) for name, value in node.attributes.items())
     return names + _text(4, node.operator) + attributes + _text(7, node.domain)
 
 
@@ -70,40 +71,25 @@ def _attribute(name: str, value: Attribute) -> bytes:
     if isinstance(value, int):
         return _text(1, name) + _int(3, value) + _int(20, 2)
     if isinstance(value, float):
-        return _text(1, name) + _key(2, 5) + struct.pack("<f", value) + _int(20, 1)
+        return _text(1, name) + encode_number(2 << 3 | 5) + struct.pack("<f", value) + _int(20, 1)
     return _text(1, name) + _text(4, value) + _int(20, 3)
 
 
 def _tensor(name: str, array: npt.NDArray[Any]) -> bytes:
     dimensions = b"".join(_int(1, size) for size in array.shape)
-    return dimensions + _int(2, _TYPES[array.dtype.name]) + _text(8, name) + _message(9, array.tobytes())
+    return dimensions + _int(2, _TYPES[array.dtype.name]) + _text(8, name) + encode_field(9, array.tobytes())
 
 
 def _value(name: str, value: ValueType) -> bytes:
-    sizes = b"".join(_message(1, _int(1, size) if isinstance(size, int) else _text(2, size)) for size in value.shape)
-    return _text(1, name) + _message(2, _message(1, _int(1, _TYPES[value.kind]) + _message(2, sizes)))
-
-
-def _key(number: int, kind: int) -> bytes:
-    return _varint(number << 3 | kind)
+    sizes = b"".join(
+        encode_field(1, _int(1, size) if isinstance(size, int) else _text(2, size)) for size in value.shape
+    )
+    return _text(1, name) + encode_field(2, encode_field(1, _int(1, _TYPES[value.kind]) + encode_field(2, sizes)))
 
 
 def _int(number: int, value: int) -> bytes:
-    return _key(number, 0) + _varint(value & (1 << 64) - 1)
+    return encode_number(number << 3) + encode_number(value & (1 << 64) - 1)
 
 
 def _text(number: int, text: str) -> bytes:
-    return _message(number, text.encode())
-
-
-def _message(number: int, data: bytes) -> bytes:
-    return _key(number, 2) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    return encode_field(number, text.encode())
