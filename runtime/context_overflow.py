@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 from export.manifest import PocketspecError
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Step
-from runtime.decoding.protocols import StopRule
+from runtime.decoding.protocols import StoppingCriterion
 from runtime.decoding.stop import Cut
 from runtime.errors import ContextFullError
 from runtime.text.template_data import NO_INPUTS, Message, TemplateInputs
@@ -213,9 +213,9 @@ def head_length(
 
 
 def go_on(
-    start: Callable[[Sequence[int], StopRule, int], Generator[Step, None, None]],
+    start: Callable[[Sequence[int], StoppingCriterion, int], Generator[Step, None, None]],
     tokens: Sequence[int],
-    stop: StopRule,
+    stop: StoppingCriterion,
     context: Context,
     refit: Refit,
     left_out: int = 0,
@@ -239,12 +239,12 @@ def go_on(
 class _Resumed:
     """A stop rule for an answer that several loops make: each of them knows of its own tokens alone."""
 
-    def __init__(self, rule: StopRule) -> None:
+    def __init__(self, rule: StoppingCriterion) -> None:
         self._rule = rule
         self._tokens: list[int] = []
 
     def cut(self, generated: Sequence[int], fresh: int) -> Cut:
-        """See ``StopRule``."""
+        """See ``StoppingCriterion``."""
         self._tokens += generated[len(generated) - fresh :]
         return self._rule.cut(self._tokens, fresh)
 

@@ -38,11 +38,10 @@ from runtime.context_overflow import Refit, go_on, make_refit
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Step
 from runtime.decoding.loop import decode
-from runtime.decoding.protocols import Drafter, StopRule
+from runtime.decoding.protocols import Drafter, StoppingCriterion
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stats import GenerationStats
-from runtime.decoding.stop import StopRule as TextStopRule
-from runtime.decoding.stop import Stops
+from runtime.decoding.stop import StopRule, Stops
 from runtime.decoding.suggested_sampling import read_suggestion
 from runtime.decoding.text_chunks import TextChunk as TextChunk
 from runtime.decoding.text_chunks import text_chunks
@@ -301,7 +300,7 @@ class Engine:
         before = () if chat else tokens
         eos = () if ignore_eos else self.manifest.target.vocabulary.eos_token_ids
         stops = Stops(self.tokenizer, stop)
-        rule = TextStopRule(
+        rule = StopRule(
             eos=eos,
             strings=stops.strings,
             max_new_tokens=max_new_tokens,
@@ -320,7 +319,7 @@ class Engine:
         self,
         tokens: Sequence[int],
         *,
-        stop: StopRule,
+        stop: StoppingCriterion,
         sampling: SamplingParams | None = None,
         speculation: Speculation | None = None,
         refit: Refit | None = None,
@@ -341,7 +340,7 @@ class Engine:
     def _decode(
         self,
         tokens: Sequence[int],
-        stop: StopRule,
+        stop: StoppingCriterion,
         sampling: SamplingParams | None,
         speculation: Speculation | None,
         refit: Refit | None,
@@ -357,7 +356,7 @@ class Engine:
         self._tell_near_ties(speculation)
         context.sampling = sampling
 
-        def start(tokens: Sequence[int], stop: StopRule, left_out: int) -> Generator[Step, None, None]:
+        def start(tokens: Sequence[int], stop: StoppingCriterion, left_out: int) -> Generator[Step, None, None]:
             context.truncate(0)
             context.append(tokens)
             context.first = left_out

@@ -10,7 +10,7 @@ from runtime.decoding.draft import Step
 
 
 @dataclass(frozen=True)
-class Acceptance:
+class LevelAcceptance:
     """What ``level`` accepted of the drafts it judged.
 
     ``rate`` is the share of all nodes; ``by_depth[d]`` the share of accepted tokens at depth d among the drafts that
@@ -23,7 +23,7 @@ class Acceptance:
     by_depth: tuple[float, ...]
 
 
-def measure_acceptance(steps: Sequence[Step], target: str) -> list[Acceptance]:
+def measure_acceptance(steps: Sequence[Step], target: str) -> list[LevelAcceptance]:
     """Of the level called ``target``, whose steps these are, and of every level below that judged drafts itself."""
     judged = [step for step in steps if step.num_drafted]
     found = [_acceptance(target, judged)] if judged else []
@@ -36,10 +36,10 @@ def measure_acceptance(steps: Sequence[Step], target: str) -> list[Acceptance]:
     return found
 
 
-def _acceptance(level: str, judged: Sequence[Step]) -> Acceptance:
+def _acceptance(level: str, judged: Sequence[Step]) -> LevelAcceptance:
     nodes = sum(step.num_drafted for step in judged)
     accepted = sum(step.num_accepted for step in judged)
-    return Acceptance(level, len(judged), accepted / nodes, tuple(_by_depth(judged)))
+    return LevelAcceptance(level, len(judged), accepted / nodes, tuple(_by_depth(judged)))
 
 
 def _by_depth(judged: Sequence[Step]) -> Iterable[float]:

@@ -37,7 +37,7 @@ def show_spread(value: Spread, form: str) -> str:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class RatioInterval:
     """A ratio over ``count`` prompts: the geometric mean, and the ends of its 95% confidence interval.
 
     One prompt says nothing about others: then there is no interval.
@@ -54,7 +54,7 @@ class Ratio:
         return f"{self.value:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
-def mean_ratio(ratios: Sequence[Sequence[float]]) -> Ratio | None:
+def mean_ratio(ratios: Sequence[Sequence[float]]) -> RatioInterval | None:
     """The mean of ratios, one sequence for every prompt with one ratio for every repeat; None of none.
 
     Repeats of a prompt are no new evidence about prompts, so they are averaged and prompts are drawn (bootstrap, 4,000
@@ -67,12 +67,12 @@ def mean_ratio(ratios: Sequence[Sequence[float]]) -> Ratio | None:
         return None
     center = float(logs.mean())
     if count == 1:
-        return Ratio(math.exp(center), None, None, 1)
+        return RatioInterval(math.exp(center), None, None, 1)
     draws = np.random.default_rng(_SEED).integers(count, size=(_DRAWS, count))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(logs[draws].mean(axis=1), [tail, 1 - tail]) - center
     wider = _student(count - 1) / _Z * math.sqrt(count / (count - 1))
-    return Ratio(math.exp(center), math.exp(center + wider * low), math.exp(center + wider * high), count)
+    return RatioInterval(math.exp(center), math.exp(center + wider * low), math.exp(center + wider * high), count)
 
 
 def _student(freedom: int) -> float:

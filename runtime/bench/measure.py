@@ -35,7 +35,7 @@ Chances = tuple[Sequence[float], Sequence[float] | None]
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerRecord:
     """One answer of ``contender`` to prompt number ``prompt``.
 
     ``first_token_seconds`` is from the call to the end of the first step, ``seconds`` to the end of the last one; both
@@ -102,7 +102,7 @@ class Bench:
         self._simulated: dict[Wanted | None, Chances] = {}
         self._replays: dict[str, Replay] = {}
 
-    def run(self, contenders: Sequence[Contender], repeats: int) -> Iterator[Answer]:
+    def run(self, contenders: Sequence[Contender], repeats: int) -> Iterator[AnswerRecord]:
         """Every answer as soon as it is there: prompt by prompt, each time another contender first.
 
         Short answers to the first prompt warm up and are not among them.
@@ -152,7 +152,7 @@ class Bench:
             self._engines[contender.kernels].simulate_acceptance(*chances)
             self._simulated[contender.kernels] = chances
 
-    def _answer(self, contender: Contender, task: Task, prompt: int, repeat: int, meter: PeakMeter) -> Answer:
+    def _answer(self, contender: Contender, task: Task, prompt: int, repeat: int, meter: PeakMeter) -> AnswerRecord:
         engine = self._engines[contender.kernels]
         target, safe = engine.target, engine.target.widths
         target.widths = any_width(target.max_rows) if contender.single_rows else safe
@@ -179,7 +179,7 @@ class Bench:
             target.widths = safe
         replay = self._replays.get(contender.name)
         context = len(task.prompts[prompt]) + len(steps[0].tokens)
-        return Answer(
+        return AnswerRecord(
             contender=contender.name,
             prompt=prompt,
             repeat=repeat,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.manifest import PocketspecError
-from runtime.bench.intervals import Ratio
+from runtime.bench.intervals import RatioInterval
 from runtime.bench.report import Report
 from runtime.bench.summary import Summary
 
@@ -119,7 +119,7 @@ def _draw_categories(axes: Axes, report: Report) -> None:
     axes.set_title("Speed by category of prompts, 95% intervals")
 
 
-def _draw_interval(axes: Axes, left: float, ratio: Ratio) -> None:
+def _draw_interval(axes: Axes, left: float, ratio: RatioInterval) -> None:
     if ratio.low is not None and ratio.high is not None:
         ends = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
         axes.errorbar(left, ratio.value, ends, color="0.2", capsize=2, lw=1)

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from runtime.bench.measure import Answer
+from runtime.bench.measure import AnswerRecord
 
 _LINES = 20
 
 
 @contextmanager
-def show_answers(total: int, say: Callable[[str], None]) -> Iterator[Callable[[Answer], None]]:
+def show_answers(total: int, say: Callable[[str], None]) -> Iterator[Callable[[AnswerRecord], None]]:
     """Gives what is told of every answer, of ``total`` in all; ``say`` prints a line."""
     if not sys.stderr.isatty():
         yield _Lines(total, say)
@@ -40,12 +40,12 @@ class _Lines:
     def __init__(self, total: int, say: Callable[[str], None]) -> None:
         self._total, self._say, self._count = total, say, 0
 
-    def __call__(self, answer: Answer) -> None:
+    def __call__(self, answer: AnswerRecord) -> None:
         self._count += 1
         if self._count * _LINES // self._total > (self._count - 1) * _LINES // self._total:
             self._say(f"{self._count} of {self._total} answers; {_describe(answer)}")
 
 
-def _describe(answer: Answer) -> str:
+def _describe(answer: AnswerRecord) -> str:
     speed = answer.tokens_per_second or answer.end_to_end_tokens_per_second
     return f"repeat {answer.repeat + 1}, prompt {answer.prompt + 1}: {answer.contender} {speed:.1f} tokens/s"

@@ -10,12 +10,12 @@ from typing import Any
 from export.manifest import Manifest
 from memory.plan import Plan
 from runtime.bench.contenders import Contender, levels_of, references
-from runtime.bench.intervals import Ratio, Spread
+from runtime.bench.intervals import RatioInterval, Spread
 from runtime.bench.machine import describe_level, describe_place, device, stand_ins, versions
-from runtime.bench.measure import Answer
+from runtime.bench.measure import AnswerRecord
 from runtime.bench.prompts import Prompt
 from runtime.bench.rows import Start, measure_rows
-from runtime.bench.summary import Reference, Summary, summarize
+from runtime.bench.summary import ComparedWith, Summary, summarize
 from runtime.decoding.sampling import SamplingParams
 from runtime.models.ort_model import OrtModel
 
@@ -50,7 +50,7 @@ class Hindsight:
 
     contender: str
     best: str
-    ratio: Ratio
+    ratio: RatioInterval
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Report:
     """
 
     setup: Setup
-    answers: Sequence[Answer]
+    answers: Sequence[AnswerRecord]
     rows: Mapping[str, Mapping[int, Spread]] = field(default_factory=dict)
     starts: Mapping[str, Start] = field(default_factory=dict)
     ended_early: str | None = None
@@ -121,12 +121,12 @@ class Report:
             answers = [answer for answer in everyone if answer.contender == contender.name]
             if contender.name in names and answers:
                 keeps = self.setup.synthetic is None and contender.speculation.keeps_draws
-                reference = Reference(baseline, texts[contender.name], keeps)
+                reference = ComparedWith(baseline, texts[contender.name], keeps)
                 yield summarize(
                     answers, everyone, self.setup.manifest.target, self.label(contender), category, reference
                 )
 
-    def _category(self, answer: Answer) -> str:
+    def _category(self, answer: AnswerRecord) -> str:
         return self.setup.prompts[answer.prompt].category or OTHER
 
     def to_json(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def facts(report: Report) -> dict[str, Any]:
     }
 
 
-def _answer(answer: Answer, prompt: Prompt) -> dict[str, Any]:
+def _answer(answer: AnswerRecord, prompt: Prompt) -> dict[str, Any]:
     return {
         "contender": answer.contender,
         "prompt": answer.prompt,

@@ -8,7 +8,7 @@ from typing import Any
 from export.manifest import Manifest, PocketspecError
 from memory.choices import MAX_NODES, TREE_SIZES
 from runtime.bench.contenders import PERFECT, Contender, default_names, levels_of, parse_contender
-from runtime.bench.measure import Answer, Bench
+from runtime.bench.measure import AnswerRecord, Bench
 from runtime.decoding.draft import DraftLimit
 from runtime.engine import Engine
 from runtime.kernels.selection import Wanted
@@ -88,10 +88,10 @@ def open_models(engines: Mapping[Wanted | None, Engine]) -> dict[str, OrtModel]:
 
 
 def collect(
-    bench: Bench, contenders: Sequence[Contender], repeats: int, advance: Callable[[Answer], None]
-) -> tuple[list[Answer], BaseException | None]:
+    bench: Bench, contenders: Sequence[Contender], repeats: int, advance: Callable[[AnswerRecord], None]
+) -> tuple[list[AnswerRecord], BaseException | None]:
     """The answers, each shown to ``advance``, and what ended it early, if anything did: those before it are kept."""
-    answers: list[Answer] = []
+    answers: list[AnswerRecord] = []
     try:
         for answer in bench.run(contenders, repeats):
             answers.append(answer)

@@ -17,7 +17,7 @@ _HALVINGS = 60
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanLength:
     """Tokens that a step brings on average, the target's own included; ``depth`` None: with each contender's drafts."""
 
     tokens: float
@@ -30,8 +30,8 @@ class Simulation:
     are deeper, or with the constant one that a mean follows from. ``text`` is how it was asked for."""
 
     text: str
-    target: tuple[float, ...] | Mean
-    intermediate: tuple[float, ...] | Mean | None = None
+    target: tuple[float, ...] | MeanLength
+    intermediate: tuple[float, ...] | MeanLength | None = None
 
     def chances(self, contender: Contender) -> Chances | None:
         """What the target and the intermediate accept of ``contender``'s drafts; PocketspecError if a mean cannot be.
@@ -56,11 +56,11 @@ def parse_simulation(text: str) -> Simulation:
     return Simulation(text, target, rest[0] if rest else None)
 
 
-def _parse_part(part: str, text: str) -> tuple[float, ...] | Mean:
+def _parse_part(part: str, text: str) -> tuple[float, ...] | MeanLength:
     mean = _MEAN.fullmatch(part)
     if mean:
         depth = int(mean[2]) if mean[2] else None
-        wanted = Mean(float(mean[1]), depth)
+        wanted = MeanLength(float(mean[1]), depth)
         if wanted.tokens < 1 or depth == 0:
             raise PocketspecError(f"{OPTION} {text}: a step brings at least 1 token, with drafts of at least 1")
         return wanted
@@ -76,8 +76,8 @@ def _parse_part(part: str, text: str) -> tuple[float, ...] | Mean:
     return chances
 
 
-def _resolve(wanted: tuple[float, ...] | Mean, limit: DraftLimit | None, name: str) -> tuple[float, ...]:
-    if not isinstance(wanted, Mean):
+def _resolve(wanted: tuple[float, ...] | MeanLength, limit: DraftLimit | None, name: str) -> tuple[float, ...]:
+    if not isinstance(wanted, MeanLength):
         return wanted
     if wanted.depth is not None:
         limit = chain_limit(wanted.depth)

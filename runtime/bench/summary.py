@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from export.manifest import Level
 from memory.meter import Memory
-from runtime.bench.acceptance import Acceptance, measure_acceptance
-from runtime.bench.intervals import Ratio, mean_ratio
-from runtime.bench.measure import Answer
+from runtime.bench.acceptance import LevelAcceptance, measure_acceptance
+from runtime.bench.intervals import RatioInterval, mean_ratio
+from runtime.bench.measure import AnswerRecord
 from runtime.decoding.draft import Step
 
 
@@ -32,12 +32,12 @@ class Summary:
     prompts: int
     answers: int
     tokens_per_second: float | None
-    ratio: Ratio | None
+    ratio: RatioInterval | None
     end_to_end_tokens_per_second: float
-    end_to_end_ratio: Ratio | None
+    end_to_end_ratio: RatioInterval | None
     first_token_seconds: float
     tokens_per_step: float
-    acceptance: tuple[Acceptance, ...]
+    acceptance: tuple[LevelAcceptance, ...]
     choices: Mapping[str, float]
     draft_seconds_per_step: float | None
     target_seconds_per_step: float | None
@@ -45,13 +45,13 @@ class Summary:
     read_bytes_per_second: float | None
     peak: Memory | None
     predicted: float | None
-    prediction: Ratio | None
+    prediction: RatioInterval | None
     identical: int | None
     reference: str
 
 
 @dataclass(frozen=True)
-class Reference:
+class ComparedWith:
     """What a contender's answers are measured by: the ``baseline``'s speed, and the text of ``text`` if they must
     have it (``keeps_text``)."""
 
@@ -61,12 +61,12 @@ class Reference:
 
 
 def summarize(
-    answers: Sequence[Answer],
-    everyone: Sequence[Answer],
+    answers: Sequence[AnswerRecord],
+    everyone: Sequence[AnswerRecord],
     target: Level,
     label: str,
     category: str | None,
-    reference: Reference,
+    reference: ComparedWith,
 ) -> Summary:
     """``answers`` of one contender, at least one, among those of ``everyone``."""
     steps = [step for answer in answers for step in answer.steps]
@@ -103,7 +103,7 @@ def summarize(
     )
 
 
-def _end_to_end(answer: Answer) -> float:
+def _end_to_end(answer: AnswerRecord) -> float:
     return answer.end_to_end_tokens_per_second
 
 
@@ -111,7 +111,7 @@ def _median(steps: Sequence[Step], value: Callable[[Step], float]) -> float | No
     return statistics.median(map(value, steps)) if steps else None
 
 
-def _middle(answers: Sequence[Answer], value: Callable[[Answer], float | None]) -> float | None:
+def _middle(answers: Sequence[AnswerRecord], value: Callable[[AnswerRecord], float | None]) -> float | None:
     """The median over prompts of medians over repeats, of those answers that have the value."""
     found: dict[int, list[float]] = {}
     for answer in answers:
@@ -122,8 +122,11 @@ def _middle(answers: Sequence[Answer], value: Callable[[Answer], float | None]) 
 
 
 def _ratio(
-    answers: Sequence[Answer], everyone: Sequence[Answer], baseline: str, value: Callable[[Answer], float | None]
-) -> Ratio | None:
+    answers: Sequence[AnswerRecord],
+    everyone: Sequence[AnswerRecord],
+    baseline: str,
+    value: Callable[[AnswerRecord], float | None],
+) -> RatioInterval | None:
     """Paired: each answer over the baseline's to the same prompt in the same repeat."""
     base = {(other.prompt, other.repeat): value(other) for other in everyone if other.contender == baseline}
     ratios: dict[int, list[float]] = {}
@@ -134,7 +137,7 @@ def _ratio(
     return mean_ratio(list(ratios.values()))
 
 
-def _prediction(answers: Sequence[Answer]) -> Ratio | None:
+def _prediction(answers: Sequence[AnswerRecord]) -> RatioInterval | None:
     ratios: dict[int, list[float]] = {}
     for answer in answers:
         if answer.predicted is not None and answer.tokens_per_second is not None:
@@ -142,7 +145,7 @@ def _prediction(answers: Sequence[Answer]) -> Ratio | None:
     return mean_ratio(list(ratios.values()))
 
 
-def _identical(answers: Sequence[Answer], everyone: Sequence[Answer], reference: str) -> int:
+def _identical(answers: Sequence[AnswerRecord], everyone: Sequence[AnswerRecord], reference: str) -> int:
     """Answers equal to the reference's first one to the same prompt."""
     expected: dict[int, tuple[int, ...]] = {}
     for other in everyone:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from memory.cores import read_cores
-from runtime.bench.acceptance import Acceptance
-from runtime.bench.intervals import CONFIDENCE, Ratio
+from runtime.bench.acceptance import LevelAcceptance
+from runtime.bench.intervals import CONFIDENCE, RatioInterval
 from runtime.bench.machine import describe_level, describe_place, device, versions
 from runtime.bench.report import Report, facts
 from runtime.bench.summary import Summary
@@ -178,7 +178,7 @@ def _flat_summary(row: Summary) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in vars(row).items():
         if name in ("ratio", "end_to_end_ratio", "prediction"):
-            ratio: Ratio | None = value
+            ratio: RatioInterval | None = value
             flat[name] = _flat(ratio and ratio.value)
             flat |= {f"{name}_{end}": _flat(ratio and getattr(ratio, end)) for end in ("low", "high")}
         elif name == "acceptance":
@@ -211,11 +211,11 @@ def _number(value: float | None, form: str, factor: float = 1.0) -> str:
     return _NONE if value is None else f"{value * factor:{form}}"
 
 
-def _text(ratio: Ratio | None) -> str:
+def _text(ratio: RatioInterval | None) -> str:
     return _NONE if ratio is None else str(ratio)
 
 
-def _acceptance(each: Acceptance) -> str:
+def _acceptance(each: LevelAcceptance) -> str:
     return f"{each.level} {each.rate:.0%}: {' '.join(f'{chance:.2f}' for chance in each.by_depth)}"
 
 

@@ -56,7 +56,7 @@ class RowTimes:
     tree_seconds: Mapping[str, float]
 
 
-class _Case(NamedTuple):
+class _ForwardCase(NamedTuple):
     """One forward that is timed, of the level called ``name``."""
 
     name: str
@@ -71,7 +71,7 @@ def measure_rows(subjects: Mapping[str, Subject], effort: Effort, progress: Prog
     The levels' caches and widths are used, and not put back.
     """
     cases = [case for name, subject in subjects.items() for case in _cases(name, subject, effort)]
-    times: dict[_Case, list[float]] = defaultdict(list)
+    times: dict[_ForwardCase, list[float]] = defaultdict(list)
     # Only numbers of rows have to be warmed up, not contexts.
     first = list({(case.name, case.rows, case.tree): case for case in reversed(cases)}.values())
     with progress("timing forwards", len(first) + len(cases) * effort.turns) as advance:
@@ -93,7 +93,7 @@ def measure_rows(subjects: Mapping[str, Subject], effort: Effort, progress: Prog
     )
 
 
-def _cases(name: str, subject: Subject, effort: Effort) -> Iterator[_Case]:
+def _cases(name: str, subject: Subject, effort: Effort) -> Iterator[_ForwardCase]:
     """By context, then by rows; a tree stands beside the chain of as many rows."""
     cache = subject.model.cache
     # What the text itself may take: graphs know no positions beyond it. A cache that grows does not grow for this.
@@ -106,13 +106,13 @@ def _cases(name: str, subject: Subject, effort: Effort) -> Iterator[_Case]:
     )
     for context in contexts:
         for count in rows:
-            yield _Case(name, context, count)
+            yield _ForwardCase(name, context, count)
     if subject.trees and most > 1:
         width = next((count for count in rows if count >= _TREE_ROWS), most)
-        yield _Case(name, contexts[-1], width, tree=True)
+        yield _ForwardCase(name, contexts[-1], width, tree=True)
 
 
-def _turn(subjects: Mapping[str, Subject], cases: list[_Case], advance: Advance) -> dict[_Case, float]:
+def _turn(subjects: Mapping[str, Subject], cases: list[_ForwardCase], advance: Advance) -> dict[_ForwardCase, float]:
     """Each case once; seconds of each."""
     times = {}
     for case in cases:
@@ -131,7 +131,7 @@ def _typical(seconds: Sequence[float]) -> float:
     return statistics.median(sorted(seconds)[: -(-len(seconds) // 2)])
 
 
-def _row_costs(name: str, medians: Mapping[_Case, float]) -> RowCosts:
+def _row_costs(name: str, medians: Mapping[_ForwardCase, float]) -> RowCosts:
     table: dict[int, dict[int, float]] = defaultdict(dict)
     for case, seconds in medians.items():
         if case.name == name and not case.tree:
@@ -139,7 +139,7 @@ def _row_costs(name: str, medians: Mapping[_Case, float]) -> RowCosts:
     return make_row_costs(table)
 
 
-def _tree_seconds(name: str, medians: Mapping[_Case, float]) -> float:
+def _tree_seconds(name: str, medians: Mapping[_ForwardCase, float]) -> float:
     """What a tree costs more than the chain it was timed beside, per row behind the first; 0 where there are none."""
     tree = next((case for case in medians if case.name == name and case.tree), None)
     if tree is None:

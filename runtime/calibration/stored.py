@@ -75,11 +75,11 @@ def planning_costs(
     ways = _placed((level.name, scene.placement(level.name)) for level in manifest.levels)
     kv_type = request.kv_type or scene.kv_types(target)[0]
     name = _name("full", kernels.name, kv_type, request.threads, ways)
-    return _recall(_Record(_folder(bundle), name, _key(bundle, manifest, kernels.key)))[0]
+    return _recall(_StoredCosts(_folder(bundle), name, _key(bundle, manifest, kernels.key)))[0]
 
 
 @dataclass(frozen=True)
-class _Record:
+class _StoredCosts:
     """Where costs are kept, and what they hang on beside what stands in the name."""
 
     folder: Path
@@ -87,7 +87,7 @@ class _Record:
     key: Any
 
 
-def _recall(record: _Record) -> tuple[MeasuredCosts | None, bool]:
+def _recall(record: _StoredCosts) -> tuple[MeasuredCosts | None, bool]:
     """The costs on record, and whether there is a record of that name at all."""
     value, found = look_up(record.folder, record.name, record.key)
     if value is None:
@@ -98,14 +98,14 @@ def _recall(record: _Record) -> tuple[MeasuredCosts | None, bool]:
         return None, True
 
 
-def _record_of(opened: Opened, quick: bool) -> _Record:
+def _record_of(opened: Opened, quick: bool) -> _StoredCosts:
     """One record for every way to open the bundle that has other costs."""
     plan, kernels = opened.plan, opened.target.kernels
     ways = _placed((level.name, level.placement) for level in plan.levels)
     if quick:
         ways += [[level.name for level in plan.levels], asdict(plan.draft)]
     name = _name("quick" if quick else "full", kernels.name, plan.target.kv_type, plan.threads, ways)
-    return _Record(_folder(opened.bundle), name, _key(opened.bundle, opened.manifest, kernels.key))
+    return _StoredCosts(_folder(opened.bundle), name, _key(opened.bundle, opened.manifest, kernels.key))
 
 
 def _placed(places: Iterable[tuple[str, Placement]]) -> list[Any]:

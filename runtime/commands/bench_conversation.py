@@ -13,8 +13,8 @@ from export.manifest import PocketspecError
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.bench.conversation.measure import Contender, Held, Task
-    from runtime.bench.conversation.settings import Setting
+    from runtime.bench.conversation.measure import ConversationSetting, ConversationTask, Held
+    from runtime.bench.conversation.settings import ConversationRequest
 
 _INTERRUPTED = 130
 
@@ -48,18 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Talks, then prints the table: of what came to its end, if it is interrupted."""
-    from runtime.bench.conversation.report import Report
-    from runtime.bench.conversation.settings import make_contenders
+    """Holds the conversations, then prints the table; if interrupted, of those that are complete."""
+    from runtime.bench.conversation.report import ConversationReport
+    from runtime.bench.conversation.settings import make_settings
 
     _check(options)
-    setting = _setting(options)
-    contenders = make_contenders([name.strip() for name in options.compare.split(",")], setting)
-    held: dict[str, list[Held]] = {contender.name: [] for contender in contenders}
-    report = Report(f"python -m runtime {shlex.join(sys.argv[1:])}", setting.manifest, _task(options), contenders, held)
+    request = _request(options)
+    settings = make_settings([name.strip() for name in options.compare.split(",")], request)
+    held: dict[str, list[Held]] = {setting.name: [] for setting in settings}
+    command = f"python -m runtime {shlex.join(sys.argv[1:])}"
+    report = ConversationReport(command, request.manifest, _task(options), settings, held)
     code = 0
     try:
-        _talk(report.task, contenders, options.repeat, held)
+        _talk(report.task, settings, options.repeat, held)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     text = "\n".join(report.lines())
@@ -70,8 +71,10 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def _talk(task: Task, contenders: list[Contender], repeats: int, held: dict[str, list[Held]]) -> None:
-    """Every contender ``repeats`` times, taking turns, each time another one first."""
+def _talk(
+    task: ConversationTask, settings: list[ConversationSetting], repeats: int, held: dict[str, list[Held]]
+) -> None:
+    """Runs every setting ``repeats`` times, in turns; each repeat begins with another one."""
     from runtime.bench.conversation.measure import converse
     from runtime.process.isolated import run_apart
 
@@ -83,22 +86,22 @@ def _talk(task: Task, contenders: list[Contender], repeats: int, held: dict[str,
             shared.say(line)
 
     for repeat in range(repeats):
-        first = repeat % len(contenders)
-        for contender in [*contenders[first:], *contenders[:first]]:
-            # Of one that takes more than is planned, the engine would say so.
-            notify = tell if contender.planned else lambda line: None
-            done = run_apart(converse, task, contender, notify=notify)
-            held[contender.name].append(done)
+        first = repeat % len(settings)
+        for setting in [*settings[first:], *settings[:first]]:
+            # Where more is taken than planned, on purpose, the engine would only complain.
+            notify = tell if setting.planned else lambda line: None
+            done = run_apart(converse, task, setting, notify=notify)
+            held[setting.name].append(done)
             shared.say(
-                f"repeat {repeat + 1}: {contender.name}: {done.tokens_per_second:.1f} tokens/s, generation memory"
+                f"repeat {repeat + 1}: {setting.name}: {done.tokens_per_second:.1f} tokens/s, generation memory"
                 f" {done.generation_bytes / 1e6:,.1f} MB in {done.seconds:.0f} s"
             )
 
 
-def _setting(options: argparse.Namespace) -> Setting:
+def _request(options: argparse.Namespace) -> ConversationRequest:
     from memory.device import read_device
     from memory.options import make_request
-    from runtime.bench.conversation.settings import Setting
+    from runtime.bench.conversation.settings import ConversationRequest
     from runtime.bundle.foreign import read_bundle
     from runtime.speculation.request import AUTO, check_drafter, levels_below
 
@@ -106,11 +109,11 @@ def _setting(options: argparse.Namespace) -> Setting:
     if options.drafter != AUTO:
         check_drafter(options.drafter, levels_below(manifest), f"in {options.bundle}")
     request = make_request(options, device)
-    return Setting(options.bundle, manifest, device, request, options.drafter, options.kernels)
+    return ConversationRequest(options.bundle, manifest, device, request, options.drafter, options.kernels)
 
 
-def _task(options: argparse.Namespace) -> Task:
-    from runtime.bench.conversation.measure import Task
+def _task(options: argparse.Namespace) -> ConversationTask:
+    from runtime.bench.conversation.measure import ConversationTask
     from runtime.bench.prompts import read_prompts
     from runtime.text.template_files import read_chat_template
 
@@ -121,7 +124,7 @@ def _task(options: argparse.Namespace) -> Task:
             " turns"
         )
     raw = options.raw or read_chat_template(options.bundle) is None
-    return Task(
+    return ConversationTask(
         options.bundle,
         tuple(prompt.text for prompt in prompts),
         options.prompt_tokens,

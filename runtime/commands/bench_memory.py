@@ -15,7 +15,7 @@ from memory.size import show_bytes
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.bench.memory.planned_conversation import Measured
+    from runtime.bench.memory.planned_conversation import ConversationMemory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def _read_plan(name: str) -> Plan:
     return parse_plan(text, name)
 
 
-def _lines(measured: Measured) -> list[str]:
+def _lines(measured: ConversationMemory) -> list[str]:
     """The same for people."""
     phases = [
         f"{phase.name}: {show_bytes(phase.before.anonymous_bytes)} to {show_bytes(phase.after.anonymous_bytes)},"

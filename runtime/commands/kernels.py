@@ -14,8 +14,8 @@ from memory.options import check_threads
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.kernels.library import Verdict
-    from runtime.kernels.timing.rows import Shape, Timing
+    from runtime.kernels.library import LibraryVerdict
+    from runtime.kernels.timing.rows import ProductShape, ProductTiming
 
 _UNUSABLE = 1
 _ROWS = "1,2,4,8,16"
@@ -87,7 +87,7 @@ def _describe(threads: int, block_size: int) -> dict[str, Any]:
     }
 
 
-def _reasons(verdict: Verdict) -> Iterator[tuple[str, str]]:
+def _reasons(verdict: LibraryVerdict) -> Iterator[tuple[str, str]]:
     """Every instruction set there are kernels for, and what becomes of it here."""
     from runtime.hardware import processor_features
     from runtime.kernels.build import INSTRUCTION_SETS
@@ -118,7 +118,9 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"kernels in use: portable (ONNX Runtime {report['onnxruntime']}), since {report['fault']}"
 
 
-def _measure(rows: list[int], shapes: list[Shape], threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure(
+    rows: list[int], shapes: list[ProductShape], threads: int, options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Times every shape, printing each as it is done unless JSON is wanted."""
     from runtime.kernels.library import open_library
     from runtime.kernels.timing.rows import measure
@@ -159,7 +161,7 @@ def _compare(threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def _row(shape: Shape, timing: Timing, first: Timing) -> str:
+def _row(shape: ProductShape, timing: ProductTiming, first: ProductTiming) -> str:
     name = f" ({shape.name})" if shape.name else ""
     cells = [
         f"{shape.k} x {shape.n}{name}",
@@ -175,7 +177,7 @@ def _row(shape: Shape, timing: Timing, first: Timing) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _entry(shape: Shape, timing: Timing) -> dict[str, Any]:
+def _entry(shape: ProductShape, timing: ProductTiming) -> dict[str, Any]:
     return {
         "k": shape.k,
         "n": shape.n,
@@ -192,8 +194,8 @@ def _rows(text: str) -> list[int]:
     return [] if text == "0" else shared.parse_counts("--rows", text)
 
 
-def _shapes(texts: list[str] | None) -> list[Shape]:
-    from runtime.kernels.timing.rows import QWEN2_SHAPES, Shape
+def _shapes(texts: list[str] | None) -> list[ProductShape]:
+    from runtime.kernels.timing.rows import QWEN2_SHAPES, ProductShape
 
     if texts is None:
         return list(QWEN2_SHAPES)
@@ -202,5 +204,5 @@ def _shapes(texts: list[str] | None) -> list[Shape]:
         match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
         if not match:
             raise PocketspecError(f"--shape {text}: write inputs and outputs as KxN, as in 1536x8960")
-        shapes.append(Shape(int(match[1]), int(match[2])))
+        shapes.append(ProductShape(int(match[1]), int(match[2])))
     return shapes

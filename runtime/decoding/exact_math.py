@@ -11,9 +11,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from runtime.arrays import Scratch
+from runtime.arrays import FloatArray, Scratch
 
-FloatArray = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 _singles, _doubles, _masks = Scratch(np.float32), Scratch(np.float64), Scratch(np.bool_)

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from runtime.arrays import FloatArray
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, Pick, Step, Verdict, row_of
-from runtime.decoding.protocols import Drafter, Drafters, LooksAhead, Model, Scheduler, StopRule, Verifier, fitting_rows
+from runtime.decoding.protocols import (
+    Drafter,
+    Drafters,
+    LooksAhead,
+    Model,
+    Scheduler,
+    StoppingCriterion,
+    Verifier,
+    fitting_rows,
+)
 from runtime.errors import ContextFullError, DraftError
-
-if TYPE_CHECKING:
-    pass
 
 TARGET = "target"
 
@@ -31,7 +36,7 @@ def decode(
     drafters: Drafters,
     scheduler: Scheduler,
     verifier: Verifier,
-    stop: StopRule,
+    stop: StoppingCriterion,
     drop: Callable[[DraftError], None] | None = None,
 ) -> Generator[Step, None, None]:
     """Continues ``context`` until ``stop`` or the context ends it; commits tokens to ``context`` step by step.
@@ -81,7 +86,7 @@ class Loop:
         context: Context,
         drafters: Drafters,
         verifier: Verifier,
-        stop: StopRule,
+        stop: StoppingCriterion,
     ) -> None:
         self._target, self._context, self._drafters = target, context, drafters
         self._verifier, self._stop = verifier, stop

@@ -137,7 +137,7 @@ class Verifier(Protocol):
         ...
 
 
-class StopRule(Protocol):
+class StoppingCriterion(Protocol):
     """Where an answer ends."""
 
     def cut(self, generated: Sequence[int], fresh: int) -> Cut:

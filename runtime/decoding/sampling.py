@@ -22,12 +22,9 @@ import numpy.typing as npt
 
 from export.manifest import PocketspecError
 from runtime.arguments import as_real, as_whole
-from runtime.arrays import Scratch, at_least
+from runtime.arrays import FloatArray, Scratch, TokenArray, at_least
 from runtime.decoding.exact_math import COLUMNS, LOG2_E, column_sums, raise_two, running_sums, total
 from runtime.errors import LogitsError
-
-FloatArray = npt.NDArray[np.float32]
-TokenArray = npt.NDArray[np.int32]
 
 # Every this many-th logit stands for the row when the cut of top_k is estimated; the cut itself is exact.
 _STRIDE = 37

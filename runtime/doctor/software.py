@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from runtime.doctor.finding import Finding, Section
-from runtime.kernels.library import PLAIN, Verdict, library_path, verdict_on
+from runtime.kernels.library import PLAIN, LibraryVerdict, library_path, verdict_on
 
 _OWN = "pocketspec"
 # What runs bundles, and what makes them where it is installed.
@@ -70,7 +70,7 @@ def _version_advice(name: str, version: str, allowed: str | None) -> str | None:
     return f"{name} {version} is not one of those that were tried ({allowed}): pip install '{name}{allowed}'"
 
 
-def _kernels(verdict: Verdict) -> Iterator[Finding]:
+def _kernels(verdict: LibraryVerdict) -> Iterator[Finding]:
     path = library_path()
     yield Finding("library", str(path) if path.is_file() else "not built")
     if verdict.fault is not None:

@@ -43,7 +43,7 @@ _TESTS = (
     *("reference.py", "attention_reference.py"),
 )
 # Verdicts of this process that are not recorded: one start asks many times, and tests once.
-_passing: dict[str, Verdict] = {}
+_passing: dict[str, LibraryVerdict] = {}
 
 
 class KernelsError(PocketspecError, RuntimeError):
@@ -51,7 +51,7 @@ class KernelsError(PocketspecError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LibraryVerdict:
     """What the self-test found: the library's own description, and the first thing wrong with it, None if all is well.
 
     ``isa`` is the instruction set in use, best first come those ``compiled`` and, of them, those ``usable`` here.
@@ -68,7 +68,7 @@ class Verdict:
     note: str | None = None
 
     @classmethod
-    def read(cls, data: Mapping[str, Any], found: Mapping[str, Any]) -> Verdict:
+    def read(cls, data: Mapping[str, Any], found: Mapping[str, Any]) -> LibraryVerdict:
         """From JSON data: a description, where what is missing is unknown, and what was found."""
         return cls(
             version=str(data.get("version", cls.version)),
@@ -88,7 +88,7 @@ class Library:
 
     path: Path
     digest: str
-    verdict: Verdict
+    verdict: LibraryVerdict
 
     @property
     def is_fast(self) -> bool:
@@ -128,10 +128,10 @@ def open_library() -> Library:
     return Library(path, sha256_of(path), verdict)
 
 
-def verdict_on(path: Path, *, fresh: bool = False) -> Verdict:
+def verdict_on(path: Path, *, fresh: bool = False) -> LibraryVerdict:
     """The verdict on the library at ``path``: the one on record unless a ``fresh`` one is wanted."""
     if not path.is_file():
-        return Verdict(fault=f"the native kernels are not built; {BUILD_COMMAND} builds them")
+        return LibraryVerdict(fault=f"the native kernels are not built; {BUILD_COMMAND} builds them")
     tests = [sha256_of(Path(__file__).parent / "selftest" / test) for test in _TESTS]
     name, key = f"kernels-{sha256_of(path)[:16]}", [tests, device_key(), os.environ.get(ISA_VARIABLE)]
     passing = json.dumps([name, key])
@@ -149,15 +149,15 @@ def verdict_on(path: Path, *, fresh: bool = False) -> Verdict:
     return _explained(path, verdict)
 
 
-def _from_record(value: Any) -> Verdict | None:
+def _from_record(value: Any) -> LibraryVerdict | None:
     """What was recorded; None if that is no verdict."""
     try:
-        return None if value is None else Verdict.read(value, value)
+        return None if value is None else LibraryVerdict.read(value, value)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _explained(path: Path, verdict: Verdict) -> Verdict:
+def _explained(path: Path, verdict: LibraryVerdict) -> LibraryVerdict:
     """With a fault that says what to do."""
     if verdict.fault is None:
         return verdict
@@ -173,24 +173,24 @@ def _explained(path: Path, verdict: Verdict) -> Verdict:
     return replace(verdict, fault=fault)
 
 
-def judge(path: Path) -> Verdict:
+def judge(path: Path) -> LibraryVerdict:
     """Runs the self-test of the library at ``path`` in a process of its own, now."""
     try:
         done = run_module("runtime.kernels.selftest.run", str(path.resolve()), timeout=_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
-        return Verdict(fault=f"it took more than {_PATIENCE_SECONDS} s", about="trial")
+        return LibraryVerdict(fault=f"it took more than {_PATIENCE_SECONDS} s", about="trial")
     except OSError as error:
-        return Verdict(fault=f"it could not be started: {error}", about="trial")
+        return LibraryVerdict(fault=f"it could not be started: {error}", about="trial")
     crash = crash_of(done)
-    return _read_verdict(done.stdout) if crash is None else Verdict(fault=crash, about="trial")
+    return _read_verdict(done.stdout) if crash is None else LibraryVerdict(fault=crash, about="trial")
 
 
-def _read_verdict(text: str) -> Verdict:
+def _read_verdict(text: str) -> LibraryVerdict:
     try:
         told = json.loads(text.splitlines()[-1])
-        verdict = Verdict.read(json.loads(told["description"] or "{}"), told)
+        verdict = LibraryVerdict.read(json.loads(told["description"] or "{}"), told)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return Verdict(fault="what it says of itself cannot be read", about="trial")
+        return LibraryVerdict(fault="what it says of itself cannot be read", about="trial")
     if verdict.fault is None and verdict.layout != LAYOUT_VERSION:
         fault = f"it reads weights of layout {verdict.layout}, this version packs layout {LAYOUT_VERSION}"
         return replace(verdict, fault=fault)

@@ -36,7 +36,7 @@ from runtime.process.allocator import keep_large_blocks_apart
 from runtime.process.forks import outlive_forks
 
 # Rows, those of them with logits, and whether they are a tree: forwards of one kind do the same work.
-Kind = tuple[int, int, bool]
+ForwardKind = tuple[int, int, bool]
 # Another session is opened in the midst of an answer if that takes no longer.
 _SOON_OPEN_SECONDS = 0.5
 # Weights that one thread reads in less time than two need to meet: with the demo's 5.9 MB two are 5 to 9 % slower alone
@@ -139,7 +139,7 @@ class OrtModel:
         # Without logits_from every row of a chunk has logits, and the plan has max_rows of them.
         self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, self.max_rows)
         self._buffers = Buffers(self._signature, self.cache, max(self._chunk, self.max_rows), self.max_rows)
-        self._bindings: dict[Kind, Binding] = {}
+        self._bindings: dict[ForwardKind, Binding] = {}
 
     @property
     def arrays(self) -> dict[str, tuple[npt.NDArray[Any], ...]]:
@@ -192,7 +192,9 @@ class OrtModel:
         finally:
             self._workers = workers
 
-    def _run_rows(self, kind: Kind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None) -> Binding:
+    def _run_rows(
+        self, kind: ForwardKind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None
+    ) -> Binding:
         """Runs ``tokens`` behind the cache, which is not told of them, and looks at how many threads work."""
         binding, before = self._filled(kind, tokens, parents), self.session_seconds
         self._run(binding)
@@ -216,7 +218,7 @@ class OrtModel:
                 return
             sessions.refuse()
 
-    def _filled(self, kind: Kind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None) -> Binding:
+    def _filled(self, kind: ForwardKind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None) -> Binding:
         binding = self._binding(kind)
         binding.fill(tokens, parents, self.cache.length)
         return binding
@@ -227,7 +229,7 @@ class OrtModel:
             self._session.run_with_iobinding(binding.io)
         self.session_seconds += perf_counter() - start
 
-    def _binding(self, kind: Kind) -> Binding:
+    def _binding(self, kind: ForwardKind) -> Binding:
         binding = self._bindings.get(kind)
         if binding is None:
             binding = Binding(self._session, self._signature, self._buffers, *kind)

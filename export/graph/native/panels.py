@@ -17,10 +17,10 @@ from export.graph.native.operators import DOMAIN, GATHER, GatherInput, ProductIn
 from export.manifest import PACKED_FILE_NAME
 
 if TYPE_CHECKING:
-    from runtime.kernels.weights.packing_table import Matrix, Table, TableBuilder
+    from runtime.kernels.weights.packing_table import MatrixEntry, PackingTable, TableBuilder
 
 
-def place_weights(model: ir.Model, source: str, source_size: int) -> Table:
+def place_weights(model: ir.Model, source: str, source_size: int) -> PackingTable:
     """Points all large initializers of ``model`` at the packed file; returns the table from which it is made."""
     from runtime.kernels.weights.packing_table import TableBuilder
 
@@ -44,7 +44,7 @@ class _Panels:
 
     def __init__(self, model: ir.Model, builder: TableBuilder) -> None:
         self.builder, self._model = builder, model
-        self._known: dict[int, tuple[Matrix, list[ir.Value]]] = {}
+        self._known: dict[int, tuple[MatrixEntry, list[ir.Value]]] = {}
 
     def replace(self, node: ir.Node, slots: Sequence[int], parts: int) -> None:
         """Gives ``node`` packed initializers in ``slots``: codes, scales, zero points."""
@@ -68,7 +68,7 @@ class _Panels:
         assert matrix.layout == layout, f"{matrix.name} is read in two layouts"
         return values
 
-    def _initializers(self, matrix: Matrix) -> list[ir.Value]:
+    def _initializers(self, matrix: MatrixEntry) -> list[ir.Value]:
         from runtime.kernels.weights.packing_table import packed_sizes
 
         layout = matrix.layout

@@ -1,12 +1,13 @@
-"""Holds one conversation with several contenders, each in a process of its own, and measures what it took.
+"""Holds one conversation in several settings, each in a process of its own, and measures time and memory.
 
-``planned`` is what the plan makes of the request. ``unplanned`` is the default elsewhere, built of the same engine: KV
-caches for all the positions that the models have, filled with zeros (as Medusa does it), logits for every row of a
-prompt, read in chunks of 512, and drafts of 15 nodes; ``unplanned-chain3`` drafts otherwise. ``plain`` has no drafters.
-All of them have the same KV type, kernels and prompts, so all of them say the same.
+``planned`` follows the plan for the request. ``unplanned`` is the default elsewhere, with the same engine: KV caches
+for all positions of the models, filled with zeros (as Medusa does), logits for every row of a prompt, which is read in
+chunks of 512, and drafts of 15 nodes; ``unplanned-chain3`` has other drafts. ``plain`` has no drafters. All settings
+have the same KV type, kernels and prompts, and so the same text.
 
-*Generation memory* is what SpecMemo (arXiv 2506.01986) plans: the peak of anonymous bytes while the conversation goes
-on, less the bare process, the tokenizer, weights (mapped ones are not anonymous) and the KV rows of committed tokens.
+*Generation memory* is what SpecMemo (arXiv 2506.01986) plans: the peak of anonymous bytes during the conversation,
+without the bare process, the tokenizer, the weights (mapped ones are not anonymous) and the KV rows of committed
+tokens.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from runtime.process.allocator import give_back
 from runtime.speculation.request import Speculation
 from runtime.text.token_ids import open_tokenizer
 
-# Peaks that matter here stay for a forward of a prompt, so a look now and then is enough; a look takes the lock.
+# The peaks that matter last for a forward of a prompt, so a longer interval is enough; each sample takes the lock.
 _LOOK_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One way to hold the conversation; ``planned`` False: with everything allocated and computed at once."""
+class ConversationSetting:
+    """One way to hold the conversation; ``planned`` False: everything is allocated and computed at once."""
 
     name: str
     plan: Plan
@@ -44,10 +45,10 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Task:
+class ConversationTask:
     """A conversation to hold: one prompt a turn, cut to ``prompt_tokens``, and ``max_new_tokens`` for every answer.
 
-    ``raw``: without the chat template, every prompt goes on with the text, and end tokens end nothing.
+    ``raw``: no chat template; every prompt continues the text, and end tokens do not end an answer.
     """
 
     bundle: Path
@@ -60,12 +61,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Held:
-    """One conversation that was held.
+    """The measurements of one conversation.
 
-    ``reread_tokens`` of the history were computed again. Times in seconds: of the steps, and of everything. Bytes:
-    ``bare_bytes`` of the process with its libraries, ``running`` and ``loading`` the peaks while talking and before,
-    ``weight_bytes`` the anonymous weights and ``mapped_bytes`` the others, ``cache_bytes`` what the KV caches occupy
-    and ``committed_bytes`` the rows of it that are in use, at the end.
+    ``reread_tokens`` of the history were computed again. Times are in seconds: of the steps, and of the whole
+    conversation. ``bare_bytes`` is the process with its libraries, ``loading`` and ``running`` are the peaks before and
+    during the conversation, ``weight_bytes`` the anonymous weights, ``mapped_bytes`` the mapped ones; at the end,
+    ``cache_bytes`` is what the KV caches occupy and ``committed_bytes`` the rows of committed tokens in them.
     """
 
     answers: tuple[tuple[int, ...], ...]
@@ -85,7 +86,7 @@ class Held:
 
     @property
     def running_bytes(self) -> int:
-        """The peak of anonymous bytes while talking."""
+        """The peak of anonymous bytes during the conversation."""
         return self.running.anonymous_bytes
 
     @property
@@ -95,7 +96,7 @@ class Held:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the steps; prompts are read outside of them."""
+        """Speed of the steps; reading prompts does not count."""
         return sum(map(len, self.answers)) / self.step_seconds
 
     @property
@@ -106,12 +107,12 @@ class Held:
 
     @property
     def generation_bytes_in_use(self) -> int:
-        """The same without the KV rows that no committed token has."""
+        """The same without KV rows that hold no committed token."""
         return self.generation_bytes - max(self.cache_bytes - self.committed_bytes, 0)
 
 
-def converse(task: Task, contender: Contender, notify: Callable[[str], None]) -> Held:
-    """Opens the bundle as ``contender`` says and talks; this process is measured, so it should do nothing else."""
+def converse(task: ConversationTask, setting: ConversationSetting, notify: Callable[[str], None]) -> Held:
+    """Holds the conversation of ``task`` in ``setting``. The process is measured, so it should do nothing else."""
     bare = read_memory()
     if bare is None:
         raise PocketspecError("this system does not tell what memory a process uses; only Linux does: measure there")
@@ -125,25 +126,25 @@ def converse(task: Task, contender: Contender, notify: Callable[[str], None]) ->
         with meter.phase("open"):
             engine = Engine.open(
                 task.bundle,
-                plan=contender.plan,
+                plan=setting.plan,
                 warm=True,
                 kernels=task.kernels,
                 notify=notify,
-                make_levels=Levels if contender.planned else UnplannedLevels,
+                make_levels=Levels if setting.planned else UnplannedLevels,
             )
         with engine:
             with meter.phase("talk"):
-                if not contender.planned:
+                if not setting.planned:
                     allocate_all(engine)
                 start = perf_counter()
-                turns = list(_turns(engine, task, contender.speculation))
+                turns = list(_turns(engine, task, setting.speculation))
                 seconds = perf_counter() - start
             return _held(engine, turns, seconds, bare, tokenizer_end, meter.phases)
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """What one turn took; ``reread`` tokens of the history were not in the cache any more, ``length`` is all of it."""
+class _MeasuredTurn:
+    """One turn. ``reread`` tokens of the history were no longer in the cache; ``length`` counts all tokens so far."""
 
     answer: tuple[int, ...]
     steps: int
@@ -152,20 +153,20 @@ class _Turn:
     length: int
 
 
-def _turns(engine: Engine, task: Task, speculation: Speculation) -> Iterator[_Turn]:
+def _turns(engine: Engine, task: ConversationTask, speculation: Speculation) -> Iterator[_MeasuredTurn]:
     length = 0
     for chunks in (_ask_raw if task.raw else _ask_in_chat)(engine, task, speculation):
         said = list(chunks)
         steps, stats = [chunk.step for chunk in said], said[-1].stats
         answer = tuple(token for step in steps for token in step.tokens)
-        # The last token so far was in no forward yet: the next one begins with it.
+        # The last token has not been in a forward yet: the next forward begins with it.
         reread = max(length - 1 - stats.cached_tokens, 0)
         length = stats.prompt_tokens + len(answer)
-        yield _Turn(answer, len(steps), stats.step_seconds, reread, length)
+        yield _MeasuredTurn(answer, len(steps), stats.step_seconds, reread, length)
 
 
-def _ask_raw(engine: Engine, task: Task, speculation: Speculation) -> Iterator[Iterable[TextChunk]]:
-    """The answers of a text that every prompt continues."""
+def _ask_raw(engine: Engine, task: ConversationTask, speculation: Speculation) -> Iterator[Iterable[TextChunk]]:
+    """Answers where every prompt continues one text."""
     text: list[int] = []
     for prompt in task.prompts:
         encode = engine.tokenizer.encode_behind if text else engine.tokenizer.encode
@@ -179,8 +180,8 @@ def _ask_raw(engine: Engine, task: Task, speculation: Speculation) -> Iterator[I
         yield said
 
 
-def _ask_in_chat(engine: Engine, task: Task, speculation: Speculation) -> Iterator[Iterable[TextChunk]]:
-    """The answers of a conversation in the chat template."""
+def _ask_in_chat(engine: Engine, task: ConversationTask, speculation: Speculation) -> Iterator[Iterable[TextChunk]]:
+    """Answers of a conversation in the chat template."""
     conversation = Conversation(engine, max_new_tokens=task.max_new_tokens, speculation=speculation)
     tokenizer = engine.tokenizer
     for prompt in task.prompts:
@@ -189,9 +190,14 @@ def _ask_in_chat(engine: Engine, task: Task, speculation: Speculation) -> Iterat
 
 
 def _held(
-    engine: Engine, turns: Sequence[_Turn], seconds: float, bare: Memory, tokenizer_end: int, phases: Sequence[Phase]
+    engine: Engine,
+    turns: Sequence[_MeasuredTurn],
+    seconds: float,
+    bare: Memory,
+    tokenizer_end: int,
+    phases: Sequence[Phase],
 ) -> Held:
-    """Everything put together, before the engine closes."""
+    """Reads the measurements before the engine closes."""
     models = {engine.manifest.target.name: engine.target, **engine.drafters}
     *loading, talk = (phase.peak for phase in phases)
     return Held(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from export.manifest import Manifest
-from runtime.bench.conversation.measure import Contender, Held, Task
+from runtime.bench.conversation.measure import ConversationSetting, ConversationTask, Held
 from runtime.bench.intervals import show_spread, spread
 from runtime.bench.machine import describe_level, device, versions
 
@@ -31,24 +31,24 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Report:
-    """``held`` has the repeats of every contender that came to an end, ``reference`` is whose text is compared."""
+class ConversationReport:
+    """``held`` has the complete repeats of every setting; texts are compared with those of ``reference``."""
 
     command: str
     manifest: Manifest
-    task: Task
-    contenders: Sequence[Contender]
+    task: ConversationTask
+    settings: Sequence[ConversationSetting]
     held: Mapping[str, Sequence[Held]]
 
     @property
-    def done(self) -> list[Contender]:
-        """Contenders with at least one conversation."""
-        return [contender for contender in self.contenders if self.held.get(contender.name)]
+    def done(self) -> list[ConversationSetting]:
+        """Settings with at least one complete conversation."""
+        return [setting for setting in self.settings if self.held.get(setting.name)]
 
     @property
     def reference(self) -> str:
-        """Plain decoding, or else the first contender."""
-        names = [contender.name for contender in self.done]
+        """Plain decoding, or else the first setting."""
+        names = [setting.name for setting in self.done]
         return "plain" if "plain" in names else names[0]
 
     def identical(self, name: str) -> int:
@@ -64,7 +64,7 @@ class Report:
         yield ""
         yield f"{device()}; {', '.join(f'{name} {version}' for name, version in versions().items())}."
         yield from (f"{level.role} {level.name}: {describe_level(level)}." for level in self.manifest.levels)
-        yield from (f"{contender.name}: {_plan(contender)}." for contender in self.contenders)
+        yield from (f"{setting.name}: {_plan(setting)}." for setting in self.settings)
         if not self.done:
             yield "No conversation came to its end."
             return
@@ -76,8 +76,8 @@ class Report:
         yield ""
         yield f"| | {' | '.join(_COLUMNS)} {self.reference} |"
         yield "| --- |" + " --- |" * len(_COLUMNS)
-        for contender in self.done:
-            yield f"| {contender.name} | {' | '.join(self._cells(contender.name))} |"
+        for setting in self.done:
+            yield f"| {setting.name} | {' | '.join(self._cells(setting.name))} |"
         yield ""
         yield from self._comparisons()
 
@@ -89,8 +89,8 @@ class Report:
             "versions": versions(),
             "levels": {level.name: describe_level(level) for level in self.manifest.levels},
             "turns": len(self.task.prompts),
-            "plans": {contender.name: asdict(contender.plan) for contender in self.contenders},
-            "contenders": {contender.name: self._numbers(contender.name) for contender in self.done},
+            "plans": {setting.name: asdict(setting.plan) for setting in self.settings},
+            "contenders": {setting.name: self._numbers(setting.name) for setting in self.done},
         }
 
     def _numbers(self, name: str) -> dict[str, Any]:
@@ -124,11 +124,11 @@ class Report:
         return spread([float(getattr(held, key)) for held in self.held[name]]).median
 
     def _comparisons(self) -> Iterator[str]:
-        """What planning saves, and what it costs: the first planned contender against those that are not."""
-        planned = next((contender.name for contender in self.done if contender.name.startswith("planned")), None)
+        """What planning saves, and what it costs: the first planned setting against each unplanned one."""
+        planned = next((setting.name for setting in self.done if setting.name.startswith("planned")), None)
         if planned is None:
             return
-        for other in (contender.name for contender in self.done if not contender.planned):
+        for other in (setting.name for setting in self.done if not setting.planned):
             keys = ("generation_bytes", "generation_bytes_in_use", "running_bytes")
             change = [self._median(planned, key) / self._median(other, key) - 1 for key in keys]
             pairs = zip(self.held[planned], self.held[other], strict=False)
@@ -140,11 +140,11 @@ class Report:
         yield f"SpecMemo reports {_PAPER[0]:g} -> {_PAPER[1]:g} MB a query, for a model of its own (see the paper)."
 
 
-def _plan(contender: Contender) -> str:
-    plan, draft = contender.plan, contender.plan.draft
-    shape = f"{draft.shape}s of up to {draft.nodes} by {contender.speculation.drafter}" if draft.nodes else "no drafts"
+def _plan(setting: ConversationSetting) -> str:
+    plan, draft = setting.plan, setting.plan.draft
+    shape = f"{draft.shape}s of up to {draft.nodes} by {setting.speculation.drafter}" if draft.nodes else "no drafts"
     return (
         f"context {plan.context:,}, {plan.target.kv_type} KV cache, prompts in chunks of {plan.prefill_chunk}, {shape};"
         f" predicted {plan.anonymous_bytes / _MB:,.1f} MB anonymous"
-        + ("" if contender.planned else ", and what is taken at once")
+        + ("" if setting.planned else ", and what is taken at once")
     )

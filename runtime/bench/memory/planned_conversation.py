@@ -37,7 +37,7 @@ _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.95, seed=1)
 
 
 @dataclass(frozen=True)
-class Measured:
+class ConversationMemory:
     """What a conversation took.
 
     ``parts`` has anonymous bytes by owner ("process" or a level) and part, under the names of the plan's parts;
@@ -56,7 +56,7 @@ class Measured:
     steps: int
 
 
-def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callable[[str], None]) -> Measured:
+def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callable[[str], None]) -> ConversationMemory:
     """Opens ``bundle`` as planned and converses, while ``meter`` watches this process.
 
     PlanError if the plan is for another bundle or for weights that do not sit here as it says, or if this system does
@@ -183,7 +183,7 @@ def _measured(
     opened: int,
     held_before: dict[str, dict[str, int]],
     counts: tuple[int, int],
-) -> Measured:
+) -> ConversationMemory:
     """Everything put together; ``phases[:opened]`` are those until all levels were open."""
     held, grown = _held(engine), dict(_growths(phases[:opened]))
     open_bytes = phases[opened - 1].after.anonymous_bytes
@@ -205,7 +205,7 @@ def _measured(
         name: sum(files.get(str(file.resolve()), 0) for file in model.kernels.mapped_files(manifest.level(name)))
         for name, model in _models(engine).items()
     }
-    return Measured(tuple(phases), parts, weights, files, loading, running, *counts)
+    return ConversationMemory(tuple(phases), parts, weights, files, loading, running, *counts)
 
 
 def _growths(phases: list[Phase]) -> Iterator[tuple[str, int]]:

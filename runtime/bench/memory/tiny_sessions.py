@@ -11,7 +11,7 @@ from memory.cores import read_cores
 from memory.process import KernelKind
 from runtime.kernels.library import open_library
 from runtime.kernels.selftest.cases import cases
-from runtime.kernels.selftest.onnx_bytes import Node, ValueType, encode_model
+from runtime.kernels.selftest.onnx_bytes import GraphNode, ValueType, encode_model
 from runtime.kernels.session_options import PROVIDERS, session_options
 
 _ROWS, _HEADS, _SIZE, _CAPACITY = 5, 2, 32, 8
@@ -73,8 +73,8 @@ def _portable_model(given: dict[str, ValueType]) -> bytes:
     product = {"K": _WIDTH, "N": _WIDTH, "bits": 4, "block_size": _BLOCK, "accuracy_level": 4}
     heads = {"num_heads": _HEADS, "kv_num_heads": _HEADS}
     nodes = [
-        Node("MatMulNBits", ("x", "codes", "scales"), ("q",), product, "com.microsoft"),
-        Node(
+        GraphNode("MatMulNBits", ("x", "codes", "scales"), ("q",), product, "com.microsoft"),
+        GraphNode(
             "GroupQueryAttention",
             ("q", "q", "q", "past_key", "past_value", "last", "total"),
             ("y", "present_key", "present_value"),

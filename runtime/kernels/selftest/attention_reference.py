@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Attention:
+class ReferenceAttention:
     """One attention layer. ``cos`` and ``sin``: [positions, rotary size / 2], or None; gains: [head size], or None.
 
     ``kv_type`` is what the cache holds: "float32", "float16", "int8" or "int4". ``window`` and ``softcap`` 0: none.

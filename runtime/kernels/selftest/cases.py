@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.kernels.selftest import reference
-from runtime.kernels.selftest.attention_reference import Attention
+from runtime.kernels.selftest.attention_reference import ReferenceAttention
 from runtime.kernels.selftest.numbers import Numbers
-from runtime.kernels.selftest.onnx_bytes import Attribute, Node, ValueType, encode_model
-from runtime.kernels.selftest.reference import Floats, Matrix
+from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
+from runtime.kernels.selftest.reference import Floats, QuantizedMatrix
 
 # One row, fewer and more than the 16 of a tile, and not a multiple of anything.
 _ROWS = (1, 2, 7, 19)
@@ -58,7 +58,7 @@ class Case:
         given, made = _open_types(first.given), _open_types(first.expected)
         known = {*self.constants, *given}
         names = [name if name in known else "" for name in _INPUTS[self.operator]]
-        return encode_model([Node(self.operator, names, list(made), self.attributes)], given, made, self.constants)
+        return encode_model([GraphNode(self.operator, names, list(made), self.attributes)], given, made, self.constants)
 
 
 def cases() -> Iterator[Case]:
@@ -86,16 +86,18 @@ def refusals() -> Iterator[tuple[str, Case]]:
     yield "qkv", _with_input(attention, "qkv", attention.trials[0].given["qkv"][..., :-1])
 
 
-def make_matrix(n: int, k: int, bits: int, block: int, *, half: bool, own_zeros: bool, seed: int = 0) -> Matrix:
+def make_matrix(
+    n: int, k: int, bits: int, block: int, *, half: bool, own_zeros: bool, seed: int = 0
+) -> QuantizedMatrix:
     """A random matrix [n, k]."""
     numbers = Numbers(n, k, bits, block, seed)
     blocks = -(-k // block)
     scales = numbers.uniform(0.5, 2.0, (n, blocks)).astype(np.float16 if half else np.float32)
     zeros = numbers.integers(0, 1 << bits, (n, blocks), np.uint8) if own_zeros else None
-    return Matrix(numbers.integers(0, 1 << bits, (n, k), np.uint8), scales, zeros, bits, block)
+    return QuantizedMatrix(numbers.integers(0, 1 << bits, (n, k), np.uint8), scales, zeros, bits, block)
 
 
-def packed(matrices: Sequence[Matrix]) -> dict[str, Array]:
+def packed(matrices: Sequence[QuantizedMatrix]) -> dict[str, Array]:
     """One matrix as the operators read it, or the two parts of a gated one with their panels in turns."""
     parts = [matrix.packed() for matrix in matrices]
     return {
@@ -124,7 +126,9 @@ def _by_rows(given: Arrays, expected: Floats) -> list[Trial]:
     return trials
 
 
-def _matmul(name: str, matrices: Sequence[Matrix], activation: str | None = None, extra: Sequence[str] = ()) -> Case:
+def _matmul(
+    name: str, matrices: Sequence[QuantizedMatrix], activation: str | None = None, extra: Sequence[str] = ()
+) -> Case:
     """``extra`` names optional inputs to use: "bias", "gain", "residual"."""
     n, k = matrices[0].codes.shape
     rows = max(_ROWS)
@@ -142,7 +146,7 @@ def _matmul(name: str, matrices: Sequence[Matrix], activation: str | None = None
     return Case(name, "MatMulPanel", attributes, {**packed(matrices), **options}, _by_rows(given, expected))
 
 
-def _gather(name: str, matrix: Matrix) -> Case:
+def _gather(name: str, matrix: QuantizedMatrix) -> Case:
     n, k = matrix.codes.shape
     ids = np.arange(max(_ROWS), dtype=np.int64) * 5 % n
     attributes: dict[str, Attribute] = {"K": k, "N": n, "bits": matrix.bits, "block_size": matrix.block, "scale": 1.5}
@@ -153,7 +157,7 @@ def _gather(name: str, matrix: Matrix) -> Case:
 def _attentions() -> Iterator[Case]:
     numbers = Numbers(1)
     cos, sin = (numbers.uniform(-1, 1, (32, 12)) for _ in range(2))
-    plain = Attention(4, 2, 24, 0.2, cos=cos, sin=sin)
+    plain = ReferenceAttention(4, 2, 24, 0.2, cos=cos, sin=sin)
     yield _attention("CachedAttention", plain)
     gains = numbers.bell((2, 24))
     tree = replace(plain, kv_type="float16", softcap=3.0, query_gain=gains[0], key_gain=gains[1], epsilon=_EPSILON)
@@ -163,7 +167,7 @@ def _attentions() -> Iterator[Case]:
     yield _attention("CachedAttention (int4, tree)", replace(plain, kv_type="int4"), tree=True)
 
 
-def _attention(name: str, attention: Attention, *, tree: bool = False) -> Case:
+def _attention(name: str, attention: ReferenceAttention, *, tree: bool = False) -> Case:
     """Rows in steps of several sizes; each step finds the rows before it in the cache."""
     numbers = Numbers(2)
     width = (attention.heads + 2 * attention.kv_heads) * attention.head_size
@@ -188,7 +192,7 @@ def _attention(name: str, attention: Attention, *, tree: bool = False) -> Case:
     return Case(name, "CachedAttention", _attributes(attention), _constants(attention), trials)
 
 
-def _attributes(attention: Attention) -> dict[str, Attribute]:
+def _attributes(attention: ReferenceAttention) -> dict[str, Attribute]:
     assert attention.cos is not None
     return {
         "num_heads": attention.heads,
@@ -202,7 +206,7 @@ def _attributes(attention: Attention) -> dict[str, Attribute]:
     }
 
 
-def _constants(attention: Attention) -> Arrays:
+def _constants(attention: ReferenceAttention) -> Arrays:
     named = {"cos": attention.cos, "sin": attention.sin, "q_gain": attention.query_gain, "k_gain": attention.key_gain}
     return {name: array for name, array in named.items() if array is not None}
 

@@ -22,7 +22,7 @@ from runtime.kernels.selftest.cases import Case, cases
 FILE = Path(__file__).with_name("golden.json")
 
 
-class Reference(enum.Enum):
+class ReferenceCheck(enum.Enum):
     """What the digests say of a case that was made here."""
 
     RIGHT = "right"
@@ -37,12 +37,12 @@ def digests() -> dict[str, list[str]]:
     return found
 
 
-def judge_reference(case: Case, golden: dict[str, list[str]]) -> Reference:
+def judge_reference(case: Case, golden: dict[str, list[str]]) -> ReferenceCheck:
     """Whether the reference made ``case`` as specified."""
     inputs, outputs = golden.get(case.name, ("", ""))
     if digest_of_inputs(case) != inputs:
-        return Reference.OFF
-    return Reference.RIGHT if digest_of_outputs(case) == outputs else Reference.WRONG
+        return ReferenceCheck.OFF
+    return ReferenceCheck.RIGHT if digest_of_outputs(case) == outputs else ReferenceCheck.WRONG
 
 
 def digest_of_inputs(case: Case) -> str:

@@ -23,7 +23,7 @@ Attribute = int | float | str
 
 
 @dataclass(frozen=True)
-class Node:
+class GraphNode:
     """One operator. An absent optional input is an empty name."""
 
     operator: str
@@ -42,7 +42,7 @@ class ValueType:
 
 
 def encode_model(
-    nodes: Iterable[Node],
+    nodes: Iterable[GraphNode],
     inputs: Mapping[str, ValueType],
     outputs: Mapping[str, ValueType],
     constants: Mapping[str, npt.NDArray[Any]],
@@ -61,7 +61,7 @@ def encode_model(
     return _int(1, _IR_VERSION) + opsets + encode_field(7, graph)
 
 
-def _node(node: Node) -> bytes:
+def _node(node: GraphNode) -> bytes:
     names = b"".join(_text(1, name) for name in node.inputs) + b"".join(_text(2, name) for name in node.outputs)
     attributes = b"".join(encode_field(5, _attribute(name, value)) for name, value in node.attributes.items())
     return names + _text(4, node.operator) + attributes + _text(7, node.domain)

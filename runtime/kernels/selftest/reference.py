@@ -22,7 +22,7 @@ _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-
 
 
 @dataclass(frozen=True)
-class Matrix:
+class QuantizedMatrix:
     """A quantized weight: ``codes`` [N, K], ``scales`` [N, blocks], ``zeros`` [N, blocks] or None: the middle code."""
 
     codes: Bytes
@@ -128,7 +128,7 @@ def quantize(x: Floats, block: int) -> tuple[npt.NDArray[np.int32], Floats]:
     return np.rint(scaled).astype(np.int32).reshape(rows, num_blocks * block)[:, :k], scales
 
 
-def multiply(x: Floats, matrix: Matrix) -> Floats:
+def multiply(x: Floats, matrix: QuantizedMatrix) -> Floats:
     """Steps 2 and 3: rows [rows, K] give [rows, N]."""
     codes, scales = quantize(x, matrix.block)
     products = matrix.products(codes)
@@ -141,7 +141,7 @@ def multiply(x: Floats, matrix: Matrix) -> Floats:
 
 def matmul_panel(
     x: Floats,
-    matrices: Sequence[Matrix],
+    matrices: Sequence[QuantizedMatrix],
     *,
     bias: Floats | None = None,
     gain: Floats | None = None,

@@ -1,8 +1,8 @@
 """Tries a library of native kernels: every operator through ONNX Runtime, its numbers bit for bit, its refusals.
 
 ``python -m runtime.kernels.selftest.run LIBRARY`` prints one JSON object: ``description`` is what the library says of
-itself, and the rest are the fields of a ``Finding``. It runs in a process of its own, since a library made for another
-system or another ONNX Runtime may crash it.
+itself, and the rest are the fields of a ``SelfTestResult``. It runs in a process of its own, since a library made for
+another system or another ONNX Runtime may crash it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import numpy as np
 import onnxruntime as ort
 
 from runtime.kernels.selftest.cases import Array, Case, cases, refusals
-from runtime.kernels.selftest.golden import Reference, digest, digests, judge_reference
+from runtime.kernels.selftest.golden import ReferenceCheck, digest, digests, judge_reference
 
 _FATAL_ONLY = 4
 
 
 @dataclass(frozen=True)
-class Finding:
+class SelfTestResult:
     """The first thing wrong, None if all is as specified.
 
     ``about`` says with what: the library; the reference, that is NumPy on this machine; or this trial, which came to
@@ -41,7 +41,7 @@ class Finding:
     note: str | None = None
 
 
-def try_library(library: Path) -> Finding:
+def try_library(library: Path) -> SelfTestResult:
     """Compares ``library`` with the reference, and both with the golden bits."""
     golden = digests()
     every = [(case, judge_reference(case, golden)) for case in cases()]
@@ -51,15 +51,15 @@ def try_library(library: Path) -> Finding:
             try:
                 outputs = _run(case, library, threads)
             except Exception as error:  # ONNX Runtime's errors share no other base
-                return Finding(f"{what}: {_first_line(error)}", "trial")
-            if reference is Reference.OFF:
-                return Finding(f"{case.name}: NumPy {np.__version__} {reference.value} here", "reference")
+                return SelfTestResult(f"{what}: {_first_line(error)}", "trial")
+            if reference is ReferenceCheck.OFF:
+                return SelfTestResult(f"{case.name}: NumPy {np.__version__} {reference.value} here", "reference")
             if digest(outputs) != golden[case.name][1]:
-                return Finding(f"{what}: {_difference(case, outputs)}")
+                return SelfTestResult(f"{what}: {_difference(case, outputs)}")
     fault = next(filter(None, (_refusal_fault(library, tensor, case) for tensor, case in refusals())), None)
-    wrong = next((case.name for case, reference in every if reference is Reference.WRONG), None)
+    wrong = next((case.name for case, reference in every if reference is ReferenceCheck.WRONG), None)
     note = wrong and f"{wrong}: NumPy {np.__version__} gives other bits than it should here; the library is right"
-    return Finding(fault, note=note)
+    return SelfTestResult(fault, note=note)
 
 
 def count_different(found: Array, expected: Array) -> int:
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
         description = describe(library)
         finding = try_library(library)
     except (OSError, AttributeError) as error:
-        finding = Finding(f"it cannot be loaded: {error}", "trial")
+        finding = SelfTestResult(f"it cannot be loaded: {error}", "trial")
     print(json.dumps({"description": description, **asdict(finding)}))
     return 0
 

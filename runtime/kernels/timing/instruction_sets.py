@@ -21,7 +21,7 @@ import onnxruntime as ort
 from runtime.kernels.backends import PORTABLE
 from runtime.kernels.library import ISA_VARIABLE, PLAIN, Library
 from runtime.kernels.selftest.numbers import Numbers
-from runtime.kernels.selftest.onnx_bytes import Attribute, Node, ValueType, encode_model
+from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.kernels.weights.layout import MatrixLayout
 
 # Every instruction set has its turn so often, one call at a time; calls that something interrupts do not count then.
@@ -103,7 +103,7 @@ def _product(bits: int) -> bytes:
         "scales": np.ones(layout.scales_shape, np.float16),
     }
     attributes: dict[str, Attribute] = {"K": k, "N": n, "bits": bits, "block_size": 128}
-    node = Node("MatMulPanel", ["A", "codes", "scales"], ["Y"], attributes)
+    node = GraphNode("MatMulPanel", ["A", "codes", "scales"], ["Y"], attributes)
     given, made = {"A": ValueType("float32", (1, "S", k))}, {"Y": ValueType("float32", (1, "S", n))}
     return encode_model([node], given, made, constants)
 
@@ -131,7 +131,7 @@ def _attention_run(kv_type: str, rows: int, library: Library, name: str, threads
         "present_value": cache,
     }
     attributes: dict[str, Attribute] = {"num_heads": _HEADS, "kv_num_heads": _KV_HEADS, "scale": 0.125}
-    model = encode_model([Node("CachedAttention", list(given), list(made), attributes)], given, made, {})
+    model = encode_model([GraphNode("CachedAttention", list(given), list(made), attributes)], given, made, {})
     session = _session(model, library, name, threads)
     binding = session.io_binding()
     inputs: Arrays = {

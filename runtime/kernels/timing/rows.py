@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from runtime.kernels.backends import PORTABLE
 from runtime.kernels.library import Library
-from runtime.kernels.selftest.onnx_bytes import Attribute, Node, ValueType, encode_model
+from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.kernels.weights.layout import MatrixLayout
 
 # Twice the last cache of a server's processor.
@@ -29,7 +29,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Shape:
+class ProductShape:
     """A product of K inputs and N outputs; ``name`` says where a model has it."""
 
     k: int
@@ -39,16 +39,16 @@ class Shape:
 
 # The five products of a Qwen2-1.5B layer and its head, with q/k/v and gate/up packed as exports have them.
 QWEN2_SHAPES = (
-    Shape(1536, 2048, "q/k/v"),
-    Shape(1536, 1536, "attention output"),
-    Shape(1536, 17920, "gate/up"),
-    Shape(8960, 1536, "down"),
-    Shape(1536, 151936, "head"),
+    ProductShape(1536, 2048, "q/k/v"),
+    ProductShape(1536, 1536, "attention output"),
+    ProductShape(1536, 17920, "gate/up"),
+    ProductShape(8960, 1536, "down"),
+    ProductShape(1536, 151936, "head"),
 )
 
 
 @dataclass(frozen=True)
-class Timing:
+class ProductTiming:
     """Median seconds of one product with ``rows`` rows, and the bytes of weights it reads."""
 
     rows: int
@@ -68,7 +68,9 @@ class Timing:
         return self.portable_bytes / self.portable_seconds
 
 
-def measure(library: Library, shape: Shape, rows: Sequence[int], block_size: int, threads: int) -> list[Timing]:
+def measure(
+    library: Library, shape: ProductShape, rows: Sequence[int], block_size: int, threads: int
+) -> list[ProductTiming]:
     """Both kernels at every number of rows, alternating, in int4 with blocks of ``block_size``."""
     layout = MatrixLayout(shape.n, shape.k, 4, block_size)
     codes_bytes = int(np.prod(layout.portable_codes_shape))
@@ -86,7 +88,7 @@ def measure(library: Library, shape: Shape, rows: Sequence[int], block_size: int
                 if turn:  # the first of each warms up
                     times.setdefault((count, which), []).append(perf_counter() - start)
     medians = {key: statistics.median(values) / copies for key, values in times.items()}
-    return [Timing(count, medians[count, 0], native_bytes, medians[count, 1], portable_bytes) for count in rows]
+    return [ProductTiming(count, medians[count, 0], native_bytes, medians[count, 1], portable_bytes) for count in rows]
 
 
 def _native(
@@ -129,7 +131,7 @@ def _session(
     attributes = {**sizes, "block_size": layout.block_size, **extra}
     constants = {f"{name}{copy}": array for copy, arrays in enumerate(weights) for name, array in arrays.items()}
     nodes = [
-        Node(operator, ["A", f"codes{copy}", f"scales{copy}"], [f"Y{copy}"], attributes, domain)
+        GraphNode(operator, ["A", f"codes{copy}", f"scales{copy}"], [f"Y{copy}"], attributes, domain)
         for copy in range(len(weights))
     ]
     outputs = {f"Y{copy}": ValueType("float32", (1, "S", layout.rows)) for copy in range(len(weights))}

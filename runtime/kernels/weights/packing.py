@@ -36,7 +36,7 @@ from runtime.kernels.weights.layout import (
     pack_zero_points,
     panel_rows,
 )
-from runtime.kernels.weights.packing_table import Matrix, Table, read_table
+from runtime.kernels.weights.packing_table import MatrixEntry, PackingTable, read_table
 
 MAGIC = "pocketspec native data"
 _SLAB_BYTES = 2 << 20  # of codes, read and written at a time
@@ -89,7 +89,7 @@ def make_header(source_hash: str, table_hash: str, size: int, content: str) -> b
     return json.dumps({**fields, "content": content}).encode().ljust(PAGE)
 
 
-def _pieces(source: BinaryIO, table: Table, threads: int) -> Iterator[_Piece]:
+def _pieces(source: BinaryIO, table: PackingTable, threads: int) -> Iterator[_Piece]:
     """Everything that must be written, matrices in the order of the table."""
     for vector in table.vectors:
         yield vector.move.target, _read(source, vector.move.source, (vector.size,), np.uint8)
@@ -106,7 +106,7 @@ def _pieces(source: BinaryIO, table: Table, threads: int) -> Iterator[_Piece]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _tasks(source: BinaryIO, table: Table) -> Iterator[Callable[[], list[_Piece]]]:
+def _tasks(source: BinaryIO, table: PackingTable) -> Iterator[Callable[[], list[_Piece]]]:
     """Reads slab after slab; each task lays one out."""
     for matrix in table.matrices:
         layout = matrix.layout
@@ -117,7 +117,7 @@ def _tasks(source: BinaryIO, table: Table) -> Iterator[Callable[[], list[_Piece]
             yield partial(_lay_out, matrix, first, *_read_slab(source, matrix, first, last))
 
 
-def _read_slab(source: BinaryIO, matrix: Matrix, first: int, last: int) -> list[npt.NDArray[Any]]:
+def _read_slab(source: BinaryIO, matrix: MatrixEntry, first: int, last: int) -> list[npt.NDArray[Any]]:
     """Codes, scales and perhaps zero points ``[parts, rows, ...]`` of panel groups ``first`` to ``last``."""
     layout = matrix.layout
     kinds: list[tuple[int, tuple[int, ...], npt.DTypeLike]] = [
@@ -136,7 +136,7 @@ def _read_slab(source: BinaryIO, matrix: Matrix, first: int, last: int) -> list[
 
 
 def _lay_out(
-    matrix: Matrix,
+    matrix: MatrixEntry,
     first: int,
     codes: npt.NDArray[np.uint8],
     scales: npt.NDArray[np.float32],
@@ -187,7 +187,7 @@ def _write(target: BinaryIO, position: int, data: bytes | memoryview) -> None:
         view = view[target.write(view) :]
 
 
-def _check_source(path: Path, table: Table) -> None:
+def _check_source(path: Path, table: PackingTable) -> None:
     size = path.stat().st_size if path.is_file() else None
     if size != table.source_size:
         seen = "is missing" if size is None else f"has {size:,} bytes, its packing table says {table.source_size:,}"

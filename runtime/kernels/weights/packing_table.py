@@ -33,7 +33,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class MatrixEntry:
     """A quantized matrix that is laid out in panels. ``scale_type`` is "fp16" or "fp32", the source has fp32."""
 
     name: str
@@ -45,7 +45,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Vector:
+class VectorEntry:
     """Anything else: ``size`` bytes that are copied as they are."""
 
     name: str
@@ -54,14 +54,14 @@ class Vector:
 
 
 @dataclass(frozen=True)
-class Table:
+class PackingTable:
     """All tensors of a packed file of ``size`` bytes, made from the file ``source`` of ``source_size`` bytes."""
 
     source: str
     source_size: int
     size: int
-    matrices: tuple[Matrix, ...]
-    vectors: tuple[Vector, ...]
+    matrices: tuple[MatrixEntry, ...]
+    vectors: tuple[VectorEntry, ...]
     layout: int = LAYOUT_VERSION
 
 
@@ -70,27 +70,27 @@ class TableBuilder:
 
     def __init__(self) -> None:
         self._end = PAGE
-        self._matrices: list[Matrix] = []
-        self._vectors: list[Vector] = []
+        self._matrices: list[MatrixEntry] = []
+        self._vectors: list[VectorEntry] = []
 
     def matrix(
         self, name: str, layout: MatrixLayout, scale_type: str, codes: int, scales: int, zero_points: int | None
-    ) -> Matrix:
+    ) -> MatrixEntry:
         """A matrix whose parts begin at these positions of the source."""
         sizes = packed_sizes(layout, scale_type)
         first, second = Move(codes, self._room(sizes[0])), Move(scales, self._room(sizes[1]))
         third = None if zero_points is None else Move(zero_points, self._room(sizes[2]))
-        self._matrices.append(Matrix(name, layout, scale_type, first, second, third))
+        self._matrices.append(MatrixEntry(name, layout, scale_type, first, second, third))
         return self._matrices[-1]
 
-    def vector(self, name: str, position: int, size: int) -> Vector:
+    def vector(self, name: str, position: int, size: int) -> VectorEntry:
         """A tensor of ``size`` bytes at ``position`` of the source."""
-        self._vectors.append(Vector(name, size, Move(position, self._room(size))))
+        self._vectors.append(VectorEntry(name, size, Move(position, self._room(size))))
         return self._vectors[-1]
 
-    def finish(self, source: str, source_size: int) -> Table:
+    def finish(self, source: str, source_size: int) -> PackingTable:
         """The table."""
-        return Table(source, source_size, self._end, tuple(self._matrices), tuple(self._vectors))
+        return PackingTable(source, source_size, self._end, tuple(self._matrices), tuple(self._vectors))
 
     def _room(self, size: int) -> int:
         position = -(-self._end // PAGE) * PAGE
@@ -105,12 +105,12 @@ def packed_sizes(layout: MatrixLayout, scale_type: str) -> tuple[int, int, int]:
     return entries * codes, entries * scales * SCALE_TYPES[scale_type].itemsize, entries * zeros
 
 
-def dump_table(table: Table) -> str:
+def dump_table(table: PackingTable) -> str:
     """The table as JSON text, ending in a line break."""
     return json.dumps(asdict(table), indent=1) + "\n"
 
 
-def read_table(path: Path) -> tuple[Table, str]:
+def read_table(path: Path) -> tuple[PackingTable, str]:
     """The table in the file ``path``, and the SHA-256 of the file; TableError if it cannot be used."""
     try:
         data = read_bytes(path, MOST_JSON)
@@ -121,7 +121,7 @@ def read_table(path: Path) -> tuple[Table, str]:
     try:
         fields = parse_own_json(data)
         version = fields["layout"]
-        table = build_record(Table, fields, str(path)) if version == LAYOUT_VERSION else None
+        table = build_record(PackingTable, fields, str(path)) if version == LAYOUT_VERSION else None
         fault = table and next(_faults(table), None)
     except (UntrustedError, KeyError, TypeError) as error:
         raise TableError(f"{path} is no packing table ({error}); export the bundle again") from None
@@ -133,7 +133,7 @@ def read_table(path: Path) -> tuple[Table, str]:
     return table, hashlib.sha256(data).hexdigest()
 
 
-def _faults(table: Table) -> Iterator[str]:
+def _faults(table: PackingTable) -> Iterator[str]:
     """What no export writes: tensors that do not lie in the files, or overlap."""
     if fault := FileName(plain=True).fault(table.source):
         yield f"its source {shown(table.source)} {fault}"
@@ -157,7 +157,7 @@ def _faults(table: Table) -> Iterator[str]:
         yield "tensors overlap"
 
 
-def _ends(matrix: Matrix) -> list[tuple[Move, int, int]]:
+def _ends(matrix: MatrixEntry) -> list[tuple[Move, int, int]]:
     """Where the parts of a matrix begin, the bytes read there, and those written."""
     layout = matrix.layout
     read = (

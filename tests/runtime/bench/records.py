@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.bench.measure import Answer
+from runtime.bench.measure import AnswerRecord
 from runtime.decoding.draft import Pick, Step, chain_limit
 
 
@@ -28,8 +28,8 @@ def make_step(accepted: int = 0, depth: int = 0, **fields: Any) -> Step:
 
 def make_answer(
     contender: str, speed: float, prompt: int = 0, repeat: int = 0, steps: Sequence[Step] | None = None, **fields: Any
-) -> Answer:
+) -> AnswerRecord:
     """An answer that decodes ``speed`` tokens/s after a first token that took a second."""
     steps = tuple(steps or [make_step() for _ in range(5)])
     decoded = sum(len(step.tokens) for step in steps[1:])
-    return Answer(contender, prompt, repeat, steps, 1.0, 1.0 + decoded / speed, **fields)
+    return AnswerRecord(contender, prompt, repeat, steps, 1.0, 1.0 + decoded / speed, **fields)

@@ -10,7 +10,7 @@ import pytest
 from memory import Request
 from runtime.bench.acceptance import measure_acceptance
 from runtime.bench.contenders import parse_contender
-from runtime.bench.measure import Answer, Bench, Task
+from runtime.bench.measure import AnswerRecord, Bench, Task
 from runtime.bench.rows import measure_rows
 from runtime.bench.setting import collect, worth_comparing
 from runtime.decoding.sampling import SamplingParams
@@ -24,7 +24,7 @@ def _task(engine: Engine, tokens: int = 12, **settings: Any) -> Task:
     return Task([engine.encode(text) for text in ("one", "two")], tokens, **settings)
 
 
-def _run(engine: Engine, task: Task, names: list[str], repeats: int = 1) -> dict[str, list[Answer]]:
+def _run(engine: Engine, task: Task, names: list[str], repeats: int = 1) -> dict[str, list[AnswerRecord]]:
     contenders = [parse_contender(name) for name in names]
     answers = list(Bench({None: engine}, task).run(contenders, repeats))
     return {name: [answer for answer in answers if answer.contender == name] for name in names}
@@ -154,7 +154,7 @@ def test_what_was_answered_before_an_interrupt_is_kept(engine: Engine, monkeypat
 
     expected = _run(engine, _task(engine, 8), ["plain"])["plain"]
     monkeypatch.setattr(engine.target, "forward", interrupted)
-    shown: list[Answer] = []
+    shown: list[AnswerRecord] = []
     answers, error = collect(Bench({None: engine}, _task(engine, 8)), CONTENDERS[:1], 9, shown.append)
     assert isinstance(error, KeyboardInterrupt)
     assert calls == 40
@@ -167,7 +167,7 @@ def test_what_was_answered_before_an_interrupt_is_kept(engine: Engine, monkeypat
 
 
 def test_an_error_loses_nothing_either(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def advance(answer: Answer) -> None:
+    def advance(answer: AnswerRecord) -> None:
         if answer.prompt:
             raise RuntimeError("no more")
 

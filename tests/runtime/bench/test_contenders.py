@@ -64,7 +64,7 @@ def test_ways_without_a_size_leave_it_to_the_scheduler() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("near", "no contender 'near'; write one of plain, plain-safe"),
+        ("near", "no contender 'near'; write plain, plain-safe"),
         ("near-chain", "no contender 'near-chain'"),
         ("near-chain0", "chain0 is no draft; it has 1 node or more"),
         ("near-tree3x4", "tree3x4 is no draft; it has 1 node or more, and no more depth"),

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from memory.meter import Memory
-from runtime.bench.acceptance import Acceptance, measure_acceptance
+from runtime.bench.acceptance import LevelAcceptance, measure_acceptance
 from runtime.bench.contenders import parse_contender
-from runtime.bench.intervals import Ratio, mean_ratio, show_spread, spread
-from runtime.bench.measure import Answer
+from runtime.bench.intervals import RatioInterval, mean_ratio, show_spread, spread
+from runtime.bench.measure import AnswerRecord
 from runtime.bench.prompts import Prompt
 from runtime.bench.report import Report, Setup
-from runtime.bench.summary import Reference, Summary, summarize
+from runtime.bench.summary import ComparedWith, Summary, summarize
 from runtime.bundle.foreign import read_bundle
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine
@@ -58,17 +58,17 @@ def test_one_prompt_has_no_interval_and_none_no_ratio() -> None:
     assert mean_ratio([]) is None
     assert mean_ratio([[]]) is None
     alone = mean_ratio([[1.0, 4.0]])
-    assert alone == Ratio(pytest.approx(2.0), None, None, 1)
+    assert alone == RatioInterval(pytest.approx(2.0), None, None, 1)
     assert str(alone) == "2.00 (n=1, no interval)"
 
 
 def test_acceptance_by_depth_counts_drafts_that_came_so_far() -> None:
     steps = [make_step(0, 3), make_step(1, 3), make_step(3, 3), make_step(1, 1), make_step()]
     (found,) = measure_acceptance(steps, "tiny")
-    assert found == Acceptance("tiny", 4, 5 / 10, (3 / 4, 1 / 2, 1.0))
+    assert found == LevelAcceptance("tiny", 4, 5 / 10, (3 / 4, 1 / 2, 1.0))
     # Of a tree the path counts, and its nodes for the rate.
     (tree,) = measure_acceptance([make_step(2, 2, drafted=6), make_step(0, 2, drafted=6)], "tiny")
-    assert tree == Acceptance("tiny", 2, 2 / 12, (1 / 2, 1.0))
+    assert tree == LevelAcceptance("tiny", 2, 2 / 12, (1 / 2, 1.0))
     assert measure_acceptance([make_step()], "tiny") == []
     # Where nothing reached a depth, nothing is said of it.
     assert measure_acceptance([make_step(0, 3)], "tiny")[0].by_depth == (0.0,)
@@ -88,9 +88,11 @@ def test_every_level_of_a_hierarchy_has_its_own_acceptance() -> None:
     assert [each.level for each in measure_acceptance(others, "a")] == ["a", "x", "y"]
 
 
-def _summarize(answers: list[Answer], everyone: list[Answer], bundle: Path, keeps_text: bool = True) -> Summary:
+def _summarize(
+    answers: list[AnswerRecord], everyone: list[AnswerRecord], bundle: Path, keeps_text: bool = True
+) -> Summary:
     target = replace(read_bundle(bundle).target, weight_bytes=1100, sparse_bytes=100)
-    return summarize(answers, everyone, target, "random weights", None, Reference("plain", "plain", keeps_text))
+    return summarize(answers, everyone, target, "random weights", None, ComparedWith("plain", "plain", keeps_text))
 
 
 def test_a_summary_is_what_the_records_say(random_bundle: Path) -> None:
@@ -102,7 +104,7 @@ def test_a_summary_is_what_the_records_say(random_bundle: Path) -> None:
     fast[1] = replace(fast[1], peak=Memory(5, 9))
     found = _summarize(fast, plain + fast, random_bundle)
     assert (found.tokens_per_second, found.prompts, found.answers) == (pytest.approx(40.0), 3, 3)
-    assert found.ratio == Ratio(pytest.approx(2.0), pytest.approx(2.0), pytest.approx(2.0), 3)
+    assert found.ratio == RatioInterval(pytest.approx(2.0), pytest.approx(2.0), pytest.approx(2.0), 3)
     assert found.end_to_end_tokens_per_second == pytest.approx(5 / (1 + 4 / 40))
     assert found.end_to_end_ratio is not None
     assert found.end_to_end_ratio.value == pytest.approx(((1.4 / 1.2) * (1.2 / 1.1) * (1.1 / 1.05)) ** (1 / 3))
@@ -132,7 +134,7 @@ def test_only_answers_to_the_same_prompt_in_the_same_repeat_are_compared(random_
     plain = [make_answer("plain", 10.0, 0, 0), make_answer("plain", 40.0, 0, 1), make_answer("plain", 5.0, 1, 0)]
     fast = [make_answer("auto", 20.0, 0, 0), make_answer("auto", 80.0, 0, 1), make_answer("auto", 99.0, 2, 0)]
     found = _summarize(fast, plain + fast, random_bundle)
-    assert found.ratio == Ratio(pytest.approx(2.0), None, None, 1)
+    assert found.ratio == RatioInterval(pytest.approx(2.0), None, None, 1)
     assert found.tokens_per_second == pytest.approx((50.0 + 99.0) / 2)
 
 

@@ -22,10 +22,10 @@ from runtime.doctor import bundle as bundle_module
 from runtime.doctor import machine, software
 from runtime.doctor.finding import Finding, Section, advice_in, section_lines
 from runtime.doctor.privacy import without_names
-from runtime.kernels.library import Verdict
+from runtime.kernels.library import LibraryVerdict
 from tests.places import ROOT
 
-GOOD = Verdict("1", 1, "avx2", ("avx2", "portable"), ("avx2", "portable"))
+GOOD = LibraryVerdict("1", 1, "avx2", ("avx2", "portable"), ("avx2", "portable"))
 GB = 10**9
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from runtime.kernels.selftest.onnx_bytes import Attribute, Node, ValueType, encode_model
+from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.models.io_binding import KeptBinding
 
 HIDDEN = np.float32(-1e30)
@@ -97,7 +97,7 @@ class Shape:
             "rotary_dim": self.rotary_dim or 0,
             "epsilon": 1e-6,
         }
-        node = Node("CachedAttention", inputs, ["Y", "present_key", "present_value"], attributes)
+        node = GraphNode("CachedAttention", inputs, ["Y", "present_key", "present_value"], attributes)
         outputs = {"Y": ValueType("float32", (1, "S", "M")), "present_key": cache, "present_value": cache}
         return encode_model([node], given, outputs, constants)
 

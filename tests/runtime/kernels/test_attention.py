@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from runtime.kernels.selftest.attention_reference import Attention
+from runtime.kernels.selftest.attention_reference import ReferenceAttention
 from runtime.kernels.selftest.run import describe
 from runtime.models.io_binding import ancestors
 from tests.runtime.kernels.attention_op import (
@@ -183,7 +183,7 @@ def test_values_are_stored_as_specified(
     layer.step(rows)
     found = layer.values[0].transpose(1, 0, 2)
     if kind == "int4":
-        wanted: npt.NDArray[Any] = Attention(4, 2, 64, 1.0, kind).store(values)
+        wanted: npt.NDArray[Any] = ReferenceAttention(4, 2, 64, 1.0, kind).store(values)
     elif kind == "int8":
         largest = np.abs(values).max(-1, keepdims=True)
         factor = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest >= 1e-30)

@@ -23,7 +23,7 @@ from runtime.kernels.library import Library, open_library
 from runtime.kernels.timing import instruction_sets as comparison
 from runtime.kernels.timing import rows as curve
 from runtime.kernels.timing.instruction_sets import Comparison
-from runtime.kernels.timing.rows import Shape, measure
+from runtime.kernels.timing.rows import ProductShape, measure
 from tests.places import ROOT
 
 
@@ -79,7 +79,7 @@ def test_costs_are_a_table_and_json(native_library: Path, capsys: pytest.Capture
 
 
 def test_bytes_are_those_of_codes_and_scales(native_library: Path) -> None:
-    (timing,) = measure(open_library(), Shape(100, 40), [2], 32, 1)
+    (timing,) = measure(open_library(), ProductShape(100, 40), [2], 32, 1)
     padded_k, padded_n, blocks = 128, 48, 4
     assert timing.native_bytes == padded_n * padded_k // 2 + padded_n * blocks * 2
     assert timing.portable_bytes == 40 * padded_k // 2 + 40 * blocks * 4
@@ -91,7 +91,7 @@ def test_times_are_of_one_product(native_library: Path, monkeypatch: pytest.Monk
     ticks = itertools.count()
     monkeypatch.setattr(curve, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(curve, "_WORKING_SET_BYTES", 4 * 96 * 64 // 2)
-    for timing in measure(open_library(), Shape(96, 64), [1, 2], 32, 1):
+    for timing in measure(open_library(), ProductShape(96, 64), [1, 2], 32, 1):
         assert timing.native_seconds == timing.portable_seconds == 1 / 4
 
 
@@ -108,7 +108,7 @@ def test_both_kernels_are_timed_on_the_same_product(native_library: Path, monkey
             return found
 
     monkeypatch.setattr(curve.ort, "InferenceSession", Spy)
-    measure(open_library(), Shape(96, 48), [2], 32, 1)
+    measure(open_library(), ProductShape(96, 48), [2], 32, 1)
     assert {array.shape for array in seen} == {(1, 2, 48)}
     for array in seen:
         np.testing.assert_allclose(array, 96.0, rtol=1e-5)

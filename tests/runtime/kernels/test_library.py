@@ -17,10 +17,10 @@ import pytest
 from runtime.kernels import library
 from runtime.kernels.backends import PORTABLE
 from runtime.kernels.build import SOURCES, VERSION, build
-from runtime.kernels.library import KernelsError, Verdict, judge, open_library
+from runtime.kernels.library import KernelsError, LibraryVerdict, judge, open_library
 from runtime.kernels.selftest.cases import Trial, cases, refusals
 from runtime.kernels.selftest.golden import digest_of_inputs, digest_of_outputs
-from runtime.kernels.selftest.run import Finding, count_different, try_library
+from runtime.kernels.selftest.run import SelfTestResult, count_different, try_library
 from runtime.kernels.weights.layout import LAYOUT_VERSION
 
 REMEDY = "python -m runtime kernels --build builds it"
@@ -64,7 +64,7 @@ def test_a_record_holds_for_one_library_one_device_and_one_instruction_set(
     native_library: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged: list[Path] = []
-    monkeypatch.setattr(library, "judge", lambda path: judged.append(path) or Verdict(layout=LAYOUT_VERSION))
+    monkeypatch.setattr(library, "judge", lambda path: judged.append(path) or LibraryVerdict(layout=LAYOUT_VERSION))
     place.write_bytes(b"one")
     open_library()
     open_library()
@@ -190,7 +190,7 @@ def test_what_is_no_verdict_about_the_library_is_tried_again_at_the_next_start(
 def test_a_record_that_is_none_is_as_if_there_were_none(
     place: Path, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
-    monkeypatch.setattr(library, "judge", lambda path: Verdict(layout=LAYOUT_VERSION))
+    monkeypatch.setattr(library, "judge", lambda path: LibraryVerdict(layout=LAYOUT_VERSION))
     place.write_bytes(b"one")
     monkeypatch.setattr(library, "look_up", lambda folder, name, key: (value, True))
     assert open_library().verdict.layout == LAYOUT_VERSION
@@ -224,7 +224,7 @@ def test_a_wrong_number_is_found(compiler: str, place: Path, tmp_path: Path) -> 
 
 def test_a_library_for_another_layout_is_refused() -> None:
     description = json.dumps({"layout": LAYOUT_VERSION + 1, "version": "9"})
-    verdict = library._read_verdict(json.dumps({"description": description, **asdict(Finding())}))
+    verdict = library._read_verdict(json.dumps({"description": description, **asdict(SelfTestResult())}))
     assert (
         verdict.fault == f"it reads weights of layout {LAYOUT_VERSION + 1}, this version packs layout {LAYOUT_VERSION}"
     )

@@ -17,8 +17,8 @@ from runtime.kernels.library import Library, open_library
 from runtime.kernels.selftest import reference
 from runtime.kernels.selftest.cases import make_matrix, packed
 from runtime.kernels.selftest.numbers import Numbers
-from runtime.kernels.selftest.onnx_bytes import Node, ValueType, encode_model
-from runtime.kernels.selftest.reference import Floats, Matrix
+from runtime.kernels.selftest.onnx_bytes import GraphNode, ValueType, encode_model
+from runtime.kernels.selftest.reference import Floats, QuantizedMatrix
 from runtime.kernels.selftest.run import count_different
 
 HOSTILE = np.float32([0, -0.0, np.nan, np.inf, -np.inf, 1e-45, 1e-31, 1e-30, 3e38, -3e38, 1, -1])
@@ -29,7 +29,7 @@ def library(native_library: Path) -> Library:
     return open_library()
 
 
-def run(library: Library, matrix: Matrix, x: Floats, threads: int = 2) -> Floats:
+def run(library: Library, matrix: QuantizedMatrix, x: Floats, threads: int = 2) -> Floats:
     """The operator on ``x`` [..., K]."""
     n, k = matrix.codes.shape
     constants = packed([matrix])
@@ -40,13 +40,13 @@ def run(library: Library, matrix: Matrix, x: Floats, threads: int = 2) -> Floats
     options = ort.SessionOptions()
     options.log_severity_level = 4
     library.register(options, threads)
-    model = encode_model([Node("MatMulPanel", names, ["Y"], sizes)], *types, constants)
+    model = encode_model([GraphNode("MatMulPanel", names, ["Y"], sizes)], *types, constants)
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {"A": x})
     return np.asarray(y)
 
 
-def check(library: Library, matrix: Matrix, x: Floats) -> None:
+def check(library: Library, matrix: QuantizedMatrix, x: Floats) -> None:
     n, k = matrix.codes.shape
     y = run(library, matrix, x)
     assert y.shape == (*x.shape[:-1], n)
@@ -112,7 +112,7 @@ class Given:
         names = ("A", "codes", "scales", "zero_points", "bias", "gain")
         given = {name: ValueType(array.dtype.name, self._axes(name, array)) for name, array in self.inputs(0).items()}
         sizes = {"K": self.K, "N": self.N, "bits": 4, "block_size": 32, "epsilon": 1e-6}
-        node = Node("MatMulPanel", names, ["Y"], sizes)
+        node = GraphNode("MatMulPanel", names, ["Y"], sizes)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         library.register(options, 1)
@@ -123,7 +123,7 @@ class Given:
     def _axes(name: str, array: Any) -> tuple[str, ...]:
         return tuple(f"{name}{axis}" for axis in range(array.ndim))
 
-    def matrix(self, seed: int) -> Matrix:
+    def matrix(self, seed: int) -> QuantizedMatrix:
         return make_matrix(self.N, self.K, 4, 32, half=bool(seed % 2), own_zeros=True, seed=seed)
 
     def weights(self, seed: int) -> dict[str, Any]:

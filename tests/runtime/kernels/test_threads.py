@@ -14,7 +14,7 @@ from runtime.engine import Engine
 from runtime.kernels.backends import PORTABLE
 from runtime.kernels.library import open_library
 from runtime.kernels.selftest.cases import make_matrix, packed
-from runtime.kernels.selftest.onnx_bytes import Node, ValueType, encode_model
+from runtime.kernels.selftest.onnx_bytes import GraphNode, ValueType, encode_model
 from runtime.kernels.threads import NativeCrew, crew_of
 
 pytestmark = pytest.mark.usefixtures("native_library")
@@ -30,7 +30,9 @@ def open_session(threads: int) -> ort.InferenceSession:
     types = {"A": ValueType("float32", ("rows", "k"))}, {"Y": ValueType("float32", ("rows", "n"))}
     options = PORTABLE.session_options(threads)
     open_library().register(options, threads)
-    return ort.InferenceSession(encode_model([Node("MatMulPanel", names, ["Y"], sizes)], *types, constants), options)
+    return ort.InferenceSession(
+        encode_model([GraphNode("MatMulPanel", names, ["Y"], sizes)], *types, constants), options
+    )
 
 
 def crew(session: ort.InferenceSession) -> NativeCrew:

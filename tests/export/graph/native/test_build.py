@@ -17,7 +17,7 @@ from export.graph.native.panels import place_weights
 from export.graph.recipe import AliasRecipe, LoweredGraph
 from export.graph.trace import GraphOptions, lower
 from export.writer.data_file import DataFile
-from runtime.kernels.weights.packing_table import Table, read_table
+from runtime.kernels.weights.packing_table import PackingTable, read_table
 
 
 def place_all(graph: LoweredGraph, folder: Path) -> None:
@@ -52,7 +52,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def table_of(folder: Path) -> Table:
+def table_of(folder: Path) -> PackingTable:
     return read_table(folder / "native.json")[0]
 
 

@@ -20,8 +20,8 @@ from memory.choices import Request
 from memory.device import read_device
 from memory.meter import read_memory, resident_bytes
 from runtime.__main__ import main
-from runtime.bench.conversation.measure import Contender, Task, converse
-from runtime.bench.conversation.settings import Setting, make_contenders
+from runtime.bench.conversation.measure import ConversationSetting, ConversationTask, converse
+from runtime.bench.conversation.settings import ConversationRequest, make_settings
 from runtime.bench.conversation.unplanned import UnplannedLevels, allocate_all
 from runtime.bundle.foreign import read_bundle
 from runtime.decoding.stop import StopRule
@@ -44,8 +44,10 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def _setting(bundle: Path, drafter: str = "auto", **request: Any) -> Setting:
-    return Setting(bundle, read_bundle(bundle), read_device(), Request(turns=4, threads=1, **request), drafter)
+def _setting(bundle: Path, drafter: str = "auto", **request: Any) -> ConversationRequest:
+    return ConversationRequest(
+        bundle, read_bundle(bundle), read_device(), Request(turns=4, threads=1, **request), drafter
+    )
 
 
 def _converse(bundle: Path, prompts: Path, *options: str) -> int:
@@ -80,7 +82,7 @@ def test_contenders_say_the_same_and_their_bytes_add_up(
 
 def test_unplanned_is_everything_at_once(random_bundle: Path) -> None:
     names = ["planned", "unplanned", "unplanned-chain3", "plain"]
-    planned, unplanned, chain, plain = make_contenders(names, _setting(random_bundle, context=200))
+    planned, unplanned, chain, plain = make_settings(names, _setting(random_bundle, context=200))
     assert (planned.plan.context, planned.planned, unplanned.planned) == (200, True, False)
     assert (unplanned.plan.context, unplanned.plan.prefill_chunk) == (POSITIONS, 512)
     assert (unplanned.plan.draft.shape, unplanned.plan.draft.nodes) == ("tree", 15)
@@ -91,22 +93,22 @@ def test_unplanned_is_everything_at_once(random_bundle: Path) -> None:
 
 
 def test_a_budget_binds_the_planned_contender_alone(random_bundle: Path) -> None:
-    free, unplanned = make_contenders(["planned", "unplanned"], _setting(random_bundle, context=200))
+    free, unplanned = make_settings(["planned", "unplanned"], _setting(random_bundle, context=200))
     budget = free.plan.needed_bytes - 1
-    bound, same = make_contenders(["planned", "unplanned"], _setting(random_bundle, context=200, budget_bytes=budget))
+    bound, same = make_settings(["planned", "unplanned"], _setting(random_bundle, context=200, budget_bytes=budget))
     assert bound.plan.needed_bytes <= budget
     assert same.plan.levels == unplanned.plan.levels
 
 
 def test_a_hierarchy_drafts_chains_even_unplanned(random_bundle: Path) -> None:
-    (unplanned,) = make_contenders(["unplanned"], _setting(random_bundle, "far>near"))
+    (unplanned,) = make_settings(["unplanned"], _setting(random_bundle, "far>near"))
     assert (unplanned.speculation.shape, unplanned.speculation.draft_size) == ("chain", 15)
     assert {level.name for level in unplanned.plan.levels[1:]} == {"near", "far"}
 
 
 @only_linux
 def test_everything_is_taken_and_the_text_stays_the_same(random_bundle: Path) -> None:
-    plan = make_contenders(["unplanned"], _setting(random_bundle))[0].plan
+    plan = make_settings(["unplanned"], _setting(random_bundle))[0].plan
     rule = StopRule(max_new_tokens=20)
     with Engine.open(random_bundle, plan=plan) as engine:
         prompt = engine.encode("once upon a time there was")
@@ -126,8 +128,8 @@ def test_everything_is_taken_and_the_text_stays_the_same(random_bundle: Path) ->
 @only_linux
 def test_history_that_is_read_again_is_counted(random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the chat template, with a cache that forgets between turns."""
-    (plain,) = make_contenders(["plain"], _setting(random_bundle, context=POSITIONS))
-    task = Task(random_bundle, tuple(PROMPTS), 8, 6, raw=False, kernels="auto")
+    (plain,) = make_settings(["plain"], _setting(random_bundle, context=POSITIONS))
+    task = ConversationTask(random_bundle, tuple(PROMPTS), 8, 6, raw=False, kernels="auto")
     kept = converse(task, plain, lambda line: None)
     generate = Engine.generate
 
@@ -146,10 +148,12 @@ def test_history_that_is_read_again_is_counted(random_bundle: Path, monkeypatch:
 def test_an_interrupt_shows_what_is_done(
     random_bundle: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def here(work: Callable[..., Any], task: Task, contender: Contender, notify: Callable[[str], None]) -> Any:
-        if contender.name != "plain":
+    def here(
+        work: Callable[..., Any], task: ConversationTask, setting: ConversationSetting, notify: Callable[[str], None]
+    ) -> Any:
+        if setting.name != "plain":
             raise KeyboardInterrupt
-        return work(task, contender, notify)
+        return work(task, setting, notify)
 
     monkeypatch.setattr("runtime.process.isolated.run_apart", here)
     assert _converse(random_bundle, prompts, "--context", "200", "--tokens", "5", "--compare", "plain,planned") == 130

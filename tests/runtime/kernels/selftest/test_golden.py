@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from runtime.kernels.selftest.cases import cases
-from runtime.kernels.selftest.golden import Reference, digests, judge_reference
+from runtime.kernels.selftest.golden import ReferenceCheck, digests, judge_reference
 from runtime.kernels.selftest.numbers import Numbers
 from tests.places import ROOT
 
@@ -116,7 +116,7 @@ def test_what_is_forbidden_is_found(text: str, told: str) -> None:
 def test_the_reference_has_the_golden_bits() -> None:
     golden, every = digests(), list(cases())
     assert list(golden) == [case.name for case in every]
-    assert {judge_reference(case, golden) for case in every} == {Reference.RIGHT}
+    assert {judge_reference(case, golden) for case in every} == {ReferenceCheck.RIGHT}
 
 
 def test_made_up_numbers_spread_as_they_say() -> None:

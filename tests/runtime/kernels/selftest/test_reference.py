@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from runtime.kernels.selftest import attention_reference as reference_attention
 from runtime.kernels.selftest import reference
-from runtime.kernels.selftest.attention_reference import Attention
+from runtime.kernels.selftest.attention_reference import ReferenceAttention
 from runtime.kernels.selftest.cases import cases, make_matrix, packed
-from runtime.kernels.selftest.onnx_bytes import Node, ValueType, encode_model
+from runtime.kernels.selftest.onnx_bytes import GraphNode, ValueType, encode_model
 from runtime.kernels.selftest.reference import fma
 from runtime.kernels.weights import layout
 from tests.runtime.kernels.attention_op import mixing
@@ -131,7 +131,7 @@ def test_attention_is_near_softmax_in_float64(kv_type: str) -> None:
     rng = np.random.default_rng(0)
     angles = np.outer(np.arange(16), 1 / 10 ** np.arange(8))
     cos, sin = (part(angles).astype(np.float32) for part in (np.cos, np.sin))
-    attention = Attention(4, 2, 16, 0.25, kv_type, window=5, softcap=9.0, cos=cos, sin=sin)
+    attention = ReferenceAttention(4, 2, 16, 0.25, kv_type, window=5, softcap=9.0, cos=cos, sin=sin)
     qkv = rng.standard_normal((9, 8 * 16)).astype(np.float32)
     empty = attention.store(np.zeros((2, 0, 16), np.float32))
     y, keys, values = attention.run(qkv, np.arange(9), empty, empty, None)
@@ -160,7 +160,7 @@ def test_mixing_is_hadamard_in_blocks(size: int) -> None:
 def test_a_row_of_four_bits_byte_by_byte() -> None:
     """Mixed, the first row is 8, -4, 1, -2: codes -8 and 4 of scale -1, then 4 and -8 of scale 0.25."""
     rows = np.float32([[0.75, 3.75, 1.25, 2.25], [0, 0, 0, 0], [1, np.inf, 0, 0]])
-    attention = Attention(1, 1, 4, 1.0, "int4")
+    attention = ReferenceAttention(1, 1, 4, 1.0, "int4")
     stored = attention.store(rows)
     assert stored.dtype == np.uint8
     assert stored[0].tobytes() == bytes([0xC0, 0x0C, 0x80, 0xBF, 0x80, 0x3E])
@@ -189,7 +189,7 @@ def test_models_are_as_the_onnx_package_reads_them() -> None:
 
 def test_long_and_negative_numbers_survive() -> None:
     attributes = {"large": 2**62, "negative": -5, "half": 0.5, "text": "größer"}
-    node = Node("Anything", ["x"], ["y"], attributes, domain="")
+    node = GraphNode("Anything", ["x"], ["y"], attributes, domain="")
     value = ValueType("int64", (300, "rows"))
     model = ir.from_proto(onnx.load_from_string(encode_model([node], {"x": value}, {"y": value}, {})))
     assert {name: each.value for name, each in next(iter(model.graph)).attributes.items()} == attributes

@@ -19,7 +19,7 @@ import pytest
 from runtime.kernels.weights import packing
 from runtime.kernels.weights.disk import PackingError
 from runtime.kernels.weights.packing import pack
-from runtime.kernels.weights.packing_table import Matrix, Table, TableError, read_table
+from runtime.kernels.weights.packing_table import MatrixEntry, PackingTable, TableError, read_table
 from tests.places import ROOT
 from tests.runtime.kernels.weights.packable import VECTOR, make_sources, write_bundle
 from tests.runtime.kernels.weights.unpacking import portable_rows, unpack_codes, unpack_scales, unpack_zero_points
@@ -31,7 +31,7 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def portable_parts(table: Table, packed: bytes, matrix: Matrix) -> list[np.ndarray]:
+def portable_parts(table: PackingTable, packed: bytes, matrix: MatrixEntry) -> list[np.ndarray]:
     """What the packed file holds of a matrix, in the portable order."""
     layout = matrix.layout
 
