@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,29 @@ sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
 import runpy
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
+
+
+def run_module(
+    module: str, *arguments: str, given: str | None = None, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs ``python -m module arguments`` to its end, with ``given`` on its standard input; output is kept as text.
+
+    OSError if it cannot be started, ``subprocess.TimeoutExpired`` if it takes longer than ``timeout`` seconds.
+    """
+    words = command(module, *arguments)
+    return subprocess.run(
+        words, input=given, capture_output=True, text=True, check=False, env=environment(), timeout=timeout
+    )
+
+
+def crash_of(done: subprocess.CompletedProcess[str]) -> str | None:
+    """How a process ended that should have ended with 0; None if it did."""
+    if done.returncode == 0:
+        return None
+    if done.returncode < 0:
+        return f"it crashed with signal {-done.returncode}"
+    lines = done.stderr.strip().splitlines()
+    return f"it ended with code {done.returncode}: {lines[-1] if lines else 'no message'}"
 
 
 def command(module: str, *arguments: str) -> list[str]:

@@ -18,6 +18,7 @@ from typing import get_args
 from export.manifest import PocketspecError
 from export.records import build_record
 from export.untrusted import UntrustedError, parse_json
+from memory.isotonic import nearest_rising
 from memory.plan import Shape
 
 SCHEMA = 1
@@ -55,9 +56,9 @@ def make_row_costs(seconds: Mapping[int, Mapping[int, float]]) -> RowCosts:
     """
     contexts = sorted(seconds)
     rows = sorted(seconds[contexts[0]])
-    table = [_rising([seconds[contexts[0]][count] for count in rows])]
+    table = [nearest_rising([seconds[contexts[0]][count] for count in rows])]
     for before, context in pairwise(contexts):
-        dearer = _rising([seconds[context][count] - seconds[before][count] for count in rows])
+        dearer = nearest_rising([seconds[context][count] - seconds[before][count] for count in rows])
         table.append([low + max(more, 0.0) for low, more in zip(table[-1], dearer, strict=True)])
     return RowCosts(tuple(contexts), tuple(rows), tuple(map(tuple, table)))
 
@@ -154,15 +155,3 @@ def _line(places: Sequence[int], values: Sequence[float], place: int) -> float:
         return values[low + 1]
     slope = (values[low + 1] - values[low]) / (places[low + 1] - places[low])
     return values[low] + slope * (place - places[low])
-
-
-def _rising(values: Iterable[float]) -> list[float]:
-    """The nearest sequence that never falls, by least squares: neighbours that fall share their mean."""
-    blocks: list[tuple[float, int]] = []
-    for value in values:
-        mean, count = value, 1
-        while blocks and blocks[-1][0] > mean:
-            before, size = blocks.pop()
-            mean, count = (before * size + mean * count) / (size + count), size + count
-        blocks.append((mean, count))
-    return [mean for mean, count in blocks for _ in range(count)]

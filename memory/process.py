@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from memory.child import command, environment
+from memory.child import run_module
 
 KernelKind = Literal["native", "portable"]
 
@@ -57,9 +57,8 @@ def find_process(kernels: KernelKind) -> ProcessBytes:
 
     The runtime does it, as a process: the planner knows nothing of what runs its plans.
     """
-    words, patience = command("runtime.calibration.process_baseline", kernels), _PATIENCE_SECONDS
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=patience, env=environment())
+        done = run_module("runtime.calibration.process_baseline", kernels, timeout=_PATIENCE_SECONDS)
         found = read_process(json.loads(done.stdout))
     except (OSError, ValueError, subprocess.TimeoutExpired):
         found = None

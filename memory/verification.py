@@ -6,14 +6,13 @@ The process is started and not imported, because the planner knows nothing of wh
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.manifest import PocketspecError
-from memory.child import command, environment
+from memory.child import run_module
 from memory.footprint import LIBRARIES
 from memory.plan import Plan, dump_plan
 
@@ -48,8 +47,7 @@ class Verification:
 
 def verify_plan(bundle: Path, plan: Plan) -> Verification:
     """Runs ``plan`` and compares; ProbeError if it cannot be run."""
-    words = command("runtime", "bench", "memory", str(bundle), "--plan", "-", "--json")
-    done = subprocess.run(words, input=dump_plan(plan), capture_output=True, text=True, check=False, env=environment())
+    done = run_module("runtime", "bench", "memory", str(bundle), "--plan", "-", "--json", given=dump_plan(plan))
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         reason = lines[-1].removeprefix("error: ") if lines else f"it ended with exit code {done.returncode}"

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import sha256_of
+from memory.child import crash_of, run_module
 from memory.device import Device, Residence, kernels_of
 from memory.meter import read_memory
 from memory.process import REFERENCE, KernelKind, ProcessBytes, read_process
 from runtime.bundle.device_cache import look_up, remember, user_folder
-from runtime.kernels.child import crash_of, run_module
 
 _LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "jinja2")
 _PATIENCE_SECONDS = 60

@@ -15,6 +15,7 @@ import math
 from bisect import bisect_right
 from dataclasses import replace
 
+from memory.isotonic import nearest_rising
 from runtime.decoding.sampling import SamplingParams
 
 # Raw confidence is sorted by its logit, into bins of this width and centres.
@@ -65,7 +66,7 @@ class Calibration:
             _sigmoid(centre) + error / (weight + _PRIOR)
             for centre, error, weight in zip(_CENTRES, self._errors, self._weights, strict=True)
         ]
-        rising = _made_rising(values, [weight + _PRIOR for weight in self._weights])
+        rising = nearest_rising(values, [weight + _PRIOR for weight in self._weights])
         return [_logit(value) - centre for value, centre in zip(rising, _CENTRES, strict=True)]
 
 
@@ -87,19 +88,6 @@ def scoring(params: SamplingParams) -> SamplingParams:
     if params.temperature > 0:
         return params
     return replace(params, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-
-
-def _made_rising(values: list[float], weights: list[float]) -> list[float]:
-    """The rising sequence that is closest in squares (pool adjacent violators)."""
-    pools: list[tuple[float, float, int]] = []
-    for value, weight in zip(values, weights, strict=True):
-        pool = (value, weight, 1)
-        while pools and pools[-1][0] > pool[0]:
-            above = pools.pop()
-            both = above[1] + pool[1]
-            pool = ((above[0] * above[1] + pool[0] * pool[1]) / both, both, above[2] + pool[2])
-        pools.append(pool)
-    return [value for value, _, count in pools for _ in range(count)]
 
 
 def _logit(chance: float) -> float:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError, sha256_of
+from memory.child import crash_of, run_module
 from runtime.bundle.device_cache import device_key, forget, look_up, remember, user_folder
 from runtime.kernels.build import LIBRARY, LIBRARY_NAME, SOURCES
-from runtime.kernels.child import crash_of, run_module
 from runtime.kernels.threads import CREW_ENTRY, new_crew_number
 from runtime.kernels.weights.layout import LAYOUT_VERSION
 

@@ -24,9 +24,9 @@ import onnxruntime as ort
 from export.manifest import Level, sha256_of
 from export.own_files import holds_link, make_folder, mark, part_of, refuse_link, remove_tree
 from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes, shown
+from memory.child import crash_of, run_module
 from memory.device import read_device
 from runtime.bundle.external_data import check_locations
-from runtime.kernels.child import crash_of, run_module
 from runtime.kernels.weights.content import DAMAGED, Check
 from runtime.kernels.weights.disk import PackingError, check_space, clear_abandoned, explain, is_same, put_in_place
 
