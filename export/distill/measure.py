@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from export.distill.corpus import Corpus, Record
+from export.validation.perplexity import perplexity, surprises
 
 # Tokens of a phrase that counts as repeated when it stood in the same answer before.
 _PHRASE = 8
@@ -39,16 +38,15 @@ class ModelQuality:
 
 
 @torch.inference_mode()
-def perplexity(model: Any, corpus: Corpus, longest: int = 1024, conversations: int = 40) -> float:
+def text_perplexity(model: Any, corpus: Corpus, longest: int = 1024, conversations: int = 40) -> float:
     """Perplexity per token over the first ``conversations`` of a corpus, each from its beginning."""
-    total, count = 0.0, 0
+    found: list[float] = []
     ends = [*corpus.starts[1:], len(corpus.tokens)]
     for begin, end in list(zip(corpus.starts, ends, strict=True))[:conversations]:
         row = torch.from_numpy(corpus.tokens[begin : min(end, begin + longest)].astype(np.int64))[None]
         logits = model(input_ids=row[:, :-1], use_cache=False).logits[0].float()
-        total += functional.cross_entropy(logits, row[0, 1:], reduction="sum").item()
-        count += row.shape[1] - 1
-    return math.exp(total / count)
+        found += surprises(logits.numpy(), row[0, 1:].tolist())
+    return perplexity(found)
 
 
 @torch.inference_mode()
@@ -92,7 +90,7 @@ def measure(models: Mapping[str, Any], target: str, answers: Sequence[Answered],
 
     return ModelQuality(
         answers,
-        {name: perplexity(model, corpus) for name, model in models.items()},
+        {name: text_perplexity(model, corpus) for name, model in models.items()},
         agreements(answers),
         {kind: agreements([one for one in answers if one.record.kind == kind]) for kind in kinds},
     )

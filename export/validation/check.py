@@ -27,7 +27,7 @@ from export.validation.check_text import PASSAGE, PASSAGE_NAME
 from export.validation.dequantized import WrittenWeights
 from export.validation.limits import LEAN_TOKENS, MIN_TOKENS, PIECE_BYTES, count_tokens
 from export.validation.partitioned_session import Inputs, PiecedGraph
-from export.validation.perplexity import perplexity
+from export.validation.perplexity import perplexity, surprises
 
 # Largest logit difference, as a share of the largest logit. Sound exports stay below 1e-4; an epsilon of 1e-5 for 1e-6
 # or a swapped pair of heads lies above 1e-2.
@@ -130,8 +130,8 @@ def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: F
         max_difference=largest,
         mean_difference=total / len(tokens),
         argmax_agreement=agreement,
-        reference_perplexity=perplexity(reference, tokens),
-        perplexity=perplexity(exported, tokens),
+        reference_perplexity=perplexity(surprises(reference, tokens[1:])),
+        perplexity=perplexity(surprises(exported, tokens[1:])),
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError, sha256_of
-from export.validation.perplexity import surprises
+from export.validation.perplexity import perplexity, surprises
 
 if TYPE_CHECKING:
     from runtime.kernels.backends import Kernels, Native
@@ -138,7 +138,7 @@ def _read(model: OrtModel, tokens: Sequence[int]) -> float:
     for start in range(0, len(tokens), _CHUNK):
         logits = model.forward(tokens[start : start + _CHUNK]).logits
         found += surprises(logits, tokens[start + 1 : start + 1 + len(logits)])
-    return float(np.exp(np.mean(found)))
+    return perplexity(found)
 
 
 def _fill(model: OrtModel, rows: int) -> None:

@@ -25,7 +25,7 @@ from export.validation import check
 from export.validation.check import CheckError, Passage, check_level, compare, read_passage
 from export.validation.limits import MAX_LOGITS_BYTES, MAX_TOKENS, MIN_TOKENS, count_tokens
 from export.validation.partitioned_session import PiecedGraph
-from export.validation.perplexity import perplexity
+from export.validation.perplexity import perplexity, surprises
 from export.writer.weights import write_weights
 from tests.conftest import TinyModels
 
@@ -156,7 +156,7 @@ def test_wrong_weights_fail_in_any_precision(exact: Written, rounded: Written) -
 
 def test_perplexity_of_even_odds_is_the_number_of_tokens() -> None:
     logits = np.full((4, 50), 3.0, np.float32)
-    assert perplexity(logits, [1, 2, 3, 4]) == pytest.approx(50)
+    assert perplexity(surprises(logits, [2, 3, 4])) == pytest.approx(50)
 
 
 def test_compare_counts_rows_and_averages_logits() -> None:

@@ -7,11 +7,11 @@ import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from export.bundle import export_bundle
 from export.request import ExportRequest
+from export.validation.perplexity import perplexity, surprises
 from memory import Request
 from runtime.engine import Engine
 from runtime.kernels.library import library_path
@@ -33,10 +33,10 @@ def texts_for(model: str, shared_data: Path) -> Iterator[str]:
             yield json.loads(line)["response"]
 
 
-def perplexity(bundle: Path, kernels: Wanted, texts: Iterator[str]) -> float:
+def perplexity_of(bundle: Path, kernels: Wanted, texts: Iterator[str]) -> float:
     """Per token, over windows of text that each begin with an empty cache."""
     request = Request(context=WINDOW + ROWS, drafters=(), nodes=ROWS - 1)
-    loss, count = 0.0, 0
+    found: list[float] = []
     with Engine.open(bundle, request, kernels=kernels) as engine:
         assert engine.target.kernels.name == kernels
         for text in texts:
@@ -44,15 +44,11 @@ def perplexity(bundle: Path, kernels: Wanted, texts: Iterator[str]) -> float:
             engine.target.cache.rollback(0)
             for first in range(0, len(tokens) - 1, ROWS):
                 rows = tokens[first : min(first + ROWS, len(tokens) - 1)]
-                logits = engine.target.forward(rows).logits.astype(np.float64)
-                following = np.array(tokens[first + 1 : first + 1 + len(rows)])
-                peak = logits.max(1)
-                total = peak + np.log(np.exp(logits - peak[:, None]).sum(1))
-                loss += float((total - logits[np.arange(len(rows)), following]).sum())
-                count += len(rows)
-            if count >= TOKENS:
+                following = tokens[first + 1 : first + 1 + len(rows)]
+                found += surprises(engine.target.forward(rows).logits, following)
+            if len(found) >= TOKENS:
                 break
-    return float(np.exp(loss / count))
+    return perplexity(found)
 
 
 @pytest.mark.parametrize("block", [32, 128])
@@ -63,7 +59,7 @@ def test_native_kernels_lose_no_quality(model: str, block: int, shared_data: Pat
     target = model if model == "demo" else str(shared_data / "models" / model)
     bundle = export_bundle(ExportRequest(target, tmp_path / "bundle", drafters=(), block_size=block))
     portable, native = (
-        perplexity(bundle, kernels, texts_for(model, shared_data)) for kernels in ("portable", "native")
+        perplexity_of(bundle, kernels, texts_for(model, shared_data)) for kernels in ("portable", "native")
     )
     print(f"\n{model}, int4 in blocks of {block}: portable {portable:.4f}, native {native:.4f}")
     assert native <= TOLERANCE * portable
