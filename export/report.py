@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from export.manifest import Check, Level, Manifest
+from memory.progress_bars import ProgressBars
 
 
 @dataclass(frozen=True)
@@ -90,23 +90,14 @@ class ConsoleReporter:
 
     def __init__(self, out: Console, progress: Console) -> None:
         self._out = out
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TimeElapsedColumn(),
-        )
-        # Bars are for terminals; elsewhere even an empty display would leave a blank line before an error.
-        self._progress = Progress(*columns, console=progress, disable=not progress.is_terminal)
-        self._task: TaskID | None = None
+        self._bars = ProgressBars("bytes", progress)
         self._timings: dict[str, LevelTiming] = {}
 
     def __enter__(self) -> ConsoleReporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
     def plan(self, output: Path, levels: Sequence[PlannedLevel], free_bytes: int) -> None:
         """The table of levels, and where they go."""
@@ -131,14 +122,11 @@ class ConsoleReporter:
 
     def stage(self, level: str, what: str, total_bytes: int | None = None) -> None:
         """A bar for a part whose bytes are known, a moving one for others."""
-        self._end_stage()
-        self._progress.start()
-        self._task = self._progress.add_task(f"{level}: {what}", total=total_bytes)
+        self._bars.begin(f"{level}: {what}", total_bytes)
 
     def advance(self, num_bytes: int) -> None:
         """Moves the bar of the part at hand."""
-        if self._task is not None:
-            self._progress.advance(self._task, num_bytes)
+        self._bars.advance(num_bytes)
 
     def note(self, text: str) -> None:
         """One line."""
@@ -146,13 +134,12 @@ class ConsoleReporter:
 
     def timing(self, level: str, timing: LevelTiming) -> None:
         """Kept for the report."""
-        self._end_stage()
+        self._bars.end()
         self._timings[level] = timing
 
     def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
         """Sizes, errors and checks of all levels; times and memory of those exported now."""
-        self._end_stage()
-        self._progress.stop()
+        self._bars.stop()
         if done_before:
             self._out.print(f"nothing to do: {output} is complete, and every file is as it was written")
         self._out.print(_levels_table(output, manifest))
@@ -161,12 +148,6 @@ class ConsoleReporter:
             self._out.print(_effects_table(manifest))
         for name, timing in self._timings.items():
             self._out.print(_timing_line(name, timing))
-
-    def _end_stage(self) -> None:
-        if self._task is not None:
-            task = self._progress.tasks[-1]
-            self._progress.update(self._task, total=max(task.completed, 1), completed=max(task.completed, 1))
-            self._task = None
 
 
 def _levels_table(output: Path, manifest: Manifest) -> Table:

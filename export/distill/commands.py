@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from export.distill.measure import Answered, answer, markdown, measure
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
 from export.manifest import PocketspecError
+from memory.progress_bars import ProgressBars
 
 CONSOLE = Console(stderr=True)
 COMMANDS = ("train", "lessons", "distill", "measure")
@@ -125,13 +128,17 @@ def _lessons(arguments: argparse.Namespace) -> None:
         if not tokens:
             continue
         if arguments.bundle is None:
-            parts += [write_answers(teacher, texts, tokens, temperature, longest, report=_count(what))]
-        else:
-            answers = _run_answers(arguments.bundle, texts, tokens, temperature, longest, _count(what))
-            parts += [read_text(teacher, answers, len(answers.tokens), report=_count(f"{what} read"))]
+            with _bar(what, tokens) as report:
+                parts += [write_answers(teacher, texts, tokens, temperature, longest, report=report)]
+            continue
+        with _bar(what, tokens) as report:
+            answers = _run_answers(arguments.bundle, texts, tokens, temperature, longest, report)
+        with _bar(f"{what} read", len(answers.tokens)) as report:
+            parts += [read_text(teacher, answers, len(answers.tokens), report=report)]
     if arguments.read_tokens:
         corpus = encode(records, tokenizer)
-        parts += [read_text(teacher, corpus, arguments.read_tokens, report=_count("text read"))]
+        with _bar("text read", arguments.read_tokens) as report:
+            parts += [read_text(teacher, corpus, arguments.read_tokens, report=report)]
     if not parts:
         raise PocketspecError("no lessons asked for; give --read-tokens or --answer-tokens more than 0")
     save_lessons(join(parts), arguments.output)
@@ -189,8 +196,9 @@ def _report(progress: TrainingProgress) -> None:
     )
 
 
-def _count(what: str) -> Any:
-    def report(done: int) -> None:
-        print(f"\r{what}: {done:,} tokens", end="", file=sys.stderr)
-
-    return report
+@contextmanager
+def _bar(what: str, tokens: int) -> Iterator[Callable[[int], None]]:
+    """A bar for so many tokens; gives what is told how many are done."""
+    with ProgressBars("items", CONSOLE) as bars:
+        bars.begin(f"{what}, tokens", tokens)
+        yield bars.reach

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from memory.progress_bars import ProgressBars
 from runtime.bench.measure import AnswerRecord
 
 _LINES = 20
@@ -17,21 +18,9 @@ def show_answers(total: int, say: Callable[[str], None]) -> Iterator[Callable[[A
     if not sys.stderr.isatty():
         yield _Lines(total, say)
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    text = TextColumn("{task.description}")
-    columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("warming up", total=total)
-        yield lambda answer: bar.update(task, advance=1, description=_describe(answer))
+    with ProgressBars("items") as bars:
+        bars.begin("warming up", total)
+        yield lambda answer: bars.advance(1, _describe(answer))
 
 
 class _Lines:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memory.progress_bars import ProgressBars
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
@@ -79,10 +80,6 @@ def _show_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         shared.say(f"{title} ({total:,} at most)")
         yield lambda count: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
+    with ProgressBars("items") as bars:
+        bars.begin(title, total)
+        yield bars.advance

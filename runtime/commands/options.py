@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError
 from memory.options import add_request, make_request
+from memory.progress_bars import ProgressBars
 
 if TYPE_CHECKING:
     from runtime.decoding.sampling import SamplingParams
@@ -42,18 +43,13 @@ def show_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """
     if total < _SHOWN_BYTES:
         yield lambda count: None
-        return
-    if not sys.stderr.isatty():
+    elif not sys.stderr.isatty():
         say(f"{title} ({total:,} bytes)")
         yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
+    else:
+        with ProgressBars("bytes") as bars:
+            bars.begin(title, total)
+            yield bars.advance
 
 
 def parse_counts(option: str, text: str) -> list[int]:
