@@ -1,7 +1,7 @@
-"""The forms in which a level can run: native, portable with mapped weights, portable with copied ones.
+"""The three ways to run a level: native, portable with mapped weights, portable with copied weights.
 
-They take and give the same; they differ in the graph file, in the session's options and in how weights sit in memory,
-and that is all the rest of the runtime knows of kernels.
+They have the same inputs and outputs. They differ in the graph file, the session options and the place of the weights
+in memory; the rest of the runtime knows nothing else about kernels.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from runtime.kernels.threads import NativeCrew, crew_of
 from runtime.kernels.weights.packed import Progress
 from runtime.kernels.weights.prepacked import place_of, prepacked_data, prepacked_graph
 
-# The first ONNX Runtime whose attention on CPUs has caches of whole numbers. Found by trying 1.23 to 1.31: up to 1.24
-# the graphs do not load, 1.25 and 1.26 fail in the first step.
+# The first ONNX Runtime whose CPU attention takes integer KV caches. Found by trying 1.23 to 1.31: up to 1.24 the
+# graphs do not load, 1.25 and 1.26 fail in the first step.
 _KV_TYPES_SINCE = (1, 27)
 
 
 class Kernels(Protocol):
-    """One way to run a level: its ``name``, what people are told, and as ``key`` what the bits of results depend on."""
+    """One way to run a level. ``description`` is shown to users; results depend bit for bit on what is in ``key``."""
 
     @property
     def name(self) -> Literal["native", "portable"]: ...
@@ -42,7 +42,7 @@ class Kernels(Protocol):
 
     @property
     def residence(self) -> Residence:
-        """How the weights sit in memory, which the plan must know."""
+        """Where the weights are in memory; the plan depends on it."""
         ...
 
     def graph(self, folder: Path, level: Level, kv_type: str) -> Path:
@@ -54,17 +54,20 @@ class Kernels(Protocol):
         ...
 
     def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
-        """Options for a session of such a graph; ``threads`` None: one for every usable core. See ``session``."""
+        """Options for a session of such a graph; ``threads`` None: one for every usable core.
+
+        ``cores`` are those that threads stay on, as in ``session_options.session_options``.
+        """
         ...
 
     def crew(self, session: ort.InferenceSession) -> NativeCrew | None:
-        """How many threads the operators of ``session`` use, if that can change while it is open."""
+        """Controls how many threads the operators of ``session`` use; None if that is fixed."""
         ...
 
 
 @dataclass(frozen=True)
 class Portable:
-    """ONNX Runtime's own operators on weights that it copies."""
+    """ONNX Runtime's own operators on copied weights."""
 
     name: Literal["portable"] = "portable"
     description: str = "portable (ONNX Runtime's own)"
@@ -82,7 +85,7 @@ class Portable:
         return folder / _graph_name(level.graphs, level.name, kv_type)
 
     def mapped_files(self, level: Level) -> tuple[Path, ...]:
-        """See ``Kernels``. None: ONNX Runtime copies the weights when it opens a session."""
+        """See ``Kernels``. Empty: ONNX Runtime copies the weights when it opens a session."""
         return ()
 
     def session_options(self, threads: int | None, cores: Sequence[int] = ()) -> ort.SessionOptions:
@@ -90,7 +93,7 @@ class Portable:
         return session_options(threads, cores)
 
     def crew(self, session: ort.InferenceSession) -> NativeCrew | None:
-        """See ``Kernels``. ONNX Runtime's own operators always use the whole pool."""
+        """See ``Kernels``. ONNX Runtime's own operators always use all threads."""
         return None
 
 
@@ -99,9 +102,9 @@ PORTABLE = Portable()
 
 @dataclass(frozen=True)
 class Prepacked:
-    """ONNX Runtime's own operators on weights that are mapped; bit for bit what ``PORTABLE`` gives.
+    """ONNX Runtime's own operators on mapped weights; results equal those of ``PORTABLE`` bit for bit.
 
-    ``graph`` makes the mapped file where there is none.
+    ``graph`` makes the mapped file where it is missing.
     """
 
     bundle: Path
@@ -115,7 +118,7 @@ class Prepacked:
     key: tuple[str, ...] = PORTABLE.key
 
     def graph(self, folder: Path, level: Level, kv_type: str) -> Path:
-        """See ``Kernels``. PackingError says why weights cannot be mapped."""
+        """See ``Kernels``. PackingError says why the weights cannot be mapped."""
         graph = PORTABLE.graph(folder, level, kv_type).name
         place = place_of(self.bundle, self.manifest, level, graph)
         return prepacked_graph(place, self.progress, self.notify, self.verify)
@@ -129,13 +132,13 @@ class Prepacked:
         return session_options(threads, cores)
 
     def crew(self, session: ort.InferenceSession) -> NativeCrew | None:
-        """See ``Kernels``. ONNX Runtime's own operators always use the whole pool."""
+        """See ``Kernels``. ONNX Runtime's own operators always use all threads."""
         return None
 
 
 @dataclass(frozen=True)
 class Native:
-    """Our own operators, on weights that are packed into ``graphs``, the folder of the native graphs."""
+    """Our own operators on packed weights; ``graphs`` is the folder of the native graphs."""
 
     library: Library
     graphs: Path

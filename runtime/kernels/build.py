@@ -1,11 +1,11 @@
-"""Compiles the native kernels into one shared library, with whatever C++ compiler there is.
+"""Compiles the native kernels into one shared library, with any C++ compiler that is installed.
 
-Every source directly in ``native`` becomes part of it. One called ``isa_NAME.cpp`` is for one instruction set: it is
-compiled for its own architecture only, with its own flags, and left out where the compiler does not know them; the
-other sources learn from ``POCKETSPEC_HAS_NAME`` which ones are there. Which of them runs is decided when the library is
-loaded, so one library serves every processor of its architecture.
+Every source file directly in ``native`` is part of the library. A file ``isa_NAME.cpp`` is for one instruction set: it
+is compiled for its own architecture only and with its own flags, and left out if the compiler does not know them. The
+macros ``POCKETSPEC_HAS_NAME`` tell the other sources which ones are there. The instruction set is chosen when the
+library is loaded, so one library serves every processor of its architecture.
 
-Installation runs this, and ``python -m runtime kernels --build`` does. Needs the standard library alone.
+The installation and ``python -m runtime kernels --build`` call this. It needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from export.manifest import PocketspecError
 SOURCES = Path(__file__).with_name("native")
 LIBRARY_NAME = "libpocketspec" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).with_name(LIBRARY_NAME)
-# Of the operators' numbers: another version may round another way.
+# Version of the operators' results: it changes whenever their bits may.
 VERSION = "1"
 
 # No contraction of products and sums: ARITHMETIC.md specifies results bit for bit.
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-fvisibility=hidden")
-# Two is what a small machine has; more would only help the few seconds of an installation.
+# Compilers at a time. A small machine has two cores, and more would save only seconds of an installation.
 _WORKERS = 2
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
 class BuildError(PocketspecError, RuntimeError):
-    """The kernels cannot be compiled here."""
+    """The kernels cannot be compiled here; the message says why."""
 
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """One way to run the kernels: ``features`` are what /proc/cpuinfo calls what it needs of a processor."""
+    """One instruction set. ``features`` are the processor features it needs, under their names in /proc/cpuinfo."""
 
     name: str
     machine: str | None
@@ -53,7 +53,7 @@ class InstructionSet:
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
-# The best one first: of those that a processor has, the first is used.
+# Best first: the first one that a processor has is used.
 INSTRUCTION_SETS = (
     InstructionSet(
         "avx512vnni",
@@ -71,13 +71,13 @@ INSTRUCTION_SETS = (
 
 @dataclass(frozen=True)
 class Compiler:
-    """A command that compiles C++, and the architecture it compiles for."""
+    """A command that compiles C++, and the architecture that it compiles for."""
 
     command: tuple[str, ...]
     machine: str
 
     def knows(self, flags: Sequence[str]) -> bool:
-        """Whether an empty source compiles with ``flags``, the assembler's part included."""
+        """Whether an empty source compiles with ``flags``, assembling included."""
         with tempfile.TemporaryDirectory() as folder:
             empty = Path(folder, "empty.cpp")
             empty.touch()
@@ -85,7 +85,7 @@ class Compiler:
 
 
 def find_compiler(command: str | None = None) -> Compiler:
-    """The compiler ``command``, or the one in ``CXX``, or the first of c++, g++ and clang++; else BuildError."""
+    """The compiler ``command``, else that in ``CXX``, else the first of c++, g++ and clang++; else BuildError."""
     asked = command or os.environ.get("CXX")
     words = shlex.split(asked) if asked else [next(filter(shutil.which, ("c++", "g++", "clang++")), "")]
     if not words or not shutil.which(words[0]):
@@ -108,10 +108,10 @@ def build(
     program: Sequence[Path] = (),
     sources: Path = SOURCES,
 ) -> tuple[str, ...]:
-    """Compiles ``sources`` into the library ``output`` and returns the instruction sets in it, best first.
+    """Compiles ``sources`` into the library ``output`` and returns its instruction sets, best first.
 
-    ``flags`` go to every call of the compiler, behind its own: warnings, sanitizers. With further sources in
-    ``program`` the result is a program instead. ``output`` appears when it is complete, or BuildError tells why not.
+    ``flags``, such as warnings and sanitizers, are added to every call of the compiler. With further sources in
+    ``program`` the result is a program. ``output`` is replaced only by a complete file; BuildError says what failed.
     """
     tool = find_compiler(compiler)
     files = sorted(sources.glob("*.cpp"))
@@ -176,6 +176,6 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _first_error(text: str) -> str:
-    """The line of a compiler's complaints that names an error."""
+    """The first line of the compiler's output that names an error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no message")

@@ -1,12 +1,12 @@
-"""Finds the native kernels' library and decides whether it may be used.
+"""Finds the library of native kernels and decides whether it may be used.
 
-A library that another compiler, processor or ONNX Runtime disagrees with must never give a wrong number. So before it
-is used with one of them for the first time, a process of its own runs the self-test; a crash ends that process alone.
-The verdict is recorded for this library, this processor and this ONNX Runtime, and only a good one loads the library.
+A library must never give a wrong number because of another compiler, processor or ONNX Runtime. So its self-test runs
+before it is used with one of them for the first time, in a process of its own, where a crash does no harm. The verdict
+is stored for this library, this processor and this ONNX Runtime; only a library that passed is loaded.
 
-What is no verdict about the library is not recorded, and the next start tries again: a time-out, a process that could
-not start, an error in the middle, a reference that is wrong itself. Nor is a crash: want of memory or a limit on the
-stack crashes a library that is right, too, and a test that crashes again costs a second.
+A result that says nothing about the library is not stored, and the next start tests again: a time-out, a process that
+could not start, an error in the test, a wrong reference. A crash is not stored either: too little memory or a small
+stack can crash a correct library as well, and a test that crashes again costs a second.
 """
 
 from __future__ import annotations
@@ -30,32 +30,33 @@ from runtime.kernels.weights.layout import LAYOUT_VERSION
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-# The instruction set that is none: C++ for any processor.
+# The instruction set for any processor: plain C++.
 PLAIN = "portable"
 BUILD_COMMAND = "python -m runtime kernels --build"
-# The test takes a second; on a busy phone it may take many, and a test that hangs must not hang the user.
+# The test takes a second, on a busy phone much longer; one that hangs must not hang the user.
 _PATIENCE_SECONDS = 120
-# Forces one instruction set, for tests: verdicts hold for that one then.
+# Forces one instruction set, for tests. Verdicts are stored for each forced set separately.
 ISA_VARIABLE = "POCKETSPEC_ISA"
-# What a verdict rests on: another version of these may come to another one.
+# The code that verdicts depend on: after a change of it they are made again.
 _TESTS = (
     *("run.py", "cases.py", "golden.json", "golden.py", "numbers.py", "onnx_bytes.py"),
     *("reference.py", "attention_reference.py"),
 )
-# Verdicts of this process that are not recorded: one start asks many times, and tests once.
+# Verdicts that are not stored on disk. One start asks for them many times and should test once.
 _passing: dict[str, LibraryVerdict] = {}
 
 
 class KernelsError(PocketspecError, RuntimeError):
-    """The native kernels cannot be used here; the message says why, and what would help."""
+    """The native kernels cannot be used here; the message says why and what would help."""
 
 
 @dataclass(frozen=True)
 class LibraryVerdict:
-    """What the self-test found: the library's own description, and the first thing wrong with it, None if all is well.
+    """The result of a self-test: the library's description of itself, and the first fault found, None if there is none.
 
-    ``isa`` is the instruction set in use, best first come those ``compiled`` and, of them, those ``usable`` here.
-    ``about`` is what the fault is one of, as in ``selftest.Finding``; ``note`` is worth knowing and no fault.
+    ``isa`` is the instruction set in use. ``compiled`` are the sets in the library, best first, and ``usable`` those of
+    them that this processor has. ``about`` says whose the fault is, as in ``selftest.run.SelfTestResult``; ``note`` is
+    worth knowing and not a fault.
     """
 
     version: str = "unknown"
@@ -69,7 +70,7 @@ class LibraryVerdict:
 
     @classmethod
     def read(cls, data: Mapping[str, Any], found: Mapping[str, Any]) -> LibraryVerdict:
-        """From JSON data: a description, where what is missing is unknown, and what was found."""
+        """A verdict from JSON data: ``description``, missing fields count as unknown, and the ``found`` result."""
         return cls(
             version=str(data.get("version", cls.version)),
             layout=int(data.get("layout", cls.layout)),
@@ -84,7 +85,7 @@ class LibraryVerdict:
 
 @dataclass(frozen=True)
 class Library:
-    """A library that passed its self-test."""
+    """A library that has passed its self-test."""
 
     path: Path
     digest: str
@@ -92,14 +93,14 @@ class Library:
 
     @property
     def is_fast(self) -> bool:
-        """Whether it has an instruction set of this processor; plain C++ takes 30 times as long as ONNX Runtime's own.
+        """Whether it has an instruction set for this processor; plain C++ is 30 times as slow as ONNX Runtime.
 
-        An instruction set that is forced passes for fast: whoever forces plain C++ wants to see it run.
+        A forced set counts as fast: whoever forces plain C++ wants to see it run.
         """
         return self.verdict.isa != PLAIN or ISA_VARIABLE in os.environ
 
     def register(self, options: ort.SessionOptions, threads: int) -> None:
-        """Makes the operators known to sessions with ``options``, whose operators run on ``threads`` threads."""
+        """Adds the operators to sessions opened with ``options``; they run on ``threads`` threads."""
         options.intra_op_num_threads = threads
         options.add_session_config_entry("pocketspec.threads", str(threads))
         options.add_session_config_entry(CREW_ENTRY, new_crew_number())
@@ -107,9 +108,9 @@ class Library:
 
 
 def library_path() -> Path:
-    """Where the library is, or would be built: in the package, or in the user's cache if that cannot be written.
+    """Where the library is, or will be built: in the package, or in the user's cache if the package cannot be written.
 
-    ``POCKETSPEC_LIBRARY`` names another one.
+    ``POCKETSPEC_LIBRARY`` names another place.
     """
     if named := os.environ.get("POCKETSPEC_LIBRARY"):
         return Path(named)
@@ -120,7 +121,7 @@ def library_path() -> Path:
 
 
 def open_library() -> Library:
-    """The library, trusted; KernelsError if there is none or its self-test fails."""
+    """The library, if it passes its self-test; KernelsError if there is none or it fails."""
     path = library_path()
     verdict = verdict_on(path)
     if verdict.fault is not None:
@@ -129,7 +130,7 @@ def open_library() -> Library:
 
 
 def verdict_on(path: Path, *, fresh: bool = False) -> LibraryVerdict:
-    """The verdict on the library at ``path``: the one on record unless a ``fresh`` one is wanted."""
+    """The verdict on the library at ``path``: the stored one, unless there is none or a ``fresh`` one is asked for."""
     if not path.is_file():
         return LibraryVerdict(fault=f"the native kernels are not built; {BUILD_COMMAND} builds them")
     tests = [sha256_of(Path(__file__).parent / "selftest" / test) for test in _TESTS]
@@ -150,7 +151,7 @@ def verdict_on(path: Path, *, fresh: bool = False) -> LibraryVerdict:
 
 
 def _from_record(value: Any) -> LibraryVerdict | None:
-    """What was recorded; None if that is no verdict."""
+    """The stored verdict; None if the stored value is not one."""
     try:
         return None if value is None else LibraryVerdict.read(value, value)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -158,7 +159,7 @@ def _from_record(value: Any) -> LibraryVerdict | None:
 
 
 def _explained(path: Path, verdict: LibraryVerdict) -> LibraryVerdict:
-    """With a fault that says what to do."""
+    """The verdict, its fault extended by what the user can do."""
     if verdict.fault is None:
         return verdict
     again = "the next start tries again, and --kernels portable does without"
@@ -174,7 +175,7 @@ def _explained(path: Path, verdict: LibraryVerdict) -> LibraryVerdict:
 
 
 def judge(path: Path) -> LibraryVerdict:
-    """Runs the self-test of the library at ``path`` in a process of its own, now."""
+    """Runs the self-test of the library at ``path`` now, in a process of its own."""
     try:
         done = run_module("runtime.kernels.selftest.run", str(path.resolve()), timeout=_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:

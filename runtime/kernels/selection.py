@@ -1,6 +1,6 @@
-"""Which kernels run a level: the native ones where library, self-test and bundle allow, else ONNX Runtime's own.
+"""Chooses the kernels of a level: native ones where library, self-test and bundle allow it, else ONNX Runtime's own.
 
-Portable kernels read mapped weights where the file for that can be made, else ONNX Runtime copies the weights.
+Portable kernels read mapped weights where the mapped file can be made, else ONNX Runtime copies the weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Wanted = Literal["auto", "native", "portable"]
 WANTED: tuple[Wanted, ...] = get_args(Wanted)
 
 _WEIGHTS = ("int4", "int8")
-# Measured with both in turns at the Qwen2-1.5B shape on two cores with AVX2: 1 row 1.6 times the time, 4 to 16 rows 2.3
-# to 2.5 times.
+# Measured in turns at the Qwen2-1.5B shape, two cores with AVX2: 1.6 times as long with 1 row, 2.3 to 2.5 times with 4
+# to 16 rows.
 _COST = "plain steps take about 1.6 times as long, steps that verify drafts about 2.4 times"
 
 _WITHOUT_PLACE = (
@@ -36,7 +36,7 @@ _Opened = TypeVar("_Opened")
 
 
 class Chooser:
-    """Opens levels with the kernels ``wanted``; ``notify`` is told, once each, why they are not native.
+    """Opens levels with the kernels ``wanted``; ``notify`` gets one line for each reason why they are not native.
 
     ``verify``: packed weights are hashed when a level is first opened, even if they seem unchanged.
     """
@@ -56,13 +56,13 @@ class Chooser:
         self._failed: dict[tuple[str, Residence], PocketspecError] = {}
 
     def open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
-        """What ``make`` makes with the best kernels that work for ``level``.
+        """The result of ``make`` with the best kernels that work for ``level``.
 
-        "native" refuses where the target cannot have them: a drafter's kernels are no part of the answer.
+        "native" raises if the target cannot have them. A drafter may fall back: its kernels do not affect the text.
         """
         opened = self._open(bundle, manifest, level, make)
         self._verified.add(level.name)
-        give_back()  # opening a session leaves tens of megabytes behind
+        give_back()  # opening a session leaves tens of megabytes of free heap behind
         return opened
 
     def _open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
@@ -81,7 +81,7 @@ class Chooser:
     def _open_portable(
         self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]
     ) -> _Opened:
-        """With mapped weights if that works, else with copied ones."""
+        """Opens with mapped weights if that works, else with copied ones."""
         if not _can_prepack(manifest):
             return make(PORTABLE)
         prepacked = Prepacked(bundle, manifest, self._progress, self._notify, self._is_verifying(level))
@@ -89,12 +89,12 @@ class Chooser:
             return self._attempt("prepacked", level, lambda: make(prepacked))
         except PocketspecError as error:
             reason = _without_trace(error)
-        # First, because a plan may have no room for that.
+        # Said before opening, because a plan may have no room for copied weights.
         self._tell(f"the weights of {level.name} are copied into memory", reason)
         return make(PORTABLE)
 
     def _attempt(self, residence: Residence, level: Level, attempt: Callable[[], _Opened]) -> _Opened:
-        """What failed once is not tried again: who plans anew for what is left would not get on."""
+        """Runs ``attempt``, unless it failed before: planning again after a failure must get another answer."""
         if (level.name, residence) in self._failed:
             failed = self._failed[level.name, residence]
             raise type(failed)(str(failed))
@@ -105,13 +105,13 @@ class Chooser:
             raise
 
     def _tell(self, what: str, reason: PocketspecError) -> None:
-        """A reason that holds for several levels is told once, and one that holds for everything in one line."""
+        """Reports each reason once, even if several levels have it; one that concerns all kernels is one line."""
         if str(reason) not in self._told:
             self._notify(f"{reason}; {_WITHOUT_PLACE}" if isinstance(reason, NowhereError) else f"{what}: {reason}")
             self._told.add(str(reason))
 
     def expect(self, level: Level) -> str:
-        """Which kernels would run ``level``, and why; its weights are not packed for it."""
+        """Describes the kernels that would run ``level``, and why; packs nothing."""
         if self._wanted == "portable":
             return PORTABLE.description
         try:
@@ -120,7 +120,7 @@ class Chooser:
             return f"{PORTABLE.description}, since {error}"
 
     def expected_residence(self, manifest: Manifest, level: Level) -> Residence:
-        """How the weights of ``level`` will sit if nothing goes wrong; they are not packed for it."""
+        """Where the weights of ``level`` will be if nothing fails; packs nothing."""
         if self._wanted != "portable" and (level.name, "native") not in self._failed:
             with suppress(PocketspecError):
                 self._library_for(level)
@@ -130,7 +130,7 @@ class Chooser:
         return "copied"
 
     def _native(self, bundle: Path, manifest: Manifest, level: Level) -> Native:
-        """The native kernels for ``level``, its weights packed; PocketspecError says why not."""
+        """The native kernels for ``level``, with its weights packed; PocketspecError says why not."""
         library = self._library_for(level)
         verify = self._is_verifying(level)
         return Native(library, packed_graphs(bundle, manifest, level, self._progress, self._notify, verify))
@@ -139,7 +139,7 @@ class Chooser:
         return self._verify and level.name not in self._verified
 
     def _library_for(self, level: Level) -> Library:
-        """The library, if ``level`` has a form for it; KernelsError says what is missing."""
+        """The library, if ``level`` has a native form; KernelsError says what is missing."""
         if level.native is None:
             raise KernelsError(_no_native_form(level))
         library = open_library()
@@ -149,12 +149,12 @@ class Chooser:
 
 
 def _without_trace(error: PocketspecError) -> PocketspecError:
-    """The same in words: an error that is kept keeps all that was open where it was raised."""
+    """A copy of the message alone: a stored exception would keep everything alive that its traceback refers to."""
     return NowhereError(str(error)) if isinstance(error, NowhereError) else KernelsError(str(error))
 
 
 def _can_prepack(manifest: Manifest) -> bool:
-    """Not what other builders made: nobody has hashed their files, so that none could be told from another."""
+    """Whether files are hashed, so that packed weights can be matched to them; other builders do not hash theirs."""
     return bool(manifest.files)
 
 

@@ -1,6 +1,6 @@
-"""How many threads of a session's pool the native operators use: a number that may change from step to step.
+"""Controls how many threads of a session's pool the native operators use; the number may change between steps.
 
-Results do not depend on it. It lies in the library's memory, and so does how long threads have waited for one another.
+Results do not depend on it. The number is in the library's memory, as is the time that threads have waited for others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-# The entry of a session's options that names its crew.
+# The session option that names its crew.
 CREW_ENTRY = "pocketspec.crew"
 _numbers = itertools.count(1)
 
@@ -22,12 +22,12 @@ def new_crew_number() -> str:
 
 
 class _Shared(ctypes.Structure):
-    # As crew.h has them.
+    # The same fields as in crew.h.
     _fields_ = (("workers", ctypes.c_int64), ("held_up", ctypes.c_int64))
 
 
 class NativeCrew:
-    """The crew of one session. Kept by the library as long as the process lives, whatever becomes of the session."""
+    """The threads of one session. The library keeps it until the process ends, even if the session is closed."""
 
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
@@ -43,12 +43,12 @@ class NativeCrew:
 
     @property
     def held_up_seconds(self) -> float:
-        """How long operators have waited for threads that had begun, since the session was made."""
+        """Seconds that operators waited for threads that had begun, since the session was made."""
         return float(self._shared.held_up) / 1e9
 
 
 def crew_of(session: ort.InferenceSession, library: Path) -> NativeCrew | None:
-    """The crew of a session whose operators are those of ``library``; None if the library tells of none."""
+    """The crew of a session whose operators are those of ``library``; None if the library has none for it."""
     options = session.get_session_options()
     try:
         number = int(options.get_session_config_entry(CREW_ENTRY))
