@@ -19,9 +19,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ReferenceAttention:
-    """One attention layer. ``cos`` and ``sin``: [positions, rotary size / 2], or None; gains: [head size], or None.
+    """One attention layer.
 
-    ``kv_type`` is what the cache holds: "float32", "float16", "int8" or "int4". ``window`` and ``softcap`` 0: none.
+    ``cos`` and ``sin``: float32 [positions, rotary size / 2], or None; gains: [head size], or None. ``kv_type`` is the
+    type of the cache: "float32", "float16", "int8" or "int4". ``window`` and ``softcap`` 0: none.
     """
 
     heads: int
@@ -41,9 +42,10 @@ class ReferenceAttention:
     def run(
         self, qkv: Floats, positions: Ints, keys: npt.NDArray[Any], values: npt.NDArray[Any], bias: Floats | None
     ) -> tuple[Floats, npt.NDArray[Any], npt.NDArray[Any]]:
-        """Rows [S, (heads + 2 kv_heads) * head_size] behind the stored ``keys`` and ``values`` [kv_heads, past, width].
+        """Attention of rows [S, (heads + 2 kv_heads) * head_size] that follow stored ``keys`` and ``values``.
 
-        Gives [S, heads * head_size], and keys and values with the step's rows behind them. ``bias``: [S, past + S].
+        ``keys`` and ``values``: [kv_heads, past, width]; ``bias``: [S, past + S]. Returns [S, heads * head_size], and
+        keys and values with the rows of the step appended.
         """
         rows, past = len(qkv), keys.shape[1]
         split = qkv.reshape(rows, self.heads + 2 * self.kv_heads, self.head_size)
@@ -65,7 +67,7 @@ class ReferenceAttention:
         return y.reshape(rows, -1), keys, values
 
     def store(self, x: Floats) -> npt.NDArray[Any]:
-        """Rows [..., head_size] as the cache holds them."""
+        """Rows [..., head_size] in the form in which the cache holds them."""
         if self.kv_type == "int4":
             return _store_nibbles(x)
         if self.kv_type != "int8":
@@ -76,7 +78,7 @@ class ReferenceAttention:
         return stored.reshape(*x.shape[:-1], self.head_size + 4)
 
     def load(self, stored: npt.NDArray[Any]) -> Floats:
-        """What attention reads of rows that the cache holds."""
+        """Float32 rows as attention reads them from the cache."""
         if self.kv_type == "int4":
             return _load_nibbles(stored, self.head_size)
         if self.kv_type != "int8":
@@ -128,19 +130,19 @@ class ReferenceAttention:
 
 
 def mix(x: Floats) -> Floats:
-    """Hadamard's matrix times every block of a head [..., D], as step 2 says."""
+    """Step 2: mixes the heads [..., D] of a 4-bit cache (a Hadamard transform)."""
     size, distance = x.shape[-1], int(_mixed(x)) // 2
     while distance:
         pairs = x.reshape(*x.shape[:-1], size // (2 * distance), 2, distance)
         first, second = pairs[..., 0, :], pairs[..., 1, :]
-        with np.errstate(invalid="ignore", over="ignore"):  # infinities become NaN, as they should
+        with np.errstate(invalid="ignore", over="ignore"):  # infinities become NaN, as specified
             x = np.stack([first + second, first - second], -2).reshape(x.shape)
         distance //= 2
     return x
 
 
 def _mixed(x: Floats) -> np.float32:
-    """How many values of a head are mixed with each other."""
+    """The size of the blocks in which a head is mixed."""
     return np.float32(x.shape[-1] & -x.shape[-1])
 
 
@@ -160,7 +162,7 @@ def _store_nibbles(x: Floats) -> Bytes:
 
 
 def _load_nibbles(stored: Bytes, size: int) -> Floats:
-    """Rows [n, size] as they are read: mixed."""
+    """Float32 rows [n, size] as attention reads them: still mixed."""
     scales = np.zeros((len(stored), 2, 4), np.uint8)
     scales[..., 2:] = stored[:, size // 2 :].reshape(-1, 2, 2)
     codes = np.stack([stored[:, : size // 2] & 15, stored[:, : size // 2] >> 4], 1).astype(np.float32) - np.float32(8)
@@ -169,6 +171,6 @@ def _load_nibbles(stored: Bytes, size: int) -> Floats:
 
 
 def _bfloat16(x: Floats) -> Floats:
-    """Finite values with the bits of a bfloat16, the nearest one, ties to even."""
+    """Finite values rounded to bfloat16, ties to even."""
     bits = x.view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)

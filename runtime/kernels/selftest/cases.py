@@ -1,4 +1,4 @@
-"""What the self-test runs: every operator on made-up data, with the outputs that its specification asks for."""
+"""The cases of the self-test: every operator on random data, with the outputs that the specification demands."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from runtime.kernels.selftest.numbers import Numbers
 from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.kernels.selftest.reference import Floats, QuantizedMatrix
 
-# One row, fewer and more than the 16 of a tile, and not a multiple of anything.
+# One row, and numbers of rows below and above the 16 of a tile; most are no multiple of anything.
 _ROWS = (1, 2, 7, 19)
 _EPSILON = 1e-6
-# A chain of rows, and how it is cut into steps; a bias hides what a tree would hide.
+# Nine rows of a chain, cut into steps in two ways; a bias hides what a tree would hide.
 _STEPS = ((9,), (5, 1, 3))
 _CAPACITY = 11
 
@@ -36,7 +36,7 @@ _INPUTS = {
 
 @dataclass(frozen=True)
 class Trial:
-    """Inputs of one call, and the outputs it must have; of an output that is larger, the first entries."""
+    """Inputs of one call, and its expected outputs; where an output is larger, its first entries."""
 
     given: Arrays
     expected: Arrays
@@ -53,7 +53,7 @@ class Case:
     trials: Sequence[Trial]
 
     def model(self) -> bytes:
-        """A model of this one node. Sizes are left open: it is the operator that must refuse wrong ones."""
+        """A model of this one node. Its sizes are open, because the operator itself must refuse wrong ones."""
         first = self.trials[0]
         given, made = _open_types(first.given), _open_types(first.expected)
         known = {*self.constants, *given}
@@ -62,7 +62,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Every operator with every kind of weight and cache and every option, in shapes that fill no tile evenly."""
+    """Every operator with every kind of weight, cache and option, in shapes that do not fill a tile."""
     kinds = ((4, 32, True, False), (4, 64, False, True), (8, 128, True, True), (8, 32, False, False))
     for bits, block, half, own_zeros in kinds:
         matrix = make_matrix(37, 203, bits, block, half=half, own_zeros=own_zeros)
@@ -78,7 +78,7 @@ def cases() -> Iterator[Case]:
 
 
 def refusals() -> Iterator[tuple[str, Case]]:
-    """Cases with an input of a wrong size, and the input's name."""
+    """Cases with one input of a wrong size, each after the name of that input."""
     product = _matmul("MatMulPanel", [make_matrix(37, 203, 4, 32, half=True, own_zeros=False)])
     yield "codes", replace(product, constants={**product.constants, "codes": product.constants["codes"][:-1]})
     yield "A", _with_input(product, "A", product.trials[0].given["A"][..., :-1])
@@ -98,7 +98,7 @@ def make_matrix(
 
 
 def packed(matrices: Sequence[QuantizedMatrix]) -> dict[str, Array]:
-    """One matrix as the operators read it, or the two parts of a gated one with their panels in turns."""
+    """The inputs of one matrix, or of a gated one: the panels of its two parts in turns."""
     parts = [matrix.packed() for matrix in matrices]
     return {
         name: np.stack([part[name] for part in parts], 1).reshape(-1, *parts[0][name].shape[1:]) for name in parts[0]
@@ -117,7 +117,7 @@ def _with_input(case: Case, name: str, array: Array) -> Case:
 
 
 def _by_rows(given: Arrays, expected: Floats) -> list[Trial]:
-    """Calls with the first and the last so many rows, whose results must not depend on how many there are."""
+    """Calls with the first and the last rows, for several numbers of rows: results must not depend on the number."""
     trials = []
     for rows in _ROWS:
         for part in (slice(0, rows), slice(len(expected) - rows, len(expected))):
@@ -129,11 +129,11 @@ def _by_rows(given: Arrays, expected: Floats) -> list[Trial]:
 def _matmul(
     name: str, matrices: Sequence[QuantizedMatrix], activation: str | None = None, extra: Sequence[str] = ()
 ) -> Case:
-    """``extra`` names optional inputs to use: "bias", "gain", "residual"."""
+    """``extra`` names the optional inputs to use: "bias", "gain", "residual"."""
     n, k = matrices[0].codes.shape
     rows = max(_ROWS)
     numbers = Numbers(n, k)
-    # Rows of several sizes.
+    # Rows of different magnitudes.
     x = numbers.bell((rows, k)) * numbers.uniform(0.1, 1, (rows, 1)) * numbers.integers(1, 9, (rows, 1), np.float32)
     x[3], x[5, 7], x[6, 9] = 0, np.inf, np.nan
     shapes: dict[str, tuple[int, ...]] = {"bias": (n * len(matrices),), "gain": (k,), "residual": (rows, n)}
@@ -168,7 +168,7 @@ def _attentions() -> Iterator[Case]:
 
 
 def _attention(name: str, attention: ReferenceAttention, *, tree: bool = False) -> Case:
-    """Rows in steps of several sizes; each step finds the rows before it in the cache."""
+    """Rows in steps of several sizes; each step reads the rows before it from the cache."""
     numbers = Numbers(2)
     width = (attention.heads + 2 * attention.kv_heads) * attention.head_size
     trials = []
@@ -212,7 +212,7 @@ def _constants(attention: ReferenceAttention) -> Arrays:
 
 
 def _tree_bias(rows: int, past: int) -> Floats:
-    """Row i follows row (i - 1) // 2: a binary tree. Seen keys get no bias, others -1e30."""
+    """A binary tree: row i follows row (i - 1) // 2. Visible keys have a bias of 0, hidden ones -1e30."""
     seen = np.eye(rows, dtype=np.bool_)
     for row in range(1, rows):
         seen[row] |= seen[(row - 1) // 2]
@@ -221,7 +221,7 @@ def _tree_bias(rows: int, past: int) -> Floats:
 
 
 def _room(stored: Array) -> Array:
-    """A cache [1, kv_heads, capacity, width] that begins with ``stored``; what is behind must not be read."""
+    """A cache [1, kv_heads, capacity, width] that begins with ``stored``; the rest must not be read."""
     full = np.full((1, stored.shape[0], _CAPACITY, stored.shape[2]), 77, stored.dtype)
     full[0, :, : stored.shape[1]] = stored
     return full

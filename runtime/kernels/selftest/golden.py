@@ -1,8 +1,8 @@
-"""The golden bits: digests of what every case of the self-test is given and must give, made once and kept in a file.
+"""Golden digests of the self-test: the inputs and expected outputs of every case, stored in a file.
 
-The reference computes what the library is compared with, in NumPy on the machine at hand, where NumPy may err (its
-AVX512 ``exp2(127)`` is not 2^127). These digests tell then that the reference is wrong, and not the library. After a
-change of the arithmetic or of the cases ``python -m runtime.kernels.selftest.golden`` makes them again.
+The reference computes expected outputs in NumPy on this machine, and NumPy may err (its AVX512 ``exp2(127)`` is not
+2^127). The digests tell whether the reference is wrong, or the library. After a change of the arithmetic or of the
+cases, ``python -m runtime.kernels.selftest.golden`` writes the file again.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ FILE = Path(__file__).with_name("golden.json")
 
 
 class ReferenceCheck(enum.Enum):
-    """What the digests say of a case that was made here."""
+    """How a case that was computed here compares with its digests."""
 
     RIGHT = "right"
     WRONG = "gives other bits than it should"
-    # Its inputs come of earlier outputs, or of numbers that are made up wrongly.
+    # Inputs may come from earlier outputs, or from a wrong random number.
     OFF = "is given other bits than it should"
 
 
 def digests() -> dict[str, list[str]]:
-    """Of every case by its name: a digest of the inputs and one of the outputs."""
+    """For every case by name: the digests of its inputs and of its outputs."""
     found: dict[str, list[str]] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
 
 
 def judge_reference(case: Case, golden: dict[str, list[str]]) -> ReferenceCheck:
-    """Whether the reference made ``case`` as specified."""
+    """Whether the reference computed ``case`` as specified."""
     inputs, outputs = golden.get(case.name, ("", ""))
     if digest_of_inputs(case) != inputs:
         return ReferenceCheck.OFF
@@ -46,7 +46,7 @@ def judge_reference(case: Case, golden: dict[str, list[str]]) -> ReferenceCheck:
 
 
 def digest_of_inputs(case: Case) -> str:
-    """Of constants and inputs of all calls."""
+    """Digest of the constants and of the inputs of all calls."""
     arrays = [case.constants[name] for name in sorted(case.constants)]
     arrays += [trial.given[name] for trial in case.trials for name in sorted(trial.given)]
     attributes = np.frombuffer(repr(sorted(case.attributes.items())).encode(), np.uint8)
@@ -54,12 +54,12 @@ def digest_of_inputs(case: Case) -> str:
 
 
 def digest_of_outputs(case: Case) -> str:
-    """Of the outputs that all calls must have."""
+    """Digest of the expected outputs of all calls."""
     return digest(trial.expected[name] for trial in case.trials for name in trial.expected)
 
 
 def digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
-    """A hash of shapes, types and bits; every NaN is as good as another."""
+    """A hash of shapes, types and bits; all NaN count as equal."""
     total = hashlib.sha256()
     for array in arrays:
         total.update(f"{array.dtype.str} {array.shape};".encode())
@@ -70,7 +70,7 @@ def digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
 
 
 def main() -> None:
-    """Makes the file."""
+    """Writes the file."""
     found = {case.name: [digest_of_inputs(case), digest_of_outputs(case)] for case in cases()}
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
-"""Made-up numbers that are the same on every processor, with every NumPy: whole numbers and exact divisions alone.
+"""Random numbers that are the same on every processor and with every NumPy, from integers and exact divisions alone.
 
-NumPy's own generators take logarithms for what looks normal, and may change from one version to the next.
+NumPy's own generators use logarithms for normal distributions, and may change between versions.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-# The standard deviation of a sum of four whole numbers below 2^16.
+# The standard deviation of a sum of four integers below 2^16.
 _SPREAD = 37837.0
 
 
 class Numbers:
-    """A stream of numbers that follows from ``seed``: SplitMix64, a hash of how many were made before."""
+    """A stream of numbers determined by ``seed``: SplitMix64 of a counter."""
 
     def __init__(self, *seed: int) -> None:
         self._state = 0
@@ -28,17 +28,17 @@ class Numbers:
     def integers(
         self, low: int, high: int, shape: tuple[int, ...], dtype: npt.DTypeLike = np.int64
     ) -> npt.NDArray[Any]:
-        """Whole numbers from ``low`` to below ``high``, which are fewer than 2^32."""
+        """Integers in [low, high); ``high - low`` must be below 2^32."""
         chosen = (self._words(shape) >> np.uint64(32)) % np.uint64(high - low)
         return (low + chosen.astype(np.int64)).astype(dtype)
 
     def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> Floats:
-        """Numbers from ``low`` to ``high``, evenly spread."""
+        """Float32 numbers from ``low`` to ``high``, evenly distributed."""
         share = (self._words(shape) >> np.uint64(40)).astype(np.float64) / 2.0**24
         return (low + (high - low) * share).astype(np.float32)
 
     def bell(self, shape: tuple[int, ...]) -> Floats:
-        """Numbers around 0 that spread by 1, as sums of a few chances do."""
+        """Float32 numbers with mean 0 and deviation 1, nearly normal: each is a sum of four uniform ones."""
         words = self._words(shape)
         total = np.full(shape, -2 * 0xFFFF, np.int64)
         for part in range(4):

@@ -1,7 +1,7 @@
-"""Writes tiny ONNX models, byte by byte: what the self-test and the cost curve run, without the onnx package.
+"""Writes small ONNX models without the onnx package, for the self-test and for timing.
 
-``runtime.bundle.protobuf`` says what a field is; numbers of fields are those of ``onnx.proto``. Left out: everything a
-graph of a few nodes with constants does not need.
+``runtime.bundle.protobuf`` says what a field is; numbers of fields are those of ``onnx.proto``. It writes only what a
+graph of a few nodes with constants needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Attribute = int | float | str
 
 @dataclass(frozen=True)
 class GraphNode:
-    """One operator. An absent optional input is an empty name."""
+    """One operator. An absent optional input has an empty name."""
 
     operator: str
     inputs: Sequence[str]
@@ -35,7 +35,7 @@ class GraphNode:
 
 @dataclass(frozen=True)
 class ValueType:
-    """``kind`` is NumPy's name of an element type; ``shape`` has sizes, or names for those that are open."""
+    """``kind`` is NumPy's name of the element type; ``shape`` has sizes, and names for open ones."""
 
     kind: str
     shape: tuple[int | str, ...]
@@ -47,7 +47,7 @@ def encode_model(
     outputs: Mapping[str, ValueType],
     constants: Mapping[str, npt.NDArray[Any]],
 ) -> bytes:
-    """A model as ONNX Runtime reads it."""
+    """A model as the bytes that ONNX Runtime reads."""
     graph = b"".join(
         [
             *(encode_field(1, _node(node)) for node in nodes),

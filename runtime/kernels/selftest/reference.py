@@ -1,4 +1,4 @@
-"""The arithmetic of the native operators in NumPy, slow and plain: what their self-test and their tests compare with.
+"""The arithmetic of the native operators in plain, slow NumPy, for the self-test and the tests.
 
 ``runtime/kernels/ARITHMETIC.md`` is the specification; functions here name its steps by their numbers.
 """
@@ -16,14 +16,16 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 COLUMNS = 16
-# Below it a block counts as zeros.
+# A block whose largest magnitude is below this counts as zeros.
 SMALLEST = np.float32(1e-30)
 _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """A quantized weight: ``codes`` [N, K], ``scales`` [N, blocks], ``zeros`` [N, blocks] or None: the middle code."""
+    """A quantized weight: uint8 ``codes`` [N, K], ``scales`` [N, blocks], ``zeros`` [N, blocks] or None for the middle
+    code.
+    """
 
     codes: Bytes
     scales: npt.NDArray[Any]
@@ -37,7 +39,7 @@ class QuantizedMatrix:
         return 1 << (self.bits - 1)
 
     def packed(self) -> dict[str, npt.NDArray[Any]]:
-        """The matrix as the operators read it: ``codes``, ``scales`` and, where it has its own, ``zero_points``."""
+        """The inputs of an operator: ``codes``, ``scales`` and, if the matrix has zero points, ``zero_points``."""
         blocks = self.scales.shape[1]
         panels = -(-self.codes.shape[0] // COLUMNS)
         rows = panels * COLUMNS
@@ -48,7 +50,7 @@ class QuantizedMatrix:
         codes[: self.codes.shape[0], : self.codes.shape[1]] = self.codes
         scales = np.zeros((rows, blocks), self.scales.dtype)
         scales[: len(self.scales)] = self.scales
-        # [panel, column, line, half, j] -> [panel, line, column, j, half]; a line of bytes has one half.
+        # [panel, column, line, half, j] -> [panel, line, column, j, half]; a line of int8 codes has one half.
         halves = 8 // self.bits
         lines = codes.reshape(panels, COLUMNS, -1, halves, 4).transpose(0, 2, 1, 4, 3)
         packed = {
@@ -61,7 +63,7 @@ class QuantizedMatrix:
         return packed
 
     def products(self, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """The exact sums of step 3: codes of activations [rows, K] give [rows, blocks, N]."""
+        """The exact sums of step 3, for codes of activations [rows, K]: int64 [rows, blocks, N]."""
         k = codes.shape[1]
         blocks = self.scales.shape[1]
         zeros = np.full(self.scales.shape, self.middle) if self.zeros is None else self.zeros
@@ -73,7 +75,7 @@ class QuantizedMatrix:
         return products
 
     def row(self, index: int, factor: float) -> Floats:
-        """Weights [K] of one output, as GatherPanel gives them."""
+        """Weights [K] of one output times ``factor``, as in GatherPanel."""
         zeros = np.full(self.scales.shape, self.middle) if self.zeros is None else self.zeros
         zero = np.repeat(zeros[index].astype(np.float32), self.block)[: self.codes.shape[1]]
         scale = np.repeat(self.scales[index].astype(np.float32), self.block)[: self.codes.shape[1]]
@@ -84,8 +86,8 @@ class QuantizedMatrix:
 def fma(a: Any, b: Any, c: Any) -> Floats:
     """``a * b + c`` in float32, rounded once.
 
-    The product is exact in float64. The sum is rounded to odd there: of the two neighbours of the exact sum the one
-    with an odd last bit, so that rounding it to float32 gives what rounding the exact sum would have given.
+    The product is exact in float64. The float64 sum is rounded to odd: of the two neighbours of an inexact sum, the one
+    whose last bit is odd. Rounding that to float32 gives the same as rounding the exact sum.
     """
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
     with np.errstate(invalid="ignore"):
@@ -108,7 +110,7 @@ def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
     inverse = np.float32(1) / np.sqrt(lanes / np.float32(k) + np.float32(epsilon))
-    with np.errstate(invalid="ignore"):  # infinity becomes NaN, as it should
+    with np.errstate(invalid="ignore"):  # infinities become NaN, as specified
         normed: Floats = x * inverse * gain
     return normed
 
@@ -149,7 +151,7 @@ def matmul_panel(
     activation: str | None = None,
     epsilon: float = 0.0,
 ) -> Floats:
-    """All of MatMulPanel for rows [rows, K]: one matrix, or gate and up with an ``activation`` between them."""
+    """MatMulPanel for rows [rows, K]: one matrix, or gate and up with an ``activation`` between them."""
     x = x if gain is None else norm(x, gain, epsilon)
     sums = [multiply(x, matrix) for matrix in matrices]
     if bias is not None:
@@ -167,7 +169,7 @@ def activate(v: Floats, activation: str) -> Floats:
 
 
 def exponential(v: Floats) -> Floats:
-    """``exp`` as ``ARITHMETIC.md`` specifies it."""
+    """``exp`` as specified."""
     v = np.clip(v, np.float32(-87), np.float32(88))
     n = np.rint(v * np.float32(1.44269504))
     f = fma(n, np.float32(2.12194440e-4), fma(n, np.float32(-0.693359375), v))
@@ -180,16 +182,16 @@ def exponential(v: Floats) -> Floats:
 
 
 def _power_of_two(n: Floats) -> Floats:
-    """2 to the whole numbers ``n`` from -126 to 127, by its bits: NumPy's AVX512 ``exp2(127)`` is not 2 ** 127.
+    """2 to the power of integers ``n`` from -126 to 127, made of bits: NumPy's AVX512 ``exp2(127)`` is not 2 ** 127.
 
-    Where ``n`` is NaN, so is what it is multiplied with.
+    A NaN in ``n`` gives 1; the result is multiplied by a NaN then.
     """
     biased = np.where(np.isnan(n), np.float32(0), n).astype(np.int32) + 127
     return (biased << 23).view(np.float32)
 
 
 def _nibbles(pairs: npt.NDArray[np.uint8]) -> Bytes:
-    """Bytes from codes [..., 2], the first one low, or from [..., 1], which are bytes already."""
+    """Bytes from codes [..., 2], the first one in the low half; codes [..., 1] are bytes already."""
     if pairs.shape[-1] == 1:
         return np.ascontiguousarray(pairs[..., 0])
     return np.ascontiguousarray(pairs[..., 0] | pairs[..., 1] << 4)

@@ -1,7 +1,7 @@
-"""Tries a library of native kernels: every operator through ONNX Runtime, its numbers bit for bit, its refusals.
+"""The self-test: runs every operator through ONNX Runtime, and checks its results bit for bit and its refusals.
 
-``python -m runtime.kernels.selftest.run LIBRARY`` prints one JSON object: ``description`` is what the library says of
-itself, and the rest are the fields of a ``SelfTestResult``. It runs in a process of its own, since a library made for
+``python -m runtime.kernels.selftest.run LIBRARY`` prints one JSON object: ``description`` is the library's description
+of itself, the other fields are those of a ``SelfTestResult``. It needs a process of its own, since a library for
 another system or another ONNX Runtime may crash it.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-# Before the import of ONNX Runtime, which would send telemetry otherwise.
+# Set before ONNX Runtime is imported, which would send telemetry otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
@@ -30,10 +30,10 @@ _FATAL_ONLY = 4
 
 @dataclass(frozen=True)
 class SelfTestResult:
-    """The first thing wrong, None if all is as specified.
+    """The first fault, None if everything is as specified.
 
-    ``about`` says with what: the library; the reference, that is NumPy on this machine; or this trial, which came to
-    no end. ``note`` is what is wrong with the reference where the library is right all the same.
+    ``about`` says what is at fault: the library, the reference (NumPy on this machine), or the trial, which could not
+    be completed. ``note`` is a fault of the reference that leaves the library right.
     """
 
     fault: str | None = None
@@ -42,7 +42,7 @@ class SelfTestResult:
 
 
 def try_library(library: Path) -> SelfTestResult:
-    """Compares ``library`` with the reference, and both with the golden bits."""
+    """Compares ``library`` with the reference, and both with the golden digests."""
     golden = digests()
     every = [(case, judge_reference(case, golden)) for case in cases()]
     for threads in (1, 2):
@@ -63,7 +63,7 @@ def try_library(library: Path) -> SelfTestResult:
 
 
 def count_different(found: Array, expected: Array) -> int:
-    """How many values of ``expected`` are others, in any bit, in ``found``; every NaN is as good as another."""
+    """How many values of ``found`` differ from ``expected`` in any bit; all NaN count as equal."""
     if found.ndim != expected.ndim or found.dtype != expected.dtype:
         return max(expected.size, 1)
     part = _first_entries(found, expected)
@@ -77,7 +77,7 @@ def count_different(found: Array, expected: Array) -> int:
 
 
 def describe(library: Path) -> str:
-    """What the library says of itself: JSON text."""
+    """The library's description of itself, JSON text."""
     told = ctypes.CDLL(str(library)).pocketspec_kernels
     told.restype = ctypes.c_char_p
     return bytes(told()).decode()
@@ -93,7 +93,7 @@ def _open(case: Case, library: Path, threads: int) -> ort.InferenceSession:
 
 
 def _run(case: Case, library: Path, threads: int) -> list[Array]:
-    """The outputs of all calls, in the order of what is expected of them, and no more than that."""
+    """The outputs of all calls, in the order and the size of the expected ones."""
     session = _open(case, library, threads)
     outputs: list[Array] = []
     for trial in case.trials:
@@ -107,7 +107,7 @@ def _first_entries(found: Array, expected: Array) -> Array:
 
 
 def _difference(case: Case, outputs: Sequence[Array]) -> str:
-    """What is other in ``outputs`` than the reference says; where it says nothing, it is the one that is wrong."""
+    """The first output that differs from the reference; if none does, the reference itself is wrong."""
     expected = [(name, array) for trial in case.trials for name, array in trial.expected.items()]
     for (name, array), found in zip(expected, outputs, strict=True):
         if wrong := count_different(found, array):
@@ -117,7 +117,7 @@ def _difference(case: Case, outputs: Sequence[Array]) -> str:
 
 
 def _refusal_fault(library: Path, tensor: str, case: Case) -> str | None:
-    """Bad input must come back as an exception that names the operator and the tensor."""
+    """The fault if a wrong input does not raise an error that names the operator and the tensor."""
     try:
         _open(case, library, 1).run(None, dict(case.trials[0].given))
     except Exception as error:  # ONNX Runtime's errors share no other base
@@ -131,7 +131,7 @@ def _first_line(error: Exception) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the verdict."""
+    """Runs the self-test and prints the result."""
     (name,) = arguments
     library = Path(name)
     description = ""

@@ -1,7 +1,7 @@
-"""Every instruction set of this processor on the same work, in turns: the best one must not be slower than a narrower.
+"""Times every instruction set of this processor on the same work, in turns, so that a best one that is slow is seen.
 
-Small products and one layer of attention are timed, so that what is compared is arithmetic and no memory. Numbers are
-random, since time does not depend on them.
+The work is small products and one layer of attention, so that arithmetic is timed and not memory. Data is random, since
+times do not depend on it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from runtime.kernels.selftest.numbers import Numbers
 from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.kernels.weights.layout import MatrixLayout
 
-# Every instruction set has its turn so often, one call at a time; calls that something interrupts do not count then.
+# Calls of every instruction set, one at a time in turns; the median ignores interrupted ones.
 _TURNS = 101
 _ROWS = (1, 4, 8, 16)
 _SHAPE = (1024, 1024)
-# A layer of the demo's target behind a thousand tokens.
+# A layer of the demo's target after a thousand tokens.
 _HEADS, _KV_HEADS, _HEAD_SIZE, _PAST = 8, 4, 32, 1000
 _CACHES = {"fp32": "float32", "fp16": "float16", "int8": "int8", "int4": "uint8"}
 
@@ -37,20 +37,20 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One piece of work: median seconds by the name of the instruction set, the best set of the processor first."""
+    """One piece of work: median seconds by instruction set, the best set of the processor first."""
 
     work: str
     seconds: dict[str, float]
 
     @property
     def ratios(self) -> dict[str, float]:
-        """What each takes for every second of the first."""
+        """The seconds of each set over those of the first."""
         first = next(iter(self.seconds.values()))
         return {name: seconds / first for name, seconds in self.seconds.items()}
 
 
 def compare_sets(library: Library, threads: int) -> Iterator[Comparison]:
-    """Products in int4 and int8 and attention over every type of cache, at several numbers of rows."""
+    """Times int4 and int8 products and attention over every type of cache, at several numbers of rows."""
     sets = [name for name in library.verdict.usable if name != PLAIN]
     for bits in (4, 8):
         model = _product(bits)
@@ -70,14 +70,14 @@ def _times(runs: dict[str, Callable[[], None]]) -> dict[str, float]:
         for name, run in runs.items():
             start = perf_counter()
             run()
-            if turn:  # the first warms up
+            if turn:  # the first call warms up
                 taken[name].append(perf_counter() - start)
     return {name: statistics.median(each) for name, each in taken.items()}
 
 
 @contextmanager
 def _forced(name: str) -> Iterator[None]:
-    """Sessions that are opened inside use the instruction set ``name``."""
+    """Within this context, new sessions use the instruction set ``name``."""
     before = os.environ.get(ISA_VARIABLE)
     os.environ[ISA_VARIABLE] = name
     try:
@@ -114,7 +114,7 @@ def _product_run(model: bytes, library: Library, name: str, threads: int, given:
 
 
 def _attention_run(kv_type: str, rows: int, library: Library, name: str, threads: int) -> Callable[[], None]:
-    """A step behind the past, always the same one, with its cache in place."""
+    """One step of ``rows`` rows, with its cache in place; every call runs the same step."""
     element = _CACHES[kv_type]
     width = {"int8": _HEAD_SIZE + 4, "int4": _HEAD_SIZE // 2 + 4}.get(kv_type, _HEAD_SIZE)
     cache = ValueType(element, (1, _KV_HEADS, "C", width))
@@ -139,7 +139,7 @@ def _attention_run(kv_type: str, rows: int, library: Library, name: str, threads
         "position_ids": np.arange(_PAST, _PAST + rows)[None],
         "total": np.array([_PAST + rows]),
     }
-    held: list[Any] = [inputs]  # older versions of ONNX Runtime do not keep what is bound
+    held: list[Any] = [inputs]  # older versions of ONNX Runtime do not keep bound arrays alive
     for key, array in inputs.items():
         binding.bind_cpu_input(key, array)
     for key in ("key", "value"):

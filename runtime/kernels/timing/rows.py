@@ -1,7 +1,7 @@
-"""What a product costs by its number of rows: MatMulPanel beside ONNX Runtime's MatMulNBits, in turns.
+"""Times products by their number of rows: MatMulPanel beside ONNX Runtime's MatMulNBits, in turns.
 
-A model reads its weights from memory at every step, so each session here multiplies by enough copies of a matrix that
-no cache holds them. Weights are random, since time does not depend on them.
+A model reads its weights from memory at every step. So each session here multiplies by several copies of a matrix, more
+than a cache holds. Weights are random, since times do not depend on them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runtime.kernels.library import Library
 from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.kernels.weights.layout import MatrixLayout
 
-# Twice the last cache of a server's processor.
+# Twice the last-level cache of a server's processor.
 _WORKING_SET_BYTES = 96 << 20
 _TURNS = 7
 
@@ -30,14 +30,14 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class ProductShape:
-    """A product of K inputs and N outputs; ``name`` says where a model has it."""
+    """A product of K inputs and N outputs; ``name`` is its place in a model."""
 
     k: int
     n: int
     name: str = ""
 
 
-# The five products of a Qwen2-1.5B layer and its head, with q/k/v and gate/up packed as exports have them.
+# The five products of a Qwen2-1.5B layer and its head; q/k/v and gate/up are packed as in exports.
 QWEN2_SHAPES = (
     ProductShape(1536, 2048, "q/k/v"),
     ProductShape(1536, 1536, "attention output"),
@@ -49,7 +49,7 @@ QWEN2_SHAPES = (
 
 @dataclass(frozen=True)
 class ProductTiming:
-    """Median seconds of one product with ``rows`` rows, and the bytes of weights it reads."""
+    """Median seconds of one product with ``rows`` rows, and the bytes of weights that it reads."""
 
     rows: int
     native_seconds: float
@@ -59,19 +59,19 @@ class ProductTiming:
 
     @property
     def native_rate(self) -> float:
-        """Bytes of weights per second."""
+        """Bytes of weights read per second."""
         return self.native_bytes / self.native_seconds
 
     @property
     def portable_rate(self) -> float:
-        """Bytes of weights per second."""
+        """Bytes of weights read per second."""
         return self.portable_bytes / self.portable_seconds
 
 
 def measure(
     library: Library, shape: ProductShape, rows: Sequence[int], block_size: int, threads: int
 ) -> list[ProductTiming]:
-    """Both kernels at every number of rows, alternating, in int4 with blocks of ``block_size``."""
+    """Times both kernels in turns at every number of rows, with int4 weights in blocks of ``block_size``."""
     layout = MatrixLayout(shape.n, shape.k, 4, block_size)
     codes_bytes = int(np.prod(layout.portable_codes_shape))
     copies = max(1, _WORKING_SET_BYTES // codes_bytes)
@@ -85,7 +85,7 @@ def measure(
             for which, session in enumerate((native, portable)):
                 start = perf_counter()
                 session.run(None, given)
-                if turn:  # the first of each warms up
+                if turn:  # the first call of each warms up
                     times.setdefault((count, which), []).append(perf_counter() - start)
     medians = {key: statistics.median(values) / copies for key, values in times.items()}
     return [ProductTiming(count, medians[count, 0], native_bytes, medians[count, 1], portable_bytes) for count in rows]
@@ -126,7 +126,7 @@ def _session(
     weights: Sequence[Arrays],
     options: ort.SessionOptions,
 ) -> tuple[ort.InferenceSession, int]:
-    """One node for every copy, all with the same input; and the bytes of one copy."""
+    """A session with one node for every copy, all with the same input; and the bytes of one copy."""
     sizes: dict[str, Attribute] = {"K": layout.columns, "N": layout.rows, "bits": layout.bits}
     attributes = {**sizes, "block_size": layout.block_size, **extra}
     constants = {f"{name}{copy}": array for copy, arrays in enumerate(weights) for name, array in arrays.items()}
