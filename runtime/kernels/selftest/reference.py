@@ -23,9 +23,7 @@ _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """A quantized weight: uint8 ``codes`` [N, K], ``scales`` [N, blocks], ``zeros`` [N, blocks] or None for the middle
-    code.
-    """
+    """A quantized weight: uint8 ``codes`` [N, K]; ``scales`` and ``zeros`` [N, blocks], no zeros: the middle code."""
 
     codes: Bytes
     scales: npt.NDArray[Any]

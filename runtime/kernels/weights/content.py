@@ -1,7 +1,8 @@
-"""Whether a packed file still holds what was packed: hashed in full when it seems another file than then, or on demand.
+"""Checks that a packed file still holds what was packed.
 
-Cards lose pages and copies are cut short; what runs must be what was packed. As for the other files of a bundle, a file
-of the same size, time of change and inode is taken for the same.
+Memory cards lose pages and copies are cut short. The whole file is hashed when it looks like another file than the one
+checked before, and on request. A file of the same size, modification time and inode counts as the same, as for the
+other files of a bundle.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from pathlib import Path
 from export.own_files import identity
 from runtime.bundle.device_cache import forget, look_up, remember
 
-# Says whether the bytes of a file, from a position on, have a SHA-256.
+# Whether the bytes of a file from a position on have a SHA-256.
 Check = Callable[[Path, str, int], bool]
 
 DAMAGED = "is damaged, for its content is not what was packed"
-# What this process has seen, for places where nothing can be recorded.
+# What this process has checked, for folders where no result can be stored.
 _SEEN: set[tuple[str, str, tuple[int, ...]]] = set()
 
 
@@ -30,12 +31,12 @@ def content_hash(path: Path, start: int = 0) -> str:
 
 
 def checker(records: Path, fresh: bool = False) -> Check:
-    """A check that keeps what it finds in folder ``records``; ``fresh``: it hashes whatever is on record."""
+    """A check that stores its results in the folder ``records``; ``fresh``: it hashes even what is stored as whole."""
     return partial(_is_whole, records, fresh)
 
 
 def record_whole(records: Path, path: Path, digest: str) -> None:
-    """Records that ``path`` is what was packed, by who has just packed it."""
+    """Stores that ``path`` is whole; called by the process that has just packed it."""
     remember(records, _name(path), [digest, identity(path)], True)
 
 

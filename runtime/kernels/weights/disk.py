@@ -1,4 +1,4 @@
-"""What files that are made on first use have in common: room for them, leftovers, the last rename, and what to say."""
+"""What files made on first use share: disk space, abandoned parts, the rename into place, and error messages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 from export.manifest import PocketspecError
 from export.own_files import can_write, remove_tree
 
-_ABANDONED_SECONDS = 3600  # a part that nobody wrote to for so long belongs to a process that was killed
+_ABANDONED_SECONDS = 3600  # a part that was not written for so long belongs to a process that was killed
 
 
 class PackingError(PocketspecError, OSError):
-    """A packed file that cannot be made: no space, no permission, or a source that is not what its description says."""
+    """A packed file that cannot be made: no space, no permission, or a source that does not match its description."""
 
 
 class NowhereError(PackingError):
-    """Packed weights that no place can be written for: each level has the same reason."""
+    """No folder for packed weights can be written to: the reason is the same for every level."""
 
 
 def require_place(roots: Iterable[Path]) -> None:
@@ -37,7 +37,7 @@ def require_place(roots: Iterable[Path]) -> None:
 
 
 def make_in_first(places: Iterable[Path], make: Callable[[Path], object]) -> Path:
-    """The first of ``places`` in which ``make`` succeeds; PackingError says why it did not, of every place once."""
+    """The first of ``places`` in which ``make`` succeeds; PackingError joins the different reasons of all failures."""
     errors: list[str] = []
     for place in places:
         try:
@@ -49,15 +49,15 @@ def make_in_first(places: Iterable[Path], make: Callable[[Path], object]) -> Pat
 
 
 def clear_abandoned(folder: Path, pattern: str) -> None:
-    """Removes what processes that were killed left behind: files and marked folders of ``folder``.
+    """Removes parts that killed processes left behind: files and marked folders of ``folder``.
 
-    ``pattern`` is of names: a star stands for what makes a part's name its own.
+    ``pattern`` is a pattern of names, in which a star stands for the unique part of a name.
     """
     own = re.compile(re.escape(pattern).replace(r"\*", r"\d+-[0-9a-f]+"))
     for part in folder.glob(pattern):
         try:
             status = part.lstat()
-        except FileNotFoundError:  # its maker is not dead and has just finished
+        except FileNotFoundError:  # its maker is alive and has just finished
             continue
         if not own.fullmatch(part.name) or time.time() - status.st_mtime <= _ABANDONED_SECONDS:
             continue
@@ -68,19 +68,19 @@ def clear_abandoned(folder: Path, pattern: str) -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """OSError if the disk of ``folder`` has not ``needed`` bytes left."""
+    """OSError if the disk of ``folder`` has fewer than ``needed`` bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"{free:,} bytes are free")
 
 
 def is_same(part: Path, path: Path) -> bool:
-    """Whether ``path`` has every byte of ``part``, as one that another process has just made, and no damaged one."""
+    """Whether ``path`` is a file with exactly the bytes of ``part``, so that no rename is needed."""
     return path.is_file() and not path.is_symlink() and filecmp.cmp(part, path, shallow=False)
 
 
 def put_in_place(part: Path, path: Path) -> None:
-    """Renames; where the system does not replace a file in use, one that another process just made is as good."""
+    """Renames. Where the system cannot replace a file in use, the same file made by another process will do."""
     try:
         os.replace(part, path)
     except PermissionError:
@@ -89,7 +89,7 @@ def put_in_place(part: Path, path: Path) -> None:
 
 
 def explain(error: OSError, path: Path, needed: int, otherwise: str) -> PackingError:
-    """What to tell of ``error``, which came of writing ``needed`` bytes to ``path``; ``otherwise`` names a way out."""
+    """The error for users after writing ``needed`` bytes to ``path`` failed; ``otherwise`` names another way out."""
     if error.errno == errno.ENOSPC:
         return PackingError(
             f"{path} needs {needed:,} bytes and its disk is full ({error.strerror}); free space, or set"

@@ -1,7 +1,10 @@
-"""The packed layout, version 1: how block-quantized matrices lie in ``native.data``, byte for byte.
+"""The packed layout, version 1: the bytes of block-quantized matrices in ``native.data``.
+
+This is the only description of the layout; ``runtime/kernels/ARITHMETIC.md`` says what is computed from it.
 
 A *panel* is 16 rows of the portable matrix ``[N, K]`` side by side: 16 outputs, the columns of the panel. K is padded
-to a multiple of the block size, N to one of 16; in padding the codes are the zero point's, so that it weighs nothing.
+to a multiple of the block size and N to a multiple of 16. Codes in the padding are the zero point, so that it weighs
+nothing.
 
 - codes, uint8 ``[panels, blocks, 2 * block_size * bits]``, in lines of 64 bytes, 4 bytes for each of the 16 columns.
   int4: line l of a block holds k = 8l to 8l + 7; byte j of column c has k = 8l + j in its low half and k = 8l + 4 + j
@@ -10,11 +13,11 @@ to a multiple of the block size, N to one of 16; in padding the codes are the ze
 - zero points (asymmetric matrices only), uint8. int4: ``[panels, blocks, 8]``, byte j has that of column j in its low
   half and that of column j + 8 in its high half. int8: ``[panels, blocks, 16]``.
 
-A weight is ``(code - zero point) * scale``; without zero points they are the middle code, 8 or 128. A matrix of two
-parts (gate and up, stacked by rows) has panels of the parts in turn: panel 2p are rows 16p on of the gate, panel 2p + 1
-the same rows of up; each part is padded on its own.
+A weight is ``(code - zero point) * scale``; without zero points the zero point is the middle code, 8 or 128. A gated
+matrix has two parts (gate and up, stacked by rows), and their panels alternate: panel 2p has rows 16p and following of
+the gate, panel 2p + 1 the same rows of up. Each part is padded separately.
 
-The functions here work on runs of whole panels and are the specification; ``packing`` streams files through them.
+The functions here work on whole panels; ``packing`` applies them to files.
 """
 
 from __future__ import annotations
@@ -29,14 +32,14 @@ Codes = npt.NDArray[np.uint8]
 
 LAYOUT_VERSION = 1
 PANEL = 16
-PAGE = 4096  # every tensor begins at a multiple of it, and the first one is the file's header
+PAGE = 4096  # every tensor begins at a multiple of it; the first page is the file's header
 BLOCK_SIZES = (32, 64, 128)
 SCALE_TYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 
 
 @dataclass(frozen=True)
 class MatrixLayout:
-    """The sizes of one matrix: ``parts`` (1, or 2 when gated) of ``rows`` (N) by ``columns`` (K) weights."""
+    """The sizes of one matrix: ``parts`` (1, or 2 if gated) of ``rows`` (N) by ``columns`` (K) weights."""
 
     rows: int
     columns: int
@@ -81,25 +84,25 @@ class MatrixLayout:
 
     @property
     def portable_codes_shape(self) -> tuple[int, int, int]:
-        """Shape of the codes as MatMulNBits has them."""
+        """Shape of the codes in MatMulNBits."""
         return self.parts * self.rows, self.blocks, self.block_size * self.bits // 8
 
     @property
     def portable_scales_shape(self) -> tuple[int, int]:
-        """Shape of the scales as MatMulNBits has them."""
+        """Shape of the scales in MatMulNBits."""
         return self.parts * self.rows, self.blocks
 
     @property
     def portable_zero_points_shape(self) -> tuple[int, int]:
-        """Shape of the zero points as MatMulNBits has them."""
+        """Shape of the zero points in MatMulNBits."""
         return self.parts * self.rows, -(-self.blocks * self.bits // 8)
 
 
 def panel_rows(parts: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
     """Rows ``[parts, n, ...]`` of the portable matrix in panel order ``[parts * 16 * ceil(n / 16), ...]``.
 
-    Missing rows are ``fill``. Of a gated matrix, rows 16 to 19 of both parts become 4 rows of the gate, 12 of padding,
-    4 rows of up, 12 of padding.
+    Missing rows are filled with ``fill``. For example, rows 16 to 19 of a gated matrix become 4 rows of the gate, 12 of
+    padding, 4 rows of up, 12 of padding.
     """
     if short := -parts.shape[1] % PANEL:
         padding = np.full((len(parts), short, *parts.shape[2:]), fill, parts.dtype)
@@ -109,7 +112,7 @@ def panel_rows(parts: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
 
 
 def pack_codes(codes: Codes, bits: int) -> Codes:
-    """Codes ``[panels * 16, blocks, block_size * bits / 8]`` as lines ``[panels, blocks, 2 * block_size * bits]``."""
+    """Packs codes ``[panels * 16, blocks, block_size * bits / 8]`` as ``[panels, blocks, 2 * block_size * bits]``."""
     rows, blocks, size = codes.shape
     words = np.ascontiguousarray(codes).view("<u4").reshape(rows // PANEL, PANEL, -1)
     lines = np.ascontiguousarray(words.swapaxes(1, 2))
@@ -119,13 +122,13 @@ def pack_codes(codes: Codes, bits: int) -> Codes:
 
 
 def pack_scales(scales: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Scales ``[panels * 16, blocks]`` as ``[panels, blocks, 16]`` of ``dtype``."""
+    """Packs scales ``[panels * 16, blocks]`` as ``[panels, blocks, 16]`` of ``dtype``."""
     panels = scales.reshape(-1, PANEL, scales.shape[1])
     return np.ascontiguousarray(panels.swapaxes(1, 2).astype(dtype))
 
 
 def pack_zero_points(zero_points: Codes, bits: int, blocks: int) -> Codes:
-    """Zero points ``[panels * 16, ceil(blocks * bits / 8)]`` as ``[panels, blocks, 2 * bits]``."""
+    """Packs zero points ``[panels * 16, ceil(blocks * bits / 8)]`` as ``[panels, blocks, 2 * bits]``."""
     if bits == 8:
         return np.ascontiguousarray(zero_points.reshape(-1, PANEL, blocks).swapaxes(1, 2))
     pairs = np.stack((zero_points & np.uint8(15), zero_points >> np.uint8(4)), -1)
@@ -136,7 +139,7 @@ def pack_zero_points(zero_points: Codes, bits: int, blocks: int) -> Codes:
 def _swap(words: npt.NDArray[np.uint32], distance: int, mask: int) -> npt.NDArray[np.uint32]:
     """Swaps the bits under ``mask`` with those ``distance`` above them, in place.
 
-    Codes k = 0 to 7 of a word become 0 1 4 5 2 3 6 7 by bytes, then 0 4 1 5 2 6 3 7 by half bytes.
+    The codes k = 0 to 7 of a word become 0 1 4 5 2 3 6 7 by swapping bytes, then 0 4 1 5 2 6 3 7 by half bytes.
     """
     spare = words >> np.uint32(distance)
     spare ^= words

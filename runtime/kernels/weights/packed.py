@@ -1,9 +1,9 @@
-"""The packed file of a level: found where it is current, else made once, and mapped by every session ever after.
+"""The packed file of a level: found if it is current, else made once; sessions map it.
 
-A file is current if its first page names the layout, the weights' hash, the table's hash and the bytes that packing
-would write now, and the rest has the hash that the page names. One that is not is made again, and a line says why.
-Graphs look for their data beside them, so where the data cannot lie in the bundle, the graphs are copied to it, into
-the user's folder.
+A file is current if its header names the layout, the hash of the weights, the hash of the table and the size that
+packing would write now, and the rest of the file has the hash that the header names. Any other file is made again, and
+a line says why. Graphs look for their data in their own folder. So if the data cannot be in the bundle, the graphs are
+copied to the user's folder as well.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from runtime.kernels.weights.layout import LAYOUT_VERSION, PAGE
 from runtime.kernels.weights.packing import MAGIC, pack
 from runtime.kernels.weights.packing_table import TableError, read_table
 
-# Told how many more bytes are done.
+# Called with the number of further bytes done.
 Advance = Callable[[int], None]
-# A progress display: a title and the bytes in all give a context with the function that advances it.
+# A progress display: called with a title and a number of bytes, it gives a context with the function that advances it.
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 class OtherLayoutError(PocketspecError, ValueError):
-    """A level whose native graphs are for packed weights of another layout version."""
+    """A level whose native graphs expect packed weights of another layout version."""
 
 
 def no_progress(title: str, total: int) -> AbstractContextManager[Advance]:
-    """A display that shows nothing."""
+    """A progress display that shows nothing."""
     return nullcontext(lambda count: None)
 
 
@@ -52,7 +52,7 @@ def packed_graphs(
 ) -> Path:
     """The folder of native graphs with their packed weights beside them; PocketspecError if they cannot be made.
 
-    ``level`` has a native form. ``notify`` is told why a file that was there is made again. ``verify``: the packed
+    ``level`` must have a native form. ``notify`` is told why an existing file is made again. ``verify``: the packed
     weights are hashed even if they seem unchanged.
     """
     native, folder = level.native, bundle / level.folder
@@ -88,14 +88,14 @@ def packed_graphs(
 
 @dataclass(frozen=True)
 class Packed:
-    """What a packed file must be made of: SHA-256 of the weights and of the table, and its ``size`` in bytes."""
+    """What a packed file must match: SHA-256 of weights and table, and its ``size`` in bytes."""
 
     source: str
     table: str
     size: int
 
     def find_fault(self, bundle: Path, place: Path, check: Check) -> str | None:
-        """What is wrong with the packed file in folder ``place``; None if nothing is."""
+        """The fault of the packed file in folder ``place``; None if there is none."""
         path = place / PACKED_FILE_NAME
         root = bundle if place.is_relative_to(bundle) else user_folder()
         if any(leaving_links(root, [path.relative_to(root).as_posix()])):
@@ -123,7 +123,7 @@ class Packed:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What the first page of a packed file says; nothing where it says nothing. OSError if it cannot be read."""
+    """The fields of a packed file's header; none if it cannot be understood. OSError if it cannot be read."""
     with path.open("rb") as file:
         page = file.read(PAGE)
     try:
@@ -134,7 +134,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def packed_files(bundle: Path, manifest: Manifest, level: Level, verify: bool) -> Iterator[tuple[Path, str | None]]:
-    """The packed files there are of ``level``, and what is wrong with each."""
+    """The existing packed files of ``level``, and the fault of each, if it has one."""
     if level.native is None or level.native.layout != LAYOUT_VERSION:
         return
     packed, check = _describe(bundle, manifest, level), checker(device_folder(bundle), verify)
@@ -152,7 +152,7 @@ def _describe(bundle: Path, manifest: Manifest, level: Level) -> Packed:
 
 
 def _places(bundle: Path, manifest: Manifest, level: Level, packed: Packed) -> tuple[Path, Path]:
-    """Where the packed file may lie: with the level, or in a folder of the user for these weights and graphs."""
+    """Folders for the packed file: that of the level, and one of the user for these weights and graphs."""
     assert level.native is not None
     names = ((Path(level.folder) / name).as_posix() for name in sorted(level.native.graphs.values()))
     graphs = "".join(manifest.files[name].sha256 for name in names)
@@ -162,7 +162,7 @@ def _places(bundle: Path, manifest: Manifest, level: Level, packed: Packed) -> t
 
 
 def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:
-    """Puts the graphs where their data will lie; the data, which comes last, makes the folder one that counts."""
+    """Copies the graphs to the folder of their data. The data is written last: it makes the folder count."""
     try:
         make_folder(user_folder(), place)
         for name in names:
@@ -174,7 +174,7 @@ def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all."""
+    """Copies a file completely or not at all."""
     part = part_of(target)
     try:
         shutil.copyfile(source, part)

@@ -1,8 +1,8 @@
 """Writes the packed file ``native.data`` from the portable weights, as the packing table says.
 
-The source is streamed: this thread reads and writes while others lay out slabs of a few megabytes, so memory stays
-small whatever the model. The file grows under a name of its own and is renamed when it is complete and on disk: two
-processes that pack at once do the work twice and no harm, and an interruption leaves nothing.
+The source is streamed. This thread reads and writes while others pack slabs of a few megabytes, so it needs little
+memory for any model. The file is written under a temporary name and renamed when it is complete and on disk: two
+processes that pack at once do the work twice without harm, and an interruption leaves no file.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from runtime.kernels.weights.layout import (
 from runtime.kernels.weights.packing_table import MatrixEntry, PackingTable, read_table
 
 MAGIC = "pocketspec native data"
-_SLAB_BYTES = 2 << 20  # of codes, read and written at a time
-_TILE_BYTES = 128 << 10  # of codes, laid out at a time: 3 x slower where it does not fit the cache
+_SLAB_BYTES = 2 << 20  # bytes of codes read and written at a time
+_TILE_BYTES = 128 << 10  # bytes of codes packed at a time; 3 x slower where they do not fit the cache
 _OTHERWISE = "use --kernels portable"
 
-_Piece = tuple[int, npt.NDArray[Any]]  # a position of the packed file, and what lies there
+_Piece = tuple[int, npt.NDArray[Any]]  # a position in the packed file, and its content
 
 
 def pack(
@@ -53,10 +53,10 @@ def pack(
     report: Callable[[int], None] = lambda count: None,
     threads: int = 2,
 ) -> Path:
-    """Makes ``output/native.data`` from the table and the weights in ``folder``; returns its path.
+    """Writes ``output/native.data`` from the table and the weights in ``folder``; returns its path.
 
-    ``output`` None means ``folder``. ``source_hash``: SHA-256 of the weights, as the manifest has it. ``report`` is
-    told the bytes written since its last call. Raises PackingError, and leaves nothing half-written.
+    ``output`` None means ``folder``. ``source_hash`` is the SHA-256 of the weights in the manifest. ``report`` is
+    called with the bytes written since its last call. PackingError if it fails; then no file is left.
     """
     table, table_hash = read_table(folder / PACKING_TABLE_NAME)
     path = (output or folder) / PACKED_FILE_NAME
@@ -70,10 +70,10 @@ def pack(
                 _write(target, position, memoryview(array.data).cast("B"))
                 report(array.nbytes)
             target.truncate(table.size)
-            # Last, for it says what all the rest is.
+            # Last, because a header makes the file current.
             _write(target, 0, make_header(source_hash, table_hash, table.size, content_hash(part, PAGE)))
             os.fsync(target.fileno())
-        if not is_same(part, path):  # else another process was faster: who opens its file shares its pages
+        if not is_same(part, path):  # else another process was faster: its file is used
             put_in_place(part, path)
     except OSError as error:
         raise explain(error, path, table.size, _OTHERWISE) from error
@@ -84,13 +84,13 @@ def pack(
 
 
 def make_header(source_hash: str, table_hash: str, size: int, content: str) -> bytes:
-    """The first page of a packed file: a JSON object, padded with spaces. ``content``: SHA-256 of all other pages."""
+    """The header of a packed file: a JSON object, padded with spaces. ``content``: SHA-256 of all other pages."""
     fields = {"magic": MAGIC, "layout": LAYOUT_VERSION, "source": source_hash, "table": table_hash, "bytes": size}
     return json.dumps({**fields, "content": content}).encode().ljust(PAGE)
 
 
 def _pieces(source: BinaryIO, table: PackingTable, threads: int) -> Iterator[_Piece]:
-    """Everything that must be written, matrices in the order of the table."""
+    """All pieces to be written, matrices in the order of the table."""
     for vector in table.vectors:
         yield vector.move.target, _read(source, vector.move.source, (vector.size,), np.uint8)
     pending: deque[Future[list[_Piece]]] = deque()
@@ -107,7 +107,7 @@ def _pieces(source: BinaryIO, table: PackingTable, threads: int) -> Iterator[_Pi
 
 
 def _tasks(source: BinaryIO, table: PackingTable) -> Iterator[Callable[[], list[_Piece]]]:
-    """Reads slab after slab; each task lays one out."""
+    """Reads slab after slab; each task packs one."""
     for matrix in table.matrices:
         layout = matrix.layout
         group_bytes = layout.parts * PANEL * layout.blocks * layout.portable_codes_shape[2]
@@ -118,7 +118,7 @@ def _tasks(source: BinaryIO, table: PackingTable) -> Iterator[Callable[[], list[
 
 
 def _read_slab(source: BinaryIO, matrix: MatrixEntry, first: int, last: int) -> list[npt.NDArray[Any]]:
-    """Codes, scales and perhaps zero points ``[parts, rows, ...]`` of panel groups ``first`` to ``last``."""
+    """Codes, scales and perhaps zero points ``[parts, rows, ...]`` of panels ``first`` to ``last`` of each part."""
     layout = matrix.layout
     kinds: list[tuple[int, tuple[int, ...], npt.DTypeLike]] = [
         (matrix.codes.source, layout.portable_codes_shape[1:], np.uint8),
@@ -142,7 +142,7 @@ def _lay_out(
     scales: npt.NDArray[np.float32],
     zero_points: npt.NDArray[np.uint8] | None = None,
 ) -> list[_Piece]:
-    """One slab as it lies in the packed file."""
+    """One slab in the packed layout."""
     layout, panel = matrix.layout, first * matrix.layout.parts
     packed = _pack_tiles(panel_rows(codes, _double(layout.middle, layout.bits)), layout)
     scaled = pack_scales(panel_rows(scales, 0), SCALE_TYPES[matrix.scale_type])
@@ -164,7 +164,7 @@ def _pack_tiles(rows: npt.NDArray[np.uint8], layout: MatrixLayout) -> npt.NDArra
 
 
 def _double(code: int, bits: int) -> int:
-    """A byte of codes."""
+    """The byte that holds ``code`` twice, or once if it has eight bits."""
     return code | code << 4 if bits == 4 else code
 
 

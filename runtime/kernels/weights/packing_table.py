@@ -1,7 +1,7 @@
-"""The packing table, ``native.json``: where every tensor of the packed file comes from, and where it goes.
+"""The packing table, ``native.json``: the source and the destination of every tensor of the packed file.
 
-``export`` writes it beside the native graph, whose initializers point at the same places of a file that need not exist
-yet. The source is the portable graph's data file; bytes are positions in the two files.
+``export`` writes it beside the native graph, whose initializers refer to positions in the packed file, which need not
+exist yet. The source is the data file of the portable graph. Positions are in bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TableError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class Move:
-    """From which position of the source to which one of the packed file."""
+    """A position in the source, and one in the packed file."""
 
     source: int
     target: int
@@ -34,7 +34,7 @@ class Move:
 
 @dataclass(frozen=True)
 class MatrixEntry:
-    """A quantized matrix that is laid out in panels. ``scale_type`` is "fp16" or "fp32", the source has fp32."""
+    """A quantized matrix, packed in panels. ``scale_type`` is "fp16" or "fp32"; the source has fp32."""
 
     name: str
     layout: MatrixLayout
@@ -46,7 +46,7 @@ class MatrixEntry:
 
 @dataclass(frozen=True)
 class VectorEntry:
-    """Anything else: ``size`` bytes that are copied as they are."""
+    """Any other tensor: ``size`` bytes that are copied."""
 
     name: str
     size: int
@@ -66,7 +66,7 @@ class PackingTable:
 
 
 class TableBuilder:
-    """Collects tensors and gives each the next page of the packed file, behind the header."""
+    """Collects tensors and assigns each the next free page of the packed file, after the header."""
 
     def __init__(self) -> None:
         self._end = PAGE
@@ -76,7 +76,7 @@ class TableBuilder:
     def matrix(
         self, name: str, layout: MatrixLayout, scale_type: str, codes: int, scales: int, zero_points: int | None
     ) -> MatrixEntry:
-        """A matrix whose parts begin at these positions of the source."""
+        """Adds a matrix whose parts begin at these positions of the source."""
         sizes = packed_sizes(layout, scale_type)
         first, second = Move(codes, self._room(sizes[0])), Move(scales, self._room(sizes[1]))
         third = None if zero_points is None else Move(zero_points, self._room(sizes[2]))
@@ -84,12 +84,12 @@ class TableBuilder:
         return self._matrices[-1]
 
     def vector(self, name: str, position: int, size: int) -> VectorEntry:
-        """A tensor of ``size`` bytes at ``position`` of the source."""
+        """Adds a tensor of ``size`` bytes at ``position`` of the source."""
         self._vectors.append(VectorEntry(name, size, Move(position, self._room(size))))
         return self._vectors[-1]
 
     def finish(self, source: str, source_size: int) -> PackingTable:
-        """The table."""
+        """The table of all tensors added."""
         return PackingTable(source, source_size, self._end, tuple(self._matrices), tuple(self._vectors))
 
     def _room(self, size: int) -> int:
@@ -99,7 +99,7 @@ class TableBuilder:
 
 
 def packed_sizes(layout: MatrixLayout, scale_type: str) -> tuple[int, int, int]:
-    """Bytes of packed codes, scales and (where there are any) zero points."""
+    """Bytes of packed codes, scales and zero points (if there are any)."""
     entries = layout.panels * layout.blocks
     codes, scales, zeros = layout.codes_shape[2], layout.scales_shape[2], layout.zero_points_shape[2]
     return entries * codes, entries * scales * SCALE_TYPES[scale_type].itemsize, entries * zeros
@@ -134,7 +134,7 @@ def read_table(path: Path) -> tuple[PackingTable, str]:
 
 
 def _faults(table: PackingTable) -> Iterator[str]:
-    """What no export writes: tensors that do not lie in the files, or overlap."""
+    """Faults that no export makes: tensors outside the files, or overlapping ones."""
     if fault := FileName(plain=True).fault(table.source):
         yield f"its source {shown(table.source)} {fault}"
     ends = []
@@ -158,7 +158,7 @@ def _faults(table: PackingTable) -> Iterator[str]:
 
 
 def _ends(matrix: MatrixEntry) -> list[tuple[Move, int, int]]:
-    """Where the parts of a matrix begin, the bytes read there, and those written."""
+    """For each part of a matrix: its positions, the bytes read and the bytes written."""
     layout = matrix.layout
     read = (
         math.prod(layout.portable_codes_shape),

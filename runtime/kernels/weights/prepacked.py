@@ -1,11 +1,12 @@
-"""Portable weights that stay in their file: ONNX Runtime's own packed form, made once on this device and mapped after.
+"""Mapped weights for portable kernels: ONNX Runtime's own packed form, made once on this device.
 
-ONNX Runtime copies weights into the layout of its kernels when it opens a graph. It can also write that layout down, as
-a graph and a data file beside it. A pair of these lies in a folder named after everything it depends on, in the bundle
-or else in the user's folder. One that is cut off or was made for something else is made again, and a line says why.
+ONNX Runtime copies weights into the layout of its kernels when it opens a graph. It can also write that layout to disk,
+as a graph with a data file: a *pair*. The folder of a pair is named after everything that the pair depends on; it is in
+the bundle or in the user's folder. A pair that is incomplete, or was made for something else, is made again, and a line
+says why.
 
-Graphs of one level for several KV types have the same weights: their data files are one file with several names where
-the disk allows it. Left out: bundles of other builders, whose files nobody has hashed; their weights are copied.
+Graphs of one level for several KV types have the same weights, so their data files are links to one file where the disk
+allows it. Bundles of other builders are left out, because their files are not hashed; their weights are copied.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from runtime.kernels.weights.disk import make_in_first, require_place
 from runtime.kernels.weights.packed import Progress, no_progress
 from runtime.kernels.weights.prepacking import DATA, DESCRIPTION, GRAPH, Description, Pair, find_fault, prepack
 
-FORMAT = 2  # 2: a hash of the data
+FORMAT = 2  # 2: has a hash of the data
 _PAIR = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class Home:
-    """A ``folder`` for pairs of one graph in ``root``, which is a bundle or the user's."""
+    """A ``folder`` for pairs of one graph; ``root``, a bundle or the user's folder, contains it."""
 
     root: Path
     folder: Path
@@ -44,9 +45,9 @@ class Home:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the pair of one graph lies or would lie. ``homes``, best first, hold one current pair in all, not more.
+    """Where the pair of one graph is, or will be. ``homes``, best first, hold at most one current pair in all.
 
-    ``records``: the folder for what was found out of the bundle.
+    ``records`` is the folder for results about the bundle.
     """
 
     pair: Pair
@@ -55,11 +56,11 @@ class Place:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders of a current pair."""
+        """Where the current pair would be: one folder for each home."""
         return tuple(home.folder / _digest(self.pair.key) for home in self.homes)
 
     def find(self, verify: bool = False) -> Path | None:
-        """The folder with the current pair; None if there is none. ``verify``: it is hashed even if unchanged."""
+        """The folder of the current pair; None if there is none. ``verify``: it is hashed even if unchanged."""
         check = checker(self.records, verify)
         for home, folder in zip(self.homes, self.folders, strict=True):
             if not holds_link(home.root, folder) and find_fault(folder, self.pair.key, check) is None:
@@ -67,7 +68,7 @@ class Place:
         return None
 
     def faulty(self) -> Iterator[tuple[Home, Path, str]]:
-        """The folders of pairs that cannot be used, and what is wrong with each."""
+        """Folders of pairs that cannot be used, and the fault of each."""
         check = checker(self.records)
         for home in self.homes:
             for folder in _folders(home):
@@ -75,7 +76,7 @@ class Place:
                     yield home, folder, fault
 
     def damaged(self) -> Iterator[Path]:
-        """The packed weights that are for this graph and this device and are not what was packed; all are hashed."""
+        """Packed data for this graph and this device that differs from what was packed; everything is hashed."""
         check = checker(self.records, fresh=True)
         for folder in self.folders:
             if find_fault(folder, self.pair.key, check) == DAMAGED:
@@ -88,10 +89,10 @@ def prepacked_graph(
     notify: Callable[[str], None] = lambda line: None,
     verify: bool = False,
 ) -> Path:
-    """The graph that finds its packed weights beside it, made where there is none; PackingError if it cannot be.
+    """The graph of the pair, made if there is none; PackingError if it cannot be made.
 
-    Making it takes the memory of a session that copies the weights, for once, in another process. ``notify`` is told
-    why a pair that was there is made again. ``verify``: packed weights are hashed even if they seem unchanged.
+    Making it takes the memory of a session that copies the weights, once, in another process. ``notify`` is told why an
+    existing pair is made again. ``verify``: packed weights are hashed even if they seem unchanged.
     """
     found = place.find(verify)
     if found is not None:
@@ -115,7 +116,7 @@ def prepacked_graph(
 
 
 def prepacked_data(bundle: Path, manifest: Manifest, level: Level) -> tuple[Path, ...]:
-    """The data files of the current pairs of ``level``; one file with several names counts once."""
+    """The data files of the current pairs of ``level``; links to one file count once."""
     files: dict[tuple[int, int], Path] = {}
     for graph in level.graphs.values():
         folder = place_of(bundle, manifest, level, graph).find()
@@ -126,7 +127,7 @@ def prepacked_data(bundle: Path, manifest: Manifest, level: Level) -> tuple[Path
 
 
 def _folders(home: Home) -> Iterator[Path]:
-    """The folders of pairs in a home that no link leads to; parts of pairs are none."""
+    """The folders of complete pairs in a home; links are not followed."""
     if holds_link(home.root, home.folder) or not home.folder.is_dir():
         return
     for path in sorted(home.folder.iterdir()):

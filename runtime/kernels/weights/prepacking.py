@@ -1,13 +1,13 @@
-"""Makes a pair: a graph and a data file with the weights of a level in the layout of ONNX Runtime's kernels.
+"""Makes a pair: a graph, and a data file with the weights in the layout of ONNX Runtime's kernels.
 
 ONNX Runtime writes the pair from a session that has copied and packed the weights. A session of the pair packs every
-matrix once more to compare, drops the copy, and reads the mapped file from then on. Where the two differ it keeps its
-copy, so that packed weights of another processor cost memory and never correctness. But the unpacked weights must be
-there to compare, in the same file: the disk pays for both.
+matrix again to compare; if they are equal it drops the copy and reads the mapped file, else it keeps the copy. So
+packed weights of another processor cost memory but never correctness. The comparison needs the unpacked weights in the
+same file, so the disk holds both.
 
-Copied weights are what no plan has room for, so a process of its own (``prepacker``) writes the pair. A pair grows in a
-folder of its own. It is renamed when it is complete, on disk, and has given the same bits as the graph it was made of:
-two processes that make it at once both end well, and an interruption leaves nothing.
+No plan has room for copied weights, so a process of its own (``prepacker``) writes the pair, in a temporary folder. The
+folder is renamed when the pair is complete, on disk, and has given the same bits as the original graph: two processes
+may make it at once, and an interruption leaves nothing.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from runtime.kernels.weights.disk import PackingError, check_space, clear_abando
 
 GRAPH, DATA, DESCRIPTION = "model.onnx", "model.onnx.data", "prepacked.json"
 
-# Bytes of a pair for every byte of its source, or a little more where embedding and head are one. Half-precision
-# weights become float32 before they are packed.
+# Bytes of a pair for every byte of its source; a little more if embedding and head are one. fp16 weights become float32
+# before they are packed.
 _GROWTH = {"int4": 2, "int8": 2, "fp16": 4, "fp32": 2}
-# Anonymous bytes of the process that makes a pair: bare, and for every byte of its source (1.20 at the Qwen2-1.5B shape
-# in int4, 1.19 in fp32, 4.3 in fp16).
+# Anonymous bytes of the process that makes a pair: without weights, and for every byte of its source (measured: 1.20 at
+# the Qwen2-1.5B shape in int4, 1.19 in fp32, 4.3 in fp16).
 _PROCESS_BYTES = 32_000_000
 _PEAK = {"int4": 1.25, "int8": 1.25, "fp16": 4.5, "fp32": 1.25}
 
-# What is said of a pair that was made for something else, by the field of its key.
+# How a pair made for something else is described, by the field of its key that differs.
 _DIFFERENCES = {
     "format": "has another format",
     "weights": "is of other weights",
@@ -51,7 +51,7 @@ _DIFFERENCES = {
 
 @dataclass(frozen=True)
 class Pair:
-    """What a pair is made of: ``graph``, of ``level``; ``bytes`` with its data. ``key`` tells pairs apart."""
+    """The source of a pair: a ``graph`` of ``level``, of ``bytes`` with its data. ``key`` identifies the pair."""
 
     level: Level
     graph: Path
@@ -60,7 +60,7 @@ class Pair:
 
 
 def prepack(pair: Pair, folder: Path, root: Path) -> None:
-    """Makes ``pair`` in ``folder``, which lies in ``root``. Raises PackingError, and leaves nothing half-written."""
+    """Makes ``pair`` in ``folder``, which is inside ``root``. PackingError if it fails; then nothing is left."""
     part = part_of(folder)
     needed = _GROWTH[pair.level.quantization.weights] * pair.bytes
     try:
@@ -73,7 +73,7 @@ def prepack(pair: Pair, folder: Path, root: Path) -> None:
         _write(pair, part)
         _share_data(part, folder.parents[1])
         refuse_link(root, folder)
-        if not _is_same_pair(part, folder):  # else another process was faster: who opens it shares its pages
+        if not _is_same_pair(part, folder):  # else another process was faster: its file is used
             _put_in_place(part, folder)
     except PackingError:
         raise
@@ -85,7 +85,7 @@ def prepack(pair: Pair, folder: Path, root: Path) -> None:
 
 @dataclass(frozen=True)
 class Description:
-    """What ``prepacked.json`` says of the pair beside it: what it was made for, bytes by file, and their SHA-256."""
+    """The content of ``prepacked.json``: what the pair beside it was made for, bytes by file, and their SHA-256."""
 
     key: dict[str, Any]
     bytes: dict[str, int]
@@ -94,7 +94,7 @@ class Description:
 
     @classmethod
     def read(cls, folder: Path) -> Description | None:
-        """That of the pair in ``folder``; None where there is none, or one that nobody can read."""
+        """The description of the pair in ``folder``; None if it is missing or cannot be read."""
         try:
             found = parse_own_json(read_bytes(folder / DESCRIPTION, MOST_JSON))
             made = cls(dict(found["key"]), dict(found["bytes"]), found["graph"], found.get("data"))
@@ -104,7 +104,7 @@ class Description:
 
 
 def find_fault(folder: Path, key: dict[str, Any], check: Check) -> str | None:
-    """What is wrong with the pair in ``folder``, which should be the one for ``key``; None if nothing is.
+    """The fault of the pair in ``folder``, which should be the one for ``key``; None if there is none.
 
     ``check`` says whether the packed weights are whole.
     """
@@ -128,7 +128,7 @@ def find_fault(folder: Path, key: dict[str, Any], check: Check) -> str | None:
 
 
 def _check_memory(pair: Pair) -> None:
-    """PackingError if this device has not the memory that the process takes."""
+    """PackingError if this device has too little memory for the process."""
     needed = _PROCESS_BYTES + int(_PEAK[pair.level.quantization.weights] * pair.bytes)
     available = read_device().available_bytes
     if needed > available:
@@ -139,7 +139,7 @@ def _check_memory(pair: Pair) -> None:
 
 
 def _write(pair: Pair, part: Path) -> None:
-    """Has the pair written and proved, and describes it."""
+    """Lets the process write and test the pair, then describes it."""
     fault = write_apart(pair, part)
     if fault is not None:
         raise PackingError(f"ONNX Runtime {ort.__version__} {fault}")
@@ -154,9 +154,9 @@ def _write(pair: Pair, part: Path) -> None:
 
 
 def write_apart(pair: Pair, part: Path) -> str | None:
-    """Writes the pair in a process of its own: a session that copies the weights takes more memory than a plan may.
+    """Writes the pair in a process of its own: a session that copies weights takes more memory than a plan has.
 
-    Nothing of that, heap or mappings, stays in this process. Says what went wrong, None if nothing did.
+    None of its memory, heap or mappings, stays in this process. Returns the fault, None if there is none.
     """
     shape = pair.level.shape
     arguments = [str(path.absolute()) for path in (pair.graph, part)]
@@ -172,7 +172,7 @@ def write_apart(pair: Pair, part: Path) -> str | None:
 
 
 def _share_data(part: Path, folder: Path) -> None:
-    """Where a graph beside this one has the same data, makes the two files one; disks without links pay twice."""
+    """Replaces the data by a link if a neighbouring graph has the same data; disks without links hold it twice."""
     ours = part / DATA
     for theirs in folder.glob(f"*/*/{DATA}"):
         if theirs != ours and not holds_link(folder, theirs) and ours.is_file() and is_same(ours, theirs):
@@ -188,7 +188,7 @@ def _is_same_pair(part: Path, folder: Path) -> bool:
 
 
 def _put_in_place(part: Path, folder: Path) -> None:
-    """Moves the files, the description last: it makes the folder one that counts."""
+    """Moves the files, the description last, because it makes the folder count."""
     folder.mkdir(exist_ok=True)
     mark(folder)
     for name in (DATA, GRAPH, DESCRIPTION):

@@ -1,7 +1,7 @@
-"""Weights that are mapped come from disk page by page, in the order a step touches them; reading ahead is faster.
+"""Reads mapped weights ahead, in the order in which a step uses them.
 
-A step of a cold model waits at every page that is not there. One reader that goes through the file in its order, which
-is the order in which a step needs it, keeps the disk busy with long reads, and the step follows behind it.
+A step of a cold model waits for the disk at every missing page. One reader that goes through the file from the start,
+which is the order of use, keeps the disk busy with long reads, and the step follows it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-_PIECE = 8 << 20  # bytes read at a time: long enough for a disk, short enough to stop soon
+_PIECE = 8 << 20  # bytes read at a time: enough for a fast disk, and soon done when stopped
 
 
 def resident_share(path: Path) -> float:
-    """The share of the file's pages that are in memory now, in [0, 1]; 1.0 where the system does not tell."""
+    """The share of the file's pages that are in memory now, from 0 to 1; 1.0 where the system does not tell."""
     mincore = getattr(ctypes.CDLL(None), "mincore", None) if os.name == "posix" else None
     size = path.stat().st_size
     if mincore is None or size == 0:
@@ -33,14 +33,14 @@ def resident_share(path: Path) -> float:
 
 
 def evict(path: Path) -> None:
-    """Asks the system to drop the file's pages from memory, as far as nobody has them mapped; for measuring."""
+    """Asks the system to drop the file's pages from memory, except mapped ones; for measuring."""
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_through(path: Path, stopped: threading.Event | None = None) -> None:
-    """Reads the file once from its start, so that its pages are in memory; gives up when ``stopped`` is set."""
+    """Reads the file from start to end, so that its pages are in memory; stops when ``stopped`` is set."""
     buffer = bytearray(_PIECE)
     with path.open("rb", buffering=0) as file:
         while not (stopped is not None and stopped.is_set()) and file.readinto(buffer):
@@ -48,12 +48,12 @@ def read_through(path: Path, stopped: threading.Event | None = None) -> None:
 
 
 class Warmer:
-    """Reads files one after the other in a thread of its own, unless they are in memory already.
+    """Reads files one after another in a thread of its own, unless they are in memory already.
 
-    ``close`` stops it; the process does not wait for it.
+    ``close`` stops it. The process does not wait for the thread.
     """
 
-    # Below this share of resident pages reading ahead pays.
+    # Above this share of resident pages nothing is read ahead.
     ENOUGH = 0.98
 
     def __init__(self, paths: list[Path]) -> None:
@@ -68,11 +68,11 @@ class Warmer:
                 if resident_share(path) < self.ENOUGH:
                     read_through(path, self._stopped)
             except OSError:
-                # Reading ahead is a favour; who needs the file will say what is wrong with it.
+                # Not an error here: whoever needs the file will report it.
                 continue
 
     def wait(self) -> None:
-        """Returns when everything is read."""
+        """Waits until everything is read."""
         self._thread.join()
 
     def close(self) -> None:

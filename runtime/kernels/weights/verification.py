@@ -1,4 +1,4 @@
-"""Whether the packed weights that are there, of all levels and for all kernels, are what was packed."""
+"""Checks all packed weights of a bundle, for all levels and kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime.kernels.weights.prepacked import place_of
 
 
 def refuse_damage(bundle: Path, manifest: Manifest) -> None:
-    """PackingError if packed weights are damaged. All are hashed; what was made for another device is left out."""
+    """PackingError if packed weights are damaged. Hashes all of them, except those made for other devices."""
     damaged = [str(path) for level in manifest.levels for path in _damaged(bundle, manifest, level)]
     if damaged:
         raise PackingError(
