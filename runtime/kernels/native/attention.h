@@ -6,18 +6,18 @@
 
 namespace pocketspec {
 
-constexpr float kHidden = -1e29f;       // a bias from here down hides the key
-constexpr int64_t kMaxHeadSize = 1024;  // so that a head fits the stack
-constexpr int kKeyLanes = 16;           // keys scored side by side
-constexpr int kMostPanels = 4;          // of 16 keys each, packed at once
-constexpr int kValueRows = 32;          // rows of values that stay in the first cache while all queries use them
+constexpr float kHidden = -1e29f;       // a bias of this or less hides the key
+constexpr int64_t kMaxHeadSize = 1024;  // a head must fit on the stack
+constexpr int kKeyLanes = 16;           // keys that are scored side by side
+constexpr int kMostPanels = 4;          // panels of 16 keys that are packed at once
+constexpr int kValueRows = 32;          // rows of values that stay in the first-level cache while all queries use them
 
 enum class Stored { kFloat, kHalf, kInt8, kInt4 };
 
-// How many dimensions of a head are mixed with each other in a cache of four bits.
+// Size of the blocks in which a head is mixed, for a cache of four bits.
 constexpr int64_t mixed_together(int64_t head_size) { return head_size & -head_size; }
 
-// Keys or values of all heads: rows one behind the other.
+// Keys or values of all heads, each head's rows contiguous.
 struct KvRows {
   uint8_t* data;
   Stored type;
@@ -47,10 +47,10 @@ struct Head {
   bool mixed;  // for keys in four bits
 };
 
-// What a row sees: the keys first .. run_end-1; those from run_end to end-1 that Attention::sees; nothing else.
+// The keys that a row sees: first .. run_end-1, and those of run_end .. end-1 for which Attention::sees is true.
 struct Sight {
   int64_t first, run_end, end;
-  bool biased;  // somewhere in the run there is a bias other than 0
+  bool biased;  // whether some bias in the run is not 0
 };
 
 // One call, all heads.
@@ -60,7 +60,7 @@ struct Attention {
   int64_t window;  // 0: none
   const int64_t* positions;
   const float* bias;  // null: none
-  int64_t bias_row, bias_key;  // steps of it; 0 where one value serves all
+  int64_t bias_row, bias_key;  // strides of bias; 0 where one value is for all
   KvRows keys, values;
   const float* queries;  // [kv_heads][rows][group][head_size], after step 1
   const Sight* sights;   // [rows]
@@ -69,7 +69,7 @@ struct Attention {
   int64_t group() const { return heads / kv_heads; }
   int64_t total() const { return past + rows; }
   float bias_of(int64_t row, int64_t key) const { return bias ? bias[row * bias_row + key * bias_key] : 0.0f; }
-  // Whether `row` sees `key`, which is not behind it.
+  // Whether `row` sees `key`; the key must not come after the row.
   bool sees(int64_t row, int64_t key) const {
     if (bias_of(row, key) <= kHidden) return false;
     const int64_t position = key < past ? key : positions[key - past];
@@ -77,18 +77,19 @@ struct Attention {
   }
 };
 
-// Some queries (row * group + head of the group) of one head of keys and values: what one thread does at a time.
+// The unit of work of a thread: queries first .. last-1 (row * group + head of the group) of one head of keys and
+// values.
 struct AttentionUnit {
   int64_t kv_head, first, last;
   float* memory;
 };
 
-// How a unit's memory is divided; offsets in floats, all multiples of 16.
+// How a unit's memory is divided; offsets in floats, multiples of 16.
 struct AttentionLayout {
   int64_t score_stride, value_stride, sums, panels, rows, size;
 
   AttentionLayout(const Attention& call, int64_t queries) {
-    // The odd 16 keep the rows of scores from falling onto the same lines of the first cache.
+    // With an odd multiple of 16, rows of scores do not compete for the same lines of the first-level cache.
     score_stride = (call.total() + 15) / 16 * 16 + 16;
     value_stride = (call.head_size + 15) / 16 * 16;
     sums = queries * score_stride;

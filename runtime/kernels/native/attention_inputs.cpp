@@ -5,7 +5,7 @@
 namespace pocketspec {
 namespace {
 
-// Where there is no table of cosines to say it.
+// The limit of positions where no table of cosines sets one.
 constexpr int64_t kMostPositions = int64_t{1} << 31;
 
 long long print(int64_t number) { return static_cast<long long>(number); }
@@ -129,7 +129,7 @@ Sight AttentionCall::look(int64_t row) const {
     const int64_t first = positions[row] - window + 1;
     sight.first = first < 0 ? 0 : first < past ? first : past;
   }
-  // In pieces without an early end, which the compiler turns into vectors.
+  // In pieces without an early exit, which compilers vectorize.
   constexpr int64_t kPiece = 64;
   int64_t key = sight.first;
   while (bias_key != 0 && key + kPiece <= past) {
@@ -143,7 +143,7 @@ Sight AttentionCall::look(int64_t row) const {
     sight.biased |= other;
     key += kPiece;
   }
-  // One value for all keys: one look is enough.
+  // One bias for all keys: it is checked once.
   if (bias_key == 0 && !(bias_of(row, 0) <= kHidden)) key = past, sight.biased = bias_of(row, 0) != 0.0f;
   for (; key < sight.end && sees(row, key); ++key) sight.biased |= bias_of(row, key) != 0.0f;
   sight.run_end = key;

@@ -1,4 +1,4 @@
-// What CachedAttention is given, checked: attributes once, inputs at every call.
+// The attributes and inputs of CachedAttention: attributes are read once, inputs are checked at every call.
 #pragma once
 
 #include "attention.h"
@@ -9,10 +9,10 @@ namespace pocketspec {
 enum AttentionInput { kQkv, kPastKey, kPastValue, kPositions, kTotal, kCos, kSin, kBias, kQueryGain, kKeyGain, kAttentionInputs };
 using AttentionTensors = ort::Tensor[kAttentionInputs];
 
-// One call, with what is not prepared yet; keys and values still lie where past_key and past_value do.
+// One call before its rows are prepared; keys and values still point to past_key and past_value.
 struct AttentionCall : Attention {
   const float* qkv;  // [rows][heads + 2 * kv_heads][head_size]
-  Head query, key;   // how heads of the step are prepared; x is left out, cos and sin are those of position 0
+  Head query, key;   // how the step's heads are prepared, without x; cos and sin are those of position 0
 
   // What a row sees.
   Sight look(int64_t row) const;

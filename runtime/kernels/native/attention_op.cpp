@@ -1,4 +1,5 @@
-// pocketspec::CachedAttention: norm and rotary of queries and keys, the cache written in place, and attention over it.
+// pocketspec::CachedAttention: norm and rotary embedding of queries and keys, update of the cache in place, and
+// attention.
 #include <atomic>
 #include <cstring>
 #include <initializer_list>
@@ -9,16 +10,16 @@
 namespace pocketspec {
 namespace {
 
-// Below these, waking another thread costs more than it brings.
+// Below these, waking another thread costs more than it saves.
 constexpr int64_t kParallelActivations = 16 * 1024;
 constexpr int64_t kParallelProducts = 64 * 1024;
-// The queries of a unit share every row of keys and values that is read; their scores should stay in the caches.
+// The queries of a unit share the rows of keys and values that are read; their scores should stay in the caches.
 constexpr int64_t kScoreBytes = 1024 * 1024;
 constexpr int64_t kMostQueries = 48, kFewestQueries = 24;
-// Units for every thread, so that one that is late leaves some to the others.
+// Several units for every thread, so that a late thread leaves some to the others.
 constexpr int64_t kUnitsPerThread = 4;
 
-// Step 1 and 2 for one row of the step.
+// Steps 1 and 2 for one row.
 void prepare_row(const Isa& isa, const AttentionCall& call, int64_t row, float* queries, Sight* sights) {
   const int64_t size = call.head_size, group = call.group();
   Head query = call.query, key = call.key;
@@ -41,10 +42,10 @@ void prepare_row(const Isa& isa, const AttentionCall& call, int64_t row, float* 
   sights[row] = call.look(row);
 }
 
-// How the queries of every head of keys and values are cut into units.
+// How the queries of every head of keys and values are divided into units.
 struct Units {
-  int64_t per_head, queries;  // units of a head; queries that they share
-  int64_t most;               // queries of the largest
+  int64_t per_head, queries;  // units of a head; queries to divide
+  int64_t most;               // queries of the largest unit
 
   Units(const Attention& call, int threads) : queries(call.rows * call.group()) {
     const int64_t fitting = kScoreBytes / (call.total() * static_cast<int64_t>(sizeof(float)));
@@ -96,7 +97,7 @@ Status CachedAttention::compute(OrtKernelContext* context) {
   return attend(context, call);
 }
 
-// From here on keys and values are those of the outputs, which hold the past.
+// From here on keys and values are those of the outputs, which contain the past.
 Status CachedAttention::place_outputs(OrtKernelContext* context, const AttentionTensors& inputs, AttentionCall* call) const {
   const int64_t shape[] = {1, call->rows, call->heads * call->head_size};
   void* y = nullptr;
@@ -157,7 +158,7 @@ Status CachedAttention::attend(const OrtKernelContext* context, const Attention&
   return failed.load(std::memory_order_relaxed) ? no_memory(call) : nullptr;
 }
 
-// ONNX Runtime infers no output's type for an operator that leaves it open, so there is one for each type of cache.
+// ONNX Runtime does not infer an output type that the operator leaves open, so every type of cache has an operator.
 template <int kType>
 class CachedAttentionOf : public CachedAttention {
  public:

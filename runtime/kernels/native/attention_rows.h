@@ -1,7 +1,7 @@
 // CachedAttention over Lanes (ARITHMETIC.md). Include a lanes_*.h and rows.h first.
 //
-// Scores and sums of values are the same product. For scores its columns are keys, whose rows are turned first, 16 at a
-// time; for values they are dimensions.
+// Scores and weighted sums of values are computed by the same matrix product. The columns of the product are keys for
+// scores, after transposing 16 rows at a time, and dimensions for values.
 #pragma once
 
 #include "attention.h"
@@ -49,7 +49,7 @@ void prepare_head(const Head& head, float* y) {
   unscale(y, head.size);
 }
 
-// One unit on its way through the steps 3 to 5.
+// One unit of work: steps 3 to 5.
 class UnitRun {
  public:
   UnitRun(const Attention& call, const AttentionUnit& unit)
@@ -85,7 +85,7 @@ class UnitRun {
 
  private:
   float* scores(int64_t query) const { return scores_ + query * layout_.score_stride; }
-  // Kept behind the row's last score.
+  // Stored after the last score of the row.
   float& inverse(int64_t query) const { return scores(query)[layout_.score_stride - 1]; }
   int64_t row_of(int64_t query) const { return (unit_.first + query) / call_.group(); }
 
@@ -106,8 +106,8 @@ class UnitRun {
   const AttentionLayout layout_;
   float* const scores_;
   int64_t first_row_, last_row_;
-  int64_t begin_, end_;                // keys that some of the rows see
-  int64_t shared_begin_, shared_end_;  // keys that all of them see
+  int64_t begin_, end_;                // keys that any of the rows sees
+  int64_t shared_begin_, shared_end_;  // keys that all of the rows see
 };
 
 void UnitRun::pack_keys(int64_t key, int64_t count, float* panel) const {
@@ -139,7 +139,8 @@ void UnitRun::score_keys() const {
   }
 }
 
-// Softcap for all scores of a row, bias for those of its run; `scores` starts at the first key that it sees.
+// Adds the softcap to all scores of a row and the bias to those of its run; `scores` begins at the first key that it
+// sees.
 void UnitRun::cap_and_bias(int64_t row, float* scores) const {
   const Sight& sight = call_.sights[row];
   if (call_.softcap != 0) {
@@ -153,7 +154,7 @@ void UnitRun::cap_and_bias(int64_t row, float* scores) const {
   for (int64_t key = sight.first; key < sight.run_end; ++key) scores[key - sight.first] += call_.bias_of(row, key);
 }
 
-// Moves the scores of the keys seen behind the run to its end; returns how many keys the row sees.
+// Moves the scores of visible keys after the run to the end of the run; returns how many keys the row sees.
 int64_t UnitRun::close_up(int64_t row, float* scores) const {
   const Sight& sight = call_.sights[row];
   int64_t count = sight.run_end - sight.first;
@@ -163,7 +164,7 @@ int64_t UnitRun::close_up(int64_t row, float* scores) const {
   return count;
 }
 
-// Makes weights of a query's scores; returns 1 / their sum, or 0 where it sees nothing.
+// Turns the scores of a query into weights; returns 1 / their sum, or 0 if the query sees no key.
 float UnitRun::weigh(int64_t query) const {
   const int64_t row = row_of(query);
   float* at = scores(query) + (call_.sights[row].first - begin_);
@@ -185,7 +186,7 @@ float UnitRun::weigh(int64_t query) const {
   return 1.0f / sum(total);
 }
 
-// Adds the values of the keys key .. end-1 to the queries first .. last-1; their weights start at `weight`.
+// Adds the values of keys key .. end-1, with weights from `weight` on, to the queries first .. last-1.
 void UnitRun::add_values(int64_t first, int64_t last, int64_t weight, int64_t key, int64_t end) const {
   const bool direct = call_.values.type == Stored::kFloat && layout_.value_stride == call_.head_size;
   float* widened = unit_.memory + layout_.rows;
@@ -193,7 +194,7 @@ void UnitRun::add_values(int64_t first, int64_t last, int64_t weight, int64_t ke
   const int64_t ahead_step = call_.values.row_bytes() * 16 / layout_.value_stride;
   for (; key < end; key += kValueRows, weight += kValueRows) {
     const int64_t count = end - key < kValueRows ? end - key : kValueRows;
-    // Padding dimensions stay as they are: their sums go nowhere.
+    // Padding dimensions are left as they are: nothing reads their sums.
     if (!direct) widen_rows(call_.values, unit_.kv_head, key, count, layout_.value_stride, widened);
     const float* rows = direct ? reinterpret_cast<const float*>(call_.values.row(unit_.kv_head, key)) : widened;
     const uint8_t* ahead = call_.values.row(unit_.kv_head, key + count < end ? key + count : key);
@@ -203,13 +204,13 @@ void UnitRun::add_values(int64_t first, int64_t last, int64_t weight, int64_t ke
   }
 }
 
-// The same for those queries of the unit that belong to one row.
+// The same for the unit's queries of one row.
 void UnitRun::add_row(int64_t row, int64_t weight, int64_t key, int64_t end) const {
   const int64_t first = row * call_.group() - unit_.first, last = first + call_.group();
   add_values(first > 0 ? first : 0, last < queries_ ? last : queries_, weight, key, end);
 }
 
-// The same for the part of a row's run that lies in key .. end-1.
+// The same for the part of a row's run in key .. end-1.
 void UnitRun::add_run(int64_t row, int64_t key, int64_t end) const {
   const Sight& sight = call_.sights[row];
   if (key < sight.first) key = sight.first;
@@ -217,7 +218,7 @@ void UnitRun::add_run(int64_t row, int64_t key, int64_t end) const {
   add_row(row, key - begin_, key, end);
 }
 
-// The same for the keys that a row sees behind its run, whose weights were closed up.
+// The same for the visible keys after a row's run, whose weights have been moved together.
 void UnitRun::add_scattered(int64_t row) const {
   const Sight& sight = call_.sights[row];
   int64_t weight = sight.run_end - begin_;

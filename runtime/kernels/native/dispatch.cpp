@@ -1,4 +1,4 @@
-// Which instruction sets this library has, which of them this CPU can run, and the choice.
+// The instruction sets in this library, those that this CPU can run, and the choice among them.
 #include <cstdio>
 #include <cstring>
 
@@ -49,7 +49,7 @@ struct Candidate {
   bool (*usable)();
 };
 
-// From the fastest to the one that always runs. The build defines what it could compile.
+// From the fastest to the one that always runs. The build defines which ones could be compiled.
 const Candidate kCandidates[] = {
 #if defined(POCKETSPEC_HAS_AVX512VNNI)
     {&kAvx512Vnni, has_avx512vnni},

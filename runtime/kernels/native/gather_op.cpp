@@ -1,4 +1,4 @@
-// pocketspec::GatherPanel: rows of an embedding that is stored once, as the packed matrix of the head.
+// pocketspec::GatherPanel: rows of the embedding, read from the packed matrix of the head.
 #include "operators.h"
 
 namespace pocketspec {

@@ -1,5 +1,5 @@
-// A product of panels for instruction sets with 256 bits: a panel is two halves of eight columns. What differs between
-// them, sum_block, is defined by the file that includes this one, once; all names stay inside that file.
+// Panel products for 256-bit instruction sets: a panel is two halves of eight columns. The file that includes this one
+// defines sum_block, in which the instruction sets differ. Include it once; all names stay inside that file.
 #pragma once
 
 #include "lanes_avx2.h"
@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kAhead = 2048;  // bytes of prefetch distance
 
-// The exact sums of code * activation over `block` k of kRows of the tile's `rows`.
+// The exact sums of code * activation over `block` values of k, for kRows of the tile's `rows`.
 template <int kBits, int kRows>
 void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]);
 
@@ -27,7 +27,7 @@ inline __m256i spread(const int8_t* four) {
 }
 inline __m256i low_nibbles(__m256i bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
 inline __m256i high_nibbles(__m256i bytes) { return low_nibbles(_mm256_srli_epi16(bytes, 4)); }
-// Keeps the compiler from reordering a chain of sums, which it would do at the price of spilling them.
+// Keeps the compiler from reordering a chain of sums, for which it would spill registers.
 inline __m256i in_order(__m256i sum) {
 #if defined(__GNUC__)
   asm("" : "+x"(sum));
@@ -103,7 +103,7 @@ void multiply_as(const Panel& panel, const Tile& tile, float* sums) {
   }
 }
 
-// All rows of a tile, kAtOnce at a time: as many as 16 registers hold accumulators for.
+// All rows of a tile, kAtOnce at a time: 16 registers have accumulators for that many.
 template <int kBits, int kAtOnce>
 void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
   if (panel.zeros) return multiply_as<kBits, kAtOnce, false>(panel, tile, sums);

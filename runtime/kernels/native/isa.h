@@ -1,4 +1,4 @@
-// One instruction set: the functions that depend on it, in a table. Choosing one is choosing a table.
+// The functions that depend on the instruction set, in a table; choosing an instruction set is choosing a table.
 #pragma once
 
 #include "attention.h"
@@ -18,15 +18,15 @@ struct Isa {
   void (*finish)(const float* sums, const float* gate, int rows, const Finish& finish);
   // Weights [k] of one column of a panel, each (code - zero point) * scale * factor.
   void (*unpack)(const Panel& panel, int column, int64_t k, float factor, float* weights);
-  // One head of a query or a key before attention (CachedAttention, step 1).
+  // Prepares one head of a query or a key for attention (CachedAttention, step 1).
   void (*prepare_head)(const Head& head, float* y);
-  // Step 2 for one head of one row: into the cache.
+  // Stores one head of one row in the cache (step 2).
   void (*store_row)(const float* x, const KvRows& cache, int64_t head, int64_t index);
   // Steps 3 to 5 for some queries of one head of keys and values.
   void (*attend)(const Attention& call, const AttentionUnit& unit);
 };
 
-// The best one that this CPU can run, or the one called `forced`; null: there is none of that name here.
+// The best instruction set that this CPU can run, or the one called `forced`; null if there is none of that name here.
 const Isa* choose_isa(const char* forced);
 
 // What `python -m runtime kernels` shows: a JSON object with the version, the layout and the instruction sets.

@@ -1,5 +1,5 @@
-// AVX2 without VNNI: vpmaddubsw on nibbles. A pair sums to at most 2 * 15 * 127 = 3810, so eight of them fit int16, and
-// the sums stay exact. Eight bits are two nibbles: 16 * high + low.
+// AVX2 without VNNI: vpmaddubsw on nibbles. The sum of a pair is at most 2 * 15 * 127 = 3810, so eight such sums fit
+// int16 and stay exact. An 8-bit code is two nibbles: 16 * high + low.
 #include "halves_avx2.h"
 #include "isa.h"
 #include "attention_rows.h"

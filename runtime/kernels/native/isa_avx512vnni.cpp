@@ -1,4 +1,4 @@
-// AVX512-VNNI: one line of codes is one register, and one instruction multiplies its 64 codes and adds them up.
+// AVX512-VNNI: a line of codes is one register, and one instruction multiplies its 64 codes and adds the products.
 #include "isa.h"
 #include "lanes_avx512.h"
 #include "rows.h"
@@ -24,8 +24,8 @@ inline Eight load_eight(const uint8_t* codes) {
   return {_mm512_and_si512(line, nibble), _mm512_and_si512(_mm512_srli_epi16(line, 4), nibble)};
 }
 
-// sum + codes * four activations, per column. Written out, since compilers split the broadcast from the product: that
-// costs a register and an instruction for each row.
+// sum + codes * four activations, per column. In assembly, since compilers separate the broadcast from the product,
+// which costs a register and an instruction for each row.
 inline __m512i add_products(__m512i sum, __m512i codes, const int8_t* four) {
 #if defined(__GNUC__) && defined(__AVX512VNNI__)
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const int8_t(*)[4]>(four)));
@@ -46,7 +46,7 @@ inline __m512i zero_points(const Panel& panel, int block) {
   return _mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
 }
 
-// Takes zero point * sum of the activations from the sums of every row.
+// Subtracts zero point * sum of the activations from the sums of every row.
 template <int kBits, int kRows, int kChains>
 inline void take_zeros(const Panel& panel, const Tile& tile, int block, __m512i (&total)[kRows][kChains]) {
   const int32_t* sums = tile.sums + static_cast<int64_t>(block) * kRows;
@@ -66,7 +66,8 @@ inline void take_zeros(const Panel& panel, const Tile& tile, int block, __m512i 
   }
 }
 
-// All rows of a tile; the sums of up to 4 rows in two registers each, since one chain of sums would wait for itself.
+// All rows of a tile. Up to 4 rows have two registers of sums each, since a single chain would wait for its own
+// latency.
 template <int kBits, int kRows>
 void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
   constexpr int kChains = kRows <= 4 ? 2 : 1;

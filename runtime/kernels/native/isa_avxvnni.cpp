@@ -1,4 +1,4 @@
-// AVX-VNNI: what AVX512-VNNI does, in halves of 256 bits and with 16 registers.
+// AVX-VNNI: the same as AVX512-VNNI, in halves of 256 bits and with 16 registers.
 #include "halves_avx2.h"
 #include "isa.h"
 #include "attention_rows.h"
@@ -22,7 +22,7 @@ inline __m256i dot(__m256i sum, __m256i codes, __m256i values) {
   return in_order(_mm256_dpbusd_avx_epi32(sum, codes, values));
 }
 
-// The sums of up to 2 rows in two registers a half, since one chain of sums would wait for itself.
+// Up to 2 rows have two registers of sums for each half, since a single chain would wait for its own latency.
 template <int kBits, int kRows>
 inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]) {
   constexpr int kChains = kRows <= 2 ? 2 : 1;

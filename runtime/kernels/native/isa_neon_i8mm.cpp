@@ -11,7 +11,7 @@ struct Pair {
   int32x4_t columns[8];
 };
 
-// Two columns are eight consecutive k each once the codes of k .. k+3 and of k+4 .. k+7 are interleaved by fours.
+// After the codes of k .. k+3 and k+4 .. k+7 are interleaved by fours, two columns have eight consecutive k each.
 inline int8x16_t interleave(int8x16_t first, int8x16_t second, int upper) {
   const int32x4_t a = vreinterpretq_s32_s8(first), b = vreinterpretq_s32_s8(second);
   return vreinterpretq_s8_s32(upper ? vzip2q_s32(a, b) : vzip1q_s32(a, b));

@@ -1,4 +1,4 @@
-// Plain C++: the reference for every other instruction set, and what runs where none of them does.
+// Plain C++: every other instruction set is tested against it, and it runs where none of them does.
 #include "isa.h"
 #include "lanes_portable.h"
 #include "rows.h"

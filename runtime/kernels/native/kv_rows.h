@@ -10,7 +10,7 @@
 namespace pocketspec {
 namespace {
 
-// The nearest half, ties to even.
+// A float rounded to half, ties to even.
 [[maybe_unused]] inline uint16_t narrow_float(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
@@ -19,7 +19,7 @@ namespace {
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00);
   if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00);
   if (magnitude < 0x38800000u) {
-    // A subnormal half counts in 2^-24, which is the last place of 0.5: adding rounds.
+    // The unit of subnormal halves is 2^-24, the last place of 0.5: adding 0.5 rounds to it.
     float absolute;
     std::memcpy(&absolute, &magnitude, 4);
     absolute += 0.5f;
@@ -99,7 +99,7 @@ inline void widen_rows(const KvRows& cache, int64_t head, int64_t index, int64_t
 inline __m256 load_two(const float* low, const float* high) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
 }
-// Four dimensions of eight rows: to[d * 16 + row].
+// Transposes four dimensions of eight rows: to[d * 16 + row].
 inline void turn_4x8(const float* from, int64_t stride, float* to) {
   const __m256 a = load_two(from, from + 4 * stride), b = load_two(from + stride, from + 5 * stride);
   const __m256 c = load_two(from + 2 * stride, from + 6 * stride), d = load_two(from + 3 * stride, from + 7 * stride);
@@ -112,7 +112,7 @@ inline void turn_4x8(const float* from, int64_t stride, float* to) {
 }
 #endif
 
-// Sixteen rows, dimension by dimension: to[d * 16 + row].
+// Transposes sixteen rows: to[d * 16 + row].
 inline void turn_rows(const float* from, int64_t stride, int64_t size, float* to) {
   int64_t d = 0;
 #if defined(__AVX2__)

@@ -54,7 +54,7 @@ inline Lanes times_power(Lanes a, Lanes n) {
 inline __m256 larger_bits(__m256 a, __m256 b) {
   return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
 }
-// The larger magnitude, compared as bits, so that infinities and NaN win.
+// The larger magnitude, compared as bits: infinities and NaN are larger than numbers.
 inline Lanes larger_magnitude(Lanes a, Lanes b) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {larger_bits(_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, b.low)),
@@ -68,14 +68,14 @@ inline float top_magnitude(Lanes a) {
   top = _mm_max_epi32(top, _mm_shuffle_epi32(top, 0xb1));
   return _mm_cvtss_f32(_mm_castsi128_ps(top));
 }
-// Lanes i and i+8 are added, then i+4, i+2, i+1.
+// Sum of all lanes: i and i+8 are added, then i+4, i+2, i+1.
 inline float sum(Lanes a) {
   const __m256 eight = _mm256_add_ps(a.low, a.high);
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
-// Stores the rounded lanes as bytes and gives their sum.
+// Stores the rounded lanes as bytes and returns their sum.
 inline int32_t store_rounded(Lanes a, int8_t* to) {
   const __m256i low = _mm256_cvtps_epi32(a.low), high = _mm256_cvtps_epi32(a.high);
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);

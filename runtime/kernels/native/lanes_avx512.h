@@ -2,7 +2,7 @@
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__)
-// Its own header for AVX512 would warn wherever it is used.
+// GCC's own AVX512 header would warn wherever it is used.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
@@ -41,7 +41,7 @@ inline Lanes times_power(Lanes a, Lanes n) {
   const __m512i bits = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.all), _mm512_set1_epi32(127)), 23);
   return {_mm512_mul_ps(a.all, _mm512_castsi512_ps(bits))};
 }
-// The larger magnitude, compared as bits, so that infinities and NaN win.
+// The larger magnitude, compared as bits: infinities and NaN are larger than numbers.
 inline Lanes larger_magnitude(Lanes a, Lanes b) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   const __m512i x = _mm512_and_si512(_mm512_castps_si512(a.all), magnitude);
@@ -53,14 +53,14 @@ inline float top_magnitude(Lanes a) {
   return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(_mm512_reduce_max_epi32(bits))));
 }
 inline __m256 upper_half(__m512 a) { return _mm256_castsi256_ps(_mm512_extracti64x4_epi64(_mm512_castps_si512(a), 1)); }
-// Lanes i and i+8 are added, then i+4, i+2, i+1.
+// Sum of all lanes: i and i+8 are added, then i+4, i+2, i+1.
 inline float sum(Lanes a) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.all), upper_half(a.all));
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
-// Stores the rounded lanes as bytes and gives their sum.
+// Stores the rounded lanes as bytes and returns their sum.
 inline int32_t store_rounded(Lanes a, int8_t* to) {
   const __m512i whole = _mm512_cvtps_epi32(a.all);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(whole));

@@ -47,7 +47,7 @@ inline Lanes operator/(Lanes a, Lanes b) {
 inline Lanes fma(Lanes a, Lanes b, Lanes c) {
   return Lanes::make([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
-// min and max give their second argument where one is not a number, as x86 does.
+// min and max return their second argument if one is NaN, as on x86.
 inline Lanes min(Lanes a, Lanes b) {
   return Lanes::make([&](int i) { return vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
 }
@@ -65,7 +65,7 @@ inline Lanes times_power(Lanes a, Lanes n) {
   });
 }
 inline uint32x4_t magnitude(float32x4_t a) { return vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0x7fffffff)); }
-// The larger magnitude, compared as bits, so that infinities and NaN win.
+// The larger magnitude, compared as bits: infinities and NaN are larger than numbers.
 inline Lanes larger_magnitude(Lanes a, Lanes b) {
   return Lanes::make([&](int i) { return vreinterpretq_f32_u32(vmaxq_u32(magnitude(a.v[i]), magnitude(b.v[i]))); });
 }
@@ -77,13 +77,13 @@ inline float top_magnitude(Lanes a) {
   __builtin_memcpy(&value, &bits, 4);
   return value;
 }
-// Lanes i and i+8 are added, then i+4, i+2, i+1.
+// Sum of all lanes: i and i+8 are added, then i+4, i+2, i+1.
 inline float sum(Lanes a) {
   const float32x4_t four = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
   const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
   return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
-// Stores the rounded lanes as bytes and gives their sum.
+// Stores the rounded lanes as bytes and returns their sum.
 inline int32_t store_rounded(Lanes a, int8_t* to) {
   int32x4_t whole[4];
   for (int i = 0; i < 4; ++i) whole[i] = vcvtnq_s32_f32(a.v[i]);

@@ -63,7 +63,7 @@ inline Lanes operator/(Lanes a, Lanes b) {
 inline Lanes fma(Lanes a, Lanes b, Lanes c) {
   return Lanes::make([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
 }
-// min and max give their second argument where one is not a number, as x86 does.
+// min and max return their second argument if one is NaN, as on x86.
 inline Lanes min(Lanes a, Lanes b) {
   return Lanes::make([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }
@@ -83,7 +83,7 @@ inline Lanes times_power(Lanes a, Lanes n) {
     return a.v[i] * power;
   });
 }
-// The larger magnitude, compared as bits, so that infinities and NaN win.
+// The larger magnitude, compared as bits: infinities and NaN are larger than numbers.
 inline Lanes larger_magnitude(Lanes a, Lanes b) {
   return Lanes::make([&](int i) {
     uint32_t x, y;
@@ -105,14 +105,14 @@ inline float top_magnitude(Lanes a) {
   }
   return a.v[0];
 }
-// Lanes i and i+8 are added, then i+4, i+2, i+1.
+// Sum of all lanes: i and i+8 are added, then i+4, i+2, i+1.
 inline float sum(Lanes a) {
   for (int step = 8; step; step /= 2) {
     for (int i = 0; i < step; ++i) a.v[i] += a.v[i + step];
   }
   return a.v[0];
 }
-// Stores the rounded lanes as bytes and gives their sum.
+// Stores the rounded lanes as bytes and returns their sum.
 inline int32_t store_rounded(Lanes a, int8_t* to) {
   int32_t total = 0;
   for (int i = 0; i < 16; ++i) {

@@ -1,4 +1,5 @@
-// pocketspec::MatMulPanel: activations by a packed matrix, with what stands before and behind it in a layer.
+// pocketspec::MatMulPanel: the product of activations and a packed matrix, with the norm before it and the finish after
+// it.
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -9,9 +10,9 @@
 namespace pocketspec {
 namespace {
 
-// Pieces of work that one thread takes at a time, in bytes of codes.
+// Bytes of codes that a thread takes at a time.
 constexpr int64_t kPieceBytes = 48 * 1024;
-// Below these, waking another thread costs more than it brings.
+// Below these, waking another thread costs more than it saves.
 constexpr int64_t kParallelActivations = 16 * 1024;
 constexpr int64_t kParallelProducts = 256 * 1024;
 
@@ -22,7 +23,7 @@ struct Rows {
 
   explicit Rows(int64_t rows) : count(rows) {
     const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-    // In fours, since that is what the narrower instruction sets take at once.
+    // A multiple of four, which is what the narrower instruction sets take at once.
     tile_rows = ((rows + tiles - 1) / tiles + 3) / 4 * 4;
   }
   int rows_from(int64_t first) const { return static_cast<int>(count - first < tile_rows ? count - first : tile_rows); }
@@ -49,7 +50,7 @@ struct Call {
     return {rows.rows_from(first), values + first * padded_k(), scales + first * blocks(), sums + first * blocks()};
   }
 
-  // The blocks first .. last-1 of all rows. Never split by rows: neighbouring rows share cache lines.
+  // Quantizes blocks first .. last-1 of all rows. Never divided by rows, because neighbouring rows share cache lines.
   void quantize(int64_t first, int64_t last) const {
     for (int64_t row = 0; row < rows.count; ++row) {
       const int64_t start = row / rows.tile_rows * rows.tile_rows;
@@ -63,7 +64,7 @@ struct Call {
     }
   }
 
-  // Sixteen outputs of all rows: one panel, or a gate's and its up's.
+  // Computes sixteen outputs of all rows: one panel, or one of the gate and one of up.
   void multiply(int64_t index) const {
     alignas(64) float products[kTileRows * kColumns];
     alignas(64) float gates[kTileRows * kColumns];
@@ -115,8 +116,8 @@ class MatMulPanel {
   MatrixSpec spec_;
   float epsilon_ = 0;
   Activation activation_ = Activation::kNone;
-  // What the graph holds is read and checked at the first call and kept; what it is given is checked at every call. A
-  // session may run in several threads at once.
+  // Constants of the graph are checked at the first call and kept; other inputs are checked at every call. Several
+  // threads may run a session at once.
   bool constant_[kWeightInputs] = {};
   std::mutex keeping_;
   std::atomic<bool> kept_{false};

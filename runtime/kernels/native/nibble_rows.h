@@ -12,14 +12,14 @@
 namespace pocketspec {
 namespace {
 
-// Hadamard's matrix times every block of mixed_together(size) values, in place.
+// Multiplies every block of mixed_together(size) values by a Hadamard matrix, in place.
 void mix(float* x, int64_t size) {
   const int64_t together = mixed_together(size), half = together / 2;
   float other[kMaxHeadSize];
   for (float* block = x; block < x + size; block += together) {
     float *from = block, *to = other;
-    // The pair that is `half` apart goes to neighbouring places, so that every round has the same loop, which the
-    // compiler turns into vectors; after the last round all values are where they belong.
+    // Pairs `half` apart are stored side by side. So every round is the same loop, which compilers vectorize, and after
+    // the last round all values are in their places.
     for (int64_t round = together; round > 1; round /= 2) {
       for (int64_t i = 0; i < half; ++i) {
         const float a = from[i], b = from[i + half];
@@ -34,13 +34,13 @@ void mix(float* x, int64_t size) {
   }
 }
 
-// What undoes a second mixing; exact, since it is a power of two.
+// Undoes the factor of mixing twice; exact, since it is a power of two.
 inline void unscale(float* x, int64_t size) {
   const float factor = 1.0f / static_cast<float>(mixed_together(size));
   for (int64_t i = 0; i < size; ++i) x[i] *= factor;
 }
 
-// A finite float to the nearest bfloat16, ties to even.
+// A finite float rounded to bfloat16, ties to even.
 inline uint16_t narrow_scale(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
@@ -53,7 +53,8 @@ inline float widen_scale(uint16_t scale) {
   return value;
 }
 
-// Codes -8 .. 7 of half a row, which are 0 until then, and its scale. The largest magnitude becomes -8, whatever its sign.
+// Fills `codes` (-8 .. 7, zero before) for half a row and returns its scale. The largest magnitude becomes -8, whatever
+// its sign.
 inline uint16_t quantize_half(const float* x, int64_t size, int8_t* codes) {
   Lanes top = Lanes::set(0), high = Lanes::set(0);
   for (int64_t i = 0; i < size; i += 16) {
@@ -89,8 +90,8 @@ inline void store_nibbles(const float* x, int64_t size, uint8_t* to) {
   std::memcpy(to + half, scales, sizeof scales);
 }
 
-// Codes -8 .. 7 of sixteen bytes as floats: of their low halves and of their high ones. On x86 they never leave the
-// registers: bytes that are stored one by one and loaded sixteen at a time wait for each other.
+// Codes -8 .. 7 of sixteen bytes as floats: of the low halves and of the high ones. On x86 they stay in registers,
+// because loading sixteen bytes that were just stored one by one would stall.
 struct Nibbles {
   Lanes low, high;
 };
@@ -114,7 +115,7 @@ inline Nibbles load_nibbles(const uint8_t* from) {
 }
 #endif
 
-// The row as it is read: still mixed.
+// Reads a row, still mixed.
 inline void widen_nibbles(const uint8_t* from, int64_t size, float* to) {
   const int64_t half = size / 2;
   uint16_t scales[2];

@@ -1,4 +1,5 @@
-// What the operators share: the settings of a session, a custom-op structure made from a kernel class, and scratch.
+// Shared by the operators: the settings of a session, ONNX Runtime's structure made from a kernel class, and scratch
+// memory.
 #pragma once
 
 #include <cstdlib>
@@ -10,7 +11,7 @@
 
 namespace pocketspec {
 
-// Of one session: which instruction set, and which of its pool's threads work.
+// Settings of one session: its instruction set, and how many threads work.
 struct Settings {
   const Isa* isa;
   Crew* crew;
@@ -59,7 +60,7 @@ struct Operator : CustomOp {
   }
 };
 
-// Memory of the calling thread that grows to the largest request and stays: steps allocate nothing.
+// Memory of the calling thread that grows to the largest request and is kept, so that steps do not allocate.
 class Scratch {
  public:
   Scratch() = default;
@@ -67,7 +68,7 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { std::free(memory_); }
 
-  // At least `bytes` at a multiple of 64; null where there is no memory.
+  // At least `bytes`, aligned to 64; null if there is no memory.
   void* at_least(size_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
     if (bytes > size_) {
@@ -89,7 +90,7 @@ struct Label {
 };
 Label label_of(const OrtKernelInfo* info, const char* op);
 
-// The operators that register.cpp adds; each lives as long as the process, since nobody tells when a session ends.
+// The operators that register.cpp adds. Each lives until the process ends, since nothing tells when a session ends.
 CustomOp* make_matmul_panel(const Settings& settings);
 CustomOp* make_gather_panel(const Settings& settings);
 CustomOp* make_cached_attention(const Settings& settings, ElementType cache);

@@ -1,7 +1,8 @@
-// The part of ONNX Runtime's C interface that custom operators need, declared here, so that no header of it is needed.
+// The part of ONNX Runtime's C interface that custom operators need, declared here so that none of its headers is
+// needed.
 //
-// The interface is one table of functions that only ever grows, so the place of a function holds for every version that
-// has it (API version 18 is the first with all of these). Statuses are null for success.
+// The interface is a table of functions to which versions only add, so a function keeps its place (API version 18 is
+// the first with all of these). A null status is success.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +24,7 @@ struct OrtApiBase {
 namespace pocketspec {
 
 constexpr uint32_t kApiVersion = 18;
-constexpr uint32_t kOpVersion = 16;  // of the custom-op structure: the first with kernels that return a status
+constexpr uint32_t kOpVersion = 16;  // of the custom-op structure: the first version whose kernels return a status
 
 using Status = OrtStatus*;
 enum ErrorCode { kFail = 1, kInvalidArgument = 2 };
@@ -56,9 +57,9 @@ struct CustomOp {
 
 namespace ort {
 
-// Binds the function table; false where this ONNX Runtime is too old to have it.
+// Binds the function table; false if this ONNX Runtime is too old to have it.
 bool bind(const OrtApiBase* base);
-// Calls what can be called without a session and compares; false where the table is not the one declared here.
+// Checks the table by functions that need no session; false if it is not the one declared here.
 bool self_test();
 
 Status error(ErrorCode code, const char* format, ...) __attribute__((format(printf, 2, 3)));
@@ -68,13 +69,13 @@ void release(Status status);
 Status create_domain(const char* name, OrtCustomOpDomain** domain);
 Status add_op(OrtCustomOpDomain* domain, const CustomOp* op);
 Status add_domain(OrtSessionOptions* options, OrtCustomOpDomain* domain);
-// The session's entry `key` as a number, or `fallback` where there is none.
+// The session's entry `key` as a number, `fallback` if there is none.
 int64_t config_number(const OrtSessionOptions* options, const char* key, int64_t fallback);
 
 Status attribute(const OrtKernelInfo* info, const char* name, int64_t* value);
 Status attribute(const OrtKernelInfo* info, const char* name, float* value);
 Status attribute(const OrtKernelInfo* info, const char* name, char* text, size_t capacity);
-// The same for attributes that may be absent; false and no change then.
+// The same for optional attributes; if absent, `value` does not change and the result is false.
 template <class Value>
 bool optional_attribute(const OrtKernelInfo* info, const char* name, Value* value) {
   const Status status = attribute(info, name, value);
@@ -94,7 +95,7 @@ struct Tensor {
   int rank = 0;
   int64_t dims[kMaxRank] = {};
 
-  // Whether the input is there, be it without elements.
+  // Whether the input is present; it may have no elements.
   bool is_present() const { return type != kAny; }
   int64_t count() const {
     int64_t product = 1;
@@ -105,7 +106,7 @@ struct Tensor {
 
 size_t input_count(const OrtKernelContext* context);
 Status input(const OrtKernelContext* context, size_t index, Tensor* tensor);
-// Whether an input is a constant of the graph, the same one at every call; false for one that is absent.
+// Whether an input is a constant of the graph; false for an absent one.
 bool is_constant(const OrtKernelInfo* info, size_t index);
 Status output(OrtKernelContext* context, size_t index, const int64_t* dims, int rank, void** data);
 

@@ -44,7 +44,7 @@ struct PackedMatrix {
   }
 };
 
-// Quantized activations of up to 16 rows, interleaved so that one address serves all rows of the tile.
+// Quantized activations of up to 16 rows, interleaved: one address serves all rows of the tile.
 struct Tile {
   int rows;
   const int8_t* values;  // [blocks * block / 8][rows][8]
@@ -52,7 +52,7 @@ struct Tile {
   const int32_t* sums;   // [blocks][rows], of the codes
 };
 
-// One row on its way into a tile; the destinations point at this row's place in the tile's interleaved arrays.
+// One row to be quantized, and its place in the interleaved arrays of the tile.
 struct RowSource {
   const float* x;
   const float* gain;  // null: no norm
@@ -69,14 +69,14 @@ struct RowTarget {
 
 enum class Activation { kNone, kSilu, kGeluTanh };
 
-// What becomes of the sums of a panel: up to 16 columns of every row of a tile.
+// What is done with the sums of a panel, for up to 16 columns of every row of a tile.
 struct Finish {
   const float* bias;       // null: none; of these columns
   const float* gate_bias;  // of the gate's columns
-  const float* residual;   // null: none; at the first row and these columns
-  float* y;                // likewise
+  const float* residual;   // null: none; at the first row and these columns, like y
+  float* y;                // at the first row and these columns
   int64_t stride;          // floats from row to row of y and residual
-  int columns;             // how many of the 16 exist
+  int columns;             // how many of the 16 columns exist
   Activation activation;
 };
 

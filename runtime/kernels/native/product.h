@@ -1,5 +1,5 @@
-// The product that scores and sums of values share: up to six rows by 16 (or 32, or 64) columns, one fma after another
-// down the common axis, all sums in registers. Include a lanes_*.h first.
+// The matrix product behind scores and sums of values: up to six rows by 16, 32 or 64 columns, with all sums in
+// registers and one fma after another along the common axis. Include a lanes_*.h first.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ constexpr int kSumsAtOnce = 12;
 #else
 constexpr int kSumsAtOnce = 6;
 #endif
-// How many sixteens of columns to take at once, so that enough sums are going to hide what an fma takes.
+// How many sixteens of columns to take at once: enough independent sums to hide the latency of an fma.
 constexpr int sixteens_for(int rows) { return rows * 4 <= kSumsAtOnce ? 4 : rows * 2 <= kSumsAtOnce ? 2 : 1; }
 
 // sums[row][column] += a[row][k] * b[k][column] for k = 0, 1, ..; columns come in sixteens.
@@ -21,13 +21,13 @@ struct Product {
   const float* a;
   int64_t a_stride;
   const float* b;
-  int64_t b_stride, b_sixteen;  // from k to k, from sixteen columns to the next
+  int64_t b_stride, b_sixteen;  // strides: from k to k, and from sixteen columns to the next
   float* sums;
   int64_t sum_stride;
   int64_t count;
   bool fresh;  // sums start at 0
-  // What will be read next, brought nearer meanwhile, or else the memory's own pace adds to that of the sums: in all
-  // sixteens * count * step bytes, asked for while the first rows are worked on.
+  // Memory that is read next and is prefetched meanwhile, since reading it afterwards would add to the time. Prefetched
+  // are sixteens * count * step bytes, while the first rows are computed.
   const uint8_t* ahead;
   int64_t ahead_step;
 };
@@ -73,7 +73,7 @@ void add_rows(const Product& job, int64_t row, int64_t sixteens) {
   constexpr int kTogether = sixteens_for(kRows);
   int64_t at = 0;
   for (; at + kTogether <= sixteens; at += kTogether) add_sums<kRows, kTogether>(job, row, at);
-  // Two are left of a head of 32 or 96: one after the other, their few sums would wait for themselves.
+  // A head of 32 or 96 leaves two sixteens. Taken one by one, they would have too few sums to hide latency.
   if constexpr (kTogether > 2) {
     for (; at + 2 <= sixteens; at += 2) add_sums<kRows, 2>(job, row, at);
   }
@@ -82,7 +82,7 @@ void add_rows(const Product& job, int64_t row, int64_t sixteens) {
   }
 }
 
-// Rows are taken in nearly equal parts: 4 and 3 keep more sums going than 6 and 1.
+// Rows are divided evenly: 4 and 3 rows keep more sums going than 6 and 1.
 inline int64_t row_parts(int64_t rows) { return (rows + kRowsAtOnce - 1) / kRowsAtOnce; }
 
 void add_product(const Product& job, int64_t rows, int64_t sixteens) {

@@ -1,6 +1,6 @@
-// A product of panels for NEON: a panel is four quarters of four columns. NEON multiplies signed by signed bytes, so
-// codes of eight bits lose 128, and so do their zero points. What differs between the instruction sets, sum_block, is
-// defined by the file that includes this one, once; all names stay inside that file.
+// Panel products for NEON: a panel is four quarters of four columns. NEON multiplies signed bytes, so 128 is subtracted
+// from 8-bit codes and their zero points. The file that includes this one defines sum_block, in which the instruction
+// sets differ. Include it once; all names stay inside that file.
 #pragma once
 
 #include "lanes_neon.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kAhead = 2048;  // bytes of prefetch distance
 
-// The exact sums of signed code * activation over `block` k of kRows of the tile's `rows`.
+// The exact sums of signed code * activation over `block` values of k, for kRows of the tile's `rows`.
 template <int kBits, int kRows>
 void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, int32x4_t (&total)[kRows][4]);
 
@@ -40,7 +40,7 @@ inline Eight load_eight(const uint8_t* codes) {
   return eight;
 }
 
-// The products of two rows, whose activations lie side by side, one row after the other.
+// The products of two rows whose activations are adjacent.
 inline void add_two(const Eight& eight, const int8_t* values, int32x4_t (&row)[4], int32x4_t (&next)[4]) {
   const int8x16_t x = vld1q_s8(values);
 #pragma GCC unroll 4

@@ -1,7 +1,8 @@
-// Work split into one contiguous range for each thread, worked off in pieces; whoever is done helps the others.
+// Divides work into one contiguous range for each thread; a range is done in pieces, and a thread that is done helps
+// others.
 //
-// Long streams are what the hardware's prefetchers want: two threads that took pieces in turn ran 1.6 x slower. Pieces
-// are what keeps a step from waiting for a thread whose core was taken away.
+// Contiguous ranges suit the hardware's prefetchers: two threads that took pieces in turns were 1.6 x slower. Pieces
+// keep a step from waiting for a thread that lost its core.
 #pragma once
 
 #include <atomic>
@@ -33,7 +34,7 @@ class Ranges {
     return ort::run_parallel(context, &participate, static_cast<size_t>(count_), this);
   }
 
-  // Nanoseconds since the caller found nothing left to do: it waited for those who had begun.
+  // Nanoseconds that the caller waited for other threads, after it had found no more work.
   int64_t held_up() const { return done_ ? now() - done_ : 0; }
 
  private:
@@ -66,12 +67,12 @@ class Ranges {
   const Work& work_;
   const int64_t items_, piece_;
   const std::thread::id caller_ = std::this_thread::get_id();
-  int64_t done_ = 0;  // when the caller was; nobody else writes it
+  int64_t done_ = 0;  // when the caller found no more work; only the caller writes it
   int count_;
   Counter next_[kMaxThreads];
 };
 
-// `crew`, if there is one, is told how long the caller waited.
+// Adds the time that the caller waited to `crew`, if there is one.
 template <class Work>
 Status run_ranges(const OrtKernelContext* context, int threads, int64_t items, int64_t piece, const Work& work,
                   Crew* crew = nullptr) {

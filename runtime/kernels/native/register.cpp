@@ -1,4 +1,4 @@
-// What the library shows to the outside: ONNX Runtime's entry point, and a description of itself.
+// The exported functions: ONNX Runtime's entry point, and the library's description of itself.
 #include <cstdlib>
 #include <initializer_list>
 
@@ -31,11 +31,11 @@ Status add_operators(OrtSessionOptions* options, const Settings& settings) {
 }  // namespace
 }  // namespace pocketspec
 
-// Called by ONNX Runtime for every session's options. The session's entry pocketspec.threads is the size of its pool,
-// and pocketspec.crew a number under which its crew is found.
+// Called by ONNX Runtime for the options of every session. The entry pocketspec.threads is the size of the session's
+// pool, and pocketspec.crew is the number under which its crew is found.
 POCKETSPEC_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace pocketspec;
-  // Without a table no status can be made; the runtime has compared versions before.
+  // Without a table no status can be made; the runtime has checked the version before.
   if (!ort::bind(base)) return nullptr;
   if (!ort::self_test()) return nullptr;
   const char* forced = std::getenv("POCKETSPEC_ISA");

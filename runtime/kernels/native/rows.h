@@ -39,7 +39,7 @@ float inverse_rms(const float* x, int64_t k, float epsilon) {
   return 1.0f / std::sqrt(sum(even + odd) / static_cast<float>(k) + epsilon);
 }
 
-// Sixteen activations of a row, normed where there is a gain.
+// Sixteen activations of a row, normed if there is a gain.
 inline Lanes activations(const RowSource& source, int64_t k) {
   const Lanes x = load_until(source.x, k, source.k);
   if (!source.gain) return x;
@@ -114,7 +114,7 @@ void finish(const float* sums, const float* gate, int rows, const Finish& job) {
   }
 }
 
-// Sixteen by sixteen: code * scale.
+// code * scale, sixteen at a time.
 inline void multiply_codes(const int8_t* codes, int64_t size, float scale, float* to) {
   const Lanes factor = Lanes::set(scale);
   int64_t i = 0;

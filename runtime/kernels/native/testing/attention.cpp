@@ -1,4 +1,4 @@
-// The fixture of CachedAttention: prepare_head, store_row, attend.
+// Tests of CachedAttention: prepare_head, store_row, attend.
 #include <algorithm>
 #include <cstring>
 
@@ -33,7 +33,7 @@ void check_head(Comparison& comparison, Random& random, int size, Kind kind) {
                      [&](const Isa& isa, Output& out) { isa.prepare_head(head, out.floats.data()); });
 }
 
-// A cache of two heads and three rows, of which one is written. Every NaN counts as the same, in halves too.
+// A cache of two heads and three rows, one of which is written. All NaN count as equal, halves included.
 void check_store(Comparison& comparison, Random& random, int size, Kind kind, Stored type) {
   const std::vector<float> x = numbers(random, kind, size);
   KvRows rows = {nullptr, type, size, 3};
@@ -56,7 +56,7 @@ void check_store(Comparison& comparison, Random& random, int size, Kind kind, St
                      });
 }
 
-// The shape of a step of rows behind cached ones, and what it sees.
+// The sizes of a step, and what its rows see.
 struct Shape {
   int rows, past, size, group, kv_heads, window;
   float softcap;
@@ -72,7 +72,7 @@ std::vector<uint8_t> random_cache(Random& random, const KvRows& rows, int heads,
       const std::vector<float> values = numbers(random, kind, rows.head_size);
       std::memcpy(to, values.data(), values.size() * 4);
     }
-    // Halves of magnitude one half and less, or any pattern.
+    // Halves of magnitude 1/2 and less, or any bits.
     const int mask = rows.type == Stored::kHalf && kind != Kind::kAny ? 0xb7ff : 0xffff;
     for (int64_t i = 0; rows.type != Stored::kFloat && i + 2 <= rows.row_bytes(); i += 2) {
       const uint16_t two = static_cast<uint16_t>(random.below(0x10000) & mask);
@@ -87,7 +87,7 @@ std::vector<uint8_t> random_cache(Random& random, const KvRows& rows, int heads,
   return bytes;
 }
 
-// Mostly nothing, and whatever a mask may hold.
+// Mostly zeros, and anything that a mask may contain.
 std::vector<float> random_bias(Random& random, int64_t count) {
   constexpr float kSome[] = {0.0f, 0.0f, 0.0f, 0.0f, 1.5f, -1e30f, -3.402823466e38f};
   std::vector<float> bias(static_cast<size_t>(count));
@@ -95,7 +95,7 @@ std::vector<float> random_bias(Random& random, int64_t count) {
   return bias;
 }
 
-// One call with all that it points at.
+// One call, with everything that it points to.
 class RandomCall {
  public:
   RandomCall(Random& random, const Shape& shape, Kind kind) {
@@ -127,7 +127,7 @@ class RandomCall {
     call_.sights = sights_.data();
   }
 
-  // All queries, `together` at a time; their memory holds what may have been there before.
+  // All queries, `together` at a time; memory is filled with other content before.
   void attend(const Isa& isa, int64_t together, std::vector<float>& y) const {
     Attention call = call_;
     call.y = y.data();

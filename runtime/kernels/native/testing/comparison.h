@@ -1,4 +1,4 @@
-// Runs a function of every instruction set on the same input and compares what comes out, bit by bit.
+// Runs a function of every instruction set on the same input and compares the outputs bit by bit.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ extern const Isa kEmulatedAvxVnni;
 
 namespace testing {
 
-// What a function writes; it is filled with a pattern before, so that writing beside the place shows.
+// The output of a function; it is filled with a pattern before, so that writing outside is detected.
 struct Output {
   std::vector<float> floats;
   std::vector<int8_t> bytes;
@@ -25,19 +25,19 @@ struct Output {
       : floats(num_floats, -77.0f), bytes(num_bytes, -77), integers(num_integers, -77) {}
 };
 
-// An instruction set that runs here: natively, or with the instructions that are missing replaced by C++.
+// An instruction set to test: native, or with the missing instructions emulated in C++.
 struct Subject {
   const Isa* isa;
   bool emulated;
-  uint64_t checksum = 14695981039346656037u;  // FNV-1a over all outputs, every NaN taken as the same
+  uint64_t checksum = 14695981039346656037u;  // FNV-1a over all outputs; all NaN count as equal
 };
 
 class Comparison {
  public:
-  // All that run here; the first is the portable one, the reference.
+  // All instruction sets that run here; the first is the portable one, the reference.
   Comparison();
 
-  // run(isa, output), from the same empty output for every instruction set. `what` tells the case in a message.
+  // run(isa, output) for every instruction set, with the same empty output; `what` names the case in messages.
   template <class Run>
   void compare(const char* function, const std::string& what, const Output& empty, const Run& run) {
     Output expected = empty;
@@ -64,11 +64,11 @@ class Comparison {
   int differences_ = 0;
 };
 
-// The parts of the fixture.
+// The parts of the test.
 void check_rows(Comparison& comparison);       // inverse_rms, quantize, finish
 void check_products(Comparison& comparison);   // multiply, unpack
 void check_attention(Comparison& comparison);  // prepare_head, store_row, attend
-// Every item exactly once, with real threads; false and a line where not.
+// Every item exactly once, with real threads; prints a line and returns false if not.
 bool check_ranges();
 
 std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -1,5 +1,5 @@
-// The 512-bit intrinsics that the kernels use, made of two AVX2 registers, so that a machine without AVX512 can prove
-// the logic of the code that uses them. Include it before that code; it replaces the compiler's by name.
+// The 512-bit intrinsics that the kernels use, made of two AVX2 registers each, so that the code can be tested on
+// machines without AVX512. Include it before that code; it replaces the compiler's intrinsics by name.
 #pragma once
 
 #include <immintrin.h>
@@ -100,7 +100,7 @@ inline int emulated_reduce_max_epi32(EmulatedIntegers a) {
   for (const int one : whole) top = one > top ? one : top;
   return top;
 }
-// Every lane: sum + four unsigned bytes of a by four signed bytes of b. A function of its own compiles faster.
+// Per lane: sum + four unsigned bytes of a times four signed bytes of b. As a function of its own it compiles faster.
 __attribute__((noinline)) EmulatedIntegers emulated_dpbusd_epi32(EmulatedIntegers sum, EmulatedIntegers a,
                                                                  EmulatedIntegers b) {
   uint8_t unsigned_bytes[64];

@@ -1,5 +1,5 @@
-// isa_avx512vnni.cpp, unchanged, with every 512-bit instruction replaced by AVX2 or C++. What this leaves unproven is
-// the assembler's line in add_products and what compilers make of the real intrinsics.
+// isa_avx512vnni.cpp unchanged, with every 512-bit instruction replaced by AVX2 or C++. Not tested this way: the
+// assembly in add_products, and what compilers make of the real intrinsics.
 #if defined(__x86_64__)
 
 #include "target_avx2.h"

@@ -1,4 +1,4 @@
-// isa_avxvnni.cpp, unchanged, with its one instruction beyond AVX2 replaced by C++.
+// isa_avxvnni.cpp unchanged, with its only instruction beyond AVX2 replaced by C++.
 #if defined(__x86_64__)
 
 #include "target_avx2.h"
@@ -6,7 +6,7 @@
 namespace pocketspec {
 namespace {
 
-// Every lane: sum + four unsigned bytes of a by four signed bytes of b.
+// Per lane: sum + four unsigned bytes of a times four signed bytes of b.
 __attribute__((noinline)) __m256i emulated_dpbusd(__m256i sum, __m256i a, __m256i b) {
   uint8_t unsigned_bytes[32];
   int8_t signed_bytes[32];

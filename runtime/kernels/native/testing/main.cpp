@@ -1,8 +1,8 @@
-// Compares every instruction set that runs here with the portable one, bit by bit, and tries the division of work.
+// Compares every instruction set that runs here with the portable one, bit by bit, and tests the division of work.
 //
-// Prints a line "name native|emulated checksum" for each; checksums of all sets and machines are equal. Where something
-// differs, a line names the instruction set, the function and the case, and the exit code is 1. With an argument it
-// starts no threads, for machines that have none.
+// Prints a line "name native|emulated checksum" for each set; the checksums of all sets and machines are equal. Where
+// outputs differ, a line names the instruction set, the function and the case, and the exit code is 1. With an argument
+// no threads are started, for machines without them.
 #include <cstdio>
 
 #include "comparison.h"

@@ -1,4 +1,4 @@
-// The fixture of what works on codes: multiply, unpack.
+// Tests of the functions that work on codes: multiply, unpack.
 #include "comparison.h"
 #include "random.h"
 
@@ -22,7 +22,7 @@ std::vector<uint8_t> random_bytes(Random& random, size_t count, bool extreme) {
   return bytes;
 }
 
-// One panel and its memory, exactly as large as the layout says: reading beside it is an error of its own.
+// One panel in memory of exactly its size, so that sanitizers detect reading outside.
 class RandomPanel {
  public:
   RandomPanel(Random& random, const Format& format, Kind kind, bool extreme) {
@@ -32,7 +32,7 @@ class RandomPanel {
     zeros_ = random_bytes(random, format.symmetric ? 0 : blocks * bits * 2, extreme);
     floats_ = numbers(random, kind, format.half_scales ? 0 : format.blocks * kColumns);
     halves_.resize(format.half_scales ? blocks * kColumns : 0);
-    // Half of magnitude one half and less, or any pattern.
+    // Halves of magnitude 1/2 and less, or any bits.
     const int mask = kind == Kind::kOrdinary ? 0xb7ff : 0xffff;
     for (uint16_t& half : halves_) half = static_cast<uint16_t>(random.below(0x10000) & mask);
     const void* scales = format.half_scales ? static_cast<const void*>(halves_.data()) : floats_.data();
@@ -50,7 +50,7 @@ class RandomPanel {
   Panel panel_;
 };
 
-// Quantized rows, likewise.
+// Quantized rows in memory of exactly their size.
 class RandomTile {
  public:
   RandomTile(Random& random, const Format& format, int rows, Kind kind, bool extreme) {

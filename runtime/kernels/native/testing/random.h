@@ -1,4 +1,4 @@
-// Numbers for the fixture: the same on every machine, among them those that break kernels.
+// Random numbers for the tests: the same on every machine, with values that break kernels among them.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ inline float float_of(uint32_t bits) {
   return value;
 }
 
-// What floats a buffer has: of ordinary size, halves (ties when rounded), around the least normal number, around the
-// largest, any bit pattern at all, or ordinary ones with an infinity or a NaN somewhere.
+// The floats in a buffer: of ordinary size; halves (ties when rounded); near the smallest normal number; near the
+// largest; any bits; or ordinary ones with an infinity or a NaN among them.
 enum class Kind { kOrdinary, kTies, kTiny, kHuge, kAny, kSpoiled };
 constexpr Kind kKinds[] = {Kind::kOrdinary, Kind::kTies, Kind::kTiny, Kind::kHuge, Kind::kAny, Kind::kSpoiled};
 constexpr const char* kKindNames[] = {"ordinary", "ties", "tiny", "huge", "any", "spoiled"};
@@ -57,7 +57,7 @@ inline std::vector<float> numbers(Random& random, Kind kind, int64_t count) {
     constexpr uint32_t kSpoilers[] = {0x7f800000u, 0xff800000u, 0x7fc00000u, 0xffc00001u, 0x7f800001u};
     values[static_cast<size_t>(random.below(static_cast<int>(count)))] = float_of(kSpoilers[random.below(5)]);
   }
-  // A block's largest magnitude should be 127 where ties are wanted: the factor is one then.
+  // For ties, the largest magnitude of a block is 127, so that the factor is 1.
   if (kind == Kind::kTies && count > 0) values[0] = 127.0f;
   return values;
 }

@@ -1,4 +1,4 @@
-// ranges.h with real threads, and with the pools that ONNX Runtime may be: busy, late, or of one thread only.
+// Tests ranges.h with real threads, and with pools as ONNX Runtime may have them: busy, late, or of one thread.
 #include "../ranges.h"
 
 #include <cstdio>
@@ -16,7 +16,7 @@ Pool pool = Pool::kAtOnce;
 std::atomic<int64_t> num_taken{0};
 int64_t num_taken_before_late = 0;
 
-// Whoever is late starts when all the others are done.
+// Late threads start when all others are done.
 void run_threads(void (*item)(void*, size_t), size_t total, void* user, size_t late) {
   std::vector<std::thread> threads;
   for (size_t i = 0; i < total; ++i) {
@@ -42,7 +42,7 @@ Status parallel_for(const OrtKernelContext*, void (*item)(void*, size_t), size_t
   return nullptr;
 }
 
-// The table of functions of an ONNX Runtime that can do nothing else.
+// The function table of an ONNX Runtime that can do nothing else.
 const void* get_api(uint32_t) {
   static const void* table[300] = {};
   table[274] = reinterpret_cast<const void*>(&parallel_for);
@@ -50,7 +50,7 @@ const void* get_api(uint32_t) {
 }
 
 bool check(int items, int piece, int threads) {
-  // Not atomic: the thread sanitizer sees when two threads take the same item.
+  // Not atomic: the thread sanitizer detects two threads that take the same item.
   std::vector<int> taken(static_cast<size_t>(items), 0);
   std::atomic<bool> sized{true};
   const auto work = [&](int64_t first, int64_t last) {

@@ -1,4 +1,4 @@
-// The fixture of what works on floats: inverse_rms, quantize, finish.
+// Tests of the functions that work on floats: inverse_rms, quantize, finish.
 #include <cmath>
 
 #include "comparison.h"
@@ -22,7 +22,7 @@ void check_inverse_rms(Comparison& comparison, Random& random) {
   }
 }
 
-// One row among `rows` of a tile; the other rows' places must stay as they are.
+// One row among the `rows` of a tile; the places of other rows must not change.
 void check_row(Comparison& comparison, Random& random, int k, int block, int rows, Kind kind, bool gained) {
   const int blocks = (k + block - 1) / block, row = random.below(rows);
   const std::vector<float> x = numbers(random, kind, k);
@@ -74,8 +74,8 @@ void check_finished(Comparison& comparison, Random& random, int rows, int column
                      });
 }
 
-// Gates from end to end of the range in which the exponential is not clamped, and those at which its quotient by ln 2
-// lies halfway between two numbers, or next to that.
+// Gates over the whole range in which the exponential is not clamped, and those whose quotient by ln 2 is halfway
+// between two integers, or next to that.
 std::vector<float> exponents() {
   std::vector<float> gates;
   for (int i = -1600; i < 1600; ++i) gates.push_back(static_cast<float>(i) * 0.0625f);

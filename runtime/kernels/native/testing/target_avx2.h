@@ -1,4 +1,5 @@
-// From here on functions are compiled for AVX2, whatever the flags. Whatever others include too is included before.
+// Functions after this include are compiled for AVX2, whatever the flags. Headers shared with others must come before
+// it.
 #pragma once
 
 #include <immintrin.h>
