@@ -1,4 +1,6 @@
-"""Turns a target model and its drafters into quantized ONNX graphs and a manifest.
+"""Turns a target model and its drafters into a bundle: quantized ONNX graphs, their weights, and a manifest.
 
-This file stays empty of imports so that ``export.manifest``, which the other packages read, loads without torch.
+``bundle.export_bundle`` is all that a program needs, with an ``ExportRequest`` of ``request``. The other packages may
+import ``manifest``, ``records``, ``own_files`` and ``untrusted``, which load without torch; hence this file imports
+nothing. The rooms, lowest first: ``sources``, ``graph`` and ``quantization``, ``validation`` and ``writer``.
 """

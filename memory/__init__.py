@@ -1,7 +1,9 @@
 """Decides every size before anything is loaded: a pure function from manifest, device and request to a plan.
 
-``device`` says what there is, ``choices`` what is asked for; ``footprint`` and ``speed`` predict bytes and tokens a
-second; ``ladder`` is what is given up, in order; ``planner`` walks it. ``meter`` measures, to hold both to account.
+``planner`` makes the plan: ``choices`` is what is decided, ``ladder`` what is given up and in which order,
+``footprint`` the bytes and ``speed`` the tokens a second of a choice. ``device`` says what there is, ``meter`` what a
+process really takes. Import the names below from here; the runtime also imports single modules (``costs``,
+``step_models``, ``drafter_spec``, ``command_line``, ``child`` and others). Only the standard library is needed.
 """
 
 from memory.choices import Request
