@@ -1,8 +1,8 @@
-"""Bytes that are alive during a forward beside weights, cache and logits, as functions of the rows that run at once.
+"""Bytes that are alive during a forward beside weights, cache and logits, by the rows that run at once.
 
-ONNX Runtime keeps one buffer for every shape of a graph's tensors through the whole forward (memory reuse on, arena
-off), so activations are a sum over shapes. Constants are from measurements on Linux x86-64, ONNX Runtime 1.31.1;
-``python -m memory verify`` holds them to account.
+With memory reuse on and the arena off, ONNX Runtime keeps one buffer for every shape of a graph's tensors through the
+whole forward. So activations are a sum over shapes. Constants were measured on Linux x86-64 with ONNX Runtime 1.31.1;
+``python -m memory verify`` compares predictions with measurements.
 """
 
 from __future__ import annotations
@@ -10,31 +10,30 @@ from __future__ import annotations
 from export.manifest import ModelShape
 
 _FLOAT = 4
-# The C library's heap around what is alive: 1.02 to 1.40 measured with ONNX Runtime's own operators.
+# What the C library's heap takes for a byte that is alive: 1.02 to 1.40 measured with ONNX Runtime's own operators.
 _PORTABLE_HEAP = 1.12
-# ONNX Runtime's attention works on blocks of keys that fill a second-level cache of this size.
+# ONNX Runtime's attention works on blocks of keys that fill a second-level processor cache of this size.
 _CACHE_BYTES = 512 * 1024
 
 
 def native_activations(shape: ModelShape, rows: int) -> int:
-    """Bytes of the tensors of ``rows`` rows in a native graph: residual streams, q/k/v, the gated product."""
+    """Bytes of the tensors of ``rows`` rows in a native graph: residual streams, q/k/v and the gated product."""
     hidden, queries, keys_values = shape.hidden_size, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     streams = 3 * hidden if queries == hidden else 2 * hidden + queries
     return _FLOAT * rows * (streams + queries + 2 * keys_values + shape.mlp_size)
 
 
 def native_scratch(shape: ModelShape, rows: int, keys: int, block: int, threads: int) -> int:
-    """Bytes that the native operators keep for ``rows`` rows over ``keys`` keys, weights in blocks of ``block``.
+    """Bytes that the native operators keep for ``rows`` rows over ``keys`` keys, with weights in blocks of ``block``.
 
-    They stay with the threads of the session: int8 codes, scales and sums of the widest input of a product, rotated
-    queries, and for every thread one unit of attention (``runtime/kernels/native``: matmul_op.cpp, attention_op.cpp,
-    attention_rows.h).
+    The session keeps int8 codes, scales and sums of a product's widest input, rotated queries, and for every thread one
+    unit of attention (see matmul_op.cpp, attention_op.cpp and attention_rows.h in ``runtime/kernels/native``).
     """
     queries = shape.heads * shape.head_size
     widest = max(_up(size, block) for size in (shape.hidden_size, shape.mlp_size, queries))
     codes = rows * widest + 8 * rows * (widest // block)
     rotated = rows * (_FLOAT * queries + 32)
-    # A unit is as many queries of one KV head as keep their scores in a megabyte, between 24 and 48 of them.
+    # A unit is 24 to 48 queries of one KV head: as many as keep their scores within a megabyte.
     most = min(rows * (shape.heads // shape.kv_heads), min(max((1 << 20) // (_FLOAT * keys), 24), 48))
     scores = most * (_up(keys, 16) + 16)
     sums = most * _up(shape.head_size, 16) + 64 * shape.head_size + 32 * _up(shape.head_size, 16)
@@ -44,10 +43,10 @@ def native_scratch(shape: ModelShape, rows: int, keys: int, block: int, threads:
 def portable_activations(
     shape: ModelShape, rows: int, keys: int, block: int | None, threads: int, kv_type: str = "fp32"
 ) -> int:
-    """The same with ONNX Runtime's operators: more tensors, the attention bias for every key, quantized inputs.
+    """Bytes of the tensors with ONNX Runtime's operators: more of them, an attention bias, quantized inputs.
 
-    Over a float16 cache its attention keeps scores of all keys (0.8 of a float32 each, measured at 1,024 and 2,048
-    keys); over the other types it goes through the keys in blocks.
+    Over a float16 cache its attention keeps the scores of all keys (0.8 of a float32 each, measured at 1,024 and 2,048
+    keys). Over the other types it goes through the keys in blocks.
     """
     hidden, queries, keys_values = shape.hidden_size, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     streams = 4 * hidden if queries == hidden else 4 * hidden + 2 * queries

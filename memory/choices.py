@@ -1,4 +1,4 @@
-"""What is to be decided, what is asked for, and what stays the same while it is decided."""
+"""What the user asks for (``Request``), what the planner decides (``Choices``), and what it decides from."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ ALLOWED: tuple[Allowed, ...] = get_args(Allowed)
 DEFAULT_CONTEXT = 4096
 MIN_CONTEXT = 2
 MAX_NODES = 63
-# Sizes of drafts that are considered, in nodes.
+# Sizes of drafts that are considered, in nodes, the largest first.
 TREE_SIZES = (15, 11, 7, 3)
 CHAIN_SIZES = (12, 9, 7, 5, 4, 3, 2, 1)
-# Nodes of the drafts that an intermediate judges: it costs less than the target, so they may be many.
+# Nodes of the drafts that an intermediate judges. They may be many, since it costs less than the target.
 INNER_NODES = 15
-# Rows of a prompt that run at once. Larger chunks than the first read prompts no faster on the processors at hand (1.5B
-# shape, AVX2: 128 tokens/s in chunks of 32, 128 and 256).
+# Rows of a prompt that run at once. Chunks larger than the first are no faster on the processors at hand (1.5B shape,
+# AVX2: 128 tokens/s in chunks of 32, 128 and 256).
 PREFILL_CHUNKS = (128, 64, 32, 16)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for.
+    """What the user asks for. None lets the plan decide.
 
-    ``context`` tokens of prompt and answer in all (None: 4,096, or the target's positions if fewer, and less if that is
-    what fits), in ``turns`` turns of a conversation; ``up_to`` lets the context be smaller and grow as it is used. At
-    most ``budget_bytes`` (None: what the device has, less a margin). ``drafters`` names the levels that may be loaded
-    beside the target, None: all drafters, and an intermediate where that pays. ``shape`` and ``nodes`` of drafts (0:
-    plain decoding), ``kv_type`` of the target and ``prefill_chunk``: None lets the plan decide. ``threads`` of every
-    level that ``placements`` do not give a place of its own, by the name of a level or by its role. With
-    ``fixed_width`` every step of the target runs one number of rows, that of the largest draft, for devices whose
-    programs are made for one size. ``may_give_up`` names what is given up only if the user says so: "precision": KV
-    types with which the target speaks measurably worse, "context", and "disk": weights that do not fit are read from
-    disk.
+    ``context``: tokens of prompt and answers together, in a conversation of ``turns`` turns. None means 4,096 or the
+    target's positions if those are fewer, and less if only that fits. ``up_to``: the context may be smaller, and the KV
+    cache grows as it is used.
+    ``budget_bytes``: the most memory; None means what the device has, less a margin.
+    ``drafters``: names of the levels that may be loaded beside the target. None means all drafters, and an intermediate
+    where it pays.
+    ``shape`` and ``nodes``: of the largest draft; 0 nodes are plain decoding. ``kv_type``: of the target's KV cache.
+    ``prefill_chunk``: rows of a prompt that run at once.
+    ``placements``: by the name of a level or by its role, what of the device it runs on; other levels have ``threads``.
+    ``fixed_width``: every step of the target runs as many rows as the largest draft has, for devices whose programs are
+    compiled for one size.
+    ``may_give_up``: what the plan may give up that it otherwise keeps. "precision": KV types that cost the target
+    measurably in perplexity; "context"; "disk": weights that do not fit are read from disk in every step.
     """
 
     context: int | None = None
@@ -59,17 +62,17 @@ class Request:
 
     @property
     def may_shrink(self) -> bool:
-        """Whether the context may be smaller than wanted."""
+        """Whether the plan may have a smaller context than the request."""
         return self.context is None or self.up_to or "context" in self.may_give_up
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One rung of the ladder: everything a plan is computed from.
+    """What the planner decides: one rung of the ladder, from which a plan is computed.
 
-    ``drafters`` are the levels loaded beside the target. ``window`` is the most tokens of the conversation that their
-    KV caches of ``drafter_kv_type`` hold. With ``nodes`` 0 there is no speculation at all; without ``drafters`` it is
-    model-free.
+    ``drafters`` are the levels loaded beside the target. Their KV caches, of ``drafter_kv_type``, hold the last
+    ``window`` tokens of the conversation. With ``nodes`` 0 decoding is plain; with nodes and without ``drafters`` the
+    suffix drafter drafts alone.
     """
 
     context: int
@@ -83,8 +86,8 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What a decision may look at, and what it cannot change."""
+class PlanInputs:
+    """What a plan is made from and cannot change: the bundle, the device and the request."""
 
     manifest: Manifest
     device: Device
@@ -96,37 +99,37 @@ class Scene:
         return {level.name: level for level in self.manifest.levels}
 
     def residence(self, name: str) -> Residence:
-        """How the weights of a level will sit."""
+        """How the weights of level ``name`` will lie in memory."""
         native = self.device.kernels == "native" and self.levels[name].native is not None
         return self.device.residences.get(name, "native" if native else "prepacked")
 
     def kv_types(self, name: str) -> tuple[str, ...]:
-        """The KV types that a level has graphs for, the most exact first."""
+        """The KV types that level ``name`` has graphs for, the most exact first."""
         level = self.levels[name]
         graphs = level.native.graphs if level.native is not None and self.residence(name) == "native" else level.graphs
         return tuple(kind for kind in ("fp32", "fp16", "int8", "int4") if kind in graphs)
 
     def placement(self, name: str) -> Placement:
-        """Where a level runs: as its name says, or else its role."""
+        """Where level ``name`` runs: as asked for its name, else for its role."""
         placements = self.request.placements
         return placements.get(name) or placements.get(self.levels[name].role) or Placement()
 
     def threads(self, name: str) -> int:
-        """Threads that work on one operator of a level."""
+        """Threads that work on one operator of level ``name``."""
         return self.placement(name).threads_of(self.request.threads) or self.device.cores
 
 
 def wanted_context(manifest: Manifest, request: Request) -> int:
-    """The tokens asked for, or the default; never more than the target's positions where fewer will do."""
+    """The context to begin with: as asked for, or the default. Where less will do, the target's positions bound it."""
     positions = manifest.target.shape.positions
     if request.context is None:
         return min(DEFAULT_CONTEXT, positions)
     return min(request.context, positions) if request.up_to else request.context
 
 
-def check_request(scene: Scene) -> None:
-    """PocketspecError for a request that no memory can satisfy."""
-    manifest, request, target = scene.manifest, scene.request, scene.manifest.target
+def check_request(inputs: PlanInputs) -> None:
+    """PocketspecError for a request that no amount of memory can satisfy."""
+    manifest, request, target = inputs.manifest, inputs.request, inputs.manifest.target
     context, positions = wanted_context(manifest, request), target.shape.positions
     if not MIN_CONTEXT <= context <= positions:
         raise PocketspecError(
@@ -141,12 +144,12 @@ def check_request(scene: Scene) -> None:
         raise PocketspecError(
             f"a draft size of {request.nodes}: allowed are 1 to {MAX_NODES}, and 0 for plain decoding"
         )
-    _check_names((request.kv_type,), scene.kv_types(target.name), f"no KV type of {target.name}; it has")
+    _check_names((request.kv_type,), inputs.kv_types(target.name), f"no KV type of {target.name}; it has")
     _check_names(request.may_give_up, ALLOWED, "nothing that can be given up; there are")
     beside = [level.name for level in manifest.levels if level.role != "target"]
     _check_names(request.drafters or (), beside, "no drafter of this bundle; it has")
     roles = [level.role for level in manifest.levels]
-    _check_names(request.placements, dict.fromkeys((*scene.levels, *roles)), "no level of this bundle; it has")
+    _check_names(request.placements, dict.fromkeys((*inputs.levels, *roles)), "no level of this bundle; it has")
     for name, placement in request.placements.items():
         _check_placement(name, placement)
 

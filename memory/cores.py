@@ -13,7 +13,7 @@ from functools import cache
 from math import ceil
 from pathlib import Path
 
-from memory.groups import group_folders
+from memory.control_groups import group_folders
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from memory.control_groups import group_folders
 from memory.cores import read_cores
-from memory.groups import group_folders
 from memory.meter import Memory, read_memory
 from memory.process import REFERENCE, KernelKind, ProcessBytes
 

@@ -1,8 +1,8 @@
-"""Every byte of a level and of the process, by part: what is anonymous, what is mapped and needed, what may be evicted.
+"""Every byte of a level and of the process, part by part and by kind: anonymous, hot and cold.
 
-Anonymous memory can only be given back by the process; pages of mapped files can be dropped by the system and read
-again. Of those, a step needs the *hot* ones: all weights but tables of which it reads a few rows. The rest is *cold*:
-evicting it costs nothing that a user would notice.
+Anonymous memory can be given back by the process alone. Pages of mapped files can be dropped by the system and read
+again. *Hot* pages are those that every step reads: all weights but the tables of which it reads a few rows. The rest is
+*cold*: evicting it costs nothing that a user would notice.
 """
 
 from __future__ import annotations
@@ -19,36 +19,38 @@ MIB = 1 << 20
 LIBRARIES = "Python and libraries"
 SESSION = "first session"
 
-# Bytes that the suffix drafter keeps per token of the context; tests/runtime/drafters/test_suffix.py holds it to that.
+# Bytes that the suffix drafter keeps per token of the context, as tests/runtime/drafters/test_suffix.py checks.
 SUFFIX_BYTES_PER_TOKEN = 36
 
-# Anonymous bytes of a tokenizer: when it is open, for every place of its hash tables, whose number is a power of two
-# with an eighth to spare; while it is parsed, for every byte of tokenizer.json on top. Bundles before schema 3 have
-# tokenizers as they were published, with merges as lists, which take more (Qwen2: 40 and 64 MB, before 48 and 128).
-_TOKENIZER_PLACE, _TOKENIZER_PARSE = 155, 5.0
-_PUBLISHED_PLACE, _PUBLISHED_PARSE = 182, 7.1
+# Anonymous bytes of a tokenizer: for every slot of its hash tables, whose number is a power of two with an eighth to
+# spare, and, while it is parsed, for every byte of tokenizer.json. Bundles before schema 3 have tokenizers as they were
+# published, which take more (Qwen2: 48 MB open and 128 MB while parsed, where compact ones take 40 and 64 MB).
+_TOKENIZER_SLOT, _TOKENIZER_PARSE = 155, 5.0
+_PUBLISHED_SLOT, _PUBLISHED_PARSE = 182, 7.1
 _COMPACT_SINCE = 3
-# A session behind the first, whose like is counted with the process, and a layer (28: 3.8 MiB native, 5.4 prepacked).
+# What ONNX Runtime keeps for a graph and for each of its layers (28 layers: 3.8 MiB native, 5.4 prepacked). The first
+# session's own part is counted with the process.
 _GRAPH = int(0.17 * MIB)
 _LAYER_NATIVE = int(0.0854 * MIB)
 _LAYER_PORTABLE = int(0.145 * MIB)
-# ONNX Runtime finds a matrix in the prepacked file by packing it again (1.5B: 216 MB while a head of 131 is packed).
+# ONNX Runtime packs each matrix once more to recognize it in the prepacked file, which takes memory for a moment (1.5B:
+# 216 MB for a head of 131 MB).
 _PACKING_PEAK = 1.08
-# Linux maps so many bytes around a page of a file that is touched.
+# Bytes that Linux maps around a touched page of a file.
 _FAULT_AROUND = 1 << 16
-# Arrays over the vocabulary that sampling reuses: three of float32 and a mask.
+# Bytes that sampling keeps for each entry of the vocabulary: three arrays of float32 and a mask.
 _SAMPLING = 13
-# Python's own objects in a conversation, and holes in the heap.
+# Python's own objects in a conversation, and fragmentation of the heap.
 _OBJECTS = 1_000_000
 _LEAST_MARGIN = 4 * MIB
 _MARGIN_SHARE = 0.05
-# A page of 4,096 bytes has an entry of 8.
+# A page of 4,096 bytes has an entry of 8 bytes in the page tables.
 _BYTES_PER_TABLE_BYTE = 512
 
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes of one thing, by kind."""
+    """The bytes of one part, by kind."""
 
     name: str
     anonymous: int = 0
@@ -58,13 +60,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted bytes of a level or of the process, part by part. ``total`` is what must stay in memory."""
+    """Predicted bytes of a level or of the process, part by part. ``total`` bytes must stay in memory."""
 
     parts: tuple[Part, ...]
 
     @property
     def anonymous(self) -> int:
-        """Bytes that only the process can give back."""
+        """Bytes that the process alone can give back."""
         return sum(part.anonymous for part in self.parts)
 
     @property
@@ -74,7 +76,7 @@ class Footprint:
 
     @property
     def cold(self) -> int:
-        """Bytes of mapped files that may be evicted at no cost."""
+        """Bytes of mapped files that the system may evict without slowing steps down."""
         return sum(part.cold for part in self.parts)
 
     @property
@@ -89,10 +91,10 @@ class Footprint:
 
 @dataclass(frozen=True)
 class LevelSizes:
-    """What a level is opened with.
+    """The sizes that a level is opened with.
 
-    ``capacity`` rows of KV cache of ``kv_type``, at most ``rows`` rows a forward of a draft (a tree's if ``tree``) with
-    the logits of ``logits_rows``, and prompts in chunks of ``prefill_chunk`` rows.
+    ``capacity``: rows of the KV cache, of ``kv_type``. ``rows``: most rows of a forward of a draft, which is a tree if
+    ``tree``; ``logits_rows``: rows of it whose logits are computed. ``prefill_chunk``: rows of a prompt at once.
     """
 
     kv_type: str
@@ -112,7 +114,7 @@ def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
 
 
 def kv_bytes_per_token(shape: ModelShape, kv_type: str, residence: Residence = "native") -> int:
-    """Bytes that one token adds to the KV cache: layers * 2 * kv_heads * bytes of a row.
+    """Bytes that a token takes in the KV cache: layers * 2 * kv_heads * bytes of a row.
 
     Qwen2-1.5B in fp16: 28 * 2 * 2 * 128 * 2 = 28,672 B.
     """
@@ -120,7 +122,7 @@ def kv_bytes_per_token(shape: ModelShape, kv_type: str, residence: Residence = "
 
 
 def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> Footprint:
-    """The footprint of a level whose weights sit as ``residence`` says, run by ``threads`` threads."""
+    """The footprint of a level whose weights lie in memory as ``residence`` says, run by ``threads`` threads."""
     shape = level.shape
     return Footprint(
         (
@@ -137,10 +139,10 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
 def process_footprint(
     manifest: Manifest, process: ProcessBytes, context: int, activations: Iterable[int], suffix: bool
 ) -> Footprint:
-    """What the levels share: the process without a model, tokenizer, the text, sampling, the suffix drafter's index,
-    activations.
+    """What the levels share: libraries, tokenizer, tokens, sampling, activations, and with ``suffix`` its index.
 
-    ``activations`` are those of every level: they never run at once, and nothing of a forward is kept.
+    ``activations`` has the bytes of every level. The largest counts: levels do not run at once, and a forward keeps
+    nothing.
     """
     parts = [
         Part(LIBRARIES, process.modules, process.files),
@@ -156,16 +158,16 @@ def process_footprint(
 
 
 def process_of(footprint: Footprint) -> ProcessBytes:
-    """What ``process_footprint`` was told of a process without a model."""
+    """The ``process`` that a footprint of ``process_footprint`` was made from."""
     libraries = footprint.part(LIBRARIES)
     return ProcessBytes(libraries.anonymous, footprint.part(SESSION).anonymous, libraries.hot)
 
 
 def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, Footprint]], manifest: Manifest) -> int:
-    """The peak of anonymous bytes while loading: what is open by then, and what is needed for a moment.
+    """The peak of anonymous bytes while loading: what is already open, and what the next part needs for a moment.
 
-    The tokenizer's text is parsed before any session is opened. ONNX Runtime packs the matrices of a prepacked file
-    once more to recognize them, and drops each again.
+    The tokenizer is parsed before any session is opened. ONNX Runtime packs the matrices of a prepacked file once more
+    to recognize them, one after the other.
     """
     held = process.part(LIBRARIES).anonymous + process.part("tokenizer").anonymous
     parsing = _TOKENIZER_PARSE if manifest.schema >= _COMPACT_SINCE else _PUBLISHED_PARSE
@@ -179,12 +181,12 @@ def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, F
 
 
 def margin_bytes(anonymous: int, hot: int) -> int:
-    """How far the prediction of anonymous bytes may be off, and what the system's own tables take for so many pages."""
+    """How far the prediction of anonymous bytes may be off, and the page tables for all bytes."""
     return max(_LEAST_MARGIN, int(anonymous * _MARGIN_SHARE)) + (anonymous + hot) // _BYTES_PER_TABLE_BYTE
 
 
 def hot_weight_bytes(level: Level, residence: Residence) -> int:
-    """Bytes of weights that every step reads, wherever they lie."""
+    """Bytes of weights that every step reads, whether they are mapped or copied."""
     if residence == "native" and level.native is not None:
         return level.native.data_bytes - level.sparse_bytes
     return int((level.weight_bytes - level.sparse_bytes) * packed_ratio(level.quantization))
@@ -193,8 +195,8 @@ def hot_weight_bytes(level: Level, residence: Residence) -> int:
 def packed_ratio(quantization: Quantization) -> float:
     """Bytes of weights as ONNX Runtime packs them, relative to the file.
 
-    A block of b weights takes codes and one float32 scale in the file; packed, also a float32 sum, and the scales stay
-    beside it (1.31.1, AVX2: 868 MB of 837 at blocks of 128).
+    In the file a block has codes and one float32 scale, packed also a float32 sum (1.31.1, AVX2, blocks of 128: 868 MB
+    of 837).
     """
     bits, block = {"int4": 4, "int8": 8}.get(quantization.weights), quantization.block_size
     if bits is None or block is None:
@@ -204,18 +206,18 @@ def packed_ratio(quantization: Quantization) -> float:
 
 
 def largest_matrix_bytes(level: Level) -> int:
-    """The head, packed by ONNX Runtime."""
+    """Bytes of the head as ONNX Runtime packs it."""
     bits, block = _bits(level.quantization), level.quantization.block_size
     sums = 8 / block if block else 0
     return int(level.shape.vocab_size * level.shape.hidden_size * (bits / 8 + sums))
 
 
 def tokenizer_bytes(manifest: Manifest) -> int:
-    """Anonymous bytes of an open tokenizer, from the number of its entries."""
+    """Anonymous bytes of an open tokenizer, by the number of its entries; 0 if the bundle has none."""
     if not _tokenizer_file_bytes(manifest):
         return 0
-    places = 1 << (manifest.target.vocabulary.entries * 8 // 7).bit_length()
-    return places * (_TOKENIZER_PLACE if manifest.schema >= _COMPACT_SINCE else _PUBLISHED_PLACE)
+    slots = 1 << (manifest.target.vocabulary.entries * 8 // 7).bit_length()
+    return slots * (_TOKENIZER_SLOT if manifest.schema >= _COMPACT_SINCE else _PUBLISHED_SLOT)
 
 
 def _tokenizer_file_bytes(manifest: Manifest) -> int:
@@ -227,17 +229,17 @@ def _weights(level: Level, residence: Residence, tokens: int) -> Part:
     hot = hot_weight_bytes(level, residence)
     if residence == "copied":
         return Part("weights", anonymous=hot + level.sparse_bytes)
-    # The file that ONNX Runtime writes has the weights as they were, too.
+    # The prepacked file that ONNX Runtime writes has the unpacked weights as well.
     others = level.sparse_bytes + (level.weight_bytes if residence == "prepacked" else 0)
     rows = min(_embedding_rows(level, residence, tokens), others)
     return Part("weights", hot=hot + rows, cold=others - rows)
 
 
 def _embedding_rows(level: Level, residence: Residence, tokens: int) -> int:
-    """Bytes of an embedding table beside the head: those around the rows that so many tokens touch.
+    """Bytes of an embedding table beside the head: the pages around the rows of ``tokens`` tokens.
 
-    Native kernels read a tied embedding from the head itself. ONNX Runtime's read it as it was exported, all of it when
-    the head is recognized while loading.
+    Native kernels read a tied embedding from the head itself. ONNX Runtime reads the exported table, and all of it
+    while it looks for the head in the prepacked file.
     """
     table = level.shape.vocab_size * level.shape.hidden_size * _bits(level.quantization) // 8
     if level.sparse_bytes >= table:
@@ -250,13 +252,13 @@ def _bits(quantization: Quantization) -> int:
 
 
 def _inputs(sizes: LevelSizes) -> int:
-    """Ids, positions, offsets and the mask, int64; of a tree's bias, float32 for every row and key."""
+    """Bytes of ids, positions, offsets and mask (int64), and of a tree's bias, float32 for every row and key."""
     rows = max(sizes.rows, sizes.prefill_chunk)
     return 3 * rows * 8 + sizes.capacity * (8 + 4) + (sizes.rows * sizes.capacity * 4 if sizes.tree else 0)
 
 
 def activation_bytes(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> int:
-    """Bytes of tensors during a forward of a level."""
+    """Bytes of the tensors that are alive during a forward of a level."""
     rows = max(sizes.rows, sizes.prefill_chunk)
     if residence == "native":
         return native_activations(level.shape, rows)
@@ -272,6 +274,6 @@ def _scratch(level: Level, sizes: LevelSizes, residence: Residence, threads: int
 
 
 def _session(level: Level, residence: Residence) -> int:
-    """What ONNX Runtime keeps for a graph; a small one in the first session is counted with the process."""
+    """Bytes that ONNX Runtime keeps for the graph of a level; the target's session is the first one."""
     graph = 0 if level.role == "target" else _GRAPH
     return graph + level.shape.layers * (_LAYER_NATIVE if residence == "native" else _LAYER_PORTABLE)

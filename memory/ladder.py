@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from memory.choices import CHAIN_SIZES, MIN_CONTEXT, PREFILL_CHUNKS, TREE_SIZES, Choices, Scene
+from memory.choices import CHAIN_SIZES, MIN_CONTEXT, PREFILL_CHUNKS, TREE_SIZES, Choices, PlanInputs
 
 # The smallest window of a drafter's KV cache, in tokens.
 MIN_WINDOW = 256
@@ -32,7 +32,7 @@ class LadderStep:
 
     name: str
     reason: str
-    reduce: Callable[[Choices, Scene], Iterator[Choices]]
+    reduce: Callable[[Choices, PlanInputs], Iterator[Choices]]
     show: Callable[[Choices], str]
 
 
@@ -44,18 +44,18 @@ class Rung:
     choices: Choices
 
 
-def rungs(start: Choices, scene: Scene, weigh: Callable[[Choices], int]) -> Iterator[Rung]:
+def rungs(start: Choices, inputs: PlanInputs, weigh: Callable[[Choices], int]) -> Iterator[Rung]:
     """The ladder from ``start`` down. ``weigh`` gives the bytes of choices; those that save none are left out."""
     yield Rung(None, start)
     current, least = start, weigh(start)
     for step in STEPS:
-        for choices in step.reduce(current, scene):
+        for choices in step.reduce(current, inputs):
             if (needed := weigh(choices)) < least:
                 yield Rung(step, choices)
                 current, least = choices, needed
 
 
-def _smaller_tree(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _smaller_tree(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """Trees of fewer nodes, then the longest chain of no more nodes: a chain needs no bias for every key and row."""
     if choices.shape != "tree":
         return
@@ -67,7 +67,7 @@ def _smaller_tree(choices: Choices, scene: Scene) -> Iterator[Choices]:
     yield replace(choices, shape="chain", nodes=longest)
 
 
-def _shorter_chain(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _shorter_chain(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """Chains of fewer tokens, each of which takes a row of logits and a row of the KV cache."""
     if choices.shape == "chain":
         for nodes in CHAIN_SIZES:
@@ -75,11 +75,11 @@ def _shorter_chain(choices: Choices, scene: Scene) -> Iterator[Choices]:
                 yield replace(choices, nodes=nodes)
 
 
-def _smaller_drafter_cache(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _smaller_drafter_cache(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """float16 caches of the drafters where all have graphs for it, then half the window again and again."""
     if not choices.drafters:
         return
-    if choices.drafter_kv_type == "fp32" and all("fp16" in scene.kv_types(name) for name in choices.drafters):
+    if choices.drafter_kv_type == "fp32" and all("fp16" in inputs.kv_types(name) for name in choices.drafters):
         choices = replace(choices, drafter_kv_type="fp16")
         yield choices
     while choices.window // 2 >= MIN_WINDOW:
@@ -87,61 +87,61 @@ def _smaller_drafter_cache(choices: Choices, scene: Scene) -> Iterator[Choices]:
         yield choices
 
 
-def _no_intermediate(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _no_intermediate(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """The drafters alone, without intermediates."""
-    kept = tuple(name for name in choices.drafters if scene.levels[name].role != "intermediate")
+    kept = tuple(name for name in choices.drafters if inputs.levels[name].role != "intermediate")
     if kept != choices.drafters:
         yield replace(choices, drafters=kept)
 
 
-def _smaller_drafter(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _smaller_drafter(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """Fewer drafters, the largest one left out first, until the smallest is alone."""
     while len(choices.drafters) > 1:
-        largest = max(choices.drafters, key=lambda name: scene.levels[name].weight_bytes)
+        largest = max(choices.drafters, key=lambda name: inputs.levels[name].weight_bytes)
         choices = replace(choices, drafters=tuple(name for name in choices.drafters if name != largest))
         yield choices
 
 
-def _no_drafter_model(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _no_drafter_model(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """No drafter model: the suffix drafter alone."""
     if choices.drafters:
         yield replace(choices, drafters=(), window=0)
 
 
-def _narrower_kv_type(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _narrower_kv_type(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """Narrower KV types that the target has graphs for, unless the user named one.
 
     This is the first step that can change the target's text.
     """
-    if scene.request.kv_type is not None:
+    if inputs.request.kv_type is not None:
         return
-    target = scene.manifest.target
-    types = scene.kv_types(target.name)
+    target = inputs.manifest.target
+    types = inputs.kv_types(target.name)
     for kv_type in types[types.index(choices.kv_type) + 1 :]:
         effect = target.kv_effects.get(kv_type)
         harmless = effect is None or effect.perplexity is None or effect.perplexity <= MAX_PERPLEXITY
-        if harmless or "precision" in scene.request.may_give_up:
+        if harmless or "precision" in inputs.request.may_give_up:
             yield replace(choices, kv_type=kv_type)
 
 
-def _smaller_prefill_chunk(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _smaller_prefill_chunk(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """Fewer rows of a prompt at once."""
     for chunk in PREFILL_CHUNKS:
         if chunk < choices.prefill_chunk:
             yield replace(choices, prefill_chunk=chunk)
 
 
-def _no_speculation(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _no_speculation(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """Plain decoding: one row at a time."""
     if choices.nodes:
         yield replace(choices, nodes=0, shape="chain", drafters=(), window=0)
 
 
-def _shorter_context(choices: Choices, scene: Scene) -> Iterator[Choices]:
+def _shorter_context(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
     """Shorter conversations, if the user allows it."""
-    if not scene.request.may_shrink:
+    if not inputs.request.may_shrink:
         return
-    wanted, least = choices.context, MIN_CONTEXT * scene.request.turns
+    wanted, least = choices.context, MIN_CONTEXT * inputs.request.turns
     for part in range(_CONTEXT_STEPS - 1, 0, -1):
         shorter = wanted * part // _CONTEXT_STEPS
         if least <= shorter < choices.context:

@@ -1,7 +1,7 @@
-"""The plan: every size the runtime will use, fixed before an inference session exists.
+"""The plan: every size that the runtime will use, fixed before an inference session exists.
 
-A frozen value: comparable, printable, JSON in and out (``plan.schema.json`` describes it; other programs, such as the
-Android app, obey the same file). ``memory.planner`` makes it, the runtime opens nothing that is not in it.
+It is a frozen value, written and read as JSON. ``plan.schema.json`` describes the file for other programs.
+``memory.planner`` makes it; the runtime opens nothing that is not in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PlanError(PocketspecError, ValueError):
 
 
 class OverBudgetError(PocketspecError, ValueError):
-    """Nothing useful fits; the message names the bytes missing, and ``smallest_bytes`` is the budget that would do."""
+    """Not even the leanest plan fits. The message has the missing bytes; ``smallest_bytes`` is the least budget."""
 
     def __init__(self, message: str, smallest_bytes: int) -> None:
         super().__init__(message)
@@ -35,10 +35,10 @@ class OverBudgetError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class Placement:
-    """What of the device a level runs on: an execution provider of ONNX Runtime, ``threads``, the cores they stay on.
+    """What of the device a level runs on: an execution provider of ONNX Runtime, ``threads``, and ``cores``.
 
-    Cores have the numbers that the system gives its processors; none: wherever the system puts the threads. ``threads``
-    None: one for each of the cores, or as the plan says for all levels if there are none.
+    ``cores`` are the system's numbers of the processors that the threads stay on; empty: the system decides.
+    ``threads`` None means one for each of the cores, and without cores as many as the plan has for all levels.
     """
 
     provider: str = "CPUExecutionProvider"
@@ -46,7 +46,7 @@ class Placement:
     cores: tuple[int, ...] = ()
 
     def threads_of(self, others: int | None) -> int | None:
-        """The threads of a level that is placed so, where those without a place of their own have ``others``."""
+        """The threads of a level with this placement; ``others`` are those of levels without one of their own."""
         return self.threads or len(self.cores) or others
 
 
@@ -54,9 +54,9 @@ class Placement:
 class LevelPlan:
     """One level as it will be opened.
 
-    ``capacity`` rows of KV cache at most, ``first_capacity`` of them at first, growing by ``growth`` rows at a time (0:
-    all at once); at most ``max_rows`` rows a forward of a draft (of a tree, if ``tree``), and the
-    logits of ``logits_rows`` of them.
+    The KV cache begins with ``first_capacity`` rows and grows by ``growth`` rows at a time up to ``capacity`` (0: it
+    has all rows at once). A forward of a draft, which is a tree if ``tree``, has at most ``max_rows`` rows and gives
+    the logits of ``logits_rows`` of them.
     """
 
     name: str
@@ -75,7 +75,7 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class DraftPlan:
-    """The largest draft: ``nodes`` of them in ``shape``; none is plain decoding."""
+    """The largest draft: ``nodes`` nodes in ``shape``; with 0 nodes decoding is plain."""
 
     shape: Shape
     nodes: int
@@ -83,7 +83,7 @@ class DraftPlan:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """One step down the ladder: what it is, from what to what, the bytes it saved, and why it was taken there."""
+    """One step down the ladder: its name, the ``change`` from what to what, the bytes saved, and why this step."""
 
     step: str
     change: str
@@ -93,7 +93,7 @@ class GivenUp:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The smallest budgets, in bytes, for the same context and what may be given up: with a drafter, and without."""
+    """The smallest budgets for the same request: with speculation (None: there is none), and for plain decoding."""
 
     speculative_bytes: int | None
     plain_bytes: int
@@ -103,12 +103,13 @@ class Bounds:
 class Plan:
     """Every size the runtime uses, and what it will cost.
 
-    ``context`` bounds prompt and answer together in tokens, for a conversation of ``turns`` turns; ``prefill_chunk`` is
-    in tokens. ``threads`` are those of levels without a place of their own. With ``fixed_width`` the target runs one
-    number of rows in every step. ``process`` is what all levels share. ``loading_bytes`` is the peak of anonymous bytes
-    while loading; ``margin_bytes`` is how far the prediction of anonymous bytes may be off, with page tables.
-    ``disk_bytes`` of hot bytes do not fit the budget and will be read from disk at every step. ``tokens_per_second`` is
-    predicted. ``warnings`` are sentences that a user should read before it runs.
+    ``context``: tokens of prompt and answers together at most, in a conversation of ``turns`` turns.
+    ``prefill_chunk``: rows of a prompt that run at once. ``threads``: of levels without a placement of their own.
+    ``process``: the bytes that all levels share. ``loading_bytes``: the peak of anonymous bytes while loading.
+    ``margin_bytes``: how far the prediction may be off, and the system's page tables. ``disk_bytes``: of the hot bytes,
+    those that do not fit the budget and are read from disk in every step. ``tokens_per_second``: predicted.
+    ``warnings``: sentences that a user should read before the plan runs. ``fixed_width``: the target runs the same
+    number of rows in every step.
     """
 
     bundle: str
@@ -132,37 +133,37 @@ class Plan:
 
     @property
     def anonymous_bytes(self) -> int:
-        """Predicted peak of anonymous bytes, without the margin."""
+        """The predicted peak of anonymous bytes, without the margin."""
         return max(self.running_bytes, self.loading_bytes)
 
     @property
     def running_bytes(self) -> int:
-        """Predicted peak of anonymous bytes once everything is loaded."""
+        """The predicted peak of anonymous bytes once everything is loaded."""
         return self.process.anonymous + sum(level.footprint.anonymous for level in self.levels)
 
     @property
     def hot_bytes(self) -> int:
-        """Bytes of mapped files that must stay in memory for steps not to read from disk."""
+        """Bytes of mapped files that every step reads: if they do not stay in memory, steps read from disk."""
         return self.process.hot + sum(level.footprint.hot for level in self.levels)
 
     @property
     def cold_bytes(self) -> int:
-        """Bytes of mapped files that may be evicted at no cost."""
+        """Bytes of mapped files that the system may evict without slowing steps down."""
         return self.process.cold + sum(level.footprint.cold for level in self.levels)
 
     @property
     def total_bytes(self) -> int:
-        """Anonymous bytes and hot ones."""
+        """Anonymous and hot bytes together."""
         return self.anonymous_bytes + self.hot_bytes
 
     @property
     def needed_bytes(self) -> int:
-        """The budget that this plan needs: ``total_bytes`` and the margin, less what is read from disk."""
+        """The budget that this plan needs: ``total_bytes`` and the margin, less ``disk_bytes``."""
         return self.total_bytes + self.margin_bytes - self.disk_bytes
 
     @property
     def target(self) -> LevelPlan:
-        """The level whose output must be reproduced."""
+        """The level whose output is reproduced exactly."""
         return self.levels[0]
 
     def threads_of(self, level: LevelPlan) -> int | None:
@@ -170,7 +171,7 @@ class Plan:
         return level.placement.threads_of(self.threads)
 
     def level(self, name: str) -> LevelPlan | None:
-        """The plan of level ``name``, None when it is not to be opened."""
+        """The plan of level ``name``; None if it is not opened."""
         return next((level for level in self.levels if level.name == name), None)
 
 

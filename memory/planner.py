@@ -1,7 +1,7 @@
 """Makes the plan: a pure function from manifest, device and request, in a few milliseconds.
 
-It walks down the ladder to the first rung that fits. What does not fit even at the end is refused, with the bytes that
-are missing and the smallest budgets that would do.
+The planner walks down the ladder to the first rung that fits the budget. If none fits, the request is refused with the
+bytes that are missing and the smallest budget that would do.
 """
 
 from __future__ import annotations
@@ -16,55 +16,56 @@ from memory.choices import (
     PREFILL_CHUNKS,
     TREE_SIZES,
     Choices,
+    PlanInputs,
     Request,
-    Scene,
     check_request,
     wanted_context,
 )
 from memory.costs import MeasuredCosts
 from memory.device import Device
+from memory.forward_costs import forward_costs
 from memory.ladder import Rung, rungs
 from memory.plan import Bounds, GivenUp, OverBudgetError, Placement, Plan, Shape
-from memory.reference import make_times
 from memory.refusal import refusal_text, unavailable_text
 from memory.speed import Predictor
 
-# Bytes a second of a solid-state disk with random reads of a few megabytes; a guess, used for a warning alone.
+# Bytes a second that a solid-state disk gives to random reads of a few megabytes. A guess, used for a warning alone.
 _DISK_BANDWIDTH = 500e6
-# An intermediate takes memory and is opened for so much more speed. Below, the prediction's own error is as large.
+# An intermediate takes memory, so it must promise this gain in speed: smaller ones are within the error of predictions.
 _HIERARCHY_GAIN = 1.03
 
 
 def make_plan(manifest: Manifest, device: Device, request: Request, costs: MeasuredCosts | None = None) -> Plan:
     """The best plan within the budget; OverBudgetError if not even plain decoding fits.
 
-    ``costs`` are those measured on this device; without any, or with other kernels, the reference machine's stand in.
+    ``costs`` are those measured on this device. Without any, or if they are of other kernels, the reference machine's
+    are used.
     """
     return make_planner(manifest, device, request, costs).plan()
 
 
 def make_plans(manifest: Manifest, device: Device, request: Request, costs: MeasuredCosts | None = None) -> list[Plan]:
-    """The plans of all rungs, each the best one for budgets from its ``needed_bytes`` up to that of the one before."""
+    """The plans of all rungs. Each is the best for budgets from its ``needed_bytes`` up to those of the one before."""
     return make_planner(manifest, device, request, costs).ladder(device.total_bytes)[1]
 
 
 def make_planner(manifest: Manifest, device: Device, request: Request, costs: MeasuredCosts | None = None) -> Planner:
-    """The planner of one scene; PocketspecError for a request that no memory can satisfy."""
-    scene = Scene(manifest, device, request)
-    check_request(scene)
-    return Planner(scene, Predictor(scene, make_times(scene, costs)))
+    """The planner for a request; PocketspecError if no amount of memory can satisfy it."""
+    inputs = PlanInputs(manifest, device, request)
+    check_request(inputs)
+    return Planner(inputs, Predictor(inputs, forward_costs(inputs, costs)))
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans one scene."""
+    """Plans for one manifest, device and request."""
 
-    scene: Scene
+    inputs: PlanInputs
     predictor: Predictor
 
     def plan(self) -> Plan:
         """See ``make_plan``."""
-        device, wanted = self.scene.device, self.scene.request.budget_bytes
+        device, wanted = self.inputs.device, self.inputs.request.budget_bytes
         budget = device.usable_bytes if wanted is None else min(wanted, device.total_bytes)
         ladder, plans = self.ladder(budget)
         place = next((place for place, plan in enumerate(plans) if plan.needed_bytes <= budget), len(plans) - 1)
@@ -81,16 +82,16 @@ class Planner:
             made[choices] = self._make(choices, budget)
             return made[choices].needed_bytes
 
-        ladder = list(rungs(self.start(), self.scene, weigh))
+        ladder = list(rungs(self.start(), self.inputs, weigh))
         plans = [made[rung.choices] for rung in ladder]
         bounds = _bounds(ladder, plans)
         return ladder, [replace(plan, bounds=bounds) for plan in plans]
 
     def start(self) -> Choices:
-        """Everything that could pay on some text, with the smallest draft that has room for it."""
-        scene, request = self.scene, self.scene.request
-        context = wanted_context(scene.manifest, request)
-        named = tuple(level.name for level in scene.manifest.drafters())
+        """The top of the ladder: every drafter that could pay on some text, and the smallest draft with room for it."""
+        inputs, request = self.inputs, self.inputs.request
+        context = wanted_context(inputs.manifest, request)
+        named = tuple(level.name for level in inputs.manifest.drafters())
         drafters = named if request.drafters is None else request.drafters
         if request.nodes == 0:
             drafters = ()
@@ -103,7 +104,7 @@ class Planner:
             drafters=drafters,
             window=context if drafters else 0,
             drafter_kv_type="fp32",
-            kv_type=request.kv_type or scene.kv_types(scene.manifest.target.name)[0],
+            kv_type=request.kv_type or inputs.kv_types(inputs.manifest.target.name)[0],
             prefill_chunk=request.prefill_chunk
             or min((c for c in PREFILL_CHUNKS if c >= turn), default=PREFILL_CHUNKS[0]),
         )
@@ -111,15 +112,15 @@ class Planner:
             start = replace(start, drafters=(*drafters, *self._middle(start)))
         if request.nodes is not None or not drafters:
             return start
-        # With one width for all steps every step pays for all the room there is.
+        # With a fixed width every step pays for the largest draft, so it is the best one that counts.
         choose = self.predictor.best_shape if request.fixed_width else self.predictor.room
         shape, nodes = choose(start, request.shape)
         return replace(start, shape=shape, nodes=nodes)
 
     def _middle(self, start: Choices) -> tuple[str, ...]:
-        """The intermediate with which a hierarchy is clearly faster than everything without, if there is one."""
+        """The intermediate with which decoding is clearly faster than without any; empty if there is none."""
         rates = {}
-        for level in self.scene.manifest.levels:
+        for level in self.inputs.manifest.levels:
             if level.role == "intermediate":
                 beside = replace(start, drafters=(*start.drafters, level.name))
                 rates[level.name] = self.predictor.best_hierarchy(beside, level.name)
@@ -128,28 +129,28 @@ class Planner:
         return (best,) if best is not None and pays else ()
 
     def _largest_draft(self) -> tuple[Shape, int]:
-        """What the user asked for, or the largest draft there is."""
-        request = self.scene.request
-        if request.nodes is not None or request.shape == "chain" or not self.scene.manifest.target.tree:
+        """The draft that the user asked for, or the largest there is."""
+        request = self.inputs.request
+        if request.nodes is not None or request.shape == "chain" or not self.inputs.manifest.target.tree:
             return request.shape or "chain", CHAIN_SIZES[0] if request.nodes is None else request.nodes
-        if request.drafters == () or not self.scene.manifest.drafters():
+        if request.drafters == () or not self.inputs.manifest.drafters():
             return "chain", CHAIN_SIZES[0]
         return "tree", TREE_SIZES[0]
 
     def _make(self, choices: Choices, budget: int) -> Plan:
-        return build_plan(self.scene, choices, budget, self.predictor.tokens_per_second(choices))
+        return build_plan(self.inputs, choices, budget, self.predictor.tokens_per_second(choices))
 
     def _from_disk(self, leanest: Plan, budget: int) -> Plan:
-        """The leanest plan with weights read from disk, if the user allows that; else OverBudgetError."""
+        """The leanest plan with weights that are read from disk in every step; OverBudgetError if it is not allowed."""
         missing = leanest.needed_bytes - budget
-        if "disk" not in self.scene.request.may_give_up or missing > leanest.hot_bytes:
-            device = self.scene.device if self.scene.request.budget_bytes is None else None
+        if "disk" not in self.inputs.request.may_give_up or missing > leanest.hot_bytes:
+            device = self.inputs.device if self.inputs.request.budget_bytes is None else None
             raise OverBudgetError(refusal_text(leanest, budget, device), leanest.needed_bytes)
         seconds = 1 / leanest.tokens_per_second + missing / _DISK_BANDWIDTH
         return replace(leanest, disk_bytes=missing, tokens_per_second=1 / seconds)
 
     def _warnings(self, plan: Plan) -> Iterator[str]:
-        device, wanted = self.scene.device, self.scene.request.budget_bytes
+        device, wanted = self.inputs.device, self.inputs.request.budget_bytes
         if wanted is not None and wanted > device.total_bytes:
             yield (
                 f"a budget of {wanted:,} bytes is more than the {device.total_bytes:,} there are here, which are taken"
@@ -165,7 +166,7 @@ class Planner:
 
 
 def request_of(plan: Plan) -> Request:
-    """A request that ``plan`` is an answer to, for planning again within another budget."""
+    """The request that leads to ``plan``, for planning again within another budget."""
     return Request(
         context=plan.context,
         turns=plan.turns,
@@ -182,14 +183,14 @@ def request_of(plan: Plan) -> Request:
 
 
 def require_available(plan: Plan, device: Device) -> None:
-    """OverBudgetError unless the device has the planned bytes now."""
+    """OverBudgetError unless the planned bytes are available on the device now."""
     needed = plan.total_bytes - plan.disk_bytes
     if needed > device.attainable_bytes:
         raise OverBudgetError(unavailable_text(plan, device, needed), needed)
 
 
 def _bounds(ladder: Sequence[Rung], plans: Sequence[Plan]) -> Bounds:
-    """The smallest budgets for the whole context: with drafts like those at the top, and without any."""
+    """The smallest budgets for the whole context: with drafts by the kind of drafter at the top, and without drafts."""
     first = ladder[0].choices
     whole = [(rung.choices, plan) for rung, plan in zip(ladder, plans, strict=True) if plan.context == first.context]
     drafting = [
@@ -199,7 +200,7 @@ def _bounds(ladder: Sequence[Rung], plans: Sequence[Plan]) -> Bounds:
 
 
 def _given_up(ladder: Sequence[Rung], plans: Sequence[Plan]) -> Iterator[GivenUp]:
-    """One entry for each step that was taken, over all of its rungs."""
+    """One entry for each step that was taken, over all of its rungs together."""
     for place, rung in enumerate(ladder):
         is_last = place == len(ladder) - 1 or ladder[place + 1].step is not rung.step
         if rung.step is None or not is_last:

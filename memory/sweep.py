@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from export.manifest import Manifest
-from memory.choices import Request, Scene
+from memory.choices import PlanInputs, Request
 from memory.device import Device
 from memory.plan import Plan, Shape
 from memory.planner import make_plan
@@ -43,7 +43,7 @@ def sweep_plans(manifest: Manifest, device: Device, request: Request) -> Iterato
     longest = min(manifest.target.shape.positions, _LARGEST)
     for kernels in ("native", "portable") if manifest.target.native is not None else ("portable",):
         here = replace(device, kernels=kernels)
-        known = Scene(manifest, here, request).kv_types(manifest.target.name)
+        known = PlanInputs(manifest, here, request).kv_types(manifest.target.name)
         for setting in _SETTINGS:
             if setting.kv_type in known:
                 wanted = replace(

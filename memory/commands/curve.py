@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from memory.commands.plan import add_plan, read_scene
+from memory.commands.plan import add_plan, read_inputs
 from memory.curve import curve_lines, draw, make_curve
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the curve, and draws it."""
-    manifest, device, request = read_scene(options)
+    manifest, device, request = read_inputs(options)
     points = make_curve(manifest, device, request)
     print("\n".join(curve_lines(manifest.name, points)))
     if options.output is not None:

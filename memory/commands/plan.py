@@ -35,7 +35,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_scene(options: argparse.Namespace, *, both_kernels: bool = False) -> tuple[Manifest, Device, Request]:
+def read_inputs(options: argparse.Namespace, *, both_kernels: bool = False) -> tuple[Manifest, Device, Request]:
     """What the options ask for: bundle, device, request. ``both_kernels``: plans will be made for either kind."""
     manifest = read_manifest(options.bundle)
     kinds: tuple[KernelKind, ...] = ("native", "portable") if both_kernels else (options.kernels,)
@@ -49,6 +49,6 @@ def read_scene(options: argparse.Namespace, *, both_kernels: bool = False) -> tu
 
 def run(options: argparse.Namespace) -> int:
     """Prints the plan."""
-    plan = make_plan(*read_scene(options))
+    plan = make_plan(*read_inputs(options))
     print(dump_plan(plan) if options.json else "\n".join(plan_lines(plan)), end="" if options.json else "\n")
     return 0

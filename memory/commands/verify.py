@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from memory.commands.plan import add_plan, read_scene
+from memory.commands.plan import add_plan, read_inputs
 from memory.plan import Plan
 from memory.planner import make_plan
 from memory.sweep import sweep_plans
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the comparison; exit code 1 if a sum is off by more than 4%."""
-    manifest, device, request = read_scene(options, both_kernels=options.sweep)
+    manifest, device, request = read_inputs(options, both_kernels=options.sweep)
     if not options.sweep:
         found = verify_plan(options.bundle, make_plan(manifest, device, request))
         print(json.dumps(_as_json(found)) if options.json else "\n".join(_part_lines(found)))

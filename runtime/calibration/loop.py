@@ -12,8 +12,8 @@ from random import Random
 from time import perf_counter
 from typing import NamedTuple
 
+from memory.forward_costs import NODE_SECONDS
 from memory.plan import Shape
-from memory.reference import NODE_SECONDS
 from runtime.arrays import TokenArray
 from runtime.calibration.opened import Opened
 from runtime.decoding.acceptance.greedy import GreedyVerifier

@@ -15,7 +15,7 @@ from typing import Any
 
 from export.manifest import Manifest, PocketspecError
 from export.own_files import can_write
-from memory.choices import Request, Scene
+from memory.choices import PlanInputs, Request
 from memory.cores import read_cores
 from memory.costs import SCHEMA, CostsError, MeasuredCosts, dump_costs, parse_costs
 from memory.device import Device, Residence
@@ -66,14 +66,14 @@ def planning_costs(
     bundle: Path, manifest: Manifest, request: Request, residences: Mapping[str, Residence]
 ) -> MeasuredCosts | None:
     """What is stored of the whole form for a bundle that is not open yet, to plan with; None if there is nothing."""
-    scene = Scene(manifest, Device(0, 0, residences=dict(residences)), request)
+    inputs = PlanInputs(manifest, Device(0, 0, residences=dict(residences)), request)
     target = manifest.target.name
     try:
-        kernels = Native(open_library(), Path()) if scene.residence(target) == "native" else PORTABLE
+        kernels = Native(open_library(), Path()) if inputs.residence(target) == "native" else PORTABLE
     except PocketspecError:
         return None
-    ways = _placed((level.name, scene.placement(level.name)) for level in manifest.levels)
-    kv_type = request.kv_type or scene.kv_types(target)[0]
+    ways = _placed((level.name, inputs.placement(level.name)) for level in manifest.levels)
+    kv_type = request.kv_type or inputs.kv_types(target)[0]
     name = _name("full", kernels.name, kv_type, request.threads, ways)
     return _recall(_StoredCosts(_folder(bundle), name, _key(bundle, manifest, kernels.key)))[0]
 

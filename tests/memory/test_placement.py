@@ -8,7 +8,7 @@ import pytest
 
 from export.manifest import PocketspecError
 from memory import Request, dump_plan, make_plan, parse_plan
-from memory.choices import Scene
+from memory.choices import PlanInputs
 from memory.footprint import Part
 from memory.options import add_request, make_request, parse_placements
 from memory.plan import LevelPlan, Placement, Plan
@@ -106,7 +106,7 @@ def test_a_name_goes_before_its_role_and_other_levels_have_the_threads_of_all() 
     request = Request(context=4096, threads=3, drafters=("middle", "small", "smaller"), placements=places)
     plan = make_plan(STACK, AMPLE, request)
     assert [plan.threads_of(level) for level in plan.levels] == [3, 3, 2, 5]
-    assert [Scene(STACK, AMPLE, Request(placements=places)).threads(name) for name in ("big", "small")] == [2, 2]
+    assert [PlanInputs(STACK, AMPLE, Request(placements=places)).threads(name) for name in ("big", "small")] == [2, 2]
     assert make_plan(PAIR, AMPLE, Request()).threads_of(make_plan(PAIR, AMPLE, Request()).target) is None
 
 

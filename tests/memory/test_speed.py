@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from export.manifest import Manifest
 from memory import Request, make_plan
 from memory.costs import MeasuredCosts, RowCosts, make_row_costs
+from memory.forward_costs import REFERENCE
 from memory.plan import Plan, Shape
 from memory.planner import make_planner
-from memory.reference import REFERENCE
 from memory.speed import draft_sizes, expected_tokens
 from tests.devices import AMPLE
 from tests.memory.manifests import PAIR, STACK

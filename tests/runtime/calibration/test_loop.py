@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memory import Request
-from memory.reference import NODE_SECONDS
+from memory.forward_costs import NODE_SECONDS
 from runtime.calibration import loop
 from runtime.calibration.loop import Patience, measure_loop
 from runtime.decoding import loop as decode
