@@ -1,6 +1,7 @@
-"""What a decoding step takes beside its forwards: our own loop, drafters' and acceptance's work, and a suffix lookup.
+"""Measures what a decoding step takes beside its forwards: the loop, the drafter's and the acceptance rule's work.
 
-Real steps on a real text, with models that say how long their forwards took.
+It runs real steps on a real text and subtracts the seconds of the models' forwards. A suffix lookup is measured as
+well.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from runtime.models.ort_model import OrtModel
 
 _TEXT = "Once upon a time there was a lantern that was afraid of the dark. Every evening, when the"
 _MOST_PROMPT = 24
-# Nodes of the drafts that are timed.
+# Nodes of the chains and trees that are timed.
 _CHAIN, _TREE = 3, 7
 _LEAST_STEPS = 3
 _SUFFIX_TOKENS, _SUFFIX_QUESTIONS = 512, 40
 
 
 class Patience(NamedTuple):
-    """At most so many steps of each way, and no more when they took so many seconds."""
+    """Limits for each way to decode: a number of steps, and seconds after which no further step begins."""
 
     steps: int
     seconds: float
@@ -60,8 +61,8 @@ class LoopTimes:
 def measure_loop(opened: Opened, tree_seconds: Mapping[str, float], patience: Patience) -> LoopTimes:
     """Decodes some steps plainly, and with chains and trees if the plan has room for them.
 
-    ``tree_seconds`` by level are what a tree costs more than a chain, per row. Where there is no draft to time, the
-    reference machine's work for a node is given. Caches are used, and not put back.
+    ``tree_seconds`` (by level) are what a tree costs more than a chain, per row. If there is no draft to time, the work
+    of the reference machine for a node is given. The models' caches are overwritten.
     """
     most = min(_MOST_PROMPT, max(opened.plan.context // 2, 1))
     text = (opened.tokenizer.encode(_TEXT) if opened.tokenizer.reads_text else [1, 2, 3, 4] * most)[:most]
@@ -83,7 +84,7 @@ def measure_loop(opened: Opened, tree_seconds: Mapping[str, float], patience: Pa
 
 
 def _limits(opened: Opened) -> Iterator[DraftLimit]:
-    """The drafts that are timed: at most what is planned."""
+    """The limits of the drafts that are timed, within the plan."""
     planned = opened.plan.draft
     if planned.nodes:
         yield chain_limit(min(_CHAIN, planned.nodes))
@@ -94,7 +95,7 @@ def _limits(opened: Opened) -> Iterator[DraftLimit]:
 def _steps(
     opened: Opened, text: Sequence[int], model: _Clocked | None, limit: DraftLimit, patience: Patience
 ) -> list[tuple[float, int]]:
-    """Steps behind ``text``: seconds of each beside forwards, and the nodes of its draft. The first warms up."""
+    """Steps after ``text``: the seconds of each beside its forwards, and the nodes of its draft. The first warms up."""
     clocks = [_Clocked(opened.target), *([] if model is None else [model])]
     for clock in clocks:
         clock.cache.rollback(0)
@@ -119,7 +120,7 @@ def _steps(
 
 
 def _suffix_seconds(text: Sequence[int]) -> float:
-    """One question, where the text has been said before."""
+    """Seconds of one suffix lookup, in a text that repeats itself."""
     context, drafter = Context(_SUFFIX_TOKENS, SamplingParams()), SuffixDrafter()
     said = [text[place % len(text)] for place in range(_SUFFIX_TOKENS)]
     context.append(said[:-_SUFFIX_QUESTIONS])
@@ -137,7 +138,7 @@ def _median(values: Iterator[float]) -> float:
 
 
 class _Clocked:
-    """A ``Model`` that counts the ``seconds`` of its forwards."""
+    """A ``Model`` that adds up the ``seconds`` of its forwards."""
 
     def __init__(self, model: OrtModel) -> None:
         self._model = model
@@ -166,7 +167,7 @@ class _Clocked:
 
 
 class _Guesses:
-    """Drafts at no cost, where no model drafts: what remains is acceptance."""
+    """A drafter whose drafts cost nothing: what remains of a step is the acceptance rule's work."""
 
     name = "guesses"
 
@@ -174,7 +175,7 @@ class _Guesses:
         self._random, self._vocab_size = Random(0), vocab_size
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """See ``Drafter``. A tree has two children at every node."""
+        """See ``Drafter``. In a tree every node has two children."""
         nodes, tree = range(limit.nodes), limit.shape == "tree"
         parents = tuple(node // 2 - 1 if tree else node - 1 for node in nodes)
         return Draft(tuple(self._random.choices(range(self._vocab_size), k=len(nodes))), parents)

@@ -1,4 +1,4 @@
-"""One calibration: forwards, the loop around them, and the memory they read from."""
+"""One calibration: forwards, the loop around them, and the memory bandwidth."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from runtime.models.exact_widths import SafeWidths
 from runtime.models.ort_model import OrtModel
 from runtime.process.allocator import give_back
 
-# Less than this says nothing of memory, since caches hold it.
+# Fewer bytes stay in caches, so their speed says nothing about memory.
 _LEAST_BYTES = 40 << 20
 
 
 def calibrate(opened: Opened, quick: bool, progress: Progress = no_progress) -> MeasuredCosts:
-    """Measures every level that is open in ``opened``; an answer of it that is running ends.
+    """Measures every level that is open in ``opened``. An answer that is running ends.
 
-    ``quick``: a few numbers of rows and two contexts, in about a second or two; else up to 64 rows and 2,048 tokens, as
-    far as there is room, which takes a minute. Caches are left empty, everything else as it was. ``progress`` is shown
-    the forwards that are timed.
+    ``quick``: a few numbers of rows and two contexts, in a second or two. Otherwise up to 64 rows and 2,048 tokens of
+    context, as far as there is room, which takes a minute. Afterwards caches are empty, and everything else is as
+    before. ``progress`` shows the forwards that are timed.
     """
     with opened.alone(), ExitStack() as stack:
         subjects = _subjects(opened)
@@ -69,7 +69,7 @@ def _subjects(opened: Opened) -> dict[str, rows.Subject]:
 
 
 def _bandwidth(opened: Opened, row_seconds: float, quick: bool) -> float:
-    """Measured where the plan leaves room for that; elsewhere what one row of the target reaches, which is no more."""
+    """Bytes a second: measured if the plan leaves room for it, else those that one row of the target reaches."""
     plan, level = opened.plan, opened.manifest.target
     reached = read_bytes(opened, level) / row_seconds
     room = min(MOST_BYTES // 2 if quick else MOST_BYTES, plan.budget_bytes - plan.needed_bytes)

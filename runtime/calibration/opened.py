@@ -1,4 +1,4 @@
-"""What calibration needs of an open bundle; an engine has it."""
+"""What calibration needs to know of an open bundle; ``engine.Engine`` satisfies it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.text.tokenizer import Tokenizer
 
 
 class Opened(Protocol):
-    """An open bundle: its files, the plan it was opened with, and its models. ``drafters`` are by level name."""
+    """An open bundle: its files, the plan it was opened with, and its models; ``drafters`` are by level name."""
 
     bundle: Path
     manifest: Manifest
@@ -30,10 +30,10 @@ class Opened(Protocol):
     def drafters(self) -> Mapping[str, OrtModel]: ...
 
     def alone(self) -> AbstractContextManager[None]:
-        """A context in which nobody else uses the models."""
+        """A context in which nothing else uses the models."""
         ...
 
 
 def open_models(opened: Opened) -> dict[str, OrtModel]:
-    """Every model that is open, by its level's name, the target first."""
+    """All open models by level name, the target first."""
     return {opened.manifest.target.name: opened.target, **opened.drafters}

@@ -1,7 +1,7 @@
-"""What a process takes here before it holds anything of a model, measured once with these libraries and kernels.
+"""Measures what a process takes before it holds anything of a model, once for these libraries and kernels.
 
-``python -m runtime.calibration.process_baseline KERNELS`` prints what is on record as JSON; if there is nothing, a
-process of its own (``runtime.bench.memory.empty_process``) is measured first. ``memory.process`` asks for it so.
+``python -m runtime.calibration.process_baseline KERNELS`` prints the stored result as JSON. If there is none, it first
+measures another process (``runtime.bench.memory.empty_process``). ``memory.process`` runs this program.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CHUNK = 1 << 20
 
 
 def known_process(kernels: KernelKind) -> ProcessBytes | None:
-    """What is on record, or is measured now; None where that cannot be. A failure is not recorded."""
+    """The stored bytes, or else those measured now; None if that fails. A failure is not stored."""
     if read_memory() is None:
         return None
     name, key = f"process-{kernels}", _key(kernels)
@@ -45,7 +45,7 @@ def known_process(kernels: KernelKind) -> ProcessBytes | None:
 
 
 def known_processes(device: Device, residence: Residence) -> dict[KernelKind, ProcessBytes]:
-    """The same for a process whose target's weights sit as ``residence`` says; nothing where that is not known.
+    """The same by kind of kernels, for a target whose weights are in memory as ``residence`` says; empty if not known.
 
     Measuring takes a second process, so nothing is measured where there is no room for two.
     """
@@ -58,10 +58,10 @@ def known_processes(device: Device, residence: Residence) -> dict[KernelKind, Pr
 
 
 def _measured_apart(kernels: KernelKind) -> ProcessBytes | None:
-    """Measured by a child.
+    """The bytes that a child process measures.
 
-    Around a page that is touched the system maps those that happen to be in its cache: 41 MB of libraries at first, 53
-    MB later. So all of them are there first.
+    Around a page that is touched, the system maps the pages that are in its cache: 41 MB of libraries at first, 53 MB
+    later. So they are read into the cache before.
     """
     _read_libraries()
     try:
@@ -76,7 +76,7 @@ def _measured_apart(kernels: KernelKind) -> ProcessBytes | None:
 
 
 def _key(kernels: KernelKind) -> list[Any]:
-    """What the numbers depend on. Nothing is imported for it, so that asking for what is on record stays cheap."""
+    """What the numbers depend on. It imports no libraries, so that reading a stored result stays cheap."""
     from runtime.kernels.library import library_path
 
     library = library_path() if kernels == "native" else None
@@ -86,7 +86,7 @@ def _key(kernels: KernelKind) -> list[Any]:
 
 
 def _version(name: str) -> str:
-    # Here, because it takes a megabyte that no conversation has.
+    # Imported here, because it takes a megabyte that no conversation has.
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -96,7 +96,7 @@ def _version(name: str) -> str:
 
 
 def _read_libraries() -> None:
-    """Leaves the libraries' binaries in the system's cache."""
+    """Reads the binaries of the libraries into the system's cache."""
     from importlib.util import find_spec
 
     for name in _LIBRARIES:
@@ -109,12 +109,12 @@ def _read_libraries() -> None:
 
 
 def _folders(package: Path) -> tuple[Path, Path]:
-    """Where a package has binaries: its own folder, and one for what wheels bring along."""
+    """The folders with binaries of a package: its own, and the one that wheels add for their libraries."""
     return package, package.with_name(f"{package.name}.libs")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints one JSON object, null where nothing can be measured."""
+    """Prints one JSON object; null if nothing can be measured."""
     parser = argparse.ArgumentParser(prog="python -m runtime.calibration.process_baseline", description=__doc__)
     parser.add_argument("kernels", choices=("native", "portable"))
     found = known_process(parser.parse_args(arguments).kernels)

@@ -1,4 +1,4 @@
-"""Measured costs in words: what rows cost on every level, the loop around them, and what of memory's speed is used."""
+"""Measured costs as text: rows on every level, the loop around them, and the memory bandwidth that is used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from memory.costs import MeasuredCosts, RowCosts
 
 
 def cost_lines(bundle: str, costs: MeasuredCosts, read_bytes: Mapping[str, int]) -> Iterator[str]:
-    """A table for every level, then the rest. ``read_bytes`` are those that a step of a level reads of its weights."""
+    """A table for every level, then the rest. ``read_bytes`` by level are the bytes of weights that a step reads."""
     threads = "one thread per core" if costs.threads is None else f"{costs.threads} thread{'s' * (costs.threads > 1)}"
     form = ", the short form" if costs.quick else ""
     yield f"{bundle} on this device: {costs.kernels} kernels, {threads}{form}"
@@ -32,7 +32,7 @@ def cost_lines(bundle: str, costs: MeasuredCosts, read_bytes: Mapping[str, int])
 
 
 def _table(name: str, level: RowCosts) -> Iterator[str]:
-    """By rows, for every context: milliseconds, and how many times one row that is."""
+    """Milliseconds by rows for every context, and as multiples of one row."""
     heads = [head for context in level.contexts for head in (f"ms behind {context:,}", "x 1 row")]
     yield f"| {name}: rows | {' | '.join(heads)} |"
     yield "| ---: |" + " ---: |" * len(heads)

@@ -1,7 +1,7 @@
-"""Seconds of a forward by rows and context: all levels, contexts and rows in turns, so that a slow moment hits all.
+"""Times forwards by rows and context: levels, contexts and rows take turns, so that a slow moment affects all of them.
 
-A context is taken to be in the cache without computing it: what rows of the cache say changes no time. Rows are not
-padded here; what padding costs follows from the width it leads to.
+A context is claimed to be in the cache without being computed, since times do not depend on the content of the cache.
+Rows are not padded here: the cost of padding follows from the width to which it leads.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from runtime.models.ort_model import OrtModel
 class Effort:
     """What is measured: rows of one forward, tokens of context, and how often.
 
-    Without ``contexts`` these are a short one and half of what there is room for. No further turn begins that would end
-    after ``seconds``; one is always made.
+    Without ``contexts``, a short one and half of the longest possible are used. No turn begins that would end after
+    ``seconds``; the first one always runs.
     """
 
     rows: tuple[int, ...]
@@ -35,13 +35,13 @@ class Effort:
 
 QUICK = Effort((1, 2, 4, 8, 16), (), turns=7, seconds=1.5)
 FULL = Effort((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64), (128, 512, 1024, 2048), turns=9, seconds=60)
-# Rows of the tree that is compared with a chain: the anchor and a tree of seven.
+# Rows of the tree that is compared with a chain: the anchor and seven nodes.
 _TREE_ROWS = 8
 _SHORT_CONTEXT = 128
 
 
 class Subject(NamedTuple):
-    """A level that is timed. A forward gives at most ``logits_rows`` rows of logits; ``trees``: it is fed trees."""
+    """A level to be timed. A forward gives at most ``logits_rows`` rows of logits; ``trees``: it is given trees."""
 
     model: OrtModel
     logits_rows: int
@@ -50,14 +50,14 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True)
 class RowTimes:
-    """``levels`` by name, and by name what a tree costs more than a chain of as many rows, per row behind the first."""
+    """Times by level, and by level what a tree costs more than a chain, per row after the first."""
 
     levels: Mapping[str, RowCosts]
     tree_seconds: Mapping[str, float]
 
 
 class _ForwardCase(NamedTuple):
-    """One forward that is timed, of the level called ``name``."""
+    """One forward to be timed, of the level called ``name``."""
 
     name: str
     context: int
@@ -66,13 +66,13 @@ class _ForwardCase(NamedTuple):
 
 
 def measure_rows(subjects: Mapping[str, Subject], effort: Effort, progress: Progress) -> RowTimes:
-    """Times every level at the rows and contexts of ``effort`` that there is room for.
+    """Times every level at the rows and contexts of ``effort`` for which there is room.
 
-    The levels' caches and widths are used, and not put back.
+    The levels' caches and widths are changed.
     """
     cases = [case for name, subject in subjects.items() for case in _cases(name, subject, effort)]
     times: dict[_ForwardCase, list[float]] = defaultdict(list)
-    # Only numbers of rows have to be warmed up, not contexts.
+    # Numbers of rows have to be warmed up, contexts do not.
     first = list({(case.name, case.rows, case.tree): case for case in reversed(cases)}.values())
     with progress("timing forwards", len(first) + len(cases) * effort.turns) as advance:
         for subject in subjects.values():
@@ -94,9 +94,9 @@ def measure_rows(subjects: Mapping[str, Subject], effort: Effort, progress: Prog
 
 
 def _cases(name: str, subject: Subject, effort: Effort) -> Iterator[_ForwardCase]:
-    """By context, then by rows; a tree stands beside the chain of as many rows."""
+    """The forwards by context, then by rows; a tree follows the chain of as many rows."""
     cache = subject.model.cache
-    # What the text itself may take: graphs know no positions beyond it. A cache that grows does not grow for this.
+    # The longest context: graphs know no positions beyond it, and a cache that can grow is not grown for this.
     positions = min(cache.capacity - subject.model.max_rows, cache.rows)
     most = max(min(subject.model.max_rows, effort.rows[-1], positions // 2), 1)
     room = max(positions - most, 1)
@@ -113,7 +113,7 @@ def _cases(name: str, subject: Subject, effort: Effort) -> Iterator[_ForwardCase
 
 
 def _turn(subjects: Mapping[str, Subject], cases: list[_ForwardCase], advance: Advance) -> dict[_ForwardCase, float]:
-    """Each case once; seconds of each."""
+    """Runs each forward once; its seconds."""
     times = {}
     for case in cases:
         subject = subjects[case.name]
@@ -127,7 +127,7 @@ def _turn(subjects: Mapping[str, Subject], cases: list[_ForwardCase], advance: A
 
 
 def _typical(seconds: Sequence[float]) -> float:
-    """The median of the faster half: another program that runs meanwhile only ever adds time."""
+    """The median of the faster half: other programs only ever add time."""
     return statistics.median(sorted(seconds)[: -(-len(seconds) // 2)])
 
 
@@ -140,7 +140,7 @@ def _row_costs(name: str, medians: Mapping[_ForwardCase, float]) -> RowCosts:
 
 
 def _tree_seconds(name: str, medians: Mapping[_ForwardCase, float]) -> float:
-    """What a tree costs more than the chain it was timed beside, per row behind the first; 0 where there are none."""
+    """What a tree costs more than the chain beside it, per row after the first; 0 without trees."""
     tree = next((case for case in medians if case.name == name and case.tree), None)
     if tree is None:
         return 0.0
@@ -148,7 +148,7 @@ def _tree_seconds(name: str, medians: Mapping[_ForwardCase, float]) -> float:
 
 
 def _pretend(model: OrtModel, context: int) -> None:
-    """Makes the cache hold ``context`` rows. They are written to: memory that nobody has written to costs nothing."""
+    """Makes the cache claim ``context`` rows. They are written to, since reading untouched memory costs nothing."""
     cache = model.cache
     held = min(cache.length, context)
     cache.rollback(held)

@@ -1,7 +1,7 @@
-"""Costs are kept beside the bundle, in the form that ``calibrate`` measures and in the short form of the first use.
+"""Stores costs beside the bundle, in the full form of ``calibrate`` and in the short form of the first use.
 
-What is stored names the device, the versions and the files it was measured with; other ones are measured again. The
-whole form serves every plan, and plans are made with it; the short one is of what one plan opens.
+A record names the device, the versions and the files it was measured with; with others, costs are measured again. The
+full form serves every plan and is planned with; the short form covers only what one plan opens.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from runtime.kernels.library import open_library
 
 
 def costs_of(opened: Opened, notify: Callable[[str], None]) -> MeasuredCosts:
-    """What is stored for everything that is open in ``opened``, or else what the short form measures now.
+    """The stored costs of everything that is open in ``opened``, or else those that the short form measures now.
 
-    ``notify`` is told in one line that there is a wait, and why. See ``calibrate`` for what measuring does.
+    ``notify`` gets a line about the wait and its reason. ``calibrate`` says what measuring does.
     """
     whole, stale = recall_costs(opened, quick=False)
     if whole is not None:
@@ -41,7 +41,7 @@ def costs_of(opened: Opened, notify: Callable[[str], None]) -> MeasuredCosts:
         return short
     other = "those on record are damaged, or of another device or version"
     why = other if stale or also_stale else "once for this device"
-    if can_write(_folder(opened.bundle)):  # else it was said at opening that this happens at every start
+    if can_write(_folder(opened.bundle)):  # otherwise a note at opening has said that this happens at every start
         notify(f"measuring what rows cost here ({why}); python -m runtime calibrate does it thoroughly")
     costs = calibrate(opened, quick=True)
     store_costs(opened, costs)
@@ -49,7 +49,7 @@ def costs_of(opened: Opened, notify: Callable[[str], None]) -> MeasuredCosts:
 
 
 def recall_costs(opened: Opened, quick: bool) -> tuple[MeasuredCosts | None, bool]:
-    """What is stored in one of the forms for all that is open, and whether anything else is stored in its place."""
+    """The stored costs of all open levels in the form asked for, and whether there is a record of that name at all."""
     costs, found = _recall(_record_of(opened, quick))
     if costs is not None and not set(open_models(opened)) <= set(costs.levels):
         return None, False
@@ -57,7 +57,7 @@ def recall_costs(opened: Opened, quick: bool) -> tuple[MeasuredCosts | None, boo
 
 
 def store_costs(opened: Opened, costs: MeasuredCosts) -> None:
-    """Keeps ``costs``; a folder that cannot be written, or a full disk, costs the record only."""
+    """Stores ``costs``; if the folder cannot be written or the disk is full, they are measured again next time."""
     record = _record_of(opened, costs.quick)
     remember(record.folder, record.name, record.key, json.loads(dump_costs(costs)))
 
@@ -65,7 +65,7 @@ def store_costs(opened: Opened, costs: MeasuredCosts) -> None:
 def planning_costs(
     bundle: Path, manifest: Manifest, request: Request, residences: Mapping[str, Residence]
 ) -> MeasuredCosts | None:
-    """What is stored of the whole form for a bundle that is not open yet, to plan with; None if there is nothing."""
+    """The stored full form for a bundle that is not open yet, to plan with; None if there is none."""
     inputs = PlanInputs(manifest, Device(0, 0, residences=dict(residences)), request)
     target = manifest.target.name
     try:
@@ -75,20 +75,20 @@ def planning_costs(
     ways = _placed((level.name, inputs.placement(level.name)) for level in manifest.levels)
     kv_type = request.kv_type or inputs.kv_types(target)[0]
     name = _name("full", kernels.name, kv_type, request.threads, ways)
-    return _recall(_StoredCosts(_folder(bundle), name, _key(bundle, manifest, kernels.key)))[0]
+    return _recall(_CostRecord(_folder(bundle), name, _key(bundle, manifest, kernels.key)))[0]
 
 
 @dataclass(frozen=True)
-class _StoredCosts:
-    """Where costs are kept, and what they hang on beside what stands in the name."""
+class _CostRecord:
+    """The place of stored costs, and what they depend on beside what is in the name."""
 
     folder: Path
     name: str
     key: Any
 
 
-def _recall(record: _StoredCosts) -> tuple[MeasuredCosts | None, bool]:
-    """The costs on record, and whether there is a record of that name at all."""
+def _recall(record: _CostRecord) -> tuple[MeasuredCosts | None, bool]:
+    """The costs in ``record``, and whether there is a record of that name at all."""
     value, found = look_up(record.folder, record.name, record.key)
     if value is None:
         return None, found
@@ -98,14 +98,14 @@ def _recall(record: _StoredCosts) -> tuple[MeasuredCosts | None, bool]:
         return None, True
 
 
-def _record_of(opened: Opened, quick: bool) -> _StoredCosts:
-    """One record for every way to open the bundle that has other costs."""
+def _record_of(opened: Opened, quick: bool) -> _CostRecord:
+    """One record for every way to open the bundle that has costs of its own."""
     plan, kernels = opened.plan, opened.target.kernels
     ways = _placed((level.name, level.placement) for level in plan.levels)
     if quick:
         ways += [[level.name for level in plan.levels], asdict(plan.draft)]
     name = _name("quick" if quick else "full", kernels.name, plan.target.kv_type, plan.threads, ways)
-    return _StoredCosts(_folder(opened.bundle), name, _key(opened.bundle, opened.manifest, kernels.key))
+    return _CostRecord(_folder(opened.bundle), name, _key(opened.bundle, opened.manifest, kernels.key))
 
 
 def _placed(places: Iterable[tuple[str, Placement]]) -> list[Any]:
@@ -118,14 +118,14 @@ def _name(form: str, kernels: str, kv_type: str, threads: int | None, ways: list
 
 
 def _folder(bundle: Path) -> Path:
-    """Bundles of other builders are never written to."""
+    """The folder for records; bundles of other builders are never written to."""
     if is_foreign(bundle):
         return user_folder() / hashlib.sha256(str(bundle.resolve()).encode()).hexdigest()[:16]
     return device_folder(bundle)
 
 
 def _key(bundle: Path, manifest: Manifest, kernels: tuple[str, ...]) -> Any:
-    """Versions, device and files; those of other builders are not hashed."""
+    """Versions, device and files; files of other builders are not hashed."""
     if is_foreign(bundle):
         files: Any = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in bundle.glob("*.onnx*")}
     else:
