@@ -1,9 +1,9 @@
-"""Which row counts of a forward agree bit for bit, found by trying them on this device with this model.
+"""Finds the numbers of rows whose forwards agree bit for bit, by trying them with this model on this device.
 
-A kernel may take another path for one row than for four, and then the last bits of the logits depend on how many rows
-were verified together; quantized activations turn a last bit into a visible difference, which can flip an argmax. So
-the decoding loop runs every step, plain ones included, at widths that agree with one another; other row counts are
-padded to the next one that does.
+A kernel may compute one row differently from four. Then the last bits of the logits depend on how many rows were
+verified together, and quantized activations can turn a last bit into another argmax. So the decoding loop runs every
+step, plain ones included, at widths that agree with one another; other numbers of rows are padded to the next such
+width.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import numpy.typing as npt
 
 from runtime.decoding.protocols import Cache, Model
 
-# Long enough that keys span several vector registers and more than one block of a blocked softmax.
+# Long enough for keys to span several vector registers and more than one block of a blocked softmax.
 _PREFIX_ROWS = 40
 _NO_WIDTH = 1 << 31
 # A row and its padding.
 _PLAIN_ROWS = 2
-# A tree that can tell: the anchor, two children, and a path behind the second.
+# The smallest tree that can differ from a chain: the anchor, two children, and a path below the second.
 _TREE_ROWS = 6
 
 
 class ReadableCache(Cache, Protocol):
-    """A cache whose keys and values can be compared: ``arrays``, each ``[1, kv_heads, rows, head_size]``."""
+    """A cache whose keys and values can be compared; each of ``arrays`` is ``[1, kv_heads, rows, head_size]``."""
 
     @property
     def arrays(self) -> Sequence[npt.NDArray[Any]]: ...
@@ -46,10 +46,10 @@ class Comparable(Model, Protocol):
 
 @dataclass(frozen=True)
 class SafeWidths:
-    """``widths``, increasing: the row counts that may be run. ``exact``: whether they agree bit for bit.
+    """``widths``, increasing: the numbers of rows that may be run. ``exact``: whether they agree bit for bit.
 
-    ``tree`` says whether a path inside a tree agrees with that path run as a chain, too. Where no two widths agree,
-    every width stands in ``widths`` and output is exact up to near ties.
+    ``tree`` says whether a path inside a tree also agrees with the same path run as a chain. If no two widths agree,
+    ``widths`` has all of them, and output is exact up to near ties.
     """
 
     widths: tuple[int, ...]
@@ -57,17 +57,17 @@ class SafeWidths:
     tree: bool
 
     def largest(self, max_rows: int) -> int:
-        """The largest width of at most ``max_rows``; the smallest of all where there is none."""
+        """The largest width of at most ``max_rows``; if there is none, the smallest of all."""
         return self.widths[max(bisect_right(self.widths, max_rows) - 1, 0)]
 
     def pad(self, rows: int) -> int:
-        """The smallest width of at least ``rows``; more than any model has where there is none."""
+        """The smallest width of at least ``rows``; if there is none, more than any model has."""
         place = bisect_left(self.widths, rows)
         return self.widths[place] if place < len(self.widths) else _NO_WIDTH
 
 
 def are_widths(data: Any, max_rows: int) -> bool:
-    """Whether ``data``, read from a record, has the fields of ``SafeWidths`` and can be those of ``max_rows``."""
+    """Whether ``data``, read from a record, has the fields of ``SafeWidths`` and is possible for ``max_rows``."""
     if not isinstance(data, dict) or set(data) != {"widths", "exact", "tree"}:
         return False
     widths = data["widths"]
@@ -78,26 +78,27 @@ def are_widths(data: Any, max_rows: int) -> bool:
 
 
 def any_width(max_rows: int) -> SafeWidths:
-    """All widths up to ``max_rows``, nothing known of them: for drafters, whose last bits do not matter."""
+    """All widths up to ``max_rows``, untested: for drafters, whose last bits do not matter."""
     return SafeWidths(tuple(range(1, max_rows + 1)), exact=False, tree=False)
 
 
 def even_widths(max_rows: int) -> SafeWidths:
-    """The even widths up to ``max_rows``, taken to agree without a test."""
+    """The even widths up to ``max_rows``, assumed to agree."""
     return SafeWidths(tuple(range(2, max_rows + 1, 2)), exact=True, tree=False)
 
 
 def find_safe_widths(model: Comparable, seed: int = 0) -> SafeWidths:
-    """Runs the same tokens at every width up to ``model.max_rows`` and compares logits and cache rows bit for bit.
+    """Runs the same tokens at every width up to ``model.max_rows``; compares logits and cache rows bit for bit.
 
-    ``model`` must not pad (``any_width``). Its cache is used and left empty; one of few rows bounds the widths that
-    are tried. The largest set of agreeing widths is taken, the one with the smallest width if there are several.
+    ``model`` must not pad (``any_width``). Its cache is overwritten and left empty; a small one limits the widths that
+    are tried. The result is the largest set of widths that agree, among equals the one with the smallest width.
     """
-    # The cache has room for one forward more than the graph has positions, where the context is all of them.
+    # If the context is as long as the graph allows, the cache has room for one more forward than the graph has
+    # positions.
     positions = max(model.cache.capacity - model.max_rows, 2)
     rows = min(model.max_rows, positions // 2)
     prefix = min(_PREFIX_ROWS, positions - 2 * rows)
-    # Not NumPy's generators, whose modules would stay in memory for this.
+    # Not NumPy's generators, whose modules would stay in memory.
     tokens = Random(seed).choices(range(model.vocab_size), k=prefix + 2 * rows)
     model.cache.rollback(0)
     model.prefill(tokens[:prefix])
@@ -107,7 +108,7 @@ def find_safe_widths(model: Comparable, seed: int = 0) -> SafeWidths:
     best = max(agreeing.values(), key=lambda widths: (len(widths), -widths[0]))
     exact = len(best) > 1 and best[-1] >= rows - 1
     if rows <= _PLAIN_ROWS:
-        # Without drafts every step runs the same number of rows: the padded one, as plain steps beside drafts do.
+        # Without drafts every step runs the same number of rows: the padded one, as plain steps do beside drafted ones.
         best, exact = next(widths for widths in agreeing.values() if rows in widths), True
     wide = next((width for width in best if width >= _TREE_ROWS), None)
     tree = exact and model.takes_trees and wide is not None and _tree_agrees(model, tokens[prefix:], prefix, wide)
@@ -116,7 +117,7 @@ def find_safe_widths(model: Comparable, seed: int = 0) -> SafeWidths:
 
 
 def _fingerprint(model: Comparable, tokens: Sequence[int], prefix: int, width: int) -> str:
-    """A hash over logits and cache rows of half of ``tokens``, ``width`` rows a forward behind the prefix."""
+    """A hash of logits and cache rows for half of ``tokens``, run ``width`` rows at a time after the prefix."""
     model.cache.rollback(prefix)
     digest, rows = hashlib.sha256(), len(tokens) // 2
     for start in range(0, rows, width):
@@ -128,9 +129,9 @@ def _fingerprint(model: Comparable, tokens: Sequence[int], prefix: int, width: i
 
 
 def _tree_agrees(model: Comparable, tokens: Sequence[int], prefix: int, width: int) -> bool:
-    """Whether a path whose rows do not follow one another agrees with the same path run as a chain.
+    """Whether a path through non-adjacent rows agrees with the same path run as a chain.
 
-    The tree has a wrong sibling behind the anchor; the path goes on from the second child.
+    The tree has a wrong sibling after the anchor; the path continues from the second child.
     """
     anchor, sibling, *path = tokens[:width]
     model.cache.rollback(prefix)

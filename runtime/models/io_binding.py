@@ -1,8 +1,8 @@
-"""How rows reach a session: what the graph takes, the buffers it reads and writes, and one binding per row count.
+"""How rows reach a session: the graph's inputs and outputs, their buffers, and one binding per number of rows.
 
 ONNX Runtime looks up and checks names at every call unless they are bound. A ``Binding`` is bound once, for one number
-of rows; afterwards a step fills arrays in place and binds the attention mask, whose length is the only shape that
-changes from step to step (and the tree bias with it).
+of rows. A step then fills arrays in place and binds only the attention mask (and the tree bias with it), because its
+length changes from step to step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runtime.arrays import TokenArray
 from runtime.errors import UnsupportedModelError
 from runtime.models.kv_cache import KVCache
 
-# What hides a row from another. Finite, so that two biases can be added; far below where float32 exp becomes zero.
+# The bias that hides a row from another: finite, so that biases can be added, and low enough for exp to give zero.
 HIDDEN = np.float32(-1e30)
 
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -33,7 +33,7 @@ _KNOWN_INPUTS = {"input_ids", "attention_mask", "position_ids", "tree_bias", "lo
 
 @dataclass(frozen=True)
 class Signature:
-    """What a graph takes and gives. ``takes_trees``: has ``tree_bias``; ``limits_logits``: has ``logits_from``."""
+    """A graph's inputs and outputs. ``takes_trees``: has ``tree_bias``; ``limits_logits``: has ``logits_from``."""
 
     kv_inputs: tuple[str, ...]
     kv_outputs: tuple[str, ...]
@@ -49,7 +49,7 @@ class Signature:
 def read_signature(session: ort.InferenceSession, kv_shape: tuple[int, int] | None = None) -> Signature:
     """The signature of the session's graph; UnsupportedModelError if it is not a decoder with a growing KV cache.
 
-    ``kv_shape`` (kv_heads, head_size) stands in where the graph leaves those sizes open, as genai's builder does.
+    ``kv_shape`` (kv_heads, head_size) is used where the graph leaves those sizes open, as genai's builder does.
     """
     inputs = {value.name: value for value in session.get_inputs()}
     optional = {value.name for value in session.get_overridable_initializers()}
@@ -101,8 +101,9 @@ class Buffers:
 
 
 class KeptBinding:
-    """An ``IOBinding`` that keeps the arrays bound to it: ONNX Runtime reads their memory, and below 1.29 it does not
-    count itself among their owners.
+    """An ``IOBinding`` that keeps bound arrays alive.
+
+    ONNX Runtime reads their memory, and before 1.29 it holds no reference to them.
     """
 
     def __init__(self, session: ort.InferenceSession) -> None:
@@ -110,19 +111,19 @@ class KeptBinding:
         self._kept: dict[str, npt.NDArray[Any]] = {}
 
     def bind_input(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Input ``name``, which may have a default, is read from ``array``, which has no gaps."""
+        """Reads input ``name``, which may be optional, from the contiguous ``array``."""
         self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(self._keep(name, array)))
 
     def bind_required_input(self, name: str, array: npt.NDArray[Any]) -> None:
-        """The same for an input without a default, which takes 1 microsecond instead of 3 (EPYC Zen 4)."""
+        """The same for a required input, which takes 1 microsecond instead of 3 (EPYC Zen 4)."""
         self.io.bind_cpu_input(name, self._keep(name, array))
 
     def bind_output(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Output ``name`` is written to ``array``, which has no gaps."""
+        """Writes output ``name`` to the contiguous ``array``."""
         self.io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(self._keep(name, array)))
 
     def _keep(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        # An array with gaps would be copied, and the copy is nobody's.
+        # Another array would be copied, and results would go to the copy.
         assert array.flags.c_contiguous, name
         self._kept[name] = array
         return array
@@ -158,7 +159,7 @@ class Binding:
             self._bound.bind_output(given, array)
 
     def fill(self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None, past: int) -> None:
-        """Puts ``tokens`` behind ``past`` rows of cache. Missing rows repeat the last one; nothing is kept of them."""
+        """Sets the inputs for ``tokens`` after ``past`` rows of cache. Padding repeats the last token."""
         rows, width = len(tokens), self._width
         self._ids[:rows] = tokens
         self._ids[rows:] = tokens[-1]
@@ -178,9 +179,9 @@ class Binding:
 
 
 def ancestors(parents: Sequence[int], width: int) -> npt.NDArray[np.bool_]:
-    """Which rows each row sees, ``[width, width]``: itself and its ancestors. A missing row sees itself.
+    """Which rows each row sees, bool ``[width, width]``: itself and its ancestors. A padding row sees itself.
 
-    Parent rows -1, 0, 0, 1 give row 3 the rows 0, 1 and 3. The sum of row i is its depth plus one.
+    With parent rows -1, 0, 0, 1, row 3 sees rows 0, 1 and 3. The sum of row i is its depth plus one.
     """
     visible = np.eye(width, dtype=np.bool_)
     for row, parent in enumerate(parents):

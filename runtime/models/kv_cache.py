@@ -1,11 +1,11 @@
-"""The KV cache of one model: rows at fixed addresses, and a length that moves.
+"""The KV cache of one model: rows at fixed addresses, and a length that changes.
 
-Rows past the length are forgotten without being touched, so rollback costs nothing. Only a tree copies: the rows of
-the accepted path are moved together. The cache also knows which token each row stands for, so that everyone who keeps
-a cache across steps or turns can find the prefix it shares with the committed tokens.
+Rows past the length are forgotten without being touched, so rollback costs nothing. Only a tree needs copies: the rows
+of the accepted path are moved together. The cache also knows the token of each row. So a cache that is kept across
+steps or turns shows which prefix it shares with the committed tokens.
 
-Address space is taken for the most rows at once, memory for those that are written. So a cache that grows in steps
-copies nothing, and one that is made smaller gives back the pages behind its new end.
+Address space is reserved for the maximum of rows, memory only for rows that are written. So a cache that grows in steps
+copies nothing, and one that is made smaller returns the pages past its new end.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from runtime.process.page_memory import Pages
 
 
 class KVCache:
-    """Keys and values of at most ``capacity`` rows for every layer; ``rows`` of them may be written so far.
+    """Keys and values of at most ``capacity`` rows for every layer; ``rows`` is how many may be written so far.
 
     ``shapes`` gives (kv_heads, head_size) of each key and value in the graph's order, ``dtypes`` their types. The cache
-    begins with ``first_rows`` and gets ``growth`` more whenever a forward needs them; None, and a growth of 0, mean all
-    at once. ``arrays[i]`` is ``[1, kv_heads, most rows ever, head_size]``. Arrays of one shape and type lie in one
-    block, so that moving rows is one copy for all layers.
+    begins with ``first_rows`` and grows by ``growth`` rows whenever a forward needs them; None and 0 mean all rows at
+    once. ``arrays[i]`` is ``[1, kv_heads, largest capacity so far, head_size]``. Arrays of one shape and type are in
+    one block, so that moving rows is one copy for all layers.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class KVCache:
             self.rows = min(self.capacity, self.rows + steps * self._growth)
 
     def resize(self, capacity: int) -> bool:
-        """Sets the most rows to ``capacity`` and keeps all that are held; whether ``arrays`` are new ones.
+        """Changes the capacity and keeps all rows held; returns whether ``arrays`` are new ones.
 
-        A smaller capacity gives memory back at once, and one below the rows held is refused (ContextFullError). A
-        larger one than ever before moves the cache, one array at a time: no more than one is held twice.
+        A smaller capacity returns memory at once; ContextFullError if it is below the rows held. A capacity larger than
+        ever before moves the cache, one array at a time, so that at most one is held twice.
         """
         if capacity < self.length:
             raise ContextFullError(
@@ -94,7 +94,7 @@ class KVCache:
         return True
 
     def _rows_at(self, capacity: int) -> int:
-        """How many rows may be written when ``capacity`` are the most: all, unless the cache was still growing."""
+        """How many rows may be written at a new ``capacity``: all, unless the cache was still growing."""
         return capacity if self.rows == self.capacity else min(self.rows, capacity)
 
     def _views(self) -> tuple[npt.NDArray[Any], ...]:
@@ -103,24 +103,24 @@ class KVCache:
         return tuple(next(blocks[kind])[None] for kind in self._kinds)
 
     def close(self) -> None:
-        """Gives all memory back; the cache cannot be used afterwards."""
+        """Returns all memory; the cache cannot be used afterwards."""
         self.length = 0
         self.arrays, self._blocks = (), []
 
     def release(self) -> None:
-        """Forgets all rows, and gives their memory back to the system."""
+        """Forgets all rows and returns their memory to the system."""
         for block in self._blocks:
             block.release(0)
         self.length = 0
 
     def append(self, tokens: Sequence[int] | TokenArray) -> None:
-        """Counts the rows of ``tokens``, which a forward has just written behind the last row, as held."""
+        """Adds the rows of ``tokens``, which a forward has just written after the last row."""
         end = self.length + len(tokens)
         self._tokens[self.length : end] = tokens
         self.length = end
 
     def rollback(self, length: int, rows: Sequence[int] = ()) -> None:
-        """Forgets all rows past ``length``, then keeps ``rows`` of those by moving them to where the cache now ends.
+        """Forgets all rows past ``length``, except ``rows``, which are moved to the end of what remains.
 
         ``rows`` are cache indices, increasing. Holding 10 rows, ``rollback(6, [6, 8])`` leaves 8: row 8 becomes row 7.
         """
@@ -138,7 +138,7 @@ class KVCache:
 
 
 class _Block:
-    """``array`` ``[members, heads, rows, size]`` of one kind (heads, size, type), in pages of its own."""
+    """Arrays of one kind (heads, size, type): ``array`` ``[members, heads, rows, size]``, in pages of its own."""
 
     def __init__(self, kind: tuple[int, int, np.dtype[Any]], members: int, rows: int) -> None:
         heads, size, dtype = self._kind = kind
@@ -147,13 +147,13 @@ class _Block:
         self.array = self._pages.array((members, heads, rows, size), dtype)
 
     def release(self, first_row: int) -> None:
-        """Gives back the memory of the rows from ``first_row`` on."""
+        """Returns the memory of the rows from ``first_row`` on."""
         members, heads, rows, _ = self.array.shape
         for end in range(rows, members * heads * rows + 1, rows):
             self._pages.release((end - rows + first_row) * self._row_bytes, end * self._row_bytes)
 
     def moved(self, rows: int, held: int) -> _Block:
-        """A block of ``rows`` rows with the first ``held`` ones of this one, which is left empty."""
+        """A block of ``rows`` rows with the first ``held`` rows of this one, which is left empty."""
         members, heads, old, _ = self.array.shape
         block, member_bytes = _Block(self._kind, members, rows), heads * old * self._row_bytes
         for member in range(members):

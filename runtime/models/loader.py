@@ -1,4 +1,4 @@
-"""Opens what is planned of a bundle, level by level, and makes what is open smaller or larger."""
+"""Opens the levels of a bundle as a plan says, and changes the sizes of open ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runtime.process.allocator import give_back
 
 
 class OtherResidenceError(Exception):
-    """The weights of ``level`` sit in memory as ``residence`` says, and the plan is for another one."""
+    """The weights of ``level`` are in memory as ``residence`` says, which is not what the plan expects."""
 
     def __init__(self, level: str, residence: Residence) -> None:
         super().__init__(f"the weights of {level} are {residence} here, and the plan says otherwise")
@@ -32,9 +32,9 @@ class OtherResidenceError(Exception):
 
 @dataclass(frozen=True)
 class Levels:
-    """A bundle's levels, to be opened as plans say with the kernels that ``chooser`` finds.
+    """The levels of a bundle, opened as plans say with the kernels that ``chooser`` finds.
 
-    ``notify`` is told what a user should know, a line each.
+    ``notify`` is given lines that users should read. The target is opened as a ``target_type``.
     """
 
     target_type: ClassVar[type[OrtModel]] = OrtModel
@@ -45,13 +45,13 @@ class Levels:
     notify: Callable[[str], None]
 
     def expected_residences(self) -> dict[str, Residence]:
-        """How the weights of every level will sit if nothing goes wrong."""
+        """Where the weights of every level will be if nothing fails."""
         return {level.name: self.chooser.expected_residence(self.manifest, level) for level in self.manifest.levels}
 
     def open_target(self, plan: Plan) -> OrtModel:
-        """The target, at the widths that agree bit for bit on this device; those are found out once.
+        """The target, with the widths that agree bit for bit on this device; they are found once and stored.
 
-        Nothing is opened unless every level of the plan can be where it is placed.
+        UnsupportedModelError before anything is opened if a level of the plan cannot be placed as planned.
         """
         for level in plan.levels:
             check_placement(level.name, level.placement)
@@ -81,7 +81,7 @@ class Levels:
         return model
 
     def open_drafters(self, plan: Plan, kept: dict[str, OrtModel] | None = None) -> dict[str, OrtModel]:
-        """Every planned drafter by its name; those that are ``kept`` open are fitted to the plan."""
+        """Every planned drafter by name; those in ``kept`` are already open and are resized to the plan."""
         models: dict[str, OrtModel] = {}
         for planned in plan.levels[1:]:
             model = (kept or {}).get(planned.name)
@@ -117,7 +117,7 @@ class Levels:
 
 
 def fit(model: OrtModel, planned: LevelPlan, plan: Plan) -> None:
-    """Makes the buffers of an open level those of another plan. What its cache holds is kept if it still fits."""
+    """Resizes an open level to another plan. The content of its cache is kept if it still fits."""
     if model.cache.length > planned.capacity - planned.max_rows:
-        model.cache.rollback(0)  # of a drafter, which reads again what it needs; the target's capacity never falls
+        model.cache.rollback(0)  # a drafter: it reads again what it needs (the target's capacity never falls)
     model.resize(planned.capacity, planned.max_rows, plan.prefill_chunk)

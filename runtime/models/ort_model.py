@@ -1,10 +1,10 @@
-"""One model on ONNX Runtime: a session, its KV cache, and one way to run rows through it.
+"""One model on ONNX Runtime: a session, its KV cache, and the forwards through both.
 
-Every buffer is allocated when the model is opened or resized, and nothing larger than a step's few integers afterwards.
-Past and present are the same memory, so the graph copies nothing and rollback moves a length.
+All buffers are allocated when the model is opened or resized; afterwards nothing larger than a step's few integers.
+Past and present share their memory, so the graph copies nothing, and rollback only changes a length.
 
-Graphs as ``export`` writes them take ``tree_bias`` and ``logits_from``. Graphs without them, as other builders write
-them, work as well: drafts are chains then, and every row has its logits.
+Graphs written by ``export`` have the inputs ``tree_bias`` and ``logits_from``. Graphs of other builders, which lack
+them, work as well: their drafts are chains, and every row has logits.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from runtime.models.thread_choice import WorkerChoice
 from runtime.process.allocator import keep_large_blocks_apart
 from runtime.process.forks import outlive_forks
 
-# Rows, those of them with logits, and whether they are a tree: forwards of one kind do the same work.
+# Rows, rows with logits, and whether they are a tree: forwards of one kind do the same work.
 ForwardKind = tuple[int, int, bool]
-# Another session is opened in the midst of an answer if that takes no longer.
+# A second session is opened during an answer if the first one took no longer than this to open.
 _SOON_OPEN_SECONDS = 0.5
-# Weights that one thread reads in less time than two need to meet: with the demo's 5.9 MB two are 5 to 9 % slower alone
-# on two cores of a Zen 4, and beside a busy program a short answer is over before that was found out.
+# Weights that one thread reads in less time than two threads need to meet. With the demo's 5.9 MB, two threads are 5 to
+# 9 % slower on two idle cores of a Zen 4, and beside a busy program a short answer ends before one has been tried.
 _SMALL_BYTES = 8 << 20
 
 
 class OrtModel:
-    """A session with its cache and buffers. ``open`` is the usual way to make one.
+    """A session with its cache and buffers; ``open`` is the usual way to make one.
 
-    With a ``crew`` not all threads work where fewer are faster; in a ``small`` model one works to begin with.
-    With ``fixed_width`` every forward runs one number of rows: of the ``widths``, the largest that ``max_rows`` allows.
+    ``crew`` allows to use fewer threads where that is faster; a ``small`` model begins with one. With ``fixed_width``
+    every forward runs the same number of rows: the largest of the ``widths`` within ``max_rows``.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class OrtModel:
         self._sessions = crew if isinstance(crew, SessionCrew) else None
         if crew is not None and crew.workers > 1:
             self._workers = WorkerChoice(crew, eager=self._sessions is None, alone_first=small)
-        # Spent inside ONNX Runtime so far; what a step takes beyond it is ours.
+        # Seconds spent inside ONNX Runtime so far; the rest of a step is our own code.
         self.session_seconds = 0.0
-        # May raise, so that a prompt that is read chunk by chunk can be given up.
+        # Called before every forward. It may raise, to give up a prompt between two chunks.
         self.before_forward: Callable[[], None] = _nothing
 
     @classmethod
@@ -98,10 +98,10 @@ class OrtModel:
         first_rows: int | None = None,
         growth: int = 0,
     ) -> OrtModel:
-        """Opens the graph of ``level`` that has the planned KV type; UnsupportedModelError says why it cannot.
+        """Opens the graph of ``level`` for the planned KV type; UnsupportedModelError says why it cannot.
 
-        ``threads`` work on one operator; None: one for every usable core, or fewer where that is faster.
-        ``widths`` None means even ones. ``first_rows`` and ``growth`` are those of the ``KVCache``.
+        ``threads`` work on one operator; None: one for every usable core, or fewer where that is faster. ``widths``
+        None: the even ones. ``first_rows`` and ``growth`` are those of the ``KVCache``.
         """
         graph = kernels.graph(bundle / level.folder, level, plan.kv_type)
         start = perf_counter()
@@ -125,9 +125,10 @@ class OrtModel:
         )
 
     def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:
-        """Other sizes for the same session, rows held in the cache kept; ContextFullError if they do not fit.
+        """Changes the sizes and keeps session and cached rows; ContextFullError if those do not fit.
 
-        Buffers are allocated anew, the old ones freed before. ``widths`` stay: more rows than they know are not run.
+        The old buffers are freed before new ones are allocated. ``widths`` stay, and no more rows are run than they
+        have.
         """
         self.cache.resize(capacity)
         self.max_rows = max_rows
@@ -136,14 +137,14 @@ class OrtModel:
         self._make_buffers(prefill_chunk)
 
     def _make_buffers(self, prefill_chunk: int) -> None:
-        # Without logits_from every row of a chunk has logits, and the plan has max_rows of them.
+        # Without logits_from every row of a chunk has logits, and the plan has room for max_rows of them.
         self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, self.max_rows)
         self._buffers = Buffers(self._signature, self.cache, max(self._chunk, self.max_rows), self.max_rows)
         self._bindings: dict[ForwardKind, Binding] = {}
 
     @property
     def arrays(self) -> dict[str, tuple[npt.NDArray[Any], ...]]:
-        """The arrays it holds, by what the memory plan calls them."""
+        """The arrays it holds, under the names of the memory plan's parts."""
         buffers = self._buffers
         inputs = (buffers.ids, buffers.positions, buffers.offsets, buffers.mask, buffers.bias)
         return {"KV cache": self.cache.arrays, "logits": (buffers.logits,), "inputs": inputs}
@@ -155,7 +156,7 @@ class OrtModel:
     def forward(
         self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
     ) -> Output:
-        """See ``Model``. ContextFullError where the cache has no room for the rows, padding included."""
+        """See ``Model``. ContextFullError if the cache has no room for the rows, padding included."""
         self.before_forward()
         rows, width = len(tokens), self.padded(len(tokens))
         assert 0 <= logits_from < rows <= width <= self.max_rows, (logits_from, rows, width, self.max_rows)
@@ -167,7 +168,7 @@ class OrtModel:
         return Output(binding.logits[logits_from - first : rows - first].astype(np.float32, copy=False))
 
     def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
-        """See ``Model``. In chunks as planned, and without logits if the graph can leave them out."""
+        """See ``Model``. In chunks as planned, without logits if the graph can leave them out."""
         self.cache.require(len(tokens))
         for start in range(0, len(tokens), self._chunk):
             self.before_forward()
@@ -176,7 +177,7 @@ class OrtModel:
             self.cache.append(chunk)
 
     def close(self) -> None:
-        """Ends the session and gives its memory back; the model cannot be used afterwards."""
+        """Ends the session and frees its memory; the model cannot be used afterwards."""
         self.before_forward = _refuse
         self._bindings.clear()
         self._workers = self._sessions = None
@@ -185,7 +186,7 @@ class OrtModel:
 
     @contextmanager
     def same_workers(self) -> Iterator[None]:
-        """A context in which no other number of threads is tried: for those who time forwards."""
+        """A context in which the number of threads does not change; for timing forwards."""
         workers, self._workers = self._workers, None
         try:
             yield
@@ -195,12 +196,12 @@ class OrtModel:
     def _run_rows(
         self, kind: ForwardKind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None
     ) -> Binding:
-        """Runs ``tokens`` behind the cache, which is not told of them, and looks at how many threads work."""
+        """Runs ``tokens`` after the cache, without adding them to it, and lets the number of threads adapt."""
         binding, before = self._filled(kind, tokens, parents), self.session_seconds
         self._run(binding)
         if self._workers is not None:
             self._workers.after(kind, self.session_seconds - before)
-            sessions, has_logits = self._sessions, kind[1] > 0  # which tell whether the bits are the same
+            sessions, has_logits = self._sessions, kind[1] > 0  # without logits two sessions cannot be compared
             if sessions is not None and sessions.wanted is not self._session and has_logits:
                 self._change_session(binding, sessions, tokens, parents)
         return binding
@@ -208,7 +209,7 @@ class OrtModel:
     def _change_session(
         self, last: Binding, sessions: SessionCrew, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None
     ) -> None:
-        """Runs on the wanted session from now on, if it gives the same bits for the ``last`` forward."""
+        """Changes to the wanted session, if it gives the same bits for the ``last`` forward."""
         logits, before = last.logits.copy(), self._session
         for session in (sessions.wanted, before):
             self._session = session
@@ -233,14 +234,14 @@ class OrtModel:
         binding = self._bindings.get(kind)
         if binding is None:
             binding = Binding(self._session, self._signature, self._buffers, *kind)
-            # The last chunks of prompts have all kinds of sizes: those bindings are not kept.
+            # The last chunks of prompts have many different sizes: their bindings are not kept.
             if kind[0] <= self.max_rows or kind[0] == self._chunk:
                 self._bindings[kind] = binding
         return binding
 
 
 def _nothing() -> None:
-    """What is called before a forward where nobody wants to know."""
+    """The default of ``before_forward``."""
 
 
 def _refuse() -> None:
@@ -252,7 +253,7 @@ def open_session(
 ) -> ort.InferenceSession:
     """A session that writes nothing to standard error. ``threads`` None: one for every usable core.
 
-    It is where ``placement`` says; operators that the provider lacks run on the CPU.
+    It runs where ``placement`` says; operators that the provider lacks run on the CPU.
     """
     if not path.is_file():
         raise UnsupportedModelError(f"{path} is missing; export the bundle again")

@@ -1,7 +1,7 @@
-"""Where a level runs: its execution provider, and the cores that its threads stay on.
+"""Where a level runs: its execution provider, and the cores of its threads.
 
-ONNX Runtime keeps the threads of a session's pool on the cores they are given. The first of the threads is the caller's
-own, which other levels need as well: it is on a level's cores only while that level runs.
+ONNX Runtime keeps the threads of a session's pool on their cores. The first thread is the caller's own, which other
+levels need as well, so it is kept on a level's cores only while that level runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CPU = Placement()
 
 
 def check_placement(name: str, placement: Placement) -> None:
-    """UnsupportedModelError unless level ``name`` can be where ``placement`` says: nothing else is taken instead."""
+    """UnsupportedModelError if level ``name`` cannot run where ``placement`` says; there is no fallback."""
     providers = ort.get_available_providers()
     if placement.provider not in providers:
         raise UnsupportedModelError(
@@ -40,14 +40,14 @@ def check_placement(name: str, placement: Placement) -> None:
 
 
 def keep_on_cores(cores: Sequence[int]) -> None:
-    """Keeps the calling thread on ``cores`` from now on; where there are none, wherever it is."""
+    """Keeps the calling thread on ``cores`` from now on; does nothing if there are none."""
     if cores:
         os.sched_setaffinity(0, cores)
 
 
 @contextmanager
 def on_cores(cores: Sequence[int]) -> Iterator[None]:
-    """Keeps the calling thread on ``cores`` until the block ends; where there are none, wherever it is."""
+    """Keeps the calling thread on ``cores`` until the block ends; does nothing if there are none."""
     before = os.sched_getaffinity(0) if cores else set()
     moves = before != set(cores)
     if moves:

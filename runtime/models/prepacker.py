@@ -1,8 +1,8 @@
 """Writes a pair, in a process of its own: a session that copies the weights takes more memory than an engine may.
 
 ``python -m runtime.models.prepacker GRAPH FOLDER KV_HEADS HEAD_SIZE`` writes ``model.onnx`` and its data into FOLDER,
-opens both forms, and prints one JSON object, ``{"fault": TEXT}``: what went wrong, null if nothing did. Nothing of what
-it takes, heap and mappings, is left in the process that called it.
+opens both forms, and prints one JSON object, ``{"fault": TEXT}``, with null if nothing is wrong. Its memory, heap and
+mappings, ends with the process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Before the import of ONNX Runtime, which would send telemetry otherwise.
+# Set before ONNX Runtime is imported, which would send telemetry otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
@@ -29,11 +29,11 @@ from runtime.models.exact_widths import any_width
 from runtime.models.ort_model import OrtModel
 from runtime.process.allocator import give_back
 
-_WIDTHS = (3, 1)  # kernels may take other paths for one row
+_WIDTHS = (3, 1)  # kernels may compute one row differently
 
 
 def write_pair(graph: Path, folder: Path, kv_shape: tuple[int, int]) -> str | None:
-    """Writes the pair of ``graph`` into ``folder`` and proves it; says what is wrong with it, None if nothing is.
+    """Writes the pair of ``graph`` into ``folder`` and tests it; returns the fault, None if there is none.
 
     ``kv_shape``: KV heads and their size.
     """
@@ -50,10 +50,10 @@ def write_pair(graph: Path, folder: Path, kv_shape: tuple[int, int]) -> str | No
 
 
 def read_once(graph: Path, data: Path) -> None:
-    """Where the last tensor of ``data`` is there twice, makes ``graph`` read the first of the two, and cuts the file.
+    """If ``data`` ends with a second copy of a tensor, makes ``graph`` read the first copy, and cuts off the second.
 
-    Of an embedding that is the head, too, ONNX Runtime writes the codes a second time, reshaped: 117 MB of 1.82 GB at
-    the Qwen2-1.5B shape.
+    ONNX Runtime writes the codes of an embedding that is also the head twice, the second time reshaped: 117 MB of 1.82
+    GB at the Qwen2-1.5B shape.
     """
     text = graph.read_bytes()
     tensors = sorted(external_tensors(text), key=lambda tensor: tensor.offset)
@@ -78,8 +78,8 @@ def _saving_options(folder: Path, kv_shape: tuple[int, int]) -> ort.SessionOptio
     kv_heads, head_size = kv_shape
     for name, value in {
         "optimized_model_external_initializers_file_name": DATA,
-        # Scales of a KV cache, at most a float32 for every channel, stay in the graph: graphs of one level then differ
-        # in nothing that lies in the data file.
+        # Scales of a KV cache, at most a float32 for every channel, stay in the graph. So graphs of one level for
+        # several KV types have the same data file.
         "optimized_model_external_initializers_min_size_in_bytes": str(4 * kv_heads * head_size + 1),
         "save_external_prepacked_constant_initializers": "1",
     }.items():
@@ -88,7 +88,7 @@ def _saving_options(folder: Path, kv_shape: tuple[int, int]) -> ort.SessionOptio
 
 
 def _results(graph: Path, options: ort.SessionOptions, kv_shape: tuple[int, int]) -> list[npt.NDArray[Any]]:
-    """Logits and cache of a few rows in forwards of several widths, from a session that is then closed."""
+    """Logits and cache of a few rows at several widths, from a session that is then closed."""
     rows, most = sum(_WIDTHS), max(_WIDTHS)
     session = ort.InferenceSession(graph, options, providers=PROVIDERS)
     model = OrtModel(session, rows, most, most, any_width(most), kv_shape)
@@ -101,7 +101,7 @@ def _results(graph: Path, options: ort.SessionOptions, kv_shape: tuple[int, int]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints what went wrong."""
+    """Writes the pair and prints the fault."""
     graph, folder, kv_heads, head_size = arguments
     print(json.dumps({"fault": write_pair(Path(graph), Path(folder), (int(kv_heads), int(head_size)))}))
     return 0

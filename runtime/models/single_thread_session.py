@@ -1,8 +1,8 @@
-"""All threads of a session or a single one, where operators cannot use fewer: another session of the same graph.
+"""Switches between all threads and one thread, for operators that cannot use fewer: by a second session of the graph.
 
-ONNX Runtime's own operators always use a session's whole pool. Beside other programs one thread is faster than threads
-that wait for those whose cores were taken, so a session of one thread is opened when that is first wanted. Weights are
-mapped, so both share them.
+ONNX Runtime's own operators always use all threads of a session. Beside other programs one thread can be faster than
+threads that wait for others that lost their cores. So a session with one thread is opened when it is first wanted. The
+weights are mapped, and both sessions share them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from export.manifest import PocketspecError
 
 
 class SessionCrew:
-    """``session``, whose threads are all of them, and the session of one thread that ``open_single`` opens.
+    """``session``, which uses all threads, and a session with one thread, which ``open_single`` opens.
 
-    ``wanted`` is the one that forwards should run on.
+    ``wanted`` is the one that forwards should use.
     """
 
     def __init__(self, session: ort.InferenceSession, open_single: Callable[[], ort.InferenceSession]) -> None:
@@ -31,7 +31,7 @@ class SessionCrew:
 
     @property
     def workers(self) -> int:
-        """Threads of the session that is wanted."""
+        """Threads of the wanted session."""
         return self._threads if self.wanted is self._all else 1
 
     @workers.setter
@@ -48,7 +48,7 @@ class SessionCrew:
         self.wanted = self._single
 
     def refuse(self) -> None:
-        """From now on all threads work: the session of a single one cannot be opened, or gives other bits."""
+        """Uses all threads from now on: the session with one thread cannot be opened, or gives other bits."""
         self.wanted, self._single, self._refused = self._all, None, True
 
     @property
@@ -58,9 +58,9 @@ class SessionCrew:
 
 
 def waiting_seconds(root: Path = Path("/")) -> float:
-    """How long the threads of this process have waited for a processor, together; 0 where the system does not tell."""
+    """Seconds that this process's threads have waited for a processor, added up; 0 if the system does not tell."""
     waited = 0
     for file in (root / "proc/self/task").glob("*/schedstat"):
-        with suppress(OSError, ValueError, IndexError):  # threads end
+        with suppress(OSError, ValueError, IndexError):  # a thread may end meanwhile
             waited += int(file.read_text(encoding="ascii").split()[1])
     return waited / 1e9

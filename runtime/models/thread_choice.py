@@ -1,10 +1,10 @@
-"""How many of its threads a model uses: fewer where that is faster, as it is while other programs are on the cores.
+"""Chooses how many of its threads a model uses: fewer where that is faster, as it is beside other programs.
 
-A thread whose core was given to another program holds up every operator that it has begun a piece of; the others wait.
-And threads that wait take time from those that work, if there are more of them than cores to be had. So fewer threads
-are tried for a moment at first use, whenever they hold one another up, and when steps slow down; they are kept if steps
-of the same kind take less time. More are tried again now and then, less often the longer that does not pay. Results do
-not depend on the number.
+A thread that loses its core to another program holds up every operator of which it has begun a piece, and the others
+wait. If there are more threads than free cores, waiting threads also take time from working ones. So fewer threads are
+tried for a moment: at first use, when threads hold one another up, and when steps slow down. They are kept if steps of
+the same kind get faster. More threads are tried again from time to time, less often the longer that does not pay.
+Results do not depend on the number.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Protocol
 
-# What is compared: a stretch of steps this long, since other programs get a core for 3 to 4 ms at a time (Linux 6.18).
+# Stretches of steps this long are compared, since other programs get a core for 3 to 4 ms at a time (Linux 6.18).
 _STRETCH_SECONDS = 0.03
 _STRETCH_STEPS = 6
-# The share of its time that a caller waits for others. On two cores of a Zen 4, one row a step: 0.02 to 0.03 alone at
-# Qwen2-1.5B's shape, 0.21 beside one busy process, 0.09 beside two.
+# The share of its time that a caller waits for others. Measured on two cores of a Zen 4 with one row a step at
+# Qwen2-1.5B's shape: 0.02 to 0.03 alone, 0.21 beside one busy process, 0.09 beside two.
 _HELD_UP = 0.06
-# Steps that take so much longer than usual are looked into.
+# Steps that take this many times as long as usual start a trial.
 _SLOWED = 1.15
-# Fewer threads must bring this much, more threads that: stretches of the same kind differ, and alone more are faster.
+# Fewer threads must save this share of the time, more threads that: stretches of one kind vary, and alone more threads
+# are faster.
 _GAIN_OF_FEWER, _GAIN_OF_MORE = 0.05, 0.02
-# The part of the workers that stays in a trial of fewer; if that does not pay, the next one; at least one stays.
+# The parts of the workers that trials of fewer keep, one after another as long as they do not pay; at least one stays.
 _PARTS = (0.75, 0.5, 0.25, 0.125, 0.0)
-# Seconds of steps until the next trial: at first, and at most after trials that did not pay. A trial of all threads
-# beside a busy process takes up to four times as long as its stretch: 1 % of the time at most.
+# Seconds of steps until the next trial: at first, and at most after trials that did not pay. Beside a busy process a
+# trial of all threads takes up to four times as long as its stretch, so trials take at most 1 % of the time.
 _FIRST_REST, _LONGEST_REST = 0.5, 8.0
-# What is usual follows faster steps at once, slower ones by this share with every stretch.
+# The usual time follows faster steps at once, and slower ones by this share with every stretch.
 _FOLLOWS = 0.05
 
 
 class Crew(Protocol):
-    """Threads of a session: how many work, and how long they have waited for one another so far."""
+    """The threads of a session: how many work, and how long they have waited for one another so far."""
 
     workers: int
 
@@ -41,10 +42,10 @@ class Crew(Protocol):
 
 
 class WorkerChoice:
-    """Chooses the workers of a crew by what steps take; as many as it has now are the most.
+    """Chooses the workers of a crew from the time that steps take; as many as it has now are the most.
 
-    Where trials cost more than their steps, it is not ``eager``: only threads that are held up are a reason for one.
-    ``alone_first``: one worker begins, and more are tried after a while, as for work that is too little for more.
+    If it is not ``eager``, because trials cost more than their steps, only threads that are held up start one.
+    ``alone_first``: it begins with one worker and tries more after a while, for work that is too little for more.
     """
 
     def __init__(self, crew: Crew, eager: bool = True, alone_first: bool = False) -> None:
@@ -52,22 +53,22 @@ class WorkerChoice:
         if alone_first:
             crew.workers = 1
         self._stretch = _Stretch(crew.held_up_seconds)
-        # While another number is tried: what it is compared with, and the number before.
+        # During a trial: the stretch to compare with, and the number of workers before.
         self._trial: tuple[_Stretch, int] | None = None
         self._rest, self._next_rest = _FIRST_REST if alone_first else 0.0, _FIRST_REST
-        # Trials of fewer that have not paid, one after another. On many cores threads always wait a little; where that
-        # has been looked into, more are tried next.
+        # Consecutive trials of fewer that did not pay. On many cores threads always wait a little; after such trials
+        # more are tried next.
         self._fewer_failed = 0
-        # Seconds of a step by kind with as many workers as now; empty: nothing was tried yet.
+        # Usual seconds of a step by kind, with the current number of workers; empty before the first trial.
         self._usual: dict[Hashable, float] = {}
 
     @property
     def workers(self) -> int:
-        """The number chosen; another one may just be tried."""
+        """The number chosen; a trial may use another one at the moment."""
         return self._crew.workers if self._trial is None else self._trial[1]
 
     def after(self, kind: Hashable, seconds: float) -> None:
-        """Told of every forward: its ``kind`` (those of one kind do the same work) and how long it took."""
+        """Records one forward: its ``kind`` (forwards of one kind do the same work) and its seconds."""
         stretch = self._stretch
         stretch.add(kind, seconds)
         if stretch.seconds < _STRETCH_SECONDS or stretch.steps < _STRETCH_STEPS:
@@ -80,7 +81,7 @@ class WorkerChoice:
         self._stretch = _Stretch(waited)
 
     def _look_at(self, stretch: _Stretch, held_up: float) -> None:
-        """Begins a trial if it is time for one: of fewer workers where there is a reason, else of more."""
+        """Starts a trial if it is time: of fewer workers if there is a reason, else of more."""
         workers = self._crew.workers
         slow = self._eager and (not self._usual or stretch.time_beside(self._usual) > _SLOWED)
         troubled = slow or held_up > _HELD_UP
@@ -99,7 +100,7 @@ class WorkerChoice:
         self._crew.workers = workers
 
     def _judge(self, stretch: _Stretch, before: _Stretch, workers: int) -> None:
-        """Keeps what was tried if it paid; else goes back to ``workers``, and waits longer until the next trial."""
+        """Keeps the number tried if it paid; else returns to ``workers`` and waits longer until the next trial."""
         self._trial = None
         fewer = self._crew.workers < workers
         paid = stretch.time_beside(before.means()) < 1 - (_GAIN_OF_FEWER if fewer else _GAIN_OF_MORE)
@@ -118,7 +119,7 @@ class WorkerChoice:
 
 
 class _Stretch:
-    """Forwards one after another, by kind."""
+    """Consecutive forwards, by kind."""
 
     def __init__(self, held_up_before: float) -> None:
         self.held_up_before = held_up_before
@@ -132,11 +133,11 @@ class _Stretch:
         self.steps += 1
 
     def means(self) -> dict[Hashable, float]:
-        """Seconds of a forward by kind."""
+        """Mean seconds of a forward by kind."""
         return {kind: total / count for kind, (count, total) in self._kinds.items()}
 
     def time_beside(self, others: dict[Hashable, float]) -> float:
-        """Seconds of these forwards for one that they took elsewhere; 1 where no kind is known there."""
+        """The time of these forwards as a multiple of their time elsewhere; 1 if no kind is known there."""
         both = [(count * others[kind], total) for kind, (count, total) in self._kinds.items() if kind in others]
         expected = sum(seconds for seconds, _ in both)
         return sum(seconds for _, seconds in both) / expected if expected > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Levels that are opened to time forwards."""
+"""Levels that are opened only to time their forwards."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from runtime.models.placement import check_placement
 
 
 class UntestedLevels(Levels):
-    """Which row counts agree bit for bit matters to answers alone, and finding out takes minutes for 64 rows."""
+    """Levels whose widths are not tested: only answers depend on that, and for 64 rows the test takes minutes."""
 
     def open_target(self, plan: Plan) -> OrtModel:
-        """See ``Levels``. No two row counts are taken to agree."""
+        """See ``Levels``. No two widths are assumed to agree."""
         for level in plan.levels:
             check_placement(level.name, level.placement)
         return self._open(plan.target, plan)
