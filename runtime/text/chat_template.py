@@ -1,10 +1,10 @@
-"""Chat templates: the text a checkpoint wants around the messages of a conversation.
+"""Renders chat templates: the text that a checkpoint expects around the messages of a conversation.
 
 Templates come with the checkpoint, so they are untrusted programs. They run in jinja2's immutable sandbox within limits
-(``template_limits``), see plain data only, and get what Hugging Face gives them (transformers 5.24,
+(``template_limits``) and see only plain data. They have the functions that Hugging Face provides (transformers 5.24,
 ``chat_template_utils``): ``raise_exception``, ``strftime_now``, ``tojson`` without HTML escapes, loop controls,
-``dict`` and ``namespace`` without what lies behind them, and ``{% generation %}`` blocks, which mark training spans and
-change nothing here.
+``dict`` and ``namespace`` without the attributes of the types, and ``{% generation %}`` blocks, which mark training
+spans and change nothing here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runtime.text.template_limits import MeteredEnvironment, compile_metered, re
 
 
 class _Generation(jinja2.ext.Extension):
-    """``{% generation %} ... {% endgeneration %}``: its body, in a scope of its own."""
+    """``{% generation %} ... {% endgeneration %}``: its body, in its own scope."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
 
@@ -36,7 +36,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Dict:
-    """``dict`` in a template: what it makes, and nothing else of the type."""
+    """``dict`` in a template: it makes dictionaries and has nothing else of the type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -48,7 +48,7 @@ class _Dict:
 class _Namespace(Namespace):
     """``namespace`` in a template, without names that begin with an underscore."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # as jinja2's, so that "self" can be a name in it
+    def __init__(*args: Any, **kwargs: Any) -> None:  # as in jinja2, so that "self" can be a name in it
         self, *given = args
         values = dict(*given, **kwargs)
         for name in values:
@@ -61,9 +61,9 @@ class _Namespace(Namespace):
 
 
 class ChatTemplate:
-    """One compiled template with the special tokens it may name; ``where`` says in errors where it came from.
+    """One compiled template with its special tokens; ``where`` says in errors where it came from.
 
-    ``for_tools`` is the checkpoint's own template for messages with tools, where it has one.
+    ``for_tools`` is the checkpoint's own template for messages with tools, if it has one.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class ChatTemplate:
         try:
             self._template = compile_metered(environment, source)
             self._names = find_undeclared_variables(environment.parse(source)) - environment.globals.keys()
-        except Exception as error:  # templates are compiled to programs, and fail as those do
+        except Exception as error:  # templates are compiled to programs, and fail as programs do
             raise ChatTemplateError(f"{where} is not a valid chat template: {_line(error)}; use --raw") from None
 
     def render(
         self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS, *, add_generation_prompt: bool = True
     ) -> str:
-        """The text of ``messages``, each with ``role`` and ``content``, ending where the assistant begins to speak.
+        """The text of ``messages``, each with ``role`` and ``content``, up to where the assistant begins to speak.
 
-        ChatTemplateError if the template refuses them, or knows nothing of one of the ``inputs``.
+        ChatTemplateError if the template refuses them, or does not use one of the ``inputs``.
         """
         if self._for_tools is not None and inputs.tools is not None:
             return self._for_tools.render(messages, inputs, add_generation_prompt=add_generation_prompt)
@@ -100,14 +100,14 @@ class ChatTemplate:
         }
         try:
             return render_metered(self._template, variables)
-        except Exception as error:  # the template is a program of someone else's: anything can happen in it
+        except Exception as error:  # the template is a stranger's program, which may raise anything
             roles = ", ".join(dict.fromkeys(str(message.get("role")) for message in prepared))
             raise ChatTemplateError(
                 f"{self._where} refuses the messages ({roles}): {_line(error)}; change them or use --raw"
             ) from None
 
     def _refuse_unknown(self, inputs: TemplateInputs) -> None:
-        """A misspelt ``enable_thinking`` would leave a model thinking and a user wondering."""
+        """Refuses inputs that the template does not use: a misspelt ``enable_thinking`` would be ignored in silence."""
         for name in inputs.names:
             if name not in self._names:
                 own = {"messages", "add_generation_prompt", *self._special_tokens}
@@ -147,5 +147,5 @@ def _strftime_now(form: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    """An error's message as one line."""
+    """The message of an error as one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a caller may give as a prompt; everything else is refused in a line that says so."""
+"""The forms that a prompt may have; any other is refused in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WHAT = (
 
 
 def read_prompt(prompt: Any) -> str | list[Message] | list[int]:
-    """``prompt`` in Python's own types; TokenizerError says what a prompt is where it is none."""
+    """``prompt`` in Python's own types; TokenizerError says which forms a prompt may have."""
     if isinstance(prompt, str):
         return prompt
     items = python_value(prompt)
@@ -37,9 +37,9 @@ def read_prompt(prompt: Any) -> str | list[Message] | list[int]:
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Any, raw: bool, inputs: TemplateInputs) -> list[int]:
-    """The tokens of ``prompt``; a text goes into the chat template if there is one, unless ``raw``.
+    """The tokens of ``prompt``; a text is put into the chat template if there is one, unless ``raw``.
 
-    ChatTemplateError for ``inputs`` of a template that is not used.
+    ChatTemplateError if there are ``inputs`` for a template that is not used.
     """
     prompt = read_prompt(prompt)
     if isinstance(prompt, str):
@@ -55,7 +55,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Any, raw: bool, inputs: Template
 
 
 def check_ids(tokens: Any, vocab_size: int, tokenizer: Tokenizer) -> list[int]:
-    """``tokens`` as Python's ints; TokenizerError names the first that a model of ``vocab_size`` tokens lacks."""
+    """``tokens`` as Python integers; TokenizerError names the first one that is not below ``vocab_size``."""
     ids = read_prompt(tokens)
     if isinstance(ids, str) or not all(isinstance(token, int) for token in ids):
         raise TokenizerError(f"{_named(tokens)} is given as token ids; {_WHAT}")
@@ -79,7 +79,7 @@ def _refuse_inputs(inputs: TemplateInputs, prompt: str) -> None:
 
 
 def _named(value: Any) -> str:
-    """``value`` in few words."""
+    """``value`` described in few words."""
     if isinstance(value, Mapping):
         return "one message without a list around it"
     shown = repr(value)

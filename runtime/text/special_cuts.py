@@ -1,9 +1,9 @@
-"""Where a text can be cut so that its parts are encoded as the whole: in front of special tokens.
+"""Finds places where a text can be cut so that its parts have the tokens of the whole: before special tokens.
 
-The tokenizers library looks for added tokens first and encodes what lies between them by itself, so from the beginning
-of such a token on, a text has the tokens that it has there as a whole. That holds for tokens that are looked for in the
-text as it is (not in its normalized form), whatever stands before them (not as words by themselves), and that no other
-token can overlap. A long conversation is encoded from its last turn on this way.
+The tokenizers library finds added tokens first and encodes the text between them separately. So a text that begins at
+such a token has the same tokens as it has inside a longer text. This holds for added tokens that match the text itself
+(not its normalized form), match after any text (not only as whole words), and are not overlapped by another added
+token. A long conversation is therefore encoded from its last turn on.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import tokenizers
 
 
 class Cuts:
-    """The added tokens of ``inner`` that cut texts."""
+    """The added tokens of ``inner`` at which texts can be cut."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._added = inner.get_added_tokens_decoder()
         self._known: dict[int, bool] = {}
 
     def last(self, text: str, start: int, tokens: Sequence[int]) -> int:
-        """A place at or before ``start`` where ``text`` can be cut, 0 if there is none but its beginning.
+        """The last place up to ``start`` where ``text`` can be cut; 0 if there is none but its beginning.
 
-        ``tokens`` are those of the first ``start`` characters: the last one of them that cuts is looked for.
+        ``tokens`` are those of the first ``start`` characters, in which the last token that cuts is searched for.
         """
         for token in reversed(tokens):
             if token in self._added and self._cuts(token):
@@ -41,6 +41,6 @@ class Cuts:
 
 
 def _may_cover(other: str, content: str) -> bool:
-    """Whether ``other`` can begin in front of ``content`` and reach into it."""
+    """Whether an ``other`` token can begin before ``content`` and overlap it."""
     ends = (other[place:] for place in range(1, len(other)))
     return any(content.startswith(end) or end.startswith(content) for end in ends)

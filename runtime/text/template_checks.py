@@ -1,6 +1,6 @@
-"""What operators, methods and filters would make, known before they make it: templates may not ask for too much.
+"""Limits on the results of operators, methods and filters, checked before they are computed.
 
-Each check raises LimitError, or charges the meter for what will be done.
+Each check raises LimitError, or charges the meter for the work to come.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any
 
 from runtime.text.template_meter import LimitError, Meter
 
-_MOST_COUNT = 100_000  # widths and counts that filters take, as jinja2 bounds ``range``
-_MOST_BITS = 10_000  # of whole numbers
+_MOST_COUNT = 100_000  # widths and counts that filters take; jinja2 has the same bound for ``range``
+_MOST_BITS = 10_000  # of integers
 _MOST_INDENT = 32  # of JSON
 _MOST_DEPTH = 100
 _REMOVED_METHODS = frozenset(("translate", "maketrans", "striptags"))
-# Widths in formats: many digits, or taken from an argument.
+# Widths in formats that have many digits or come from an argument.
 _WIDE_FORMAT = re.compile(r"\d{5}|\*|[:!][^{}]*\{")
 _SEQUENCES = (str, bytes, list, tuple)
 
 
 def check_operator(meter: Meter, operator: str, left: Any, right: Any) -> None:
-    """Before ``left operator right``."""
+    """Checks ``left operator right``."""
     meter.charge(1)
     if operator == "+" and isinstance(left, _SEQUENCES) and isinstance(right, _SEQUENCES):
         meter.text(len(left) + len(right))
@@ -35,7 +35,7 @@ def check_operator(meter: Meter, operator: str, left: Any, right: Any) -> None:
 
 
 def check_format(meter: Meter, form: str, values: Any) -> None:
-    """Before ``values`` are put into ``form``: every field may be as long as all of them."""
+    """Checks a format of ``values``: every field may be as long as all values together."""
     if _WIDE_FORMAT.search(form):
         raise LimitError("it formats to a width of more than 9,999, or one that it computes")
     fields = form.count("%") + form.count("{")
@@ -43,7 +43,7 @@ def check_format(meter: Meter, form: str, values: Any) -> None:
 
 
 def check_call(meter: Meter, run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Before ``run`` is called, where it is a method of text, number or list; gives ``args`` to call it with."""
+    """Checks a call of ``run``, a method of a text, number or list; returns the ``args`` to call it with."""
     owner, name = getattr(run, "__self__", None), getattr(run, "__name__", "")
     if not isinstance(owner, str | bytes | int | list | tuple):
         return args
@@ -70,7 +70,7 @@ def _check_text_method(meter: Meter, text: str, name: str, args: tuple[Any, ...]
 
 
 def check_filter(meter: Meter, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Before filter ``name`` runs on ``args[0]``."""
+    """Checks filter ``name`` for ``args[0]``."""
     for value in (*args[1:], *kwargs.values()):
         if isinstance(value, int) and value > _MOST_COUNT:
             raise LimitError(f"it gives the filter {name!r} {value:,}, at most {_MOST_COUNT:,} are allowed")
@@ -100,7 +100,7 @@ def _check_join(meter: Meter, value: Any, d: Any = "", *_: Any, **__: Any) -> No
 
 
 def _check_start(meter: Meter, value: Any, attribute: Any = None, start: Any = 0, *_: Any, **__: Any) -> None:
-    """Lists would be copied for every item."""
+    """Refuses a list as the start of a sum, which would be copied for every item."""
     if not isinstance(start, int | float):
         raise LimitError("it sums other things than numbers")
 
@@ -119,7 +119,7 @@ def _check_json(meter: Meter, value: Any, *_: Any, **options: Any) -> None:
 
 
 def _extent(value: Any, depth: int) -> tuple[int, int]:
-    """How many values there are in ``value``, and how deep they lie."""
+    """The number of values in ``value``, and the depth of their nesting."""
     if depth > _MOST_DEPTH:
         raise LimitError(f"it writes JSON that is nested more than {_MOST_DEPTH} deep")
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()

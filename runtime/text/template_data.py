@@ -1,8 +1,8 @@
-"""What a chat template is given: messages, tools, documents and arguments, prepared as transformers prepares them.
+"""Prepares what a chat template is given, as transformers does: messages, tools, documents and arguments.
 
-A template is a program of someone else's and sees plain data alone: text, numbers, lists and mappings. As in
-transformers' ``apply_chat_template``, keys of a message whose value is None are left out, and an answer's reasoning is
-passed under each of its names. An object that is none of these is refused; transformers would write its type's name.
+A template is a stranger's program and sees only plain data: text, numbers, lists and mappings. As in transformers'
+``apply_chat_template``, keys of a message with value None are left out, and an answer's reasoning is passed under all
+of its names. Any other object is refused; transformers would write the name of its type.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplateError(PocketspecError, ValueError):
-    """A template that does not compile, or that refuses the messages it is given."""
+    """A template that does not compile, or that refuses its messages."""
 
 
 @dataclass(frozen=True)
 class TemplateInputs:
-    """What a template is given beside the messages: JSON schemas of ``tools``, ``documents``, and ``arguments``."""
+    """The inputs of a template beside the messages: ``tools`` as JSON schemas, ``documents``, and ``arguments``."""
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] | None = None
@@ -39,7 +39,7 @@ class TemplateInputs:
 
     @property
     def names(self) -> list[str]:
-        """The names that a template must know for these inputs to count."""
+        """The names that a template must use for these inputs to have an effect."""
         return [name for name in ("tools", "documents") if getattr(self, name)] + list(self.arguments)
 
 
@@ -72,20 +72,20 @@ def make_inputs(
 
 
 def is_message(value: Any) -> bool:
-    """Whether ``value`` can be a message: a mapping, or an object that becomes one."""
+    """Whether ``value`` can be a message: a mapping, or an object that converts to one."""
     is_object = dataclasses.is_dataclass(value) and not isinstance(value, type)
     return isinstance(value, Mapping) or is_object or callable(getattr(value, "model_dump", None))
 
 
 def prepare_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
-    """``messages`` as plain mappings without keys of value None, their reasoning under each of its names."""
+    """``messages`` as plain mappings without keys of value None, with reasoning under all of its names."""
     if not messages:
         raise ChatTemplateError("a chat has no messages; give at least one, with role and content")
     return [_prepare(plain(message, "messages")) for message in messages]
 
 
 def plain(value: Any, where: str) -> Any:
-    """``value`` rebuilt of plain data; dataclasses and objects with ``model_dump`` (pydantic's) become mappings."""
+    """``value`` copied as plain data; dataclasses and objects with ``model_dump`` (pydantic) become mappings."""
     try:
         return _plain(value, where)
     except RecursionError:
@@ -126,7 +126,7 @@ def _prepare(message: Any) -> dict[str, Any]:
 
 
 def _mappings(name: str, value: Any) -> list[Any] | None:
-    """Tools or documents: a list of mappings. Functions become no schema here, unlike in transformers."""
+    """Tools or documents: a list of mappings. Functions are not converted to schemas, unlike in transformers."""
     if value is None:
         return None
     if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):

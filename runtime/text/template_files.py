@@ -1,8 +1,8 @@
-"""Where checkpoints keep their chat templates and special tokens, read as transformers reads them.
+"""Finds the chat templates and special tokens of checkpoints, in the same files as transformers.
 
-A template stands in ``chat_template.jinja``, with others by name in ``additional_chat_templates/``, or in
-``tokenizer_config.json`` as text or as a list of named ones; files go before the configuration. The one called
-"tool_use" is for messages with tools.
+A template is in ``chat_template.jinja``, with further ones by name in ``additional_chat_templates/``, or in
+``tokenizer_config.json`` as a text or as a list of named ones. Files take precedence over the configuration. The
+template named "tool_use" is for messages with tools.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DEFAULT, _TOOL_USE = "default", "tool_use"
 
 
 def read_chat_template(folder: Path) -> ChatTemplate | None:
-    """The template of the checkpoint or bundle in ``folder``; None where there is none."""
+    """The template of the checkpoint or bundle in ``folder``; None if there is none."""
     named, where = _read_templates(folder)
     if not named:
         return None
@@ -36,10 +36,10 @@ def read_chat_template(folder: Path) -> ChatTemplate | None:
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
-    """Names like ``bos_token`` to the token's text, from the tokenizer's configuration files.
+    """The texts of special tokens by names like ``bos_token``, from the tokenizer's configuration files.
 
-    ``special_tokens_map.json`` counts before the configuration where that has no ``added_tokens_decoder``, and not at
-    all where it has one, as in transformers.
+    As in transformers, ``special_tokens_map.json`` takes precedence over a configuration without
+    ``added_tokens_decoder``, and is ignored beside one that has it.
     """
     config = _read_json(folder, _CONFIG)
     legacy = {} if "added_tokens_decoder" in config else _read_json(folder, "special_tokens_map.json")
@@ -52,7 +52,7 @@ def read_special_tokens(folder: Path) -> dict[str, str]:
 
 
 def _read_templates(folder: Path) -> tuple[dict[str, str], str]:
-    """Templates by name, and where they stand."""
+    """The templates by name, and the file they are in."""
     files = {path.name.removesuffix(".jinja"): path for path in sorted((folder / FOLDER_NAME).glob("*.jinja"))}
     if (folder / FILE_NAME).is_file():
         files[_DEFAULT] = folder / FILE_NAME

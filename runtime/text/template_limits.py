@@ -1,11 +1,11 @@
-"""Chat templates within limits: jinja2's immutable sandbox, where every operation is charged before it runs.
+"""Runs chat templates within limits: in jinja2's immutable sandbox, with every operation charged before it runs.
 
-Templates are programs of strangers. The sandbox keeps them from our objects and bounds ``range``, and that is all: two
-nested loops run for hours, ``"x" * 10**9`` takes a gigabyte, and so does a text that is doubled thirty times. Here
-turns of loops, calls, filters and operators are charged, with a share of the characters and items that each goes
-through, and results that would be too long are refused before they are made.
+Templates are programs of strangers. The sandbox protects our objects and bounds ``range``, but nothing else: two nested
+loops run for hours, and ``"x" * 10**9``, or a text doubled thirty times, takes a gigabyte. So here loop iterations,
+calls, filters and operators are charged, each with a share of the characters and items that it goes through, and
+results that would be too long are refused before they are computed.
 
-jinja2 has no hook for loops, ``~``, comparisons, slices and keys, so the compiler is extended by them.
+jinja2 has no hooks for loops, ``~``, comparisons, slices and keys, so its compiler is extended to call ours.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from runtime.text.template_meter import CHARACTERS, CURRENT, LimitError, Meter, 
 # Templates of public checkpoints have up to 30,000 characters.
 _MOST_SOURCE = 250_000
 _CALL = 4  # operations
-# These take or give back items and look at nothing that items hold.
+# Functions that take or return items without looking at what is in them.
 _SHALLOW = frozenset(
     ("attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list", "map")
 ).union(("random", "reject", "rejectattr", "reverse", "select", "selectattr", "slice"))
 _COMPARING = frozenset(
     ("in", "eq", "equalto", "==", "ne", "!=", "lt", "lessthan", "<", "le", "<=", "gt", "greaterthan", ">", "ge", ">=")
 )
-# Nothing that chat templates need, and each can be made to take very long.
+# Chat templates do not need these, and each can be made to take very long.
 _REMOVED_FILTERS = ("pprint", "striptags", "urlize", "xmlattr")
 _REMOVED_GLOBALS = ("lipsum",)
 
 
 def compile_metered(environment: MeteredEnvironment, source: str) -> jinja2.Template:
-    """The template of ``source``; any error may come of it, for it is compiled to a program."""
+    """Compiles the template ``source``. It is compiled to a program, so any error is possible."""
     if len(source) > _MOST_SOURCE:
         raise LimitError(f"it has {len(source):,} characters, at most {_MOST_SOURCE:,} are allowed")
     return environment.from_string(source)
 
 
 def render_metered(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
-    """The text of a ``template`` of a ``MeteredEnvironment``; LimitError where it takes more than it may."""
+    """The text of a ``template`` of a ``MeteredEnvironment``; LimitError if it exceeds its limits."""
     meter = Meter(size_of(variables))
     token = CURRENT.set(meter)
     try:
@@ -61,14 +61,14 @@ def render_metered(template: jinja2.Template, variables: Mapping[str, Any]) -> s
 
 
 class MeteredCode(CodeGenerator):
-    """Compiles templates so that they ask the environment before they work."""
+    """Compiles templates into code that asks the environment before it works."""
 
     _turn_cost = 0
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802  (jinja2 finds visitors by such names)
         text = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         self._turn_cost = 1 + text // CHARACTERS
-        if node.test is not None:  # a turn that the test refuses does not come to the body
+        if node.test is not None:  # the body does not see iterations that the test filters out
             node.iter = nodes.Call(nodes.EnvironmentAttribute("counted"), [node.iter], [], None, None)
         super().visit_For(node, frame)
 
@@ -123,10 +123,10 @@ class MeteredCode(CodeGenerator):
 
 
 class MeteredEnvironment(ImmutableSandboxedEnvironment):
-    """The sandbox with limits; what it renders, ``render_metered`` renders.
+    """The sandbox with limits; ``render_metered`` renders its templates.
 
-    Nothing is computed while a template is compiled: without a meter, what asks for one fails, and jinja2 leaves it to
-    the rendering.
+    Nothing is computed while a template is compiled: without a meter every check fails, and jinja2 then leaves the
+    computation to the rendering.
     """
 
     code_generator_class = MeteredCode
@@ -144,36 +144,36 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             self.tests[name] = _metered_test(cast(Callable[..., Any], self.tests[name]))
 
     def add_filter(self, name: str, run: Callable[..., Any]) -> None:
-        """Makes a filter of ours known."""
+        """Adds a filter of ours."""
         self.filters[name] = _metered_filter(name, run)
 
     def charge(self, operations: int) -> None:
-        """Counts a turn of a loop."""
+        """Charges one iteration of a loop."""
         CURRENT.get().charge(operations)
 
     def counted(self, items: Iterable[Any]) -> Iterable[Any]:
-        """The same items, each charged."""
+        """The same items, each charged when it is taken."""
         return CURRENT.get().counted(items, deep=False)
 
     def looked_into(self, value: Any) -> Any:
-        """The same value: it will be shown, compared or hashed, with all it holds."""
+        """The same value, charged for being shown, compared or hashed with everything in it."""
         CURRENT.get().deep(value)
         return value
 
     def gone_through(self, value: Any) -> Any:
-        """The same value: a part of it will be copied."""
+        """The same value, charged for a part of it being copied."""
         CURRENT.get().shallow(value)
         return value
 
     def joined(self, join: Callable[[Iterable[Any]], str], parts: tuple[Any, ...]) -> str:
-        """``parts`` as one text."""
+        """``parts`` joined to one text."""
         meter = CURRENT.get()
         meter.text(sum(map(meter.deep, parts)))
         return join(parts)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """See ``SandboxedEnvironment``."""
-        if isinstance(argument, tuple):  # will be hashed
+        if isinstance(argument, tuple):  # it will be hashed
             CURRENT.get().deep(argument)
         return super().getitem(obj, argument)
 
@@ -214,7 +214,7 @@ def _metered_filter(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
     first = 1 if hasattr(run, "jinja_pass_arg") else 0
     is_deep = name not in _SHALLOW
 
-    @wraps(run)  # with jinja2's mark of what it wants to be passed
+    @wraps(run)  # keeps jinja2's mark of the context that the filter wants
     def metered(*args: Any, **kwargs: Any) -> Any:
         meter = CURRENT.get()
         meter.charge(_CALL)
@@ -230,7 +230,7 @@ def _metered_filter(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _metered_test(run: Callable[..., Any]) -> Callable[..., Any]:
-    """The test with what it compares charged."""
+    """The test with its operands charged."""
 
     @wraps(run)
     def metered(*args: Any) -> Any:

@@ -1,7 +1,7 @@
-"""How much a chat template may take, and what is counted: operations, and characters of texts.
+"""Counts the work of a chat template against its limit: operations, and characters of texts.
 
-What a rendering may take is a second or two of one core of an AMD Zen 4 (measured with the templates of the tests), and
-more for longer messages. Texts of public checkpoints' templates take a thousandth of that.
+The limit is a second or two of one core of an AMD Zen 4 (measured with the templates of the tests), and more for longer
+messages. Texts of public checkpoints' templates take a thousandth of that.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ from jinja2.utils import Namespace
 
 _OPERATIONS, _OPERATIONS_PER_CHARACTER = 1_000_000, 20
 _TEXT, _TEXT_PER_CHARACTER = 1_000_000, 8
-# As much work as one operation.
+# Characters, or items, that are as much work as one operation.
 CHARACTERS, _ITEMS = 16, 4
 
 
 class LimitError(SecurityError):
-    """A template that takes too much. Not one of the errors that filters catch."""
+    """A template that exceeds its limits. Not one of the errors that filters catch."""
 
 
 class Meter:
-    """What one rendering may still take; ``size``: characters of what it is given."""
+    """The work that one rendering may still do; ``size``: characters of its inputs."""
 
     def __init__(self, size: int) -> None:
         self._left = self._most = _OPERATIONS + _OPERATIONS_PER_CHARACTER * size
         self.most_text = _TEXT + _TEXT_PER_CHARACTER * size
 
     def charge(self, operations: int) -> None:
-        """Takes ``operations`` off; LimitError where there are not so many left."""
+        """Subtracts ``operations``; LimitError if fewer are left."""
         self._left -= operations
         if self._left < 0:
             raise LimitError(f"it takes more than {self._most:,} operations")
 
     def text(self, length: int) -> None:
-        """Charges a text or list of ``length`` that is there or will be made; LimitError where it may not be so long.
+        """Charges a text or list of ``length``, existing or about to be made; LimitError if it would be too long.
 
-        Lengths that are sums or products need not be made to be asked for.
+        A sum or product of lengths can be charged without making anything.
         """
         self.check(length)
         self.charge(length // CHARACTERS)
 
     def check(self, length: int) -> None:
-        """LimitError where a text or list may not have ``length``."""
+        """LimitError if a text or list must not have this ``length``."""
         if length > self.most_text:
             raise LimitError(f"it makes a text or list of {length:,}, allowed are {self.most_text:,}")
 
     def shallow(self, value: Any) -> None:
-        """Charges going through ``value`` once: its characters or items, not what the items hold."""
+        """Charges one pass over ``value``: its characters or items, but not the contents of items."""
         if isinstance(value, str | bytes):
             self.text(len(value))
         elif isinstance(value, list | tuple | Mapping | range):
             self.charge(len(value) // _ITEMS)
 
     def deep(self, value: Any) -> int:
-        """Charges going through ``value`` and all it holds, as often as it holds it; the characters of that, about.
+        """Charges one pass over ``value`` and everything in it, as often as it occurs; about its number of characters.
 
-        A list that holds itself twice, thirty times over, is short and has a billion ends.
+        A list that holds itself twice, nested thirty times, is short and has a billion leaves.
         """
         if isinstance(value, str):
             self.text(len(value))
@@ -82,7 +82,7 @@ class Meter:
         return total
 
     def counted(self, items: Iterable[Any], deep: bool) -> Iterator[Any]:
-        """The same items, each charged when it is taken; with ``deep``, they may not be too long together."""
+        """The same items, each charged when it is taken; with ``deep``, their total length is limited as well."""
         total = 0
         for item in items:
             self.charge(2)
@@ -96,7 +96,7 @@ CURRENT: ContextVar[Meter] = ContextVar("template meter")
 
 
 def size_of(value: Any) -> int:
-    """Characters of plain data, every value counted as one at least: what a rendering is given."""
+    """The number of characters of plain data, with at least one for every value: the size of a rendering's inputs."""
     if isinstance(value, str):
         return len(value) + 1
     if isinstance(value, Mapping):

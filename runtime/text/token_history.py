@@ -1,11 +1,10 @@
-"""The tokens of a conversation, kept as the model read and said them.
+"""Keeps the tokens of a conversation as the model has read and written them.
 
-Decoding an answer and encoding its text again may give other tokens, and then all that the KV cache holds from there
-on is lost. So every prompt and every answer keeps the tokens it had, and what is new behind them has the tokens that
-the whole text has there: a special token may swallow the line break behind it (``rstrip``, Phi-3), and a tokenizer in
-SentencePiece's manner puts a space in front of texts, so a piece by itself may be encoded otherwise. A template that
-changes what lies behind, say by taking the thoughts out of earlier answers, is followed: everything from the first
-changed turn on is encoded again.
+Encoding the text of an answer may give other tokens than the answer had, and then everything in the KV cache from there
+on is lost. So every prompt and every answer keeps its tokens. New text after them gets the tokens that it has within
+the whole text: a special token may absorb the line break after it (``rstrip``, Phi-3), and SentencePiece tokenizers put
+a space before a text, so a part encoded alone could have other tokens. If a template changes earlier text, for example
+by removing the reasoning of earlier answers, everything from the first changed turn on is encoded again.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from typing import NamedTuple
 
 from runtime.text.tokenizer import Tokenizer
 
-# How many tokens the end of an answer may have that its text does not show: a stop string, half a character.
+# The most tokens at the end of an answer that its text may not show: a stop string, an incomplete character.
 _MAX_HIDDEN = 16
-# Tokens in front of an answer that decide whether its first piece begins with a space.
+# Tokens before an answer that decide whether its first piece begins with a space.
 _SEAM = 16
 
 
 class _Turn(NamedTuple):
-    """A prompt as far as it was new, and its answer: tokens, and the texts that a template may put in their place.
+    """One turn: tokens of the new part of a prompt and of its answer, and the texts that templates may write for them.
 
-    ``answers`` are the answer's text with the space in front that SentencePiece does not show, and without.
+    ``answers`` are the answer's text with the space that SentencePiece hides at its beginning, and without it.
     """
 
     prompt: str
@@ -32,7 +31,7 @@ class _Turn(NamedTuple):
     tokens: tuple[int, ...]
 
     def end_in(self, text: str, start: int) -> int | None:
-        """Where the turn ends that begins at ``start`` of ``text``; None where it says something else."""
+        """The end of this turn in ``text``, where it begins at ``start``; None if the text differs."""
         if not text.startswith(self.prompt, start):
             return None
         start += len(self.prompt)
@@ -40,7 +39,7 @@ class _Turn(NamedTuple):
 
 
 class History:
-    """The turns of one conversation: ``encode`` the text that is to be answered, then ``add_answer``."""
+    """The turns of one conversation: ``encode`` the text to be answered, then ``add_answer``."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -66,9 +65,9 @@ class History:
         return self.tokens
 
     def add_answer(self, tokens: Sequence[int], shown: str, ended: bool) -> None:
-        """``tokens`` answered the text encoded last; ``shown`` is what the next text will have of them.
+        """Adds the answer ``tokens`` to the text encoded last; ``shown`` is what the next text will contain of them.
 
-        ``ended``: the last token is an end token, which comes back if the template puts it there.
+        ``ended``: the last token is an end token, which counts if the template writes it.
         """
         end = len(tokens) - ended
         front = self.tokens[-_SEAM:]
@@ -76,7 +75,7 @@ class History:
             said = tokens[: end - hidden]
             text = self._tokenizer.decode(said)
             if shown.startswith(text):
-                if said:  # else nothing is lost if the next text has other tokens here
+                if said:  # an empty answer loses nothing if it is encoded again
                     answers = (self._tokenizer.decode(said, front), text)
                     self._turns.append(_Turn(self._prompt, answers, (*self._new, *said)))
                 self._prompt, self._new = "", []

@@ -1,7 +1,7 @@
-"""What stands in for the tokenizer of a bundle that has none: texts are token ids, "1 15 27".
+"""Replaces the tokenizer of a bundle that has none: texts are token ids, "1 15 27".
 
-Bundles of random weights are made without a download, and some checkpoints come without ``tokenizer.json``. They run,
-and can be timed, all the same.
+Bundles of random weights are made without a download, and some checkpoints lack ``tokenizer.json``. They still run and
+can be timed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def open_tokenizer(bundle: Path) -> Tokenizer:
 
 
 def has_tokenizer(bundle: Path) -> bool:
-    """Whether texts are more than token ids."""
+    """Whether the bundle has a tokenizer for texts."""
     return (bundle / "tokenizer.json").is_file()
 
 
@@ -33,7 +33,7 @@ class TokenIds(Tokenizer):
 
     @property
     def entries(self) -> int:
-        """See ``Tokenizer``. None are written in any way."""
+        """See ``Tokenizer``. There are none."""
         return 0
 
     @property
@@ -42,7 +42,7 @@ class TokenIds(Tokenizer):
         return {}
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The ids in ``text``; TokenizerError if it is another text, with what to do for those."""
+        """The ids in ``text``; TokenizerError says what to do for any other text."""
         try:
             return [int(word) for word in text.split()]
         except ValueError:
@@ -65,5 +65,5 @@ class TokenIds(Tokenizer):
         return f"<{token}>"
 
     def decode_window(self, tokens: Sequence[int]) -> str:
-        """The ids, with spaces between them."""
+        """The ids, separated by spaces."""
         return " ".join(map(str, tokens))

@@ -1,8 +1,8 @@
-"""Text to tokens and back, piece by piece.
+"""Encodes text and decodes tokens, as a whole or piece by piece.
 
-Decoding token by token must give what decoding everything at once gives. Two things stand in the way. A character may
-lie in several tokens, so text that ends in half a character waits. And a tokenizer in SentencePiece's manner drops the
-space in front of its first token, so tokens are decoded behind the ones shown last, and the text of those is cut off.
+Decoding token by token must give the same text as decoding all at once. There are two difficulties. A character may
+span several tokens, so an incomplete character waits. And SentencePiece tokenizers drop the space before their first
+token, so tokens are decoded after those shown last, whose text is then cut off.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from runtime.text.special_cuts import Cuts
 from runtime.text.template_data import NO_INPUTS, Message, TemplateInputs
 from runtime.text.template_files import read_chat_template
 
-# What a decoder puts in place of bytes that are no character, or not one yet.
+# What a decoder writes for bytes that are not a character, or not yet one.
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _NEWLINE = 10
-# Text that merges with little of what may follow it.
+# Text that hardly ever merges with the text after it.
 _FRONT = "x"
-# The largest tokenizers, of 260,000 entries, have 35 MB.
+# The largest tokenizers, with 260,000 entries, have 35 MB.
 _MOST_BYTES = 512 << 20
 
 
 class TokenizerError(PocketspecError, ValueError):
-    """A tokenizer file that is missing or unreadable, or a prompt that cannot be encoded."""
+    """A tokenizer file that is missing or cannot be read, or a prompt that cannot be encoded."""
 
 
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
-    """Turns errors of the tokenizers library into one of ours that says ``what`` went wrong.
+    """Converts errors of the tokenizers library into TokenizerError, which says ``what`` failed.
 
-    It raises bare Exception, and where its own code fails, something beside all exceptions ("PanicException").
+    The library raises plain Exception, and "PanicException", which is none, where its own code fails.
     """
     try:
         yield
@@ -58,7 +58,7 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer, template: ChatTemplate | None = None) -> None:
         self._inner = inner
-        # Applied by hand, for it trims the offsets that say where tokens lie in a text.
+        # Applied by hand, because it trims the offsets of tokens in a text.
         self._around, inner.post_processor = inner.post_processor, None
         self.template = template
         self.byte_tokens = _byte_tokens(inner)
@@ -81,7 +81,7 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_file(str(path))
             inner.no_truncation()
             inner.no_padding()
-            give_back()  # parsing leaves as much behind as it keeps
+            give_back()  # parsing leaves as much free memory behind as it keeps
             return cls(inner, read_chat_template(folder))
 
     @property
@@ -91,22 +91,22 @@ class Tokenizer:
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """What special tokens are called, and their ids: decoded text leaves them out."""
+        """The special tokens, which decoded text leaves out, and their ids."""
         added = self._inner.get_added_tokens_decoder()
         return {token.content: number for number, token in added.items() if token.special}
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The ids of ``text``; with ``add_special_tokens``, what the tokenizer puts around a text (a begin token)."""
+        """The ids of ``text``; ``add_special_tokens`` adds those that belong around a text, such as a begin token."""
         encoding = self._encoding(text)
         if add_special_tokens and self._around is not None:
             encoding = self._around.process(encoding, None, True)
         return list(encoding.ids)
 
     def encode_rest(self, text: str, start: int, before: Sequence[int] = ()) -> list[int]:
-        """The ids that the whole ``text`` has behind its first ``start`` characters, which have the ids ``before``.
+        """The ids in ``text`` after its first ``start`` characters, which have the ids ``before``.
 
-        Where one of its tokens lies on both sides, the part of it behind ``start`` gets ids of its own; but none where
-        the same token stands before already, as one that swallows the line break behind it.
+        If a token spans ``start``, the part of it after ``start`` is encoded separately, unless that token is already
+        the last of ``before``, like one that absorbs the line break after it.
         """
         place = self._cuts.last(text, start, before)
         text, start = text[place:], start - place
@@ -118,14 +118,14 @@ class Tokenizer:
         return [*(self.encode_behind(text[start:end]) if is_cut else []), *ids[first:]]
 
     def encode_behind(self, text: str) -> list[int]:
-        """The ids of ``text`` where other text comes before it: without the space that some tokenizers put in front."""
+        """The ids of ``text`` after other text: without the space that some tokenizers put in front."""
         front = self.encode(_FRONT, add_special_tokens=False)
         whole = self.encode(_FRONT + text, add_special_tokens=False)
         is_split = whole[: len(front)] == front
         return whole[len(front) :] if is_split else self.encode(text, add_special_tokens=False)
 
     def _encoding(self, text: str) -> tokenizers.Encoding:
-        """Tokens of ``text`` with where they lie in it, without special ones around it."""
+        """The tokens of ``text`` with their offsets, without special ones around it."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -144,38 +144,39 @@ class Tokenizer:
         return self.template.render(messages, inputs)
 
     def token(self, token: int) -> str:
-        """One entry of the vocabulary as it is written there; for display."""
+        """One entry of the vocabulary as it is stored; for display."""
         return self._inner.id_to_token(token) or f"<{token}>"
 
     def decode(self, tokens: Sequence[int], after: Sequence[int] = ()) -> str:
-        """The text of ``tokens`` behind ``after``, special tokens left out."""
+        """The text of ``tokens`` after the tokens ``after``, without special tokens."""
         stream = TextStream(self, after)
         return stream.feed(tokens) + stream.flush()
 
     def decode_window(self, tokens: Sequence[int]) -> str:
-        """The library's own decoding of ``tokens``, special tokens left out, ids without an entry ignored."""
+        """The library's decoding of ``tokens``, without special tokens; ids without an entry are ignored."""
         with _refusals("the tokenizer cannot decode the answer"):
             return self._inner.decode(list(tokens), skip_special_tokens=True)
 
 
 class TextStream:
-    """Tokens in, text out: what ``feed`` and ``flush`` return, put together, is the text of all tokens fed.
+    """Converts tokens to text in pieces: what ``feed`` and ``flush`` return adds up to the text of all tokens.
 
-    Nothing ends in half a character. ``after`` are the tokens before the first one fed: their text is not returned,
-    but whether the first piece begins with a space depends on them.
+    A piece never ends within a character. ``after`` are the tokens before the first one fed: their text is not
+    returned, but it decides whether the first piece begins with a space.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        # The tokens shown last, then those that wait; of the window's text, the first `_seen` characters were shown.
+        # The tokens shown last, then those that wait; the first `_seen` characters of the window's text have been
+        # shown.
         self._window: list[int] = []
         self._num_shown = 0
         self._seen = 0
         self.feed(after)
 
     def feed(self, tokens: Iterable[int]) -> str:
-        """The text that ``tokens`` complete."""
+        """The text that is complete after ``tokens``."""
         values = self._tokenizer.byte_tokens
         if not values:
             return self._feed_text(list(tokens))
@@ -186,7 +187,7 @@ class TextStream:
         return "".join(pieces)
 
     def flush(self) -> str:
-        """What still waited, half characters replaced: the end of the text."""
+        """The text that still waits, with incomplete characters replaced: the end of the text."""
         return self._release(self._tokenizer.decode_window(self._window)) + self._utf8.decode(b"", final=True)
 
     def _feed_text(self, tokens: list[int]) -> str:
@@ -198,7 +199,7 @@ class TextStream:
         return broken if text.endswith(_REPLACEMENT) else broken + self._release(text)
 
     def _feed_bytes(self, values: list[int]) -> str:
-        """Byte tokens make characters here and not in the library, which replaces a whole run for one wrong byte."""
+        """Decodes byte tokens here, since the library replaces a whole run of bytes for one wrong byte."""
         waiting = self._release(self._tokenizer.decode_window(self._window))
         text = self._utf8.decode(bytes(values))
         newline = next(token for token, value in self._tokenizer.byte_tokens.items() if value == _NEWLINE)
@@ -206,7 +207,7 @@ class TextStream:
         return waiting + text
 
     def _release(self, text: str) -> str:
-        """Shows all of the window's ``text``; tokens that add nothing visible stay in the window."""
+        """Returns all of the window's ``text``; tokens that add nothing visible stay in the window."""
         piece = text[self._seen :]
         if piece:
             self._window = self._window[self._num_shown :]
@@ -216,7 +217,7 @@ class TextStream:
 
 
 def _byte_tokens(inner: tokenizers.Tokenizer) -> dict[int, int]:
-    """Ids of the tokens ``<0x00>`` to ``<0xFF>`` to their byte, when the tokenizer falls back to bytes."""
+    """Bytes by the ids of the tokens ``<0x00>`` to ``<0xFF>``, if the tokenizer falls back to bytes."""
     if not getattr(inner.model, "byte_fallback", False):
         return {}
     ids = {token: value for value in range(256) if (token := inner.token_to_id(f"<0x{value:02X}>")) is not None}
