@@ -1,4 +1,4 @@
-"""What was accepted at every level: the share of drafted tokens, and the chance of each depth."""
+"""Acceptance at every level: the share of drafted tokens, and the chance at each depth."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from runtime.decoding.draft import Step
 class LevelAcceptance:
     """What ``level`` accepted of the drafts it judged.
 
-    ``rate`` is the share of all nodes; ``by_depth[d]`` the share of accepted tokens at depth d among the drafts that
-    were that deep and accepted all the way down to it; ``drafts`` counts drafts that were not empty.
+    ``rate`` is the share of all nodes. ``by_depth[d]`` is the share of accepted tokens at depth d, among the drafts
+    that were so deep and whose tokens above were all accepted. ``drafts`` counts drafts that were not empty.
     """
 
     level: str
@@ -24,7 +24,7 @@ class LevelAcceptance:
 
 
 def measure_acceptance(steps: Sequence[Step], target: str) -> list[LevelAcceptance]:
-    """Of the level called ``target``, whose steps these are, and of every level below that judged drafts itself."""
+    """The acceptance of ``target``, whose steps these are, and of every level below that judged drafts itself."""
     judged = [step for step in steps if step.num_drafted]
     found = [_acceptance(target, judged)] if judged else []
     below: dict[str, list[Step]] = {}

@@ -1,11 +1,12 @@
-"""Contenders of a benchmark, by their names.
+"""The contenders of a benchmark, made from their names.
 
-``plain`` runs one row a step, ``plain-safe`` the width that agrees bit for bit with wider steps. ``suffix`` (or another
-registered drafter), ``chain``, ``tree``, ``hierarchy`` and ``ahead`` have drafts that the scheduler sizes; ``auto``
-chooses among all ways.
-Exact drafts are ``NAME-chain6``, ``NAME-tree8`` or ``NAME-tree8x3`` (nodes and depth), ``LOWER>MIDDLE-chain6/tree8x3``
-of a drafter below an intermediate (for the target / for the intermediate), and any of them with ``ahead:`` in front,
-where the drafter works while the target does. ``native:`` or ``portable:`` before all that compares kernels.
+- ``plain`` runs one row a step, ``plain-safe`` the width that agrees bit for bit with wider steps.
+- ``suffix`` (or another registered drafter), ``chain``, ``tree``, ``hierarchy`` and ``ahead`` let the scheduler choose
+  the size of drafts; ``auto`` lets it choose among all methods.
+- ``NAME-chain6``, ``NAME-tree8`` and ``NAME-tree8x3`` (nodes and depth) have drafts of one size.
+  ``LOWER>MIDDLE-chain6/tree8x3`` has sizes for the target and for the intermediate. ``ahead:`` in front of any of them
+  drafts while the target verifies.
+- ``native:`` or ``portable:`` in front of any name compares kernels.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _LIMIT = re.compile(r"(chain|tree)(\d+)(?:x(\d+))?")
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to decode. ``single_rows``: run one row a step where the engine would pad it.
+    """One way to decode. ``single_rows``: it runs one row a step where the engine would pad it.
 
     ``kernels`` None: those of the command.
     """
@@ -44,22 +45,22 @@ class Contender:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is drafted."""
+        """Whether it drafts nothing."""
         return self.speculation.drafter == PLAIN.drafter
 
     @property
     def is_auto(self) -> bool:
-        """Whether it chooses among all ways."""
+        """Whether the scheduler chooses among all methods."""
         return self.speculation.drafter == AUTO and self.speculation.only is None
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it does one thing, and one that could be done for any text."""
+        """Whether it drafts in one way only, and in one that is possible for any text."""
         return self.pick_name is not None and self.speculation.drafter != PERFECT
 
     @property
     def pick_name(self) -> str | None:
-        """What the scheduler calls the one thing that this contender does; None where it chooses among several."""
+        """The scheduler's name for its only pick; None if the scheduler chooses among several."""
         speculation = self.speculation
         if self.is_plain:
             return Pick(None).name
@@ -67,7 +68,7 @@ class Contender:
 
 
 def levels_of(contender: Contender, manifest: Manifest) -> tuple[str, ...]:
-    """The levels below the target that may take part."""
+    """The levels below the target that it may use."""
     below = levels_below(manifest)
     needed = needed_levels(contender.speculation.drafter, below)
     return tuple(below) if needed is None else needed
@@ -107,7 +108,7 @@ def parse_contender(text: str) -> Contender:
 
 
 def _parse_limits(parts: Sequence[str], text: str) -> DraftLimit:
-    """The limit for the target; inside it the one for the level below, if there is one."""
+    """The limit for the target, with the one for the level below inside it, if there is one."""
     match = _LIMIT.fullmatch(parts[0])
     if not match or (match[1] == "chain" and match[3]):
         raise PocketspecError(f"contender {text!r}: {parts[0]} is no draft; write chain6, tree8 or tree8x3")
@@ -120,7 +121,7 @@ def _parse_limits(parts: Sequence[str], text: str) -> DraftLimit:
 
 
 def default_names(manifest: Manifest) -> list[str]:
-    """What is compared where nothing is said: plain decoding and every family that the bundle can have."""
+    """The contenders compared by default: plain decoding and every kind of draft that the bundle can have."""
     names = ["plain", "plain-safe", *registered()]
     if levels_below(manifest):
         names += ["chain", *(["tree"] if manifest.target.tree else [])]
@@ -130,9 +131,10 @@ def default_names(manifest: Manifest) -> list[str]:
 
 
 def references(contenders: Sequence[Contender]) -> dict[str, str]:
-    """For every contender the one whose answers its own must equal: plain decoding with the same kernels.
+    """By contender, the one whose answers it must equal: plain decoding with the same kernels.
 
-    At the safe width if that is there, else of one row, else the first contender with those kernels.
+    That is plain decoding at the safe width if it is there, else of one row, else the first contender with those
+    kernels.
     """
     found = {}
     for contender in contenders:

@@ -1,4 +1,4 @@
-"""How sure a number is: medians with their range, and ratios with a confidence interval."""
+"""The uncertainty of numbers: medians with their range, and ratios with a confidence interval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 _DRAWS = 4000
-_SEED = 20250522  # any fixed one: the same measurements have the same interval
+_SEED = 20250522  # fixed, so that the same measurements have the same interval
 _Z = 1.959964
 # Student's 97.5% quantile for 1 to 4 degrees of freedom, where the expansion below is off by more than 0.3%.
 _FEW = (12.7062, 4.3027, 3.1824, 2.7764)
@@ -40,7 +40,7 @@ def show_spread(value: Spread, form: str) -> str:
 class RatioInterval:
     """A ratio over ``count`` prompts: the geometric mean, and the ends of its 95% confidence interval.
 
-    One prompt says nothing about others: then there is no interval.
+    One prompt says nothing about others, so it has no interval.
     """
 
     value: float
@@ -55,11 +55,11 @@ class RatioInterval:
 
 
 def mean_ratio(ratios: Sequence[Sequence[float]]) -> RatioInterval | None:
-    """The mean of ratios, one sequence for every prompt with one ratio for every repeat; None of none.
+    """The mean of ratios: one sequence for every prompt, with one ratio for every repeat; None if there are none.
 
-    Repeats of a prompt are no new evidence about prompts, so they are averaged and prompts are drawn (bootstrap, 4,000
-    draws with a fixed seed, of logarithms). A bootstrap of few prompts is too narrow: its offsets are widened to those
-    of Student's law (Hesterberg, arXiv 1411.5279, section 4.2).
+    Repeats of a prompt are no new evidence about other prompts. So they are averaged, and prompts are resampled
+    (bootstrap of logarithms, 4,000 draws with a fixed seed). The bootstrap interval of few prompts is too narrow: its
+    offsets are widened to those of Student's distribution (Hesterberg, arXiv 1411.5279, section 4.2).
     """
     logs = np.array([statistics.fmean(map(math.log, prompt)) for prompt in ratios if prompt])
     count = len(logs)
@@ -76,7 +76,7 @@ def mean_ratio(ratios: Sequence[Sequence[float]]) -> RatioInterval | None:
 
 
 def _student(freedom: int) -> float:
-    """The 97.5% quantile of Student's law (Abramowitz and Stegun 26.7.5)."""
+    """The 97.5% quantile of Student's distribution (Abramowitz and Stegun 26.7.5)."""
     if freedom <= len(_FEW):
         return _FEW[freedom - 1]
     z = _Z

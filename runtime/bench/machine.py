@@ -1,4 +1,4 @@
-"""What numbers depend on: the processor, versions, and the levels they were measured with."""
+"""What measurements depend on: the processor, the versions, and the levels."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ _STAND_INS = {"random-weights": "random weights", "timing-vehicle": "timing vehi
 
 
 def device() -> str:
-    """The processor, and how many of them this process may use."""
+    """The processor, and how many of its cores this process may use."""
     return f"{processor_name()}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}"
 
 
 def read_load() -> float | None:
-    """Processes that wanted to run during the last minute; None where the system does not tell."""
+    """The average number of runnable processes in the last minute; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def versions() -> dict[str, str]:
-    """What the numbers depend on."""
+    """The versions that measurements depend on."""
     found = {"Python": platform.python_version()}
     for name in ("pocketspec", "onnxruntime", "numpy"):
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # run from a checkout, or another build of ONNX Runtime
+        except metadata.PackageNotFoundError:  # run from a checkout, or with another build of ONNX Runtime
             found[name] = "(not installed as a package)"
     return found
 
 
 def describe_level(level: Level) -> str:
-    """What a level is, with a label where its weights only time things."""
+    """A level in words, with a label if its weights are for timing only."""
     label = "" if level.source.kind == "trained" else f" [{level.source.kind}]"
     block = f" in blocks of {level.quantization.block_size}" if level.quantization.block_size else ""
     return f"{level.source.id}{label}, {level.quantization.weights}{block}, {level.weight_bytes:,} bytes"
 
 
 def describe_place(plan: Plan, name: str) -> str:
-    """Where the level called ``name`` sits, if not where all do; to be put behind what it is."""
+    """Where the level called ``name`` is placed, to be added to its description; empty for the usual place."""
     level = plan.level(name)
     if level is None:
         return ", not open"
@@ -56,5 +56,5 @@ def describe_place(plan: Plan, name: str) -> str:
 
 
 def stand_ins(levels: list[Level]) -> list[str]:
-    """What must be said of every number that ``levels`` took part in: kinds of weights that only time things."""
+    """What must be said of every number that depends on ``levels``: the weights that are for timing only."""
     return list(dict.fromkeys(_STAND_INS[level.source.kind] for level in levels if level.source.kind in _STAND_INS))

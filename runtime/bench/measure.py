@@ -1,7 +1,7 @@
-"""Contenders take turns on every prompt in one process, so that a slow minute hits them all.
+"""Measures contenders in turns on every prompt, in one process, so that a slow minute affects all of them.
 
-Every answer begins with empty KV caches: its first token comes after all levels that it needs have read the prompt,
-and what follows that token is decoding alone. Each answer is one record; everything else is computed from records.
+Every answer begins with empty KV caches: its first token comes after all levels that it needs have read the prompt, and
+the time after that token is decoding alone. Each answer is one record; all results are computed from records.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from runtime.kernels.selection import Wanted
 from runtime.models.exact_widths import any_width
 from runtime.speculation.request import PLAIN
 
-# A look takes Python's lock; peaks stay for longer than this, and the system's own high-water mark has the others.
+# Each sample takes Python's lock. Peaks last longer than this, and the system's high-water mark has the shorter ones.
 _LOOK_SECONDS = 0.05
-# Enough for every graph to have run at every width.
+# Enough for every graph to run at every width.
 _WARM_TOKENS = 8
 
 
-# Of the target and of the intermediate, see simulated.py.
+# The chances of the target and of the intermediate, see simulated.py.
 Chances = tuple[Sequence[float], Sequence[float] | None]
 
 
@@ -38,10 +38,10 @@ Chances = tuple[Sequence[float], Sequence[float] | None]
 class AnswerRecord:
     """One answer of ``contender`` to prompt number ``prompt``.
 
-    ``first_token_seconds`` is from the call to the end of the first step, ``seconds`` to the end of the last one; both
-    are wall clock, with everything between the steps. ``overhead_seconds`` is the median of what one step takes outside
-    ONNX Runtime. ``peak`` are the highest bytes of the process meanwhile, None where the system does not tell.
-    ``predicted`` is what the cost model expects, in tokens/s, None where it says nothing.
+    ``first_token_seconds`` ends with the first step, ``seconds`` with the last one; both begin with the call, are wall
+    clock and include the time between steps. ``overhead_seconds`` is the median time of a step outside ONNX Runtime.
+    ``peak`` are the process's highest bytes during the answer, None where the system does not tell. ``predicted`` are
+    the tokens/s that the cost model expects, None if it has no forecast.
     """
 
     contender: str
@@ -56,26 +56,27 @@ class AnswerRecord:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The whole answer."""
+        """The tokens of the answer."""
         return tuple(token for step in self.steps for token in step.tokens)
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of decoding: tokens after the first step and their time; None if there are none."""
+        """Speed of decoding: the tokens after the first step and their time; None if there are none."""
         count = sum(len(step.tokens) for step in self.steps[1:])
         return count / (self.seconds - self.first_token_seconds) if count else None
 
     @property
     def end_to_end_tokens_per_second(self) -> float:
-        """Of everything from the call on, the prompt included."""
+        """Speed from the call on, reading the prompt included."""
         return len(self.tokens) / self.seconds
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every contender is asked: tokens of prompts, and answers of at most ``max_new_tokens``.
+    """What every contender is given: the tokens of the prompts, and ``max_new_tokens`` for every answer.
 
-    ``simulated``: acceptance is, so that no end token ends an answer, and every prompt and repeat has luck of its own.
+    ``simulated``: acceptance is simulated, so end tokens do not end an answer, and random numbers differ by prompt and
+    repeat.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -84,15 +85,15 @@ class Task:
     simulated: bool = False
 
     def sampling_of(self, prompt: int, repeat: int) -> SamplingParams:
-        """The same for all contenders."""
+        """The sampling for one prompt and repeat, the same for all contenders."""
         apart = prompt + repeat * len(self.prompts) if self.simulated else 0
         return replace(self.sampling, seed=self.sampling.seed + apart)
 
 
 class Bench:
-    """Runs contenders on engines: one for every kernels that a contender asks for.
+    """Runs contenders on engines, one engine for each kind of kernels.
 
-    ``chances`` has, by contender, what is accepted where acceptance is simulated.
+    ``chances`` are the simulated acceptance chances by contender.
     """
 
     def __init__(
@@ -103,9 +104,9 @@ class Bench:
         self._replays: dict[str, Replay] = {}
 
     def run(self, contenders: Sequence[Contender], repeats: int) -> Iterator[AnswerRecord]:
-        """Every answer as soon as it is there: prompt by prompt, each time another contender first.
+        """Yields every answer as soon as it is complete, prompt by prompt; each time another contender is first.
 
-        Short answers to the first prompt warm up and are not among them.
+        Short answers to the first prompt warm up and are not yielded.
         """
         self._teach(contenders)
         self._replays = self._replays_of(contenders)
@@ -120,7 +121,7 @@ class Bench:
                         yield self._answer(contender, self._task, prompt, repeat, meter)
 
     def _teach(self, contenders: Sequence[Contender]) -> None:
-        """Shows plain decoding's answers to perfect drafters."""
+        """Gives the answers of plain decoding to the perfect drafters."""
         for kernels in {contender.kernels for contender in contenders if contender.speculation.drafter == PERFECT}:
             drafter = ReplayDrafter(PERFECT)
             plain = Contender("plain-safe", PLAIN, kernels=kernels)
@@ -129,9 +130,9 @@ class Bench:
             self._engines[kernels].add_drafter(drafter)
 
     def _replays_of(self, contenders: Sequence[Contender]) -> dict[str, Replay]:
-        """The cost model for every contender; none where nothing but plain decoding is measured, which needs none.
+        """The cost model for every contender; empty if only plain decoding is measured.
 
-        What rows cost is recalled, or measured now: not while something is timed.
+        The costs of rows are read from their record, or measured here, before anything is timed.
         """
         if all(contender.is_plain for contender in contenders):
             return {}
@@ -146,7 +147,7 @@ class Bench:
         return replays
 
     def _simulate(self, contender: Contender) -> None:
-        """Only if it changes anything: drafters begin anew with it."""
+        """Sets the simulated acceptance, only if it changes: drafters begin anew with it."""
         chances = self._chances.get(contender.name)
         if chances is not None and chances != self._simulated.get(contender.kernels):
             self._engines[contender.kernels].simulate_acceptance(*chances)
@@ -169,7 +170,7 @@ class Bench:
                 sampling, tokens = task.sampling_of(prompt, repeat), task.prompts[prompt]
                 for step in engine.steps(tokens, stop=rule, sampling=sampling, speculation=contender.speculation):
                     end, now = perf_counter(), _session_seconds(engine)
-                    if steps:  # the first one reads the prompt
+                    if steps:  # the first step reads the prompt
                         overheads.append(step.seconds - (now - before))
                     else:
                         first = end - start
@@ -193,7 +194,7 @@ class Bench:
 
 
 def forget(engine: Engine) -> None:
-    """Empties the KV caches of all levels, so that the next prompt is read as a whole."""
+    """Empties the KV caches of all levels, so that the next prompt is read from its beginning."""
     for model in (engine.target, *engine.drafters.values()):
         model.cache.rollback(0)
 

@@ -1,4 +1,4 @@
-"""Measurements as pictures, PNG: what rows cost, speed by category, acceptance by depth. matplotlib is loaded late."""
+"""Draws measurements as PNG files: the cost of rows, speed by category, acceptance by depth. Loads matplotlib late."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADROOM = 1.5
 
 
 def draw_plots(report: Report, folder: Path) -> list[Path]:
-    """Writes the pictures there is something for to ``folder``, which is made, and names them."""
+    """Draws the pictures for which there is data into ``folder``, which is created; returns their paths."""
     pictures: dict[str, tuple[bool, Callable[[Axes, Report], None]]] = {
         "cost.png": (any(1 in costs for costs in report.rows.values()), _draw_costs),
         "categories.png": (
@@ -66,7 +66,7 @@ def _save(report: Report, draw: Callable[[Axes, Report], None], path: Path) -> P
 
 
 def _label(figure: Figure, report: Report) -> None:
-    """What must be said of the numbers stands in the picture."""
+    """What must be said of the numbers, for the title."""
     labels = dict.fromkeys(row.label for row in report.summaries if row.label)
     threads = report.setup.plan.threads
     notes = [report.setup.manifest.name, *labels, f"threads {threads}" if threads else "", report.ended_early or ""]
@@ -112,7 +112,7 @@ def _draw_categories(axes: Axes, report: Report) -> None:
         for tick in axes.get_xticklabels():
             tick.set_horizontalalignment("right")
             tick.set_rotation_mode("anchor")
-    # Intervals of two prompts reach far beyond anything; bars should still be seen.
+    # Intervals of two prompts are very long; bars should stay visible.
     axes.set_ylim(0, _HEADROOM * max(1.0, *(bar.get_height() for bar in axes.patches)))  # type: ignore[attr-defined]
     axes.set_ylabel(f"tokens/s over those of {report.baseline}")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))

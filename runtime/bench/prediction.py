@@ -1,7 +1,7 @@
-"""What the scheduler's cost model forecast for steps before they were taken: how good it is, to be shown.
+"""What the cost model forecast for steps before they were taken, to show how good it is.
 
-Answers are replayed from their records, behind the clock's back: for every step the forecast that running acceptance
-and running costs give at that moment, then the step itself, from which both learn, as they do while decoding.
+Answers are replayed from their records. For every step the cost model forecasts from the acceptance and latencies
+learned so far; then it learns from the step, as it does while decoding.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from runtime.scheduler.methods import DecodingMethod
 
 
 class Replay:
-    """The cost model as it follows one contender from answer to answer.
+    """The cost model as it learns from one contender, answer after answer.
 
-    ``methods`` have seen nothing yet; ``costs`` are this device's, of ``target`` with its rows ``padded``.
+    ``methods`` have learned nothing yet; ``costs`` are this device's, of ``target`` with its rows ``padded``.
     """
 
     def __init__(
@@ -26,8 +26,7 @@ class Replay:
         self._methods, self._latency = methods, LatencyEstimates(costs, target, padded)
 
     def predict(self, steps: Sequence[Step], context: int) -> float | None:
-        """Tokens/s forecast for ``steps``, which follow a text of ``context`` tokens; None where there is no method
-        for one of them."""
+        """The forecast in tokens/s for ``steps`` after a text of ``context`` tokens; None if a step has no method."""
         tokens = seconds = 0.0
         for step in steps:
             method = self._owner(step.pick)
@@ -43,6 +42,6 @@ class Replay:
         return tokens / seconds if seconds else None
 
     def _owner(self, pick: Pick) -> DecodingMethod | None:
-        """Whose ``pick`` it is: of a drafter with several kinds of drafts, the one of that shape."""
+        """The method that made ``pick``: if a drafter has several kinds of drafts, the one of that shape."""
         owned = [method for method in self._methods if method.drafter == pick.drafter]
         return next((method for method in owned if method.shape == pick.limit.shape), None)

@@ -1,4 +1,4 @@
-"""Prompts from a file, with the category of each where the file names one."""
+"""Reads prompts from a file, with the category of each if the file names one."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any
 from export.manifest import PocketspecError
 
 SEPARATOR = "<|endoftext|>"
-# Fields that name a category, in the files of Spec-Bench and in those that distillation writes.
+# Fields that name a category: in the files of Spec-Bench, and in those that distillation writes.
 _CATEGORY_FIELDS = ("category", "kind")
 _NAMED_LINES = 20
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt; ``category`` None where the file names none."""
+    """One prompt; ``category`` None: the file names none."""
 
     text: str
     category: str | None = None
 
 
 def read_prompts(path: Path, count: int | None = None, per_category: int | None = None) -> list[Prompt]:
-    """Prompts from a file: JSON lines with ``prompt`` or ``turns`` (the first one is asked) and perhaps ``category`` or
-    ``kind``, texts between ``<|endoftext|>``, or plain lines.
+    """Reads prompts from JSON lines, texts between ``<|endoftext|>``, or plain lines.
 
-    The first ``per_category`` of every category, and of those the first ``count``. PocketspecError in one line for a
-    file that cannot be read, has broken lines (all of them are named), or has no prompts.
+    JSON lines have ``prompt`` or ``turns`` (the first turn is used), and may have ``category`` or ``kind``. The result
+    is the first ``per_category`` of every category, and of those the first ``count``. PocketspecError in one line if
+    the file cannot be read, has broken lines (all are named), or has no prompts.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -50,13 +50,13 @@ def read_prompts(path: Path, count: int | None = None, per_category: int | None 
 
 
 def random_prompts(count: int, num_tokens: int, vocab_size: int) -> list[Prompt]:
-    """``count`` prompts of random token ids, the same every time: for bundles that have no tokenizer."""
+    """``count`` prompts of random token ids, always the same ones: for bundles without a tokenizer."""
     draw = Random(0)
     return [Prompt(" ".join(str(draw.randrange(vocab_size)) for _ in range(num_tokens))) for _ in range(count)]
 
 
 def first_tokens(prompts: Sequence[list[int]], wanted: int | None) -> list[list[int]]:
-    """The first ``wanted`` tokens of each, None: all; PocketspecError if no prompt has so many."""
+    """The first ``wanted`` tokens of each prompt, None: all; PocketspecError if no prompt has so many."""
     longest = max(map(len, prompts))
     if wanted is not None and wanted > longest:
         raise PocketspecError(
@@ -67,7 +67,7 @@ def first_tokens(prompts: Sequence[list[int]], wanted: int | None) -> list[list[
 
 
 def describe_lengths(prompts: Sequence[Sequence[int]], wanted: int | None) -> str:
-    """How long prompts are, as ``of 139 tokens`` or ``of 97 to 256 tokens (3 of 8 have fewer than the 256 wanted)``."""
+    """Lengths in words: ``of 139 tokens`` or ``of 97 to 256 tokens (3 of 8 have fewer than the 256 wanted)``."""
     lengths = [len(prompt) for prompt in prompts]
     shortest, longest = min(lengths), max(lengths)
     span = f"of {longest} tokens" if shortest == longest else f"of {shortest} to {longest} tokens"
@@ -78,7 +78,7 @@ def describe_lengths(prompts: Sequence[Sequence[int]], wanted: int | None) -> st
 def _json_prompts(text: str, path: Path) -> list[Prompt]:
     prompts: list[Prompt] = []
     broken: dict[int, str] = {}
-    # Not splitlines: a JSON text may hold other line breaks of Unicode's.
+    # Not splitlines: a JSON text may contain other Unicode line breaks.
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -99,7 +99,7 @@ def _json_prompts(text: str, path: Path) -> list[Prompt]:
 
 
 def _json_prompt(line: str) -> Prompt:
-    """ValueError says what is wrong with ``line``."""
+    """The prompt in ``line``; ValueError says what is wrong with it."""
     try:
         record: Any = json.loads(line)
     except ValueError as error:

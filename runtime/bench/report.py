@@ -1,4 +1,4 @@
-"""One measurement with everything that is needed to repeat and to doubt it: as summaries, and as JSON."""
+"""One measurement with everything needed to repeat and to question it: as summaries, and as JSON."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ ALL = "all prompts"
 
 @dataclass(frozen=True)
 class Setup:
-    """What was asked for and what was open. ``bandwidth`` is the machine's, in bytes/s, as measured; ``synthetic`` the
-    acceptance that was simulated, as asked for, ``load`` how many processes wanted to run before."""
+    """The request, and what was open.
+
+    ``bandwidth`` is the machine's measured memory bandwidth in bytes/s, ``synthetic`` the simulated acceptance as asked
+    for, ``load`` the average number of runnable processes before.
+    """
 
     command: str
     manifest: Manifest
@@ -46,7 +49,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Hindsight:
-    """Which of the fixed choices was the fastest, and how many times its speed ``contender``, "auto", reached."""
+    """The fastest of the fixed choices, and the speed of ``contender``, "auto", as a multiple of its speed."""
 
     contender: str
     best: str
@@ -55,9 +58,9 @@ class Hindsight:
 
 @dataclass(frozen=True)
 class Report:
-    """``answers`` that were measured, all of them or as far as it went (``ended_early`` says why, in a sentence).
+    """``answers`` has all that were measured; ``ended_early`` says why some are missing, in a sentence.
 
-    ``rows`` is the cost of rows for every level, ``starts`` cold and warm ones, if they were measured.
+    ``rows`` is the cost of rows for every level, ``starts`` are cold and warm starts; both only if they were measured.
     """
 
     setup: Setup
@@ -68,7 +71,7 @@ class Report:
 
     @cached_property
     def baseline(self) -> str:
-        """What ratios refer to: as asked for, or the faster plain decoding, or else the first contender."""
+        """The contender that ratios refer to: the one asked for, else the faster plain decoding, else the first one."""
         if self.setup.baseline is not None:
             return self.setup.baseline
         first, *_ = self.setup.contenders
@@ -78,12 +81,12 @@ class Report:
 
     @cached_property
     def summaries(self) -> list[Summary]:
-        """Every contender that has an answer, over all prompts."""
+        """A summary over all prompts for every contender that has an answer."""
         return list(self._rows_of([each.name for each in self.setup.contenders], self.baseline))
 
     @cached_property
     def categories(self) -> dict[str, list[Summary]]:
-        """The same by category, in the order of the prompts; empty where the prompts name none."""
+        """The same by category, in the order of the prompts; empty if the prompts have no categories."""
         names = list(dict.fromkeys(prompt.category for prompt in self.setup.prompts))
         if names == [None]:
             return {}
@@ -92,7 +95,7 @@ class Report:
 
     @cached_property
     def hindsight(self) -> dict[str, Hindsight]:
-        """What "auto" reached of the best fixed choice, over all prompts and by category; empty if one is missing."""
+        """ "auto" compared with the best fixed choice, over all prompts and by category; empty if one is missing."""
         names = {each.name: each.is_fixed for each in self.setup.contenders}
         auto = next((each.name for each in self.setup.contenders if each.is_auto), None)
         found = {}
@@ -114,7 +117,7 @@ class Report:
         return ", ".join(parts)
 
     def _rows_of(self, names: Sequence[str], baseline: str, category: str | None = None) -> Iterator[Summary]:
-        """The summaries of contenders that have an answer."""
+        """Summaries of the contenders that have an answer."""
         texts = references(self.setup.contenders)
         everyone = [answer for answer in self.answers if category in (None, self._category(answer))]
         for contender in self.setup.contenders:
@@ -155,24 +158,24 @@ class Report:
 def with_rows(
     report: Report, models: Mapping[str, OrtModel], counts: Sequence[int]
 ) -> tuple[Report, BaseException | None]:
-    """``report`` with the cost of so many rows for every model, and what ended that early, if anything did."""
+    """``report`` with the cost of rows for every model, and the error that ended this early, if any."""
     rows: dict[str, Mapping[int, Spread]] = {}
     try:
         for name, model in models.items() if counts else ():
             rows[name] = measure_rows(model, counts)
-    except BaseException as error:  # the answers are not lost with it
+    except BaseException as error:  # the answers must not be lost with it
         return replace(report, rows=rows, ended_early=f"{why_ended(error)} while forwards were timed"), error
     return replace(report, rows=rows), None
 
 
 def why_ended(error: BaseException) -> str:
-    """The beginning of a sentence."""
+    """The beginning of a sentence that says why a measurement ended."""
     is_interrupt = isinstance(error, KeyboardInterrupt)
     return "interrupted" if is_interrupt else f"ended by an error ({error or type(error).__name__})"
 
 
 def facts(report: Report) -> dict[str, Any]:
-    """What every row shares."""
+    """The facts that are the same for every row."""
     setup = report.setup
     return {
         "command": setup.command,

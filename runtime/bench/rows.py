@@ -1,4 +1,4 @@
-"""What a forward of so many rows costs each level, and what an engine takes to start."""
+"""Measures what a forward costs each level by its rows, and how long an engine takes to start."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from runtime.kernels.weights.readahead import evict, resident_share
 from runtime.models.exact_widths import any_width
 from runtime.models.ort_model import OrtModel
 
-# Rows of KV cache behind which the cost of rows is measured: a conversation, not an empty cache.
+# Rows of KV cache before the timed ones: a conversation has some, too.
 _PAST_ROWS = 128
 _FORWARDS = 15
 
 
 def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:
-    """Seconds of a forward of so many rows behind 128 rows of cache, not padded. The cache is left empty."""
+    """Seconds of a forward by its number of rows, after 128 rows of cache, without padding. The cache is left empty."""
     widths, model.widths = model.widths, any_width(model.max_rows)
     past = min(_PAST_ROWS, model.cache.capacity - model.max_rows)
     times: dict[int, list[float]] = {count: [] for count in rows if count <= model.max_rows}
@@ -32,7 +32,7 @@ def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:
             for count, seconds in times.items():
                 start = perf_counter()
                 model.forward([0] * count)
-                if turn:  # the first of each warms up
+                if turn:  # the first turn warms up
                     seconds.append(perf_counter() - start)
                 model.cache.rollback(past)
     finally:
@@ -43,8 +43,11 @@ def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:
 
 @dataclass(frozen=True)
 class Start:
-    """How an engine starts: the share of its mapped weights that was in memory, and seconds to open it and from there
-    to the first token of a prompt."""
+    """How an engine starts.
+
+    ``resident`` is the share of its mapped weights that was in memory before. ``first_token_seconds`` begin when the
+    engine is open.
+    """
 
     resident: float
     open_seconds: float
@@ -52,7 +55,7 @@ class Start:
 
 
 def measure_start(open_engine: Callable[[], Engine], prompt: Sequence[int], files: Sequence[Path], cold: bool) -> Start:
-    """Opens an engine for one token. ``cold``: after asking the system to drop ``files`` from memory."""
+    """Opens an engine for one token. ``cold``: the system is first asked to drop ``files`` from memory."""
     if cold:
         for file in files:
             evict(file)

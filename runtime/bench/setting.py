@@ -1,4 +1,4 @@
-"""What a benchmark needs open, and the loop that keeps every answer it has, however it ends."""
+"""What a benchmark opens, and the loop that keeps all answers when a run ends early."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtime.speculation.request import AUTO, check_drafter, levels_below
 
 
 def choose_contenders(names: str | None, manifest: Manifest, where: str) -> list[Contender]:
-    """The contenders in ``names``, with commas, or the default ones; ``where`` names the bundle in errors."""
+    """The contenders in ``names``, separated by commas, or the default ones; ``where`` names the bundle in errors."""
     asked = default_names(manifest) if names is None else [name.strip() for name in names.split(",")]
     twice = sorted({name for name in asked if asked.count(name) > 1})
     if twice:
@@ -30,7 +30,7 @@ def choose_contenders(names: str | None, manifest: Manifest, where: str) -> list
 
 
 def check_contender(contender: Contender, manifest: Manifest, where: str) -> None:
-    """PocketspecError for a contender that the bundle cannot have."""
+    """PocketspecError if the bundle cannot run this contender."""
     speculation, levels = contender.speculation, levels_below(manifest)
     if speculation.drafter != AUTO:
         check_drafter(speculation.drafter, levels, where)
@@ -44,10 +44,10 @@ def check_contender(contender: Contender, manifest: Manifest, where: str) -> Non
 
 
 def request_fields(contenders: Sequence[Contender], rows: Sequence[int], manifest: Manifest) -> dict[str, Any]:
-    """Fields of a Request with room for every contender, and for forwards of so many ``rows``.
+    """Fields of a Request with room for every contender, and for forwards of each number of ``rows``.
 
-    Where nothing but "auto" drafts, everything is planned as it is for an answer; beside other contenders it may use
-    all levels, and drafts as large as the planner considers.
+    If only "auto" drafts, the plan is the usual one. Otherwise it may use all levels, and drafts as large as the
+    planner considers.
     """
     sizes = [limit.nodes for contender in contenders for limit in _limits(contender)]
     free = [contender for contender in contenders if contender.pick_name is None]
@@ -66,8 +66,11 @@ def request_fields(contenders: Sequence[Contender], rows: Sequence[int], manifes
 
 
 def worth_comparing(contenders: Sequence[Contender], engines: Mapping[Wanted | None, Engine]) -> list[Contender]:
-    """Without plain decoding at a safe width where that is one row, and without trees of the scheduler's choice where
-    their rows do not agree with those of chains, for then it chooses none."""
+    """The contenders that differ from others.
+
+    Plain decoding at a safe width of one row is left out, and so are trees that the scheduler would never choose,
+    because their rows do not agree with those of chains.
+    """
 
     def is_worth_it(contender: Contender) -> bool:
         target = engines[contender.kernels].target
@@ -79,7 +82,7 @@ def worth_comparing(contenders: Sequence[Contender], engines: Mapping[Wanted | N
 
 
 def open_models(engines: Mapping[Wanted | None, Engine]) -> dict[str, OrtModel]:
-    """Every open level, with its kernels in front of its name where those are compared."""
+    """Every open level by name; where kernels are compared, with its kernels in front."""
     return {
         f"{kernels}:{name}" if kernels else name: model
         for kernels, engine in engines.items()
@@ -90,13 +93,13 @@ def open_models(engines: Mapping[Wanted | None, Engine]) -> dict[str, OrtModel]:
 def collect(
     bench: Bench, contenders: Sequence[Contender], repeats: int, advance: Callable[[AnswerRecord], None]
 ) -> tuple[list[AnswerRecord], BaseException | None]:
-    """The answers, each shown to ``advance``, and what ended it early, if anything did: those before it are kept."""
+    """All answers, each passed to ``advance`` as well, and the error that ended the run early, if any."""
     answers: list[AnswerRecord] = []
     try:
         for answer in bench.run(contenders, repeats):
             answers.append(answer)
             advance(answer)
-    except BaseException as error:  # whatever it is, hours of measurements are not lost with it
+    except BaseException as error:  # whatever it is, hours of measurements must not be lost
         return answers, error
     return answers, None
 
@@ -106,7 +109,7 @@ def _is_tree(contender: Contender) -> bool:
 
 
 def _limits(contender: Contender) -> Iterator[DraftLimit]:
-    """Of the draft for the target, and of those for the levels below."""
+    """The limits of a draft: for the target, then for each level below."""
     limit = contender.speculation.limit
     while limit is not None:
         yield limit

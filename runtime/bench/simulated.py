@@ -1,4 +1,4 @@
-"""What is to be accepted where random weights cannot agree: chances by depth, or a published mean accepted length."""
+"""Simulated acceptance for random weights, which never agree: chances by depth, or a published mean accepted length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class MeanLength:
-    """Tokens that a step brings on average, the target's own included; ``depth`` None: with each contender's drafts."""
+    """Mean tokens of a step, the target's own included; ``depth`` None: with each contender's own drafts."""
 
     tokens: float
     depth: int | None
@@ -26,17 +26,21 @@ class MeanLength:
 
 @dataclass(frozen=True)
 class Simulation:
-    """``target`` and ``intermediate`` accept a draft's nodes with a chance for every depth, the last one for all that
-    are deeper, or with the constant one that a mean follows from. ``text`` is how it was asked for."""
+    """Acceptance chances of ``target`` and ``intermediate``.
+
+    Each is a chance for every depth, the last one for all deeper tokens, or a mean from which a constant chance
+    follows. ``text`` is the request.
+    """
 
     text: str
     target: tuple[float, ...] | MeanLength
     intermediate: tuple[float, ...] | MeanLength | None = None
 
     def chances(self, contender: Contender) -> Chances | None:
-        """What the target and the intermediate accept of ``contender``'s drafts; PocketspecError if a mean cannot be.
+        """The chances of the target and of the intermediate for ``contender``; PocketspecError if a mean is impossible.
 
-        The latter is None where nothing was said of it: there it judges as it does. None where nothing is drafted.
+        The intermediate's are None if nothing was asked for it: it judges as usual. None as a whole if nothing is
+        drafted.
         """
         if contender.is_plain:
             return None
@@ -47,8 +51,10 @@ class Simulation:
 
 
 def parse_simulation(text: str) -> Simulation:
-    """From ``0.8``, ``0.9,0.8,0.7``, ``mean:3.2`` or ``mean:3.2@6`` (with chains of 6), two of them with a slash for
-    target and intermediate; PocketspecError otherwise."""
+    """Parses ``0.8``, ``0.9,0.8,0.7``, ``mean:3.2`` or ``mean:3.2@6`` (with chains of 6); PocketspecError otherwise.
+
+    Two of them with a slash between are for target and intermediate.
+    """
     parts = text.split("/")
     if len(parts) > 2:
         raise PocketspecError(f"{OPTION} {text}: at most two parts, for the target and for the intermediate")
@@ -90,9 +96,9 @@ def _resolve(wanted: tuple[float, ...] | MeanLength, limit: DraftLimit | None, n
 
 
 def constant_chance(tokens: float, limit: DraftLimit, name: str = "the draft") -> float:
-    """The chance of every node with which a step with drafts of ``limit`` brings ``tokens`` on average.
+    """The constant acceptance chance with which a step with drafts of ``limit`` gives ``tokens`` on average.
 
-    PocketspecError if even drafts that are always right bring less.
+    PocketspecError if even drafts that are always right give fewer.
     """
     if tokens > limit.depth + 1:
         raise PocketspecError(

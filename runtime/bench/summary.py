@@ -1,4 +1,4 @@
-"""What the answers of one contender come to, over all prompts or those of one category."""
+"""Summarizes the answers of one contender, over all prompts or those of one category."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from runtime.decoding.draft import Step
 class Summary:
     """One row of the table; ``category`` None: over all prompts.
 
-    Speeds, in tokens/s, and times are medians over the prompts of the medians over the repeats; ratios are to the
-    baseline, prompt by prompt. Seconds a step, and ``read_bytes_per_second`` of the target's weights, leave out the
-    first step of an answer, which reads the prompt. ``choices`` are shares of the steps. ``predicted`` is in tokens/s,
-    ``prediction`` how many times the measured speed that was. ``peak`` is the whole process's. ``identical`` counts the
-    ``answers`` that equal the reference's; None where they need not.
+    Speeds (tokens/s) and times are medians over prompts of medians over repeats. Ratios compare with the baseline,
+    prompt by prompt. Seconds of a step, and ``read_bytes_per_second`` of the target's weights, leave out the first step
+    of an answer, which reads the prompt. ``choices`` are shares of steps. ``predicted`` is in tokens/s, ``prediction``
+    the ratio of predicted to measured speed. ``peak`` is that of the whole process. ``identical`` counts ``answers``
+    that equal the reference's; None if they need not.
     """
 
     contender: str
@@ -52,8 +52,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class ComparedWith:
-    """What a contender's answers are measured by: the ``baseline``'s speed, and the text of ``text`` if they must
-    have it (``keeps_text``)."""
+    """What answers are compared with: the speed of ``baseline``, and the answers of ``text``.
+
+    ``keeps_text``: whether the answers must be the same.
+    """
 
     baseline: str
     text: str
@@ -68,7 +70,7 @@ def summarize(
     category: str | None,
     reference: ComparedWith,
 ) -> Summary:
-    """``answers`` of one contender, at least one, among those of ``everyone``."""
+    """Summarizes ``answers`` of one contender, at least one; ``everyone`` has those of all contenders."""
     steps = [step for answer in answers for step in answer.steps]
     decoding = [step for answer in answers for step in answer.steps[1:]]
     target_seconds = _median(decoding, lambda step: step.target_seconds)
@@ -112,7 +114,7 @@ def _median(steps: Sequence[Step], value: Callable[[Step], float]) -> float | No
 
 
 def _middle(answers: Sequence[AnswerRecord], value: Callable[[AnswerRecord], float | None]) -> float | None:
-    """The median over prompts of medians over repeats, of those answers that have the value."""
+    """The median over prompts of medians over repeats, for the answers that have the value."""
     found: dict[int, list[float]] = {}
     for answer in answers:
         number = value(answer)
@@ -127,7 +129,7 @@ def _ratio(
     baseline: str,
     value: Callable[[AnswerRecord], float | None],
 ) -> RatioInterval | None:
-    """Paired: each answer over the baseline's to the same prompt in the same repeat."""
+    """Paired ratios: each answer over the baseline's to the same prompt in the same repeat."""
     base = {(other.prompt, other.repeat): value(other) for other in everyone if other.contender == baseline}
     ratios: dict[int, list[float]] = {}
     for answer in answers:
@@ -146,7 +148,7 @@ def _prediction(answers: Sequence[AnswerRecord]) -> RatioInterval | None:
 
 
 def _identical(answers: Sequence[AnswerRecord], everyone: Sequence[AnswerRecord], reference: str) -> int:
-    """Answers equal to the reference's first one to the same prompt."""
+    """The number of answers that equal the reference's first answer to the same prompt."""
     expected: dict[int, tuple[int, ...]] = {}
     for other in everyone:
         if other.contender == reference:

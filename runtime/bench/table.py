@@ -22,7 +22,7 @@ Grid = tuple[list[str], list[list[str]]]
 
 
 def main_grid(report: Report) -> Grid:
-    """Titles and cells of the table of all contenders."""
+    """Titles and cells of the table with a row for every contender."""
     bandwidth = report.setup.bandwidth
     named = {row.reference for row in report.summaries}
     reference = named.pop() if len(named) == 1 else "plain of the same kernels"
@@ -59,7 +59,7 @@ def category_grid(report: Report) -> Grid:
 
 
 def hindsight_grid(report: Report) -> Grid:
-    """How much of the best fixed choice "auto" reached, by category."""
+    """The speed of "auto" over that of the best fixed choice, by category."""
     cells = [f"{each.ratio} of {each.best}" for each in report.hindsight.values()]
     names = {each.contender for each in report.hindsight.values()}
     rows = [[_name(row), *cells] for row in report.summaries if row.contender in names]
@@ -77,7 +77,7 @@ def row_grid(report: Report) -> Grid:
 
 
 def grids(report: Report) -> list[Grid]:
-    """All tables that have something in them."""
+    """All tables with content."""
     found = [main_grid(report), hindsight_grid(report), row_grid(report)]
     if report.categories:
         found.insert(1, category_grid(report))
@@ -109,7 +109,7 @@ def preamble(report: Report) -> Iterator[str]:
 
 
 def afterword(report: Report) -> Iterator[str]:
-    """The lines behind the tables."""
+    """The lines after the tables."""
     for name, start in report.starts.items():
         yield (
             f"First token, {name} ({start.resident:.0%} of the mapped weights in memory):"
@@ -134,7 +134,7 @@ def markdown(report: Report) -> str:
 
 
 def terminal(report: Report, width: int) -> str:
-    """The whole report in lines of at most ``width`` where cells allow it: wide tables in parts, names repeated."""
+    """The whole report in lines of at most ``width``, if cells allow it; wide tables are split and repeat the names."""
     lines = list(preamble(report))
     for titles, cells in grids(report):
         for columns in _parts([titles, *cells], width):
@@ -146,7 +146,7 @@ def terminal(report: Report, width: int) -> str:
 
 
 def _parts(rows: Sequence[Sequence[str]], width: int) -> Iterator[list[list[str]]]:
-    """Columns, padded, in groups that fit ``width``; the first column begins every group."""
+    """Padded columns in groups that fit ``width``; every group begins with the first column."""
     names, *others = (_padded([row[column] for row in rows]) for column in range(len(rows[0])))
     group = [names]
     for column in others:
@@ -163,7 +163,7 @@ def _padded(cells: Sequence[str]) -> list[str]:
 
 
 def comma_separated(report: Report) -> str:
-    """One line for every contender over all prompts, then by category, each with everything that it shares."""
+    """One line for every contender over all prompts, then by category, each with all shared facts."""
     rows = [*report.summaries, *(row for rows in report.categories.values() for row in rows)]
     shared = {name: _flat(value) for name, value in facts(report).items()}
     lines = [{**_flat_summary(row), **shared} for row in rows]
@@ -195,7 +195,7 @@ def _flat_summary(row: Summary) -> dict[str, Any]:
 
 
 def _flat(value: Any) -> Any:
-    """Nested values as one text; nothing as an empty one."""
+    """Nested values as one text; None as an empty one."""
     if isinstance(value, Mapping):
         return " ".join(f"{key}={each}" for key, each in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -220,7 +220,7 @@ def _acceptance(each: LevelAcceptance) -> str:
 
 
 def _choices(row: Summary) -> str:
-    """What was drafted, where the contender's name does not say it."""
+    """What was drafted, if the contender's name does not say it."""
     first, *others = row.choices
     if not others and (row.contender.endswith(first) or row.contender.endswith("plain-safe")):
         return _NONE

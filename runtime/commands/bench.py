@@ -34,10 +34,10 @@ _PROMPTS = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside.",
     "List five things to pack for a day at the sea, and say why each is useful.",
 )
-# Of a prompt for a bundle without a tokenizer, where --prompt-tokens says nothing.
+# Tokens of a random prompt, for a bundle without a tokenizer and without --prompt-tokens.
 _RANDOM_TOKENS = 64
 _OUTPUTS = (".md", ".csv", ".json")
-# What a cost curve is drawn of where --rows says nothing.
+# The numbers of rows of a cost curve, without --rows.
 _PLOTTED_ROWS = "1,2,3,4,6,8,12,16"
 
 
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures, then prints the tables: of what came to its end, if something ends it early."""
+    """Measures, then prints the tables; if something ends it early, those of the complete answers."""
     from runtime.bench.report import with_rows
     from runtime.bench.setting import choose_contenders, open_models, worth_comparing
     from runtime.bench.simulated import parse_simulation
@@ -127,7 +127,7 @@ def _measure(
     prompts: Sequence[Prompt],
     simulation: Simulation | None,
 ) -> tuple[Report, BaseException | None]:
-    """The report, as far as it went, and what ended it early."""
+    """The report, as far as it got, and the error that ended it early."""
     from runtime.bench.machine import read_load
     from runtime.bench.measure import Bench
     from runtime.bench.progress import show_answers
@@ -177,7 +177,7 @@ def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[Prompt]
             f"prompt {long[0]} has {len(tokens[long[0] - 1])} tokens ({len(long)} of {len(prompts)} are too long); a"
             f" context of {engine.capacity} has room for {engine.capacity - 1}: pass --prompt-tokens, or more --context"
         )
-    # One seed, so that the same command measures the same texts.
+    # A fixed seed, so that the same command measures the same texts.
     return Task(tokens, options.tokens, shared.make_sampling(options, seed=0), simulated=simulated)
 
 
@@ -188,7 +188,7 @@ def _open(
     rows: Sequence[int],
     kernels: Wanted | None,
 ) -> Engine:
-    """An engine with room for every contender, so that those with other kernels have the same."""
+    """An engine with room for every contender, so that engines with other kernels get the same plan."""
     from runtime.bench.setting import request_fields
 
     return shared.open_engine(options, kernels, **request_fields(contenders, rows, manifest))
@@ -201,7 +201,7 @@ def _starts(
     rows: Sequence[int],
     prompts: Sequence[Prompt],
 ) -> dict[str, Start]:
-    """Cold and warm starts with the first contender's kernels, in processes' usual order: nothing is open before."""
+    """A cold and a warm start with the first contender's kernels, before anything else is open."""
     from runtime.bench.rows import measure_start
 
     def open_engine() -> Engine:
@@ -234,7 +234,7 @@ def _show(report: Report, options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """What can be refused before anything is read."""
+    """Refuses what can be refused before anything is read."""
     from runtime.bench.plots import check_plots
 
     for name in ("count", "count_per_category", "prompt_tokens", "tokens", "repeat"):
@@ -252,7 +252,7 @@ def _check_baseline(options: argparse.Namespace, contenders: Sequence[Contender]
 
 
 def _as_judged(contenders: Sequence[Contender], options: argparse.Namespace) -> list[Contender]:
-    """The contenders with the acceptance rule asked for."""
+    """The contenders, with the acceptance rule that was asked for."""
     return [
         each if each.is_plain else replace(each, speculation=replace(each.speculation, acceptance=options.acceptance))
         for each in contenders

@@ -51,7 +51,7 @@ def _read_plan(name: str) -> Plan:
 
 
 def _lines(measured: ConversationMemory) -> list[str]:
-    """The same for people."""
+    """The same as text."""
     phases = [
         f"{phase.name}: {show_bytes(phase.before.anonymous_bytes)} to {show_bytes(phase.after.anonymous_bytes)},"
         f" at most {show_bytes(phase.peak.anonymous_bytes)}"

@@ -15,7 +15,7 @@ from memory.process import KernelKind, ProcessBytes
 
 
 def measure_process(kernels: KernelKind) -> ProcessBytes:
-    """What this process takes, which has done nothing else so far."""
+    """The bytes of this process, which must not have done anything else."""
     from runtime.__main__ import parse
 
     parse(["inspect", "."])  # as every command does

@@ -1,8 +1,8 @@
-"""Runs a planned conversation hard enough to touch everything the plan reserves, and measures what it took.
+"""Holds a planned conversation that touches everything the plan reserves, and measures its memory.
 
-Prompts are random tokens, so no text is needed. Every turn ends nearer to the end of the context; drafters take turns
-with one whose drafts are as wide as planned and wrong. After the planned turns, one whole chunk of prompt is read in
-front of the end, where attention needs most, and every drafter goes on to the very last row.
+Prompts are random tokens, so no text is needed. Every turn ends closer to the end of the context. The drafters take
+turns with one whose drafts are as wide as planned and always wrong. After the planned turns, a whole chunk of prompt is
+read just before the end, where attention needs most, and every drafter continues to the last row.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ from runtime.models.ort_model import OrtModel
 from runtime.speculation.request import NONE, Speculation
 from runtime.text.token_ids import open_tokenizer
 
-# Tokens that a turn answers with; the last ones answer until the context is full.
+# Tokens of an answer; the last answers continue until the context is full.
 _ANSWER = 16
 _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.95, seed=1)
 
 
 @dataclass(frozen=True)
 class ConversationMemory:
-    """What a conversation took.
+    """The memory of a conversation, in bytes.
 
-    ``parts`` has anonymous bytes by owner ("process" or a level) and part, under the names of the plan's parts;
-    "activations" are those of all levels together, with everything that could not be told apart. ``weights`` has the
-    resident bytes of each level's mapped files. ``loading`` and ``running`` are the peaks before and after all levels
-    were open.
+    ``parts`` are anonymous bytes by owner ("process" or a level) and part, under the plan's names; "activations" are
+    those of all levels together, with everything that cannot be attributed. ``weights`` are the resident bytes of each
+    level's mapped files. ``loading`` and ``running`` are the peaks before and after all levels were open.
     """
 
     phases: tuple[Phase, ...]
@@ -57,10 +56,10 @@ class ConversationMemory:
 
 
 def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callable[[str], None]) -> ConversationMemory:
-    """Opens ``bundle`` as planned and converses, while ``meter`` watches this process.
+    """Opens ``bundle`` as planned and holds a conversation, while ``meter`` watches this process.
 
-    PlanError if the plan is for another bundle or for weights that do not sit here as it says, or if this system does
-    not tell what a process uses.
+    PlanError if the plan is for another bundle, expects the weights elsewhere in memory, or if this system does not
+    tell what a process uses.
     """
     manifest = read_bundle(bundle)
     check_plan(plan, manifest)
@@ -69,8 +68,8 @@ def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callabl
     with meter.phase("tokenizer"):
         tokenizer = open_tokenizer(bundle)
     kernels: Wanted = "native" if plan.target.residence == "native" else "portable"
-    # As many threads as usual, and that number fixed: beside other programs a portable model may get a second session,
-    # which maps the same pages again and has anonymous bytes within the plan's margin (2.4 MB of 4.4 with the demo).
+    # The usual number of threads, but fixed: beside other programs a portable model may open a second session, which
+    # maps the same pages again and has anonymous bytes within the plan's margin (2.4 MB of 4.4 with the demo).
     plan = replace(plan, threads=plan.threads or read_cores().usable)
     levels = _MeteredLevels(bundle, manifest, Chooser(kernels, notify), notify, meter)
     try:
@@ -89,7 +88,7 @@ def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callabl
 
 @dataclass(frozen=True)
 class _MeteredLevels(Levels):
-    """Levels that are opened one phase after another."""
+    """Levels that are opened in phases of their own."""
 
     meter: PeakMeter
 
@@ -105,7 +104,7 @@ class _MeteredLevels(Levels):
 
 
 class _Widest:
-    """Drafts as many nodes as are allowed, at random: as good as always wrong."""
+    """Drafts as many random nodes as are allowed, practically always wrong."""
 
     name = "widest"
 
@@ -114,14 +113,14 @@ class _Widest:
         self._random = Random(3)
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """See ``Drafter``. A tree has two children at every node."""
+        """See ``Drafter``. In a tree every node has two children."""
         nodes = min(limit.nodes, (1 << limit.depth + 1) - 2 if self._tree else limit.depth)
         parents = tuple((node - 1) // 2 if self._tree else node - 1 for node in range(nodes))
         return Draft(tuple(self._random.choices(range(self._vocab_size), k=nodes)), parents)
 
 
 def _converse(engine: Engine, meter: PeakMeter) -> tuple[int, int]:
-    """Runs all turns; the tokens and steps they took."""
+    """Runs all turns; returns the numbers of tokens and steps."""
     tokens = steps = 0
     trees = engine.plan.draft.shape == "tree" and engine.target.takes_trees
     for turn, (drafter, prompt, answer) in enumerate(_turns(engine)):
@@ -140,7 +139,7 @@ def _converse(engine: Engine, meter: PeakMeter) -> tuple[int, int]:
 
 
 def _turns(engine: Engine) -> Iterator[tuple[str, list[int], int | None]]:
-    """Drafter, prompt and most tokens of the answer of every turn; in the end each drafter gets to the last row."""
+    """Drafter, prompt and most tokens of the answer by turn; the last turns take each drafter to the last row."""
     plan, vocab_size = engine.plan, engine.target.vocab_size
     tree = plan.draft.shape == "tree" and engine.target.takes_trees
     engine.add_drafter(_Widest(vocab_size, tree))
@@ -184,7 +183,7 @@ def _measured(
     held_before: dict[str, dict[str, int]],
     counts: tuple[int, int],
 ) -> ConversationMemory:
-    """Everything put together; ``phases[:opened]`` are those until all levels were open."""
+    """Reads the measurements; ``phases[:opened]`` are those until all levels were open."""
     held, grown = _held(engine), dict(_growths(phases[:opened]))
     open_bytes = phases[opened - 1].after.anonymous_bytes
     running, loading = _peak(phases[opened:]), _peak(phases[:opened])
@@ -209,7 +208,7 @@ def _measured(
 
 
 def _growths(phases: list[Phase]) -> Iterator[tuple[str, int]]:
-    """By how many anonymous bytes each phase, and what lies between it and the one before, made the process larger."""
+    """The growth of the process in each phase and since the phase before, in anonymous bytes."""
     before = phases[0].before.anonymous_bytes
     for phase in phases:
         yield phase.name, phase.after.anonymous_bytes - before

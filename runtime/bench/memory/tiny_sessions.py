@@ -1,4 +1,4 @@
-"""Models of a few nodes that run the operators of either kind of kernels: what running any model takes of a process."""
+"""Models of a few nodes that run the operators of either kind of kernels: the memory that running any model takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 32
 
 
 def prepare(kernels: KernelKind) -> Callable[[], None]:
-    """What opens a session and runs it; everything else is there already."""
+    """A function that opens a session and runs it; everything else is loaded before."""
     return _native() if kernels == "native" else _portable()
 
 
@@ -40,7 +40,7 @@ def _native() -> Callable[[], None]:
 
 
 def _portable() -> Callable[[], None]:
-    """Attention to rows that a matrix of int4 weights gives, as exported graphs have them."""
+    """Attention to the output of an int4 product, as in exported graphs."""
     given = _given()
     model = _portable_model({name: ValueType(array.dtype.name, array.shape) for name, array in given.items()})
 
