@@ -1,4 +1,4 @@
-"""``python -m memory``: plans before anything is loaded, and holds the plan to account."""
+"""``python -m memory``: plans before anything is loaded, and compares plans with measurements."""
 
 from __future__ import annotations
 

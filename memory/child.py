@@ -1,7 +1,7 @@
-"""Python processes of our own: they see the project and what is installed, and nothing of the folder they start in.
+"""Python processes of our own: they import the project and what is installed, nothing from the current folder.
 
-A folder may hold a ``runtime``, a ``json.py`` or a ``numpy.py`` of somebody else's. Python would import them, because
-it looks in the current folder first, and an empty entry of ``PYTHONPATH`` means that folder, too.
+The current folder may hold a ``runtime``, a ``json.py`` or a ``numpy.py`` of somebody else. Python would import them,
+because it looks there first, and because an empty entry of ``PYTHONPATH`` means that folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("export", "memory", "runtime")
 
-# The packages of the project come from where this process has them, whatever else has their names.
+# The packages of the project come from where this process has them, even if others have their names.
 _START = """
 import json, sys
 from importlib.machinery import PathFinder
@@ -56,20 +56,20 @@ def crash_of(done: subprocess.CompletedProcess[str]) -> str | None:
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Runs ``python -m module arguments``; start it with ``environment()``."""
-    told = json.dumps([str(_ROOT), _PACKAGES, _foreign_to_here(sys.path), module])
-    return [sys.executable, "-P", "-c", _START, told, *arguments]
+    """The command line of ``python -m module arguments``; start it with ``environment()``."""
+    settings = json.dumps([str(_ROOT), _PACKAGES, _elsewhere(sys.path), module])
+    return [sys.executable, "-P", "-c", _START, settings, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """The environment of this process without places of the current folder in PYTHONPATH."""
-    places = _foreign_to_here(os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    """The environment of this process, with a PYTHONPATH that does not lead to the current folder."""
+    places = _elsewhere(os.environ.get("PYTHONPATH", "").split(os.pathsep))
     others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {**others, "PYTHONPATH": os.pathsep.join(places)} if places else others
 
 
-def _foreign_to_here(places: Sequence[str]) -> list[str]:
-    """``places`` but the current folder, which relative ones lie in, too."""
+def _elsewhere(places: Sequence[str]) -> list[str]:
+    """``places`` without the current folder, and without relative ones, which lie in it."""
     try:
         here = os.path.realpath(os.getcwd())
     except OSError:  # it was removed

@@ -1,7 +1,7 @@
-"""What the command lines of this project share: subcommands, where options stand, errors, exit codes.
+"""What the command lines of this project share: subcommands, the order of options, errors and exit codes.
 
-Exit codes: 0 done, 2 what a user can put right (one line says how), 130 interrupted, 141 the reader of the output went
-away.
+Exit codes: 0 done; 2 an error that the user can put right, and one line says how; 130 interrupted; 141 the reader of
+the output went away.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from memory.streams import OutputError, discard_output, safe_streams
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
-# What argparse takes for a number and not for an option.
+# What argparse takes for a number rather than an option.
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses in one line, and takes options wherever they stand.
+    """A parser that refuses in one line, and takes options before, between and behind other words.
 
-    Of the words that begin with a dash, those are no options that are behind ``--``, a dash alone, numbers, or have a
-    space in them: text, as a rule.
+    A word that begins with a dash is an option, unless it stands behind ``--``, is a dash alone or a number, or has a
+    space in it: then it is text.
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(self._command(words) if self._subparsers else self._in_order(words), namespace)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """A value that is two dashes is a value, which argparse loses (until Python 3.13, gh-59317)."""
+        """A value of two dashes is kept; until Python 3.13 argparse drops it (gh-59317)."""
         if arg_strings != ["--"]:
             return super()._get_values(action, arg_strings)
         value = self._get_value(action, "--")
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         return [named, *words[2:]] if named in (commands.choices or ()) else words
 
     def _in_order(self, words: Sequence[str]) -> list[str]:
-        """Options with their values first, then ``--`` and the rest: argparse gets lost where they are mixed."""
+        """Options with their values first, then ``--`` and the rest: argparse cannot parse them mixed."""
         options, rest, left = list[str](), list[str](), list(words)
         while left:
             word = left.pop(0)
@@ -80,7 +80,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(package: str, description: str, commands: Mapping[str, str]) -> Parser:
-    """A parser with the modules of ``package.commands`` as subcommands: names of a word or two, what they are for."""
+    """A parser with the modules of ``package.commands`` as subcommands.
+
+    ``commands`` maps their names, of a word or two, to what they are for.
+    """
     parser = Parser(prog=f"python -m {package}", description=description, allow_abbrev=False)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, purpose in commands.items():
@@ -90,7 +93,7 @@ def make_parser(package: str, description: str, commands: Mapping[str, str]) -> 
 
 
 def run_command(package: str, parse: Callable[[], argparse.Namespace]) -> int:
-    """Runs the command that ``parse`` finds and returns its exit code."""
+    """Runs the command in the options that ``parse`` gives; returns its exit code."""
 
     def run() -> int:
         options = parse()
@@ -104,7 +107,7 @@ def _module(package: str, command: str) -> Any:
 
 
 def run_program(run: Callable[[], int], interrupted: str = "") -> int:
-    """Runs a program and returns its exit code; ``interrupted`` is said where it was. Standard streams are safe."""
+    """Runs a program with safe standard streams; returns its exit code. If interrupted it prints ``interrupted``."""
     with safe_streams():
         try:
             return _flushed(run)
@@ -123,7 +126,7 @@ def run_program(run: Callable[[], int], interrupted: str = "") -> int:
 
 
 def _flushed(run: Callable[[], int]) -> int:
-    """What ``run`` gives; what it wrote is out by then, or an error says that it could not be."""
+    """What ``run`` returns, after flushing what it wrote; an error if that cannot be written."""
     try:
         return run()
     finally:

@@ -1,4 +1,4 @@
-"""Control groups of Linux: the folders whose limits hold for this process, for both kinds of interface."""
+"""Control groups of Linux: the folders with the limits of this process, for both versions of their interface."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def group_folders(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
-    """(version of the interface, folder) of every group this process is in, the outer ones included.
+    """Every group that this process is in, the outer ones included, as (version of the interface, folder).
 
-    Only folders that ``controller`` ("memory", "cpu") may have limits in; they need not exist. ``root`` is where
-    ``proc`` and ``sys`` lie. Inside a container the path of its group may not be there; the group then lies where the
-    groups are mounted.
+    Only folders in which ``controller`` ("memory" or "cpu") may have limits; they need not exist. ``root`` is the
+    folder of ``proc`` and ``sys``. Inside a container the path of its group may be missing; the group then lies where
+    the groups are mounted.
     """
     for version, base, group in _places(root, controller):
         # Seen from inside a namespace, a group outside of it is called "/../name".
@@ -22,7 +22,7 @@ def group_folders(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
 
 
 def _places(root: Path, controller: str) -> Iterator[tuple[int, Path, str]]:
-    """Version, folder where groups are mounted, and our group in it. Both versions may be there at once."""
+    """Version, folder where groups are mounted, and our group in it. A system may have both versions at once."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """How many threads of this process can work at once, and why: cores, affinity, and quotas of processor time.
 
-A quota is no mask: beside ``docker --cpus 1`` a process still sees every core, and threads beyond the quota only use up
-its time, whereupon all of them stand still for the rest of a period.
+A quota hides no cores. Under ``docker --cpus 1`` a process still sees all of them; but with more threads than the quota
+allows, its time is used up early and all threads stand still for the rest of the period.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from memory.control_groups import group_folders
 
 @dataclass(frozen=True)
 class Cores:
-    """Cores that this process can use. The threads of one core count once, since they share what computes.
+    """The cores that this process can use. A core counts once: its hardware threads share its arithmetic units.
 
-    ``machine``: all that are online. ``allowed``: of them, those the affinity mask or a set of processors leaves.
-    ``quota``: processors' worth of time, the least of what control groups allow; None: no limit. ``quota_file``: where
-    that is written.
+    ``machine``: cores that are online. ``allowed``: those of them that the affinity mask leaves. ``quota``: the least
+    processor time that control groups allow, in processors; None means no limit. ``quota_file``: where it is written.
     """
 
     machine: int
@@ -32,15 +31,15 @@ class Cores:
 
     @property
     def usable(self) -> int:
-        """Threads that can work at once, at least one; a processor of which the quota allows a part counts.
+        """Threads that can work at once, at least one; the quota is rounded up.
 
-        Of one and a half processors two threads got 1.18 times what one got with Qwen2-1.5B's shape in int4 (native
-        kernels; 1.19 with portable ones), and 0.92 with the portable demo (Zen 4, two cores).
+        With a quota of 1.5 processors two threads were 1.18 times as fast as one at the Qwen2-1.5B shape in int4
+        (native kernels; 1.19 times with portable ones), and 0.92 times with the portable demo (Zen 4, two cores).
         """
         return self.allowed if self.quota is None else max(min(self.allowed, ceil(self.quota)), 1)
 
     def reasons(self) -> tuple[str, ...]:
-        """What bounds the number, a line each, the machine first."""
+        """What bounds the number of threads, a line each, the machine first."""
         lines = [f"the machine has {_count(self.machine, 'core')}"]
         if self.allowed < self.machine:
             lines.append(f"this process may run on {self.allowed} of them (affinity)")
@@ -50,7 +49,11 @@ class Cores:
 
 
 def read_cores(root: Path = Path("/"), allowed: Set[int] | None = None) -> Cores:
-    """The cores now. ``root`` is where ``proc`` and ``sys`` lie; ``allowed``: numbers of processors, None: affinity."""
+    """The cores of this process now.
+
+    ``root`` is the folder of ``proc`` and ``sys``; ``allowed`` are numbers of processors, None means those of the
+    affinity mask.
+    """
     if allowed is None:
         allowed = _affinity()
     if allowed is None:
@@ -63,7 +66,7 @@ def read_cores(root: Path = Path("/"), allowed: Set[int] | None = None) -> Cores
 
 
 def knows_cores() -> bool:
-    """Whether this system tells which processors a process may use, and which of them are threads of one core."""
+    """Whether this system says which processors a process may use, and which of them share a core."""
     return hasattr(os, "sched_getaffinity")
 
 
@@ -73,7 +76,7 @@ def _affinity() -> Set[int] | None:
 
 @cache
 def _core(root: Path, processor: int) -> str:
-    """Which core a processor is a thread of; one of its own where the system does not tell. Never changes."""
+    """The core of a processor, which never changes; a core of its own where the system does not say."""
     topology = root / f"sys/devices/system/cpu/cpu{processor}/topology"
     try:
         return (topology / "thread_siblings_list").read_text(encoding="ascii").strip()
@@ -82,7 +85,7 @@ def _core(root: Path, processor: int) -> str:
 
 
 def _online(root: Path) -> set[int]:
-    """The numbers of all processors that run, written like "0-3,8"; none where the system does not tell."""
+    """The numbers of all processors that are online, from a text such as "0-3,8"; none where there is no such text."""
     try:
         text = (root / "sys/devices/system/cpu/online").read_text(encoding="ascii")
         ranges = (part.partition("-") for part in text.strip().split(",") if part)
@@ -92,7 +95,7 @@ def _online(root: Path) -> set[int]:
 
 
 def _quotas(root: Path) -> Iterator[tuple[float, Path]]:
-    """Processors' worth of time that groups allow, and the files that say so."""
+    """Every quota that control groups set, in processors, and the file that it was read from."""
     for version, folder in group_folders(root, "cpu"):
         file = folder / ("cpu.max" if version == 2 else "cpu.cfs_quota_us")
         try:

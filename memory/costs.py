@@ -1,8 +1,8 @@
-"""What forwards and the loop around them cost on one device, as measured there; JSON in and out.
+"""What forwards and the decoding loop cost on one device, as measured there; written and read as JSON.
 
-A forward of k rows costs nearly as much as one of a single row, or nearly k times as much, and nobody can tell which
-before it was measured: it hangs on processor, kernels, precision and length of the text. ``runtime.calibration``
-measures; the planner and the scheduler read.
+A forward of k rows may cost nearly as much as one of a single row, or nearly k times as much. Which one depends on
+processor, kernels, precision and the length of the text, so it must be measured. ``runtime.calibration`` measures; the
+planner and the scheduler read.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class CostsError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class RowCosts:
-    """Seconds of a forward through one level: ``table[i][j]`` with ``rows[j]`` rows behind ``contexts[i]`` of cache.
+    """Seconds of forwards through one level: ``table[i][j]`` is one of ``rows[j]`` rows behind ``contexts[i]`` rows.
 
-    ``rows`` and ``contexts`` increase, and so do seconds with rows, as ``make_row_costs`` makes them.
+    ``rows`` and ``contexts`` increase. Seconds do not fall with rows; ``make_row_costs`` takes care of that.
     """
 
     contexts: tuple[int, ...]
@@ -40,19 +40,20 @@ class RowCosts:
     table: tuple[tuple[float, ...], ...]
 
     def seconds(self, rows: int, context: int) -> float:
-        """On lines between what was measured, beyond the last on the last slope, before the first as there; above 0.
+        """Seconds of a forward of ``rows`` rows behind ``context`` rows, at least 0.
 
-        Of a level that was measured with one number of rows alone, every number costs as much.
+        Interpolated between what was measured, extrapolated beyond the last, constant before the first. If one number
+        of rows alone was measured, every number costs as much.
         """
         curves = [_line(self.rows, curve, rows) for curve in self.table]
         return max(_line(self.contexts, curves, context), 0.0)
 
 
 def make_row_costs(seconds: Mapping[int, Mapping[int, float]]) -> RowCosts:
-    """A level's costs from medians by context, then by rows: the same rows for every context, at least one of each.
+    """A level's costs from median seconds by context, then by rows; every context has the same rows.
 
-    Noise is smoothed away where it contradicts what must be true: more rows cost no less, and neither does a longer
-    context, the less so the more rows there are. The nearest such table by context is taken (least squares).
+    More rows cost no less, a longer context costs no less, and what it adds does not fall with rows. Where noise
+    contradicts this, the nearest seconds that do not are taken (isotonic regression, one context after the other).
     """
     contexts = sorted(seconds)
     rows = sorted(seconds[contexts[0]])
@@ -65,13 +66,13 @@ def make_row_costs(seconds: Mapping[int, Mapping[int, float]]) -> RowCosts:
 
 @dataclass(frozen=True)
 class MeasuredCosts:
-    """What was measured on one device, of the levels that were open.
+    """What was measured on one device with the levels that were open.
 
-    ``levels`` by name, at the widths really run: padding is the caller's affair. ``step_seconds``: the loop itself, for
-    every step, beside forwards. ``node_seconds``: our own work for each node of a draft, beside forwards of a chain,
-    with what verifying a tree costs more than a chain of as many rows. ``suffix_seconds``: one question to the suffix
-    drafter. ``bandwidth``: bytes a second that this machine reads from memory. ``threads`` as planned (None: one for
-    every core), ``kernels`` by name; ``quick``: measured in the short form.
+    ``levels``: forwards by the name of the level, with the numbers of rows that really ran; callers account for
+    padding. ``step_seconds``: the loop's own work for every step. ``node_seconds``: its work for each node of a draft,
+    by shape; that of a tree includes what verifying it costs more than a chain of as many rows. ``suffix_seconds``: one
+    draft of the suffix drafter. ``bandwidth``: bytes a second that this machine reads from memory. ``threads``: as
+    planned, None means one for every core. ``kernels``: their name. ``quick``: measured in the short form.
     """
 
     levels: Mapping[str, RowCosts]
@@ -111,7 +112,7 @@ def parse_costs(text: str, where: str = "the costs") -> MeasuredCosts:
 
 
 def _faults(costs: MeasuredCosts) -> Iterator[str]:
-    """What no measurement gives."""
+    """What is wrong with costs that no measurement gives."""
     for name, level in costs.levels.items():
         for what, counts, least in (("rows", level.rows, 1), ("contexts", level.contexts, 0)):
             if not counts or counts[0] < least or not _increase(counts):
@@ -147,7 +148,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _line(places: Sequence[int], values: Sequence[float], place: int) -> float:
-    """``values`` at ``places``, on a line between two of them; beyond the last on the same slope, not before."""
+    """``values``, given at ``places``, at ``place``: interpolated, extrapolated beyond the last, constant before."""
     if len(places) == 1 or place <= places[0]:
         return values[0]
     low = min(bisect_right(places, place) - 1, len(places) - 2)

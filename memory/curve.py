@@ -1,4 +1,4 @@
-"""Predicted speed and context against the budget: every budget at which the plan changes, from refusal to plenty."""
+"""Predicted speed and context by budget: every budget at which the plan changes, from the least on."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _BAR = 30
 
 @dataclass(frozen=True)
 class Point:
-    """From ``budget_bytes`` on, ``plan`` is the best one."""
+    """``plan`` is the best from ``budget_bytes`` on, up to the budget of the next point."""
 
     budget_bytes: int
     plan: Plan
 
 
 def make_curve(manifest: Manifest, device: Device, request: Request) -> list[Point]:
-    """The points of the curve, by budget. The request's own budget is ignored; its context may shrink."""
+    """The points of the curve by rising budget. The request's own budget is ignored, and its context may shrink."""
     request = replace(request, budget_bytes=None, may_give_up=request.may_give_up | {"context"})
     plans = make_plans(manifest, device, request)
     return [Point(plan.needed_bytes, plan) for plan in sorted(plans, key=lambda plan: plan.needed_bytes)]
 
 
 def curve_lines(name: str, points: Sequence[Point]) -> Iterator[str]:
-    """The curve as a table with bars. Of contexts that shrink, some are left out."""
+    """The curve as a table with bars. Of the points with a shorter context most are left out."""
     fastest = max(point.plan.tokens_per_second for point in points)
     yield f"{name}: predicted tokens/s on the reference machine, and context, by budget"
     yield f"{'budget':>12}  {'context':>8}  {'tokens/s':>8}  {'':{_BAR}}  what"
@@ -49,7 +49,7 @@ def curve_lines(name: str, points: Sequence[Point]) -> Iterator[str]:
 
 
 def draw(name: str, points: Sequence[Point], path: Path) -> None:
-    """The curve as a picture; PocketspecError without matplotlib, or where ``path`` cannot be written."""
+    """Writes the curve to ``path`` as a PNG; PocketspecError without matplotlib, or if it cannot be written."""
     if path.suffix != ".png":
         raise PocketspecError(f"--output {path}: the name must end in .png")
     try:
@@ -76,7 +76,7 @@ def draw(name: str, points: Sequence[Point], path: Path) -> None:
 
 
 def _thinned(points: Sequence[Point]) -> Iterator[Point]:
-    """Of points that differ in the context alone, every eighth."""
+    """Every eighth of the points with a shorter context, then all with the whole one."""
     whole = max(point.plan.context for point in points)
     shorter = [point for point in points if point.plan.context < whole]
     yield from shorter[::8]

@@ -1,6 +1,6 @@
-"""What the device has: memory in all and to be had now, the limits a container sets, cores it can use.
+"""What the device has: total and available memory, limits of its container, and usable cores.
 
-Linux tells everything; elsewhere the memory in all stands in for what is available, and a plan says less.
+Only Linux tells how much memory is available; elsewhere the total counts as available.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from memory.process import REFERENCE, KernelKind, ProcessBytes
 
 Residence = Literal["native", "prepacked", "copied"]
 
-# Kept free of the device's memory when the user names no budget: for the system, for what other programs grow by.
+# Memory that is left free when the user names no budget: for the system, and for other programs to grow.
 _MARGIN_SHARE = 0.1
 _MARGIN_BYTES = 200 << 20
-# The same of a container, whose limit is its own: for what the system counts as its, sockets and page tables.
+# The same in a container, which has its limit for itself: for sockets and page tables, which count as its memory.
 _CONTAINER_SHARE = 0.05
-# cgroup v1 says "no limit" with a number near the largest; no machine has so much.
+# Control groups of version 1 write "no limit" as a number beyond the memory of any machine.
 _NO_LIMIT = 1 << 60
-# By version of control groups: the files of a limit and of what is used, and the rows of pages of files, which can be
-# evicted: those that nobody needs just now, and those in use.
+# By version of control groups: the files with the limit and with the used bytes, and the rows of memory.stat with pages
+# of files, which can be evicted: inactive ones and active ones.
 _FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file"),
     2: ("memory.max", "memory.current", "inactive_file", "active_file"),
@@ -35,13 +35,14 @@ _FILES = {
 
 @dataclass(frozen=True)
 class Device:
-    """A device as the planner sees it, in bytes.
+    """A device as the planner sees it.
 
-    ``available_bytes`` can be had now without swapping, limits of containers counted; ``own_bytes`` of what cannot are
-    of this process, and plans count them again. ``residences`` tells for levels by name how their weights sit in
-    memory; a level that is not named sits as ``kernels`` let it: in its native form if it has one, or in ONNX Runtime's
-    prepacked file. ``processes`` has what a process takes without a model, by kernels, as far as it was measured here.
-    ``container_bytes`` is the limit of the container that bounds what may be used, None where the machine does.
+    ``available_bytes``: what can be had now without swapping and within the limits of containers.
+    ``own_bytes``: what this process holds already of the memory that is in use; plans count it again.
+    ``residences``: by level, how its weights lie in memory. Other levels are in their native form if they have one and
+    ``kernels`` are native, else in ONNX Runtime's prepacked file.
+    ``processes``: what a process takes without a model, by kernels, as far as it was measured on this device.
+    ``container_bytes``: the limit of the container if that is what bounds memory, None if the machine does.
     """
 
     total_bytes: int
@@ -55,12 +56,12 @@ class Device:
 
     @property
     def attainable_bytes(self) -> int:
-        """What a plan may count: what is available, and what this process has of it already."""
+        """What a plan can have: available memory, and what this process holds already."""
         return self.available_bytes + self.own_bytes
 
     @property
     def margin_bytes(self) -> int:
-        """What is left to everyone else when the user names no budget."""
+        """What is left free when the user names no budget."""
         if self.container_bytes is not None:
             return int(self.container_bytes * _CONTAINER_SHARE)
         return max(_MARGIN_BYTES, int(self.attainable_bytes * _MARGIN_SHARE))
@@ -71,22 +72,22 @@ class Device:
         return max(self.attainable_bytes - self.margin_bytes, 0)
 
     def process(self, residence: Residence) -> ProcessBytes:
-        """What a process takes whose target's weights sit as ``residence`` says."""
+        """What a process takes without a model, if its target's weights lie in memory as ``residence`` says."""
         kernels = kernels_of(residence)
         return self.processes.get(kernels, REFERENCE[kernels])
 
 
 def kernels_of(residence: Residence) -> KernelKind:
-    """The kernels that run a level whose weights sit as ``residence`` says."""
+    """The kernels that run a level whose weights lie in memory as ``residence`` says."""
     return "native" if residence == "native" else "portable"
 
 
 def read_device(root: Path = Path("/")) -> Device:
-    """This device now. ``root`` is where ``proc`` and ``sys`` lie."""
+    """This device now. ``root`` is the folder of ``proc`` and ``sys``."""
     own = _planned_part(read_memory(proc=root / "proc") or Memory(0, 0))
     cores = read_cores(root).usable
     total, available = _system_memory(root)
-    # Of the whole machine, pages of files count as available.
+    # The machine counts pages of files as available.
     bounds = [Device(total, available, cores, own_bytes=own.anonymous_bytes)]
     for limit, used, in_use in _container_limits(root):
         if limit < total:
@@ -102,13 +103,13 @@ def read_device(root: Path = Path("/")) -> Device:
 
 
 def _planned_part(own: Memory) -> Memory:
-    """Of this process, what every plan counts; what an application holds beside is in no plan."""
+    """The part of this process's memory that plans count: libraries, not what an application holds beside them."""
     process = REFERENCE["native"]
     return Memory(min(own.anonymous_bytes, process.modules), min(own.file_bytes, process.files))
 
 
 def _system_memory(root: Path) -> tuple[int, int]:
-    """Bytes in all and available."""
+    """Total and available bytes of the machine."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
     except OSError:
@@ -127,8 +128,9 @@ def _physical_memory() -> int:
 
 
 def _container_limits(root: Path) -> Iterator[tuple[int, int, int]]:
-    """Of every group this process is in, the outer ones included: the limit, the bytes used without pages of files that
-    nobody needs just now, and those of files in use among them.
+    """The limit, the used bytes and the active file bytes of every control group that this process is in.
+
+    Used bytes are without inactive pages of files, and include the active ones.
     """
     for version, folder in group_folders(root, "memory"):
         found = _read_group(folder, *_FILES[version])

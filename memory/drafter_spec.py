@@ -1,11 +1,11 @@
-"""A drafter as users name it, parsed once. Plain data: planning, scheduling, the bench and the command line share it.
+"""A drafter's name, parsed once into plain data that planning, scheduling, the bench and the command line share.
 
 | name | what drafts |
 | --- | --- |
 | ``NAME`` | a level of the bundle, or a registered drafter that needs no model ("suffix") |
-| ``LOWER>MIDDLE`` | the level MIDDLE, itself sped up by the drafter LOWER |
+| ``LOWER>MIDDLE`` | the level MIDDLE, which verifies drafts of LOWER |
 | ``FIRST+SECOND`` | the first that has a draft worth verifying |
-| ``ahead:DRAFTER`` | any of these, drafting on while the target verifies |
+| ``ahead:DRAFTER`` | any of these, which goes on drafting while the target verifies |
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ DrafterKind = Literal["single", "hierarchy", "fallback", "overlapped"]
 
 @dataclass(frozen=True)
 class DrafterSpec:
-    """One drafter: its full ``name``, and the ``parts`` it is put together from (none of a single one).
+    """One drafter: its full ``name``, and the ``parts`` that it consists of; a single drafter has none.
 
-    The parts of a hierarchy are the drafter below and the level that judges its drafts, in this order.
+    The parts of a hierarchy are the drafter below, then the level that verifies its drafts.
     """
 
     kind: DrafterKind
@@ -35,21 +35,21 @@ class DrafterSpec:
 
     @property
     def singles(self) -> tuple[str, ...]:
-        """The names of all levels and registered drafters in it."""
+        """The names of all levels and registered drafters that it consists of."""
         return tuple(part.name for part in self._all() if part.kind == "single")
 
     @property
     def judges(self) -> tuple[str, ...]:
-        """The levels that judge drafts of others, from the target's side down."""
+        """The levels that verify drafts of others, the one next to the target first."""
         return tuple(part.parts[1].name for part in self._all() if part.kind == "hierarchy")
 
     @property
     def drafts_chains_only(self) -> bool:
-        """Whether its drafts never branch."""
+        """Whether all its drafts are chains."""
         return any(part.kind in ("hierarchy", "overlapped") for part in self._all())
 
     def needed_levels(self, levels: Collection[str]) -> tuple[str, ...]:
-        """Which of the bundle's ``levels`` must be open for it, in their order."""
+        """Those of the bundle's ``levels`` that it needs, in their order."""
         return tuple(level for level in levels if level in self.singles)
 
     def _all(self) -> Iterator[DrafterSpec]:
@@ -59,18 +59,18 @@ class DrafterSpec:
 
 
 def hierarchy(lower: str, middle: str) -> DrafterSpec:
-    """The level ``middle``, sped up by the drafter ``lower``."""
+    """Level ``middle``, which verifies drafts of ``lower``."""
     return parse_drafter(f"{lower}{_ABOVE}{middle}")
 
 
 def overlapped(drafter: str) -> DrafterSpec:
-    """``drafter``, drafting on while the target verifies."""
+    """``drafter``, which goes on drafting while the target verifies."""
     return parse_drafter(f"{_AHEAD}{drafter}")
 
 
 @lru_cache(maxsize=256)
 def parse_drafter(name: str) -> DrafterSpec:
-    """The drafter called ``name``; whether its parts exist is not looked at. PocketspecError for what is no name."""
+    """The drafter called ``name``, whether or not its parts exist; PocketspecError if it is no drafter's name."""
     if name.startswith(_AHEAD):
         inner = parse_drafter(name.removeprefix(_AHEAD))
         if any(part.kind == "overlapped" for part in inner._all()):

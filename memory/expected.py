@@ -1,7 +1,4 @@
-"""How many tokens a draft is expected to bring, from the chances of its nodes.
-
-The planner predicts with them before anything is loaded, the scheduler while it runs.
-"""
+"""How many tokens a step is expected to commit, from the acceptance of the drafted tokens by depth."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from collections.abc import Sequence
 def chain_tokens(chances: Sequence[float]) -> float:
     """Tokens that a step with a chain commits on average, the target's own included: 1 + c1 + c1 c2 + ...
 
-    ``chances[d]`` is the chance of the token at depth d, given that all before it were accepted (Leviathan et al. 2023,
-    with a chance for every depth).
+    ``chances[d]`` is the chance that the token at depth d is accepted, given that all before it were (Leviathan et al.
+    2023, with a chance for every depth).
     """
     total, survival = 1.0, 1.0
     for chance in chances:
@@ -23,20 +20,20 @@ def chain_tokens(chances: Sequence[float]) -> float:
 
 
 def tree_tokens(chances: Sequence[float], nodes: int) -> float:
-    """The same for the best tree of ``nodes`` nodes no deeper than ``chances`` is long."""
+    """The same for the best tree of ``nodes`` nodes that is no deeper than ``chances`` is long."""
     return tree_curve(chances, nodes)[-1]
 
 
 def tree_curve(chances: Sequence[float], nodes: int) -> list[float]:
-    """``tree_tokens`` of every tree from none to ``nodes`` nodes.
+    """``tree_tokens`` for every number of nodes from 0 to ``nodes``.
 
-    The drafter's r-th choice at a depth with chance c is taken to be right with probability c (1 - c)^r, whatever came
-    before; the tree has the likeliest nodes, as EAGLE-2 grows it (Li et al. 2024).
+    At a depth with chance c the drafter's choice of rank r (from 0) is taken to be right with probability c (1 - c)^r,
+    whatever stands before it. The tree has the likeliest nodes, as EAGLE-2 grows it (Li et al. 2024).
     """
     if not chances:
         return [1.0] * (nodes + 1)
     curve = [1.0]
-    # Path probability (negative), depth.
+    # Pairs of the negative probability of a path, and its depth.
     open_nodes = [(-chances[0], 0)]
     for _ in range(nodes):
         negative, depth = heapq.heappop(open_nodes)

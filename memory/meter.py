@@ -1,7 +1,7 @@
-"""What a process really uses, to hold the formulas to account: resident bytes, their peaks by phase, files by name.
+"""Measures what a process really uses: resident bytes, their peaks by phase, and bytes by file.
 
-Anonymous bytes are what only the process itself can give back; pages of mapped files the system may drop and read
-again. Only Linux tells the two apart: elsewhere every function here gives None, and a meter records no phase.
+Anonymous bytes can be given back by the process alone; pages of mapped files can be dropped by the system and read
+again. Only Linux tells the two apart. Elsewhere every function here returns None, and a meter records no phase.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _PAGE_ENTRY = 8  # bytes of /proc/PID/pagemap for every page
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes of one process: anonymous ones, and pages of mapped files (shared memory counts as a file)."""
+    """Resident bytes of a process: anonymous ones, and those of mapped files (shared memory counts as a file)."""
 
     anonymous_bytes: int
     file_bytes: int
 
 
 def read_memory(pid: int | None = None, proc: Path | None = None) -> Memory | None:
-    """The memory of process ``pid`` now, None meaning this one; ``proc`` is where the system tells it.
+    """The memory of process ``pid`` now (None: this one), from the folder ``proc`` (None: /proc).
 
-    None where the system does not tell the two kinds apart, or the process is gone. The system counts in batches per
-    processor, so that a figure can be off by some 100 KiB.
+    None where the system does not tell the two kinds apart, or the process is gone. The system counts in batches for
+    each processor, so a figure can be off by some 100 KiB.
     """
     try:
         _, resident, shared, *_ = (_folder(pid, proc) / "statm").read_text().split()
@@ -41,9 +41,9 @@ def read_memory(pid: int | None = None, proc: Path | None = None) -> Memory | No
 
 
 def read_mapped_files(pid: int | None = None) -> Mapping[str, int] | None:
-    """Resident bytes of every file that process ``pid`` maps, by path, without the pages it has written to privately.
+    """Resident bytes of every file that process ``pid`` maps, by path, without pages that became anonymous by writing.
 
-    Counted page by page, which takes milliseconds for every GB. None as for ``read_memory``.
+    The system counts page by page, which takes milliseconds for every GB. None as for ``read_memory``.
     """
     try:
         lines = (_folder(pid) / "smaps").read_text().splitlines()
@@ -64,7 +64,7 @@ def read_mapped_files(pid: int | None = None) -> Mapping[str, int] | None:
 
 
 def resident_bytes(spans: Iterable[tuple[int, int]]) -> int | None:
-    """Bytes of this process's pages in ``spans`` (address, size) that are in memory; None where that is not told."""
+    """Resident bytes of this process's pages in ``spans`` (address, size); None where the system does not tell."""
     pages: set[int] = set()
     try:
         with (_folder(None) / "pagemap").open("rb", buffering=0) as table:
@@ -72,7 +72,7 @@ def resident_bytes(spans: Iterable[tuple[int, int]]) -> int | None:
                 first, last = address // mmap.PAGESIZE, -(-(address + size) // mmap.PAGESIZE)
                 table.seek(first * _PAGE_ENTRY)
                 entries = table.read((last - first) * _PAGE_ENTRY)
-                # The top bit of an entry, little-endian, says that the page is there.
+                # The top bit of an entry, little-endian, says that the page is resident.
                 pages.update(first + i for i, top in enumerate(entries[_PAGE_ENTRY - 1 :: _PAGE_ENTRY]) if top & 0x80)
     except OSError:
         return None
@@ -81,7 +81,7 @@ def resident_bytes(spans: Iterable[tuple[int, int]]) -> int | None:
 
 @dataclass(frozen=True)
 class Phase:
-    """What a process used while something went on. ``peak`` has the highest of each kind, met at different times."""
+    """What a process used during a phase. ``peak`` has the highest of each kind, which need not be simultaneous."""
 
     name: str
     before: Memory
@@ -90,10 +90,10 @@ class Phase:
 
 
 class PeakMeter:
-    """Watches process ``pid`` (None: this one) from a thread while phases go on; ``phases`` are those that ended.
+    """Samples process ``pid`` (None: this one) from a thread; ``phases`` has the phases that ended.
 
-    A thread cannot look while Python's lock is held, so the system's own high-water mark, which a phase resets, stands
-    in for peaks that were missed: of all resident bytes, it leaves the anonymous ones less the largest file part seen.
+    The thread cannot sample while Python's lock is held. So the system's own high-water mark of resident bytes, which a
+    phase resets, counts as well: less the largest file part seen, it is a bound for the anonymous bytes.
 
     >>> with PeakMeter() as meter:
     ...     with meter.phase("open"):
@@ -120,7 +120,7 @@ class PeakMeter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Records what is used until the block ends, also when it ends with an error. Phases do not nest."""
+        """Records what is used until the block ends, even with an error. Phases do not nest."""
         self._peak = Memory(0, 0)
         before = self._sample()
         _reset_high_water(self._pid)
@@ -148,13 +148,13 @@ class PeakMeter:
 
 
 def _reset_high_water(pid: int | None) -> None:
-    """Begins the high-water mark of resident bytes anew, where the system lets it."""
+    """Resets the high-water mark of resident bytes, where the system allows it."""
     with suppress(OSError):
         (_folder(pid) / "clear_refs").write_text("5")
 
 
 def _high_water(pid: int | None) -> int:
-    """The most bytes that were ever resident since the last reset; 0 where the system does not tell."""
+    """The most resident bytes since the last reset; 0 where the system does not tell."""
     try:
         lines = (_folder(pid) / "status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The options by which a user says what may be used of the device; every command that opens a bundle has them."""
+"""The options that say what a bundle may use of the device; every command that opens one has them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from memory.device import Device
 from memory.plan import Placement
 from memory.size import MemoryShare, parse_size
 
-# Cores have commas of their own, so one that separates fields stands before the name of one.
+# Lists of cores have commas, too: a comma separates fields only in front of a field's name.
 _FIELDS = re.compile(r",(?=[a-z]+:)")
 _CORES = re.compile(r"(\d+)(?:-(\d+))?")
 _CONTEXT = re.compile(r"(up\s*to\s*)?(\d+)", re.IGNORECASE)
 
 
 def add_request(parser: argparse.ArgumentParser) -> None:
-    """The bundle and what it may use."""
+    """Declares the options: the bundle and what it may use."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder written by python -m export")
     parser.add_argument(
         "--max-memory",
@@ -68,7 +68,7 @@ def add_request(parser: argparse.ArgumentParser) -> None:
 
 
 def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Request:
-    """The request that the options stand for; ``more`` are fields that a command has options of its own for."""
+    """The request in the options; ``more`` are fields for which a command has options of its own."""
     context, up_to = _parse_context(options.context)
     if options.prefill_chunk is not None and options.prefill_chunk < 1:
         raise PocketspecError(f"--prefill-chunk {options.prefill_chunk}: it must be at least 1")
@@ -89,14 +89,14 @@ def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Re
 
 
 def check_threads(threads: int | None) -> int | None:
-    """``threads`` as given, if there can be so many."""
+    """``threads`` as given; PocketspecError if they are less than 1."""
     if threads is not None and threads < 1:
         raise PocketspecError(f"--threads {threads}: it must be at least 1")
     return threads
 
 
 def parse_placements(texts: Iterable[str]) -> dict[str, Placement]:
-    """Placements by level from texts such as ``target=threads:1,cores:0-1,provider:CPUExecutionProvider``."""
+    """Placements by level, from texts such as ``target=threads:1,cores:0-1,provider:CPUExecutionProvider``."""
     placements: dict[str, Placement] = {}
     for text in texts:
         level, _, where = text.partition("=")
@@ -124,13 +124,13 @@ def _parse_placement(text: str, where: str) -> Placement:
 
 
 def _cores(run: str) -> range:
-    """The cores of ``3`` or of ``0-2``; none of a text that says no cores."""
+    """The cores in a text such as ``3`` or ``0-2``; an empty range for any other text."""
     match = _CORES.fullmatch(run)
     return range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
 
 
 def _parse_context(text: str | None) -> tuple[int | None, bool]:
-    """Tokens, and whether fewer will do."""
+    """The number of tokens (None: not given), and whether fewer are enough."""
     if text is None:
         return None, False
     match = _CONTEXT.fullmatch(text.strip())

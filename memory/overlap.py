@@ -1,7 +1,7 @@
-"""What drafting while the target verifies is expected to bring (PEARL, arXiv 2408.11850), in ``expected``'s manner.
+"""What drafting while the target verifies is expected to bring (PEARL, arXiv 2408.11850).
 
-A step has a draft that is ready or it has none; which of the two comes next is a chance, so steps are a chain of two
-states, and in the long run a share of them has a draft.
+A step finds a draft ready or finds none. Which of the two depends by chance on the step before, so steps are a Markov
+chain of two states, and the share of steps with a draft is that of its stationary distribution.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from memory.expected import chain_tokens
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """What a step takes: the target without a draft and with one, and the drafter for one token more than a draft."""
+    """Seconds of the target without a draft and with one, and of the drafter for a draft and one token more."""
 
     plain: float
     verifying: float
@@ -23,12 +23,12 @@ class StepSeconds:
 
 
 def overlap_step(chances: Sequence[float], seconds: StepSeconds) -> tuple[float, float]:
-    """Tokens and seconds of a step, on average.
+    """Tokens and seconds of an average step.
 
-    Drafts have ``len(chances) - 2`` tokens, and a step that finds none ready has none. ``chances[d]`` is the chance of
-    the d-th token drafted behind the text, given that all before it are right. The first is held against the token that
-    the target adds itself, and the last is the one drafted behind the draft. A step takes as long as the slower of the
-    two.
+    ``chances[d]`` is the chance that the d-th token drafted behind the text is right, given that all before it are. The
+    first of them must equal the token that the target adds itself; the last is drafted behind the draft, for the next
+    step. So drafts have ``len(chances) - 2`` tokens. Target and drafter work at the same time: a step takes as long as
+    the slower of the two.
     """
     ready = _share(chances[0], prod(chances[1:]))
     tokens = (1 - ready) + ready * chain_tokens(chances[1:-1])
@@ -37,5 +37,5 @@ def overlap_step(chances: Sequence[float], seconds: StepSeconds) -> tuple[float,
 
 
 def _share(begin: float, stay: float) -> float:
-    """The share of steps in a state that is entered with chance ``begin`` and kept with chance ``stay``."""
+    """The stationary share of a state that is entered with chance ``begin`` and kept with chance ``stay``."""
     return begin / (begin + 1 - stay) if begin else 0.0

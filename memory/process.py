@@ -1,8 +1,8 @@
 """What a process takes before it holds anything of a model, by the kernels that run in it.
 
-It depends on versions of libraries, on the processor, and on how files lie in the system's cache, so it is measured
-once on every device, by a process of its own (``python -m runtime.calibration.process_baseline``). What is written
-down here stands in.
+It depends on the versions of libraries, on the processor and on the system's file cache. So it is measured once on
+every device, by a process of its own (``python -m runtime.calibration.process_baseline``). Where that is not possible
+the reference values below are used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from memory.child import run_module
 KernelKind = Literal["native", "portable"]
 
 
-# Measuring takes 2 s.
+# Measuring takes about 2 s.
 _PATIENCE_SECONDS = 60
 
 
@@ -26,8 +26,8 @@ _PATIENCE_SECONDS = 60
 class ProcessBytes:
     """Bytes of a process without a model.
 
-    ``modules``: anonymous ones when all modules are loaded. ``session``: those of the first session on top, its threads
-    among them. ``files``: pages of libraries that a conversation touches.
+    ``modules``: anonymous bytes once all modules are loaded. ``session``: what the first session and its threads add.
+    ``files``: bytes of libraries that a conversation touches.
     """
 
     modules: int
@@ -35,8 +35,8 @@ class ProcessBytes:
     files: int
 
 
-# Where nothing has been measured: Linux x86-64 (EPYC Zen 4, two cores), Python 3.11, NumPy 2.4, ONNX Runtime 1.32. With
-# ONNX Runtime's own operators a process touches more pages of libraries.
+# Measured on Linux x86-64 (EPYC Zen 4, two cores) with Python 3.11, NumPy 2.4 and ONNX Runtime 1.32. A process that runs
+# ONNX Runtime's own operators touches more pages of libraries.
 REFERENCE: dict[KernelKind, ProcessBytes] = {
     "native": ProcessBytes(33_100_000, 1_400_000, 53_000_000),
     "portable": ProcessBytes(33_100_000, 1_400_000, 55_200_000),
@@ -44,7 +44,7 @@ REFERENCE: dict[KernelKind, ProcessBytes] = {
 
 
 def read_process(data: Mapping[str, Any]) -> ProcessBytes | None:
-    """From JSON data as ``asdict`` makes it; None if it is none, or what no process can have."""
+    """The bytes in JSON data that ``asdict`` made; None if it is something else, or impossible."""
     try:
         found = ProcessBytes(**{name: int(value) for name, value in data.items()})
     except (TypeError, ValueError, AttributeError, OverflowError):
@@ -53,9 +53,9 @@ def read_process(data: Mapping[str, Any]) -> ProcessBytes | None:
 
 
 def find_process(kernels: KernelKind) -> ProcessBytes:
-    """What was measured on this device, now at the latest; what is written down if that cannot be found out.
+    """What was measured on this device, before or now; the reference if it cannot be measured.
 
-    The runtime does it, as a process: the planner knows nothing of what runs its plans.
+    The runtime measures, started as a process: the planner imports nothing of what runs its plans.
     """
     try:
         done = run_module("runtime.calibration.process_baseline", kernels, timeout=_PATIENCE_SECONDS)

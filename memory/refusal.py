@@ -1,4 +1,4 @@
-"""Why a plan is refused: the bytes that are missing, where the limit comes from, and what would do."""
+"""Why a plan is refused: the missing bytes, where the limit comes from, and what would help."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from memory.plan import Plan
 
 
 def refusal_text(plan: Plan, budget: int, device: Device | None) -> str:
-    """Why ``plan``, the leanest there is, is beyond ``budget``; ``device`` is whose budget it is, None: the user's."""
+    """Why not even the leanest ``plan`` fits ``budget``, which follows from ``device``; None: the user named it."""
     parts = [
         (part.anonymous + part.hot, f"{part.name} of {level.name}")
         for level in plan.levels
@@ -25,7 +25,7 @@ def refusal_text(plan: Plan, budget: int, device: Device | None) -> str:
 
 
 def unavailable_text(plan: Plan, device: Device, needed: int) -> str:
-    """Why ``plan`` cannot be opened now, for which ``needed`` bytes must be there."""
+    """Why ``plan``, which takes ``needed`` bytes, cannot be opened now."""
     remedy = "close other programs" if device.container_bytes is None else "raise the limit of the container"
     return (
         f"{plan.bundle} needs {needed:,} bytes as planned, and {_attainable(device)}; {remedy}, or allow less with a"
@@ -34,7 +34,7 @@ def unavailable_text(plan: Plan, device: Device, needed: int) -> str:
 
 
 def _origin(plan: Plan, device: Device) -> str:
-    """Where a budget that the user did not name comes from, and how to name one."""
+    """Where a budget that the user did not name comes from, and how to get a larger one."""
     raised = "" if device.container_bytes is None else ", or raise the limit"
     if plan.needed_bytes <= device.attainable_bytes:
         more = f"; --max-memory {plan.needed_bytes} uses of the margin what is needed{raised}"

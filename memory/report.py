@@ -1,4 +1,4 @@
-"""A plan in words."""
+"""A plan as text for people: one line for each fact, and a table of bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memory.size import show_bytes
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """Everything a plan says, a line each."""
+    """All of a plan, line by line."""
     yield (
         f"plan for {plan.bundle}: {show_bytes(plan.needed_bytes)} of {show_bytes(plan.budget_bytes)} allowed;"
         f" about {plan.tokens_per_second:.1f} tokens/s on the reference machine"
@@ -35,7 +35,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def bounds_lines(plan: Plan) -> Iterator[str]:
-    """The smallest budgets."""
+    """The smallest budgets for the plan's context."""
     speculative, plain = plan.bounds.speculative_bytes, plan.bounds.plain_bytes
     if speculative is not None:
         yield f"  smallest budget for this context with speculation: {speculative:,} bytes"
@@ -49,7 +49,7 @@ def given_up_lines(plan: Plan) -> Iterator[str]:
 
 
 def table_lines(plan: Plan) -> Iterator[str]:
-    """Bytes by part: anonymous, mapped and needed at every step, mapped and evictable."""
+    """The table of bytes by part: anonymous, hot and cold."""
     rows = [("process", plan.process), *((level.name, level.footprint) for level in plan.levels)]
     width = max(len(f"{owner}: {part.name}") for owner, footprint in rows for part in footprint.parts)
     yield f"  {'MB':{width}}  {'anonymous':>10}  {'hot files':>10}  {'cold files':>10}"
@@ -83,9 +83,9 @@ def _level(level: LevelPlan) -> str:
 
 
 def _place(placement: Placement) -> str:
-    """What a level has of the device for itself; nothing where it has no place of its own."""
+    """What a level has of the device for itself; empty if it has no placement of its own."""
     threads = placement.threads_of(None)
-    said = [placement.provider] if placement.provider != Placement().provider else []
-    said += [] if threads is None else [f"{threads} thread{'s' * (threads > 1)}"]
-    said += [f"on core {', '.join(map(str, placement.cores))}"] if placement.cores else []
-    return f"; {' '.join(said)}" if said else ""
+    words = [placement.provider] if placement.provider != Placement().provider else []
+    words += [] if threads is None else [f"{threads} thread{'s' * (threads > 1)}"]
+    words += [f"on core {', '.join(map(str, placement.cores))}"] if placement.cores else []
+    return f"; {' '.join(words)}" if words else ""

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from export.manifest import PocketspecError
 
 _POWERS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-# With and without the B, as Kubernetes writes them.
+# Units may lack the B, as Kubernetes writes them.
 _UNITS = {"": 1, "B": 1, **_POWERS, **{f"{prefix}B": size for prefix, size in _POWERS.items()}}
-# A comma followed by exactly three digits may separate thousands or decimals, so it says neither.
+# A comma followed by exactly three digits may separate thousands or decimals, so such a text is refused.
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]+|,(?![0-9]{3}(?![0-9]))[0-9]+)?)\s*(%|[A-Za-z]*)")
 _FORMS = "a number of bytes, one with a unit (800MB, 1.5GB, 512MiB, 512Mi), or a share of what is available (60%)"
 
 
 class SizeError(PocketspecError, ValueError):
-    """A text that is no size, or a size that no budget can have."""
+    """A text that is no size, or no possible budget."""
 
 
 @dataclass(frozen=True)
 class MemoryShare:
-    """A part of the memory that is available, in (0, 1]."""
+    """A share of the available memory, in (0, 1]."""
 
     fraction: float
 
@@ -31,9 +31,10 @@ class MemoryShare:
 
 
 def parse_size(text: str) -> int | MemoryShare:
-    """Bytes, or a share, from ``1500000``, ``800MB``, ``1.5GiB`` or ``60%``. M and MB are 10**6, Mi and MiB 2**20.
+    """The bytes, or the share, in ``text``: ``1500000``, ``800MB``, ``1.5GiB``, ``1,5GB`` or ``60%``.
 
-    A decimal comma is one; SizeError for a text that may mean several sizes, or none, or nothing more than zero.
+    M and MB are 10**6, Mi and MiB 2**20. SizeError for a text that is ambiguous, that is no size, or that allows
+    nothing.
     """
     match = _SIZE.fullmatch(text.strip())
     if not match or (match[2] != "%" and match[2].upper() not in _UNITS):
@@ -50,5 +51,5 @@ def parse_size(text: str) -> int | MemoryShare:
 
 
 def show_bytes(count: int) -> str:
-    """``count`` bytes for people, in MB of 10**6: ``1,234.5 MB``."""
+    """``count`` bytes as text, in MB of 10**6: ``1,234.5 MB``."""
     return f"{count / 1e6:,.1f} MB"

@@ -1,9 +1,10 @@
 """What one step of decoding is expected to bring and to cost: the model that planner and scheduler share.
 
-The planner asks before anything is loaded, with a constant agreement and the costs of a device; the scheduler asks
-while it decodes, with the acceptance by depth that it has seen and costs corrected by what steps took. Tokens follow
-Leviathan et al. 2023 (section 3.4) for chains, EAGLE-2 (Li et al. 2024) for trees, SpecMQuant (arXiv 2505.22179) for
-hierarchies and PEARL (arXiv 2408.11850) for overlapped drafts, which ``memory.overlap`` has.
+The planner uses it before anything is loaded, with a constant agreement and the costs of a device. The scheduler uses
+it while it decodes, with the acceptance by depth that it has seen and with costs corrected by measured steps.
+
+Tokens follow Leviathan et al. 2023 (section 3.4) for chains, EAGLE-2 (Li et al. 2024) for trees, and SpecMQuant (arXiv
+2505.22179) for hierarchies. ``memory.overlap`` has overlapped drafts.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import Protocol
 from memory.expected import chain_tokens, tree_tokens
 from memory.plan import Shape
 
-# Halvings of an interval of chances: more precise than any acceptance is known.
+# Halvings of the interval in which an even chance is searched: more precise than any acceptance is known.
 _HALVINGS = 12
 
 
 class StepCosts(Protocol):
-    """Seconds, for one length of the text. ``step_seconds`` and ``node_seconds`` are our own work beside forwards."""
+    """Seconds of forwards, and of the loop's own work for every step and every node; all for one length of the text."""
 
     @property
     def step_seconds(self) -> float: ...
@@ -41,8 +42,10 @@ class StepCosts(Protocol):
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """A step on average: ``tokens`` committed, seconds of ``verifying``, and seconds of ``drafting`` for ``drafted``
-    tokens, our own work for them included. What every step takes beside that is not in here."""
+    """An average step: ``tokens`` committed, seconds of ``verifying``, seconds of ``drafting``, tokens ``drafted``.
+
+    ``drafting`` includes the loop's own work for the drafted nodes. ``StepCosts.step_seconds`` are in neither.
+    """
 
     tokens: float
     verifying: float
@@ -51,29 +54,29 @@ class StepEstimate:
 
 
 def chain_step(costs: StepCosts, drafter: str, chances: Sequence[float]) -> StepEstimate:
-    """A chain by ``drafter``: one forward of it for each token. ``chances`` by depth; a token for each."""
+    """A step with a chain by ``drafter``; the chain has one token for each of ``chances``, the acceptance by depth."""
     length = len(chances)
     drafting = draft_seconds(costs, drafter, "chain", length, length)
     return StepEstimate(chain_tokens(chances), costs.target(1 + length), drafting, length)
 
 
 def tree_step(costs: StepCosts, drafter: str, depth: int, nodes: int, tokens: float) -> StepEstimate:
-    """A tree by ``drafter`` with which a step is expected to commit ``tokens``."""
+    """A step with a tree by ``drafter``, which is expected to commit ``tokens``."""
     drafting = draft_seconds(costs, drafter, "tree", nodes, depth)
     return StepEstimate(tokens, costs.target(1 + nodes), drafting, nodes)
 
 
 def draft_seconds(costs: StepCosts, drafter: str, shape: Shape, nodes: int, depth: int) -> float:
-    """A forward of ``drafter`` for every token along a path, and our own work for the nodes.
+    """Seconds of drafting: a forward of ``drafter`` for every depth, and the loop's own work for the nodes.
 
-    For a tree it reads the nodes of all levels above again each time (``runtime.drafters.draft_tree``).
+    For a tree each forward reads the nodes of all depths above again (``runtime.drafters.draft_tree``).
     """
     rows = [1] * depth if shape == "chain" else [max(1, nodes * level // depth) for level in range(depth)]
     return sum(costs.forward(drafter, count) for count in rows) + nodes * costs.node_seconds[shape]
 
 
 def judged_step_seconds(costs: StepCosts, drafter: str, judge: str, shape: Shape, nodes: int, depth: int) -> float:
-    """Seconds of one step of the level ``judge`` with a draft by ``drafter``; ``nodes`` 0: without one."""
+    """Seconds of one step of level ``judge`` with a draft by ``drafter``; with ``nodes`` 0, without a draft."""
     drafting = draft_seconds(costs, drafter, shape, nodes, depth)
     return costs.forward(judge, 1 + nodes) + drafting + costs.step_seconds
 
@@ -81,11 +84,12 @@ def judged_step_seconds(costs: StepCosts, drafter: str, judge: str, shape: Shape
 def hierarchy_step(
     costs: StepCosts, middle: str, chances: Sequence[float], brought: Sequence[float], judged_seconds: float
 ) -> StepEstimate:
-    """A chain by the level ``middle``, of at most ``len(chances)`` tokens that the target accepts with ``chances``.
+    """A step with a chain by the intermediate ``middle``, which speculates itself.
 
-    ``brought[i]`` is the chance that one step of ``middle``, of ``judged_seconds``, brings i + 1 tokens. The draft ends
-    with the first step behind which the next one might make it too long. Where the target accepted all of the draft
-    before, ``middle`` lacks a token and reads one row more.
+    The chain has at most ``len(chances)`` tokens, which the target accepts with ``chances`` by depth. It is made of
+    steps of ``middle``, each of ``judged_seconds``; ``brought[i]`` is the chance that one brings i + 1 tokens. Drafting
+    ends as soon as another step could make the chain too long. After a chain that was accepted as a whole, ``middle``
+    lacks a token of the text, so its next forward has one row more.
     """
     steps, lengths = _inner_steps(len(chances), tuple(brought))
     catching_up = costs.forward(middle, 2) - costs.forward(middle, 1)
@@ -109,7 +113,10 @@ def brought_by_chain(chances: Sequence[float]) -> tuple[float, ...]:
 
 
 def brought_by_tree(chances: Sequence[float], nodes: int, gain: float = 1.0) -> tuple[float, ...]:
-    """The same of a tree: as a chain that brings as many. ``gain``: how many times more nodes stand than expected."""
+    """The same for a tree, taken to be a chain that brings as many tokens on average.
+
+    ``gain`` corrects the expected number of accepted nodes, as observed.
+    """
     return brought_by_chain(_even_chances(tuple(chances), nodes, gain))
 
 
@@ -125,9 +132,9 @@ def _even_chances(chances: tuple[float, ...], nodes: int, gain: float) -> tuple[
 
 @lru_cache(maxsize=256)
 def _inner_steps(depth: int, brought: tuple[float, ...]) -> tuple[float, Mapping[int, float]]:
-    """Steps of the intermediate for a draft of at most ``depth``, on average, and the chance of every length of it.
+    """Average steps of the intermediate for a draft of at most ``depth`` tokens, and the chance of every length.
 
-    The last step's guess is cut to what still fits (``runtime.drafters.hierarchy``).
+    What the last step brings is cut to what still fits (``runtime.drafters.hierarchy``).
     """
     enough = max(1, depth - (len(brought) - 1))
     reached = {0: 1.0}

@@ -1,4 +1,4 @@
-"""Standard streams as they come: closed, on a full disk, without a reader, in an encoding that lacks characters."""
+"""Standard streams that are closed, lead to a full disk, lost their reader, or cannot encode every character."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from export.manifest import PocketspecError
 
 
 class OutputError(PocketspecError, OSError):
-    """Standard output cannot be written: a full disk, as a rule."""
+    """Standard output cannot be written, usually because the disk is full."""
 
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """A context in which no standard stream is missing, and writing to them fails in two ways alone.
+    """A context in which all standard streams exist, and only standard output can fail.
 
-    Characters that an encoding lacks become question marks. Of standard output, OutputError says what is wrong, and
-    BrokenPipeError that its reader went away; what standard error cannot take is lost. Input that is not text is kept
-    as lone surrogates (PEP 383). All that was written is flushed at the end.
+    Writing to it raises OutputError with the reason, or BrokenPipeError if its reader went away. What standard error
+    cannot take is lost. Characters that an encoding lacks become question marks. Input that is not text is kept as lone
+    surrogates (PEP 383). At the end everything is flushed.
     """
     before = sys.stdin, sys.stdout, sys.stderr
     opened = _open_missing()
@@ -43,18 +43,18 @@ def safe_streams() -> Iterator[None]:
 
 
 def discard_output() -> None:
-    """Lets what is still buffered for standard output go nowhere, so that it does not fail once more at the end."""
+    """Drops what is still buffered for standard output, so that it does not fail once more at the end."""
     if isinstance(sys.stdout, _Output):
         sys.stdout.discard()
 
 
 def shows_everything(stream: TextIO) -> bool:
-    """Whether the encoding of ``stream`` has every character."""
+    """Whether the encoding of ``stream`` can encode every character."""
     return (stream.encoding or "utf-8").lower().startswith("utf")
 
 
 class _Stream:
-    """A text stream that lacks no character; everything else is the ``inner`` one's."""
+    """The stream ``inner``, with question marks for characters that its encoding lacks."""
 
     def __init__(self, inner: TextIO) -> None:
         self._inner = inner
@@ -74,7 +74,7 @@ class _Stream:
 
 
 class _Output(_Stream):
-    """What failed once fails again: argparse takes no notice of the first time."""
+    """A stream that keeps failing once it failed: argparse ignores the first error."""
 
     _failure: OSError | None = None
 
@@ -118,7 +118,7 @@ class _Notes(_Stream):
 
 
 def _open_missing() -> list[IO[str]]:
-    """Puts nothing in place of streams that are closed: their numbers must not become those of other files."""
+    """Opens the null device in place of closed streams, so that no other file gets their descriptors."""
     opened: list[IO[str]] = []
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -128,7 +128,7 @@ def _open_missing() -> list[IO[str]]:
 
 
 def _discard(stream: TextIO) -> None:
-    with suppress(OSError, ValueError):  # of a stream without a file
+    with suppress(OSError, ValueError):  # a stream may have no file
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, stream.fileno())
         os.close(nothing)

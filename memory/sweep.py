@@ -1,4 +1,4 @@
-"""Plans that differ in everything the memory model depends on, to hold it to account on one bundle."""
+"""Plans for one bundle that differ in everything that predicted bytes depend on, for comparing with measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST = 4096
 
 @dataclass(frozen=True)
 class _Setting:
-    """``share`` of the positions as context; ``alone``: no drafter model is loaded."""
+    """What one plan has: ``share`` of the positions as context, and no drafter model if ``alone``."""
 
     kv_type: str
     share: float
@@ -39,7 +39,7 @@ _SETTINGS = (
 
 
 def sweep_plans(manifest: Manifest, device: Device, request: Request) -> Iterator[Plan]:
-    """Plans for both kinds of kernels, as far as the bundle has them, with every KV type it has graphs for."""
+    """Plans for both kinds of kernels if the bundle has both forms, with every KV type that it has graphs for."""
     longest = min(manifest.target.shape.positions, _LARGEST)
     for kernels in ("native", "portable") if manifest.target.native is not None else ("portable",):
         here = replace(device, kernels=kernels)

@@ -1,6 +1,6 @@
-"""Predicted bytes beside measured ones: a plan is run by ``python -m runtime bench memory`` in a process of its own.
+"""Compares predicted with measured bytes: ``python -m runtime bench memory`` runs a plan in a process of its own.
 
-The process is started and not imported, because the planner knows nothing of what runs its plans.
+The runtime is started as a process, not imported, because the planner knows nothing of what runs its plans.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from memory.footprint import LIBRARIES
 from memory.plan import Plan, dump_plan
 
 
-class ProbeError(PocketspecError, RuntimeError):
-    """The plan could not be run; the message is the probe's own."""
+class VerificationError(PocketspecError, RuntimeError):
+    """The plan could not be run; the message is that of the process that tried."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One part: predicted and measured bytes."""
+    """Predicted and measured bytes of one part."""
 
     name: str
     predicted: int
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Verification:
-    """All parts of one plan, and the sums that count: the peak of anonymous bytes, and all bytes that must stay."""
+    """The parts of one plan, and two sums: the peak of anonymous bytes, and all bytes that must stay in memory."""
 
     plan: Plan
     parts: tuple[Row, ...]
@@ -46,20 +46,20 @@ class Verification:
 
 
 def verify_plan(bundle: Path, plan: Plan) -> Verification:
-    """Runs ``plan`` and compares; ProbeError if it cannot be run."""
+    """Runs ``plan`` and compares; VerificationError if it cannot be run."""
     done = run_module("runtime", "bench", "memory", str(bundle), "--plan", "-", "--json", given=dump_plan(plan))
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         reason = lines[-1].removeprefix("error: ") if lines else f"it ended with exit code {done.returncode}"
-        raise ProbeError(f"the plan for {plan.bundle} could not be run: {reason}")
+        raise VerificationError(f"the plan for {plan.bundle} could not be run: {reason}")
     return compare(plan, json.loads(done.stdout))
 
 
 def compare(plan: Plan, measured: Mapping[str, Any]) -> Verification:
-    """``plan`` beside what the probe measured of it.
+    """``plan`` beside what was ``measured`` of it, the JSON data of ``bench memory``.
 
-    What a session keeps, the scratch of its threads and activations are one row for all levels: a session uses pages
-    that the tokenizer has freed, and scratch grows in the first forwards, so they cannot be told apart from outside.
+    Sessions, scratch of their threads, activations and sampling are one row for all levels. They cannot be told apart
+    from outside: a session uses pages that the tokenizer has freed, and scratch grows in the first forwards.
     """
     parts, running = measured["parts"], measured["running"]
     libraries = plan.process.part(LIBRARIES)
@@ -68,17 +68,17 @@ def compare(plan: Plan, measured: Mapping[str, Any]) -> Verification:
         Row(f"{LIBRARIES}, files", libraries.hot, running["file_bytes"] - sum(measured["weights"].values())),
         Row("tokenizer", plan.process.part("tokenizer").anonymous, parts["process"]["tokenizer"]),
     ]
-    seen = parts["process"]["activations"]
+    rest = parts["process"]["activations"]
     for level in plan.levels:
         footprint, held = level.footprint, parts[level.name]
-        seen += held["session"]
+        rest += held["session"]
         rows.append(Row(f"{level.name}: weights, files", footprint.hot, measured["weights"][level.name]))
         rows += [
             Row(f"{level.name}: {name}", footprint.part(name).anonymous, held[name])
             for name in ("KV cache", "logits", "inputs")
         ]
-    told = sum(row.predicted for row in rows if not row.name.endswith("files"))
-    rows.append(Row("sessions, scratch, activations, sampling", plan.running_bytes - told, seen))
+    listed = sum(row.predicted for row in rows if not row.name.endswith("files"))
+    rows.append(Row("sessions, scratch, activations, sampling", plan.running_bytes - listed, rest))
     peak = max(measured["loading"]["anonymous_bytes"], running["anonymous_bytes"])
     return Verification(
         plan,

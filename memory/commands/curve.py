@@ -1,4 +1,4 @@
-"""``python -m memory curve``: what more memory would buy, as a picture and on the terminal."""
+"""``python -m memory curve``: speed and context by budget, on the terminal and as a picture."""
 
 from __future__ import annotations
 

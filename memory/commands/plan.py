@@ -1,4 +1,4 @@
-"""``python -m memory plan``: every size for a bundle and a budget, without loading a weight."""
+"""``python -m memory plan``: decides every size for a bundle and a budget, without loading a weight."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
-    """What a plan is made from."""
+    """Declares the options that a plan is made from."""
     add_request(parser)
     parser.add_argument("--drafter", action="append", metavar="NAME", help="load this one; 'none': no drafter model")
     parser.add_argument("--shape", choices=("chain", "tree"), help="of drafts (default: the faster one)")
@@ -36,7 +36,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def read_inputs(options: argparse.Namespace, *, both_kernels: bool = False) -> tuple[Manifest, Device, Request]:
-    """What the options ask for: bundle, device, request. ``both_kernels``: plans will be made for either kind."""
+    """The bundle, the device and the request in the options; ``both_kernels``: plans will be made for both kinds."""
     manifest = read_manifest(options.bundle)
     kinds: tuple[KernelKind, ...] = ("native", "portable") if both_kernels else (options.kernels,)
     device = replace(

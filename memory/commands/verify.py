@@ -1,4 +1,4 @@
-"""``python -m memory verify``: the plan is run in a process of its own, predicted bytes beside measured."""
+"""``python -m memory verify``: runs the plan in a process of its own, and compares predicted with measured bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from memory.planner import make_plan
 from memory.sweep import sweep_plans
 from memory.verification import Row, Verification, verify_plan
 
-# How far a prediction may be off, in both sums.
+# How far both sums of a prediction may be off.
 _TOLERANCE = 0.04
 _OFF = 1
 

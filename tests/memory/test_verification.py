@@ -18,7 +18,7 @@ from memory.__main__ import main
 from memory.plan import PlanError, parse_plan
 from memory.process import REFERENCE, find_process
 from memory.sweep import sweep_plans
-from memory.verification import ProbeError, compare, verify_plan
+from memory.verification import VerificationError, compare, verify_plan
 from tests.devices import AMPLE
 from tests.memory.manifests import PAIR
 
@@ -81,7 +81,7 @@ def test_every_plan_of_the_sweep_is_within_four_percent(tmp_path: Path) -> None:
 
 def test_a_plan_that_cannot_be_run_says_why(tmp_path: Path) -> None:
     plan = make_plan(PAIR, AMPLE, Request(context=100))
-    with pytest.raises(ProbeError, match="the plan for pair could not be run: no bundle at"):
+    with pytest.raises(VerificationError, match="the plan for pair could not be run: no bundle at"):
         verify_plan(tmp_path / "nowhere", plan)
 
 
