@@ -35,8 +35,8 @@ class ProcessBytes:
     files: int
 
 
-# Measured on Linux x86-64 (EPYC Zen 4, two cores) with Python 3.11, NumPy 2.4 and ONNX Runtime 1.32. A process that runs
-# ONNX Runtime's own operators touches more pages of libraries.
+# Measured on Linux x86-64 (EPYC Zen 4, two cores) with Python 3.11, NumPy 2.4 and ONNX Runtime 1.32. ONNX Runtime's own
+# operators touch more pages of libraries than ours.
 REFERENCE: dict[KernelKind, ProcessBytes] = {
     "native": ProcessBytes(33_100_000, 1_400_000, 53_000_000),
     "portable": ProcessBytes(33_100_000, 1_400_000, 55_200_000),
