@@ -1,8 +1,8 @@
 """Arrays that are used again, because those over a vocabulary are large: 600 KB of float32 for 150,000 tokens.
 
-Who owns an array says when it is used again. ``Scratch`` has what one function computes in between, and each thread has
-its own. An ``Arena`` has the results of one owner, which takes them all back at once: a drafter those of its last
-draft, an acceptance rule those of its last verdict.
+The owner of an array decides when it is used again. ``Scratch`` has the intermediate results of functions, separately
+for each thread. An ``Arena`` has the results of one owner, which takes all of them back at once: a drafter those of its
+last draft, an acceptance rule those of its last verdict.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What this machine is like: the features of its processor, and how fast it reads memory.
+"""What this machine can do: the features of its processor, and its memory bandwidth.
 
-The latter bounds how fast it can decode: every step reads all weights once.
+Bandwidth limits the speed of decoding, because every step reads all weights once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from memory.cores import read_cores
 
-# Larger than the last caches of most processors, and little beside any model worth measuring.
+# Larger than the last-level cache of most processors, and little beside any model worth measuring.
 MOST_BYTES = 128 << 20
 _MOST_SECONDS = 0.4
 _PASSES = 5
@@ -23,8 +23,8 @@ _PASSES = 5
 def measure_bandwidth(threads: int | None = None, most_bytes: int = MOST_BYTES, passes: int = _PASSES) -> float:
     """Bytes a second that ``threads`` (None: one for every usable core) read together, the best of a few passes.
 
-    NumPy's maximum over bytes is used, the reduction that asks least of a core. For a moment it takes ``most_bytes`` of
-    memory; what fits a cache is read faster than memory is.
+    It reads with NumPy's maximum over bytes, the reduction that is least work for a core. It takes ``most_bytes`` of
+    memory for a moment; what fits a cache is read faster than memory.
     """
     held = np.ones(most_bytes, np.uint8)
     parts = np.array_split(held, threads or read_cores().usable)
@@ -40,7 +40,7 @@ def measure_bandwidth(threads: int | None = None, most_bytes: int = MOST_BYTES, 
 
 
 def processor_features() -> frozenset[str]:
-    """What the processor can do, by the names of /proc/cpuinfo; empty where there is none."""
+    """The features of the processor, under their names in /proc/cpuinfo; empty where there is none."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -50,7 +50,7 @@ def processor_features() -> frozenset[str]:
 
 
 def processor_name() -> str:
-    """As the system calls it."""
+    """The name of the processor, as the system has it."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,8 +1,8 @@
-"""What was found out about a bundle on this device, kept so that it is found out once.
+"""The device cache: results about a bundle on this device, stored so that they are found out once.
 
-Records are small JSON files in ``.device`` inside the bundle, or in the user's cache where the bundle cannot be
-written; what concerns no bundle is there as well. ``POCKETSPEC_CACHE`` names another folder for that cache. Records are
-no part of the bundle's hashes, and losing them costs time only.
+Records are small JSON files in ``.device`` inside the bundle, or in the user's cache if the bundle cannot be written.
+The user's cache also has results that concern no bundle; ``POCKETSPEC_CACHE`` names another folder for it. Records are
+not part of the bundle's hashes, and losing them costs only time.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from export.own_files import can_write, holds_link, identity, write_whole
 from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes
 from runtime.bundle.external_data import check_locations
 
-# Where nothing can be made: stands in where a user has no folder of their own.
+# A folder that cannot exist, for users without a folder of their own.
 NO_FOLDER = Path(os.devnull) / "pocketspec"
-_RULES = 1  # what is checked beside the hashes; files that passed other rules are checked again
+_RULES = 1  # version of the checks beside the hashes; files that passed another version are checked again
 
 
 def device_folder(bundle: Path) -> Path:
-    """Where records of ``bundle`` are kept on this device; it may not exist yet. No link of a bundle leads there."""
+    """The folder for records of ``bundle`` on this device; it may not exist yet. It is never reached through a link."""
     folder = bundle / DEVICE_FOLDER
     if os.access(bundle, os.W_OK) and not holds_link(bundle, folder):
         return folder
@@ -36,9 +36,9 @@ def device_folder(bundle: Path) -> Path:
 
 
 def user_folder() -> Path:
-    """Where this user's records on this device are kept; it may not exist yet.
+    """The folder for this user's records on this device; it may not exist yet.
 
-    ``NO_FOLDER`` for a user without a home, or whose home is another's, as in containers with a user id of their own.
+    ``NO_FOLDER`` for a user without a home, or with another user's home, as in containers with a user id of their own.
     """
     if named := os.environ.get("POCKETSPEC_CACHE"):
         return Path(named)
@@ -53,7 +53,7 @@ def user_folder() -> Path:
 
 
 def _usual_folder() -> Path:
-    """RuntimeError where there is no home."""
+    """The user's cache folder by the rules of the system; RuntimeError if there is no home."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "pocketspec"
     if sys.platform == "darwin":
@@ -62,16 +62,16 @@ def _usual_folder() -> Path:
 
 
 def can_keep(bundle: Path) -> bool:
-    """Whether anything that is found out about ``bundle`` can be kept."""
+    """Whether results about ``bundle`` can be stored."""
     return can_write(device_folder(bundle))
 
 
 def recall(
     folder: Path, name: str, key: Any, find: Callable[[], Any], is_valid: Callable[[Any], bool] = lambda value: True
 ) -> Any:
-    """The value recorded in ``folder`` as ``name`` for ``key`` (both JSON data), or else what ``find`` gives it.
+    """The value stored in ``folder`` as ``name`` for ``key`` (both JSON data); else that of ``find`` is stored.
 
-    A record may be a stranger's: one that is not ``is_valid`` is a damaged one.
+    Records may come from a stranger: one that is not ``is_valid`` counts as damaged.
     """
     value, _ = look_up(folder, name, key)
     if value is None or not is_valid(value):
@@ -81,12 +81,12 @@ def recall(
 
 
 def look_up(folder: Path, name: str, key: Any) -> tuple[Any, bool]:
-    """The value recorded in ``folder`` as ``name`` for ``key``, else None; and whether there is a record of that name.
+    """The value stored in ``folder`` as ``name`` for ``key``, else None; and whether there is a record of that name.
 
-    A damaged record is one for another key.
+    A damaged record counts as one for another key.
     """
     path = folder / f"{name}.json"
-    if os.path.islink(path) or not os.path.exists(path):  # which ask without raising, unlike those of pathlib
+    if os.path.islink(path) or not os.path.exists(path):  # these functions do not raise, unlike those of pathlib
         return None, False
     try:
         entry = parse_own_json(read_bytes(path, MOST_JSON))
@@ -98,9 +98,9 @@ def look_up(folder: Path, name: str, key: Any) -> tuple[Any, bool]:
 
 
 def remember(folder: Path, name: str, key: Any, value: Any) -> None:
-    """Records ``value`` (JSON data, not None) in ``folder`` as ``name`` for ``key``.
+    """Stores ``value`` (JSON data, not None) in ``folder`` as ``name`` for ``key``.
 
-    A folder that cannot be written, or a full disk, costs the record only.
+    If the folder cannot be written or the disk is full, nothing is stored.
     """
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,16 +108,16 @@ def remember(folder: Path, name: str, key: Any, value: Any) -> None:
 
 
 def forget(folder: Path, name: str) -> None:
-    """Removes what is recorded in ``folder`` as ``name``, so that it is found out again."""
+    """Removes the record ``name`` from ``folder``, so that its value is found out again."""
     with suppress(OSError):
         (folder / f"{name}.json").unlink(missing_ok=True)
 
 
 def check_files(bundle: Path, manifest: Manifest, verify: bool = False) -> None:
-    """ManifestError if a file of the bundle is not the one exported, or reads what is outside of the bundle.
+    """ManifestError if a file of the bundle is not the exported one, or refers to files outside the bundle.
 
-    Full hashes are taken at the first open, and again when a file's size, time of change or inode is another than then,
-    or to ``verify``.
+    Files are hashed at the first open, and again if a file's size, modification time or inode has changed, or to
+    ``verify``.
     """
     check_listed(bundle, manifest)
     folder, files = device_folder(bundle), {name: identity(bundle / name) for name in manifest.files}
@@ -136,14 +136,14 @@ def check_files(bundle: Path, manifest: Manifest, verify: bool = False) -> None:
 
 
 def device_key() -> list[str]:
-    """What the numerics of kernels depend on besides the model: processor, its features, and ONNX Runtime."""
-    import onnxruntime  # here, so that reading records stays light
+    """What results of kernels depend on besides the model: the processor, its features, and ONNX Runtime."""
+    import onnxruntime  # imported here, so that reading records stays light
 
     return [platform.machine(), _cpu_name(), onnxruntime.__version__]
 
 
 def _cpu_name() -> str:
-    """Model name and feature flags of the first processor, hashed where they are long."""
+    """Model name and feature flags of the first processor, as a hash."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     except (OSError, ValueError):

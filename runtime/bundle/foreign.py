@@ -1,7 +1,7 @@
-"""Bundles of other builders: a folder as onnxruntime-genai's model builder writes it, described as if it were ours.
+"""Reads bundles of other builders: a folder written by onnxruntime-genai's model builder, described like one of ours.
 
-What ``genai_config.json`` does not say is left at the cautious end: nothing is hashed, drafts are chains, and there are
-no drafters beside the target. Such a bundle is used as it is found and never written to.
+What ``genai_config.json`` does not say is assumed cautiously: files are not hashed, drafts are chains, and there are no
+drafters beside the target. Such a bundle is never written to.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from runtime.bundle.external_data import check_locations
 
 GENAI_FILE_NAME = "genai_config.json"
 
-# The builder's default. It only enters the prediction of memory, where the smaller block is the more cautious guess.
+# The builder's default. It is only used to predict memory, where the smaller block is the more cautious guess.
 _BLOCK_SIZE = 32
 
 
 def read_bundle(bundle: Path) -> Manifest:
-    """The manifest of ``bundle``, made up from ``genai_config.json`` where there is no ``pocketspec.json``."""
+    """The manifest of ``bundle``; without ``pocketspec.json``, one made from ``genai_config.json``."""
     if is_foreign(bundle):
         return _read_genai(bundle)
     return read_own_manifest(bundle)
@@ -47,9 +47,9 @@ def is_foreign(bundle: Path) -> bool:
 
 
 def check_bundle(bundle: Path, manifest: Manifest, verify: bool = False) -> None:
-    """ManifestError if a file of the bundle is not the one exported, or reads what is outside of the bundle.
+    """ManifestError if a file of the bundle is not the exported one, or refers to files outside the bundle.
 
-    See ``check_files``. Nobody has hashed the files of other builders.
+    See ``check_files``. The files of other builders have no hashes to check.
     """
     if not is_foreign(bundle):
         check_files(bundle, manifest, verify)
@@ -72,7 +72,7 @@ def _read_genai(bundle: Path) -> Manifest:
 
 
 def _level(bundle: Path, model: dict[str, Any], decoder: dict[str, Any]) -> Level:
-    """The one level; ManifestError where a field is no more than a name that it should not be, or out of bounds."""
+    """The only level; ManifestError if a field that should be a plain name is not, or if a number is out of bounds."""
     eos, name = model["eos_token_id"], bundle.resolve().name
     fields = {
         "graphs": {"fp32": decoder["filename"]},
@@ -123,7 +123,7 @@ def _shape(bundle: Path, model: dict[str, Any], decoder: dict[str, Any]) -> dict
 
 
 def _mlp_size(bundle: Path, hidden: Any) -> Any:
-    """From the checkpoint's configuration if it is there; else four times the hidden size, a common ratio."""
+    """The MLP size in the checkpoint's configuration; without one, four times the hidden size, a usual ratio."""
     config, common = bundle / "config.json", 4 * hidden if isinstance(hidden, int) else hidden
     return _read_object(config).get("intermediate_size", common) if config.is_file() else common
 
@@ -139,7 +139,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _quantization(graph: Path) -> Quantization:
-    """Whether the graph has block-quantized matrices; the weights themselves lie in another file."""
+    """Whether the graph has block-quantized matrices; the weights are in another file."""
     try:
         with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             is_quantized = data.find(b"MatMulNBits") >= 0

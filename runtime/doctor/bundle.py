@@ -1,4 +1,4 @@
-"""Whether a bundle is whole, opens here, answers exactly, and with which kernels."""
+"""Examines a bundle: whether it is complete, opens here, answers exactly, and with which kernels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from runtime.speculation.request import PLAIN
 
 _CONTEXT, _NODES = 512, 15
 _PROMPT_TOKENS, _ANSWER_TOKENS = 3, 4
-# Said of every bundle when it is opened first.
+# The note that every bundle gives at its first open.
 _USUAL = "testing which row counts agree"
 
 
 def bundle_section(bundle: Path) -> Section:
-    """Opens ``bundle`` for a short context, so that it says of itself what works, and lets it say a few tokens."""
+    """Opens ``bundle`` for a short context, which shows what works, and lets it answer with a few tokens."""
     try:
         manifest = read_bundle(bundle)
     except PocketspecError as error:
@@ -53,7 +53,7 @@ def _tried(bundle: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("answers", _say(engine))
     except PocketspecError as error:
         yield Finding("opening", "fails", str(error))
-    except Exception as error:  # what is no error of ours is a fault of ours, or of a library
+    except Exception as error:  # anything but our own errors is a fault of ours, or of a library
         what = " ".join(str(error).split()) or type(error).__name__
         advice = f"{manifest.name} fails with {type(error).__name__}: report it with --report FILE"
         yield Finding("opening", f"fails: {what}", advice)
@@ -62,7 +62,7 @@ def _tried(bundle: Path, manifest: Manifest) -> Iterator[Finding]:
 
 
 def _request(manifest: Manifest) -> Request:
-    """A short context, and drafts of which all there can be to know is found out."""
+    """A short context, and drafts large enough to test everything."""
     context = min(_CONTEXT, manifest.target.shape.positions)
     return Request(
         context=context, shape="tree" if manifest.target.tree else "chain", nodes=min(_NODES, max(context // 8, 1))
@@ -84,7 +84,7 @@ def _opened(engine: Engine) -> Iterator[Finding]:
 
 
 def _spans(widths: tuple[int, ...]) -> str:
-    """``2, 4, 6`` as they are, ``1, 2, 3, 4`` as ``1 to 4``."""
+    """``2, 4, 6`` as they are; ``1, 2, 3, 4`` as ``1 to 4``."""
     if widths == tuple(range(widths[0], widths[-1] + 1)) and len(widths) > 1:
         return f"{widths[0]} to {widths[-1]}"
     return ", ".join(map(str, widths))

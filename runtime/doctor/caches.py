@@ -1,4 +1,4 @@
-"""Where things are kept that were found out or made on this device: how much that is, and whether more can be kept."""
+"""Examines the folders for stored results and packed weights: their size, and whether they can be written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VARIABLE = "POCKETSPEC_CACHE"
 
 
 def caches_section(bundle: Path | None) -> Section:
-    """The user's cache, and the bundle's own folder where there is a bundle."""
+    """The user's cache, and the bundle's own folder if there is a bundle."""
     folders = {"user's cache": user_folder()}
     if bundle is not None and device_folder(bundle).is_relative_to(bundle):
         folders["in the bundle"] = device_folder(bundle)
@@ -27,7 +27,7 @@ def caches_section(bundle: Path | None) -> Section:
 def _cache(name: str, folder: Path) -> Iterator[Finding]:
     files = list(_sizes(folder))
     held = f"{show_bytes(sum(files))} in {len(files)} file{'s' * (len(files) != 1)}"
-    # Asked of os.path, for pathlib raises where a folder may not be looked into.
+    # os.path does not raise for a folder that may not be read, unlike pathlib.
     held = held if os.path.isdir(folder) else "none yet"
     place = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
     if not _can_write(place):
@@ -43,7 +43,7 @@ def _cache(name: str, folder: Path) -> Iterator[Finding]:
 
 
 def _can_write(folder: Path) -> bool:
-    """Tried, for permissions alone do not tell of file systems that are read only."""
+    """Tested by writing, since permissions do not show that a file system is read-only."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True

@@ -1,4 +1,4 @@
-"""What was found out: a value by its name, and advice where the user should do something."""
+"""Findings: named values, with advice if the user should do something."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """``advice`` says what to do where ``value`` is not as it should be; None: all is well."""
+    """``advice`` says what to do if ``value`` is not as it should be; None: all is well."""
 
     name: str
     value: str
@@ -17,20 +17,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class Section:
-    """Findings about one thing."""
+    """Findings about one subject."""
 
     title: str
     findings: tuple[Finding, ...]
 
 
 def advice_in(sections: Sequence[Section]) -> list[str]:
-    """Everything to do, each once."""
+    """All advice, each piece once."""
     lines = [finding.advice for section in sections for finding in section.findings if finding.advice is not None]
     return list(dict.fromkeys(lines))
 
 
 def section_lines(sections: Sequence[Section]) -> Iterator[str]:
-    """All of it in words, the advice last."""
+    """The sections as text, the advice last."""
     for section in sections:
         yield section.title
         width = max((len(finding.name) for finding in section.findings), default=0)

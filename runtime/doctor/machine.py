@@ -1,4 +1,4 @@
-"""The processor, the cores that this process can use, and the memory that plans may count on."""
+"""Examines the processor, the cores that this process can use, and the memory that plans may count on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def machine_section() -> Section:
 
 
 def memory_section() -> Section:
-    """Memory, with the limits that hold for this process."""
+    """Memory, with the limits of this process."""
     return Section("memory", tuple(_memory(read_device())))
 
 
@@ -53,6 +53,6 @@ def _memory(device: Device) -> Iterator[Finding]:
 
 
 def _process_bytes(device: Device) -> int:
-    """What a process takes without a model."""
+    """The bytes that a process takes without a model."""
     process = device.process("native")
     return process.modules + process.session + process.files

@@ -1,4 +1,4 @@
-"""Reports without what is personal: names of the user and the machine, and where on it things lie."""
+"""Removes personal data from reports: the names of the user and the machine, and paths of files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from runtime.bundle.device_cache import user_folder
 
 _ROOT = Path(__file__).parents[2]
-# What is the same on all machines may stay.
+# Paths that are the same on all machines may stay.
 _PUBLIC = ("/sys/", "/proc/")
-# An absolute path with a folder in it, as Unix and Windows write them.
+# An absolute path with a folder in it, in the form of Unix or Windows.
 _PATH = re.compile(r"(?<![\w.~>/])(?:[A-Za-z]:[\\/]|/)(?:[^\s\\/:;,'\"()]+[\\/])+[^\s\\/:;,'\"()]*")
 _IDENTIFIER = re.compile(r"[0-9a-fA-F]{32,}")
 _WORTH_HIDING = 3
@@ -38,7 +38,7 @@ def without_names(text: str, bundle: Path | None = None) -> str:
 
 
 def _folders(bundle: Path | None) -> Iterator[tuple[Path, str]]:
-    """Known folders, the innermost ones first."""
+    """Known folders, the innermost first."""
     if bundle is not None:
         yield bundle.absolute(), "BUNDLE"
         if len(bundle.parts) > 1:

@@ -1,4 +1,4 @@
-"""Versions of what is installed, and whether the native kernels can be used."""
+"""Examines the versions of installed packages, and whether the native kernels can be used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from runtime.doctor.finding import Finding, Section
 from runtime.kernels.library import PLAIN, LibraryVerdict, library_path, verdict_on
 
 _OWN = "pocketspec"
-# What runs bundles, and what makes them where it is installed.
+# Packages that run bundles; the others, if installed, make them.
 _NEEDED = ("onnxruntime", "numpy", "tokenizers", "jinja2", "onnx", "rich")
 _OPTIONAL = ("transformers", "torch")
-# Which side a self-test that did not pass found wrong, by what the verdict is about.
+# Which side a failed self-test found to be wrong, by the ``about`` of the verdict.
 _SIDES = {
     "library": "failed, the library is wrong",
     "reference": "failed, what it compares with is wrong",
@@ -22,12 +22,12 @@ _SIDES = {
 
 
 def versions_section() -> Section:
-    """Packages, and whether they are those that this version was made for."""
+    """Packages, and whether they are in the range that this version was made for."""
     return Section("versions", tuple(_versions()))
 
 
 def kernels_section() -> Section:
-    """The native library and its self-test, which runs now."""
+    """The native library and its self-test, which is run now."""
     return Section("kernels", tuple(_kernels(verdict_on(library_path(), fresh=True))))
 
 
@@ -39,7 +39,7 @@ def _versions() -> Iterator[Finding]:
         if found is not None:
             yield Finding(name, found, _version_advice(name, found, ranges.get(name)))
         elif name in _NEEDED:
-            yield Finding(name, "not installed under this name")  # another build of ONNX Runtime, say
+            yield Finding(name, "not installed under this name")  # for example another build of ONNX Runtime
 
 
 def _version(name: str) -> str | None:
@@ -50,7 +50,7 @@ def _version(name: str) -> str | None:
 
 
 def _ranges() -> dict[str, str]:
-    """The versions that this package allows, by name, extras included; none where it was not installed."""
+    """The versions that this package allows, by name, extras included; empty if it was not installed."""
     try:
         from packaging.requirements import Requirement
 

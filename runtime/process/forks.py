@@ -1,8 +1,8 @@
-"""What a forked process must not destroy: it has an object's memory, but none of the threads that serve it.
+"""Protects objects from being destroyed in a forked process, which has their memory but not their threads.
 
-ONNX Runtime waits for the threads of a session when the session is destroyed, and an answer waits for a drafter that
-works in a thread of its own. In a forked process those threads do not exist, so it would wait for ever, at its exit at
-the latest. There such objects are kept to the end; the memory is shared with the parent and costs nothing.
+Destroying a session waits for ONNX Runtime's threads, and closing an answer waits for the thread of its drafter. In a
+forked process those threads do not exist, so it would wait for ever, at its exit at the latest. There such objects are
+kept to the end; their memory is shared with the parent and costs nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ def _keep() -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
-# CPython alone counts references; others do not destroy what is left when a process ends.
+# Only CPython counts references; others do not destroy what is left when a process ends.
 if hasattr(os, "register_at_fork") and hasattr(ctypes, "pythonapi"):
     os.register_at_fork(after_in_child=_keep)

@@ -1,4 +1,4 @@
-"""Runs a function in a process of its own, so that what it measures of the process is its own."""
+"""Runs a function in a process of its own, so that measurements of the process concern this function alone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Value = TypeVar("Value")
 
 
 def run_apart(work: Callable[..., Value], *arguments: Any, notify: Callable[[str], None]) -> Value:
-    """What ``work(*arguments, notify)`` gives, run in a new process of Python.
+    """The result of ``work(*arguments, notify)``, run in a new Python process.
 
-    ``work`` is a function of a module; it and its arguments travel, lines that it is notified of come back. Its
-    PocketspecError is raised here, and one that tells the exit code if the process ends otherwise. Whatever ends the
-    waiting ends the process as well.
+    ``work`` must be a function of a module; it and its arguments are pickled, and lines for ``notify`` come back. Its
+    PocketspecError is raised here; so is one with the exit code if the process ends in another way. If the waiting
+    ends, by whatever, the process ends as well.
     """
     words = command("runtime.process.isolated")
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
@@ -38,13 +38,13 @@ def run_apart(work: Callable[..., Value], *arguments: Any, notify: Callable[[str
             ) from None
         finally:
             process.terminate()
-            with suppress(OSError):  # nobody reads any more what was not taken
+            with suppress(OSError):  # the process may have stopped reading
                 assert process.stdin is not None
                 process.stdin.close()
 
 
 def _serve(process: subprocess.Popen[bytes], task: tuple[Any, ...], notify: Callable[[str], None]) -> Any:
-    """Gives the task, passes on what is told, and returns the value."""
+    """Sends the task, passes on notes, and returns the result."""
     assert process.stdin is not None
     assert process.stdout is not None
     pickle.dump(task, process.stdin)
@@ -59,7 +59,7 @@ def _serve(process: subprocess.Popen[bytes], task: tuple[Any, ...], notify: Call
 
 
 def _work(tasks: IO[bytes], answers: IO[bytes]) -> None:
-    """The other process. The one that waits for it decides what becomes of an interrupt."""
+    """The other process. It ignores interrupts, because the waiting process decides what they mean."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     work, arguments = pickle.load(tasks)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -77,13 +77,13 @@ def _tell(answers: IO[bytes], kind: str, value: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Nobody measures for a process that was ended itself: then standard input ends."""
+    """Ends this process when standard input ends, that is, when the waiting process has ended."""
     os.read(0, 1)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    # What the work prints must not come between the answers.
+    # What the work prints must not mix with the results.
     with open(os.dup(1), "wb") as told:
         os.dup2(2, 1)
         _work(sys.stdin.buffer, told)

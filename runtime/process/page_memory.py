@@ -1,6 +1,6 @@
-"""Memory straight from the system: taken page by page when it is first written, given back page by page.
+"""Memory from the system: taken page by page when first written, returned page by page.
 
-An allocator keeps what is freed for later, and huge pages take two megabytes for one byte; a KV cache that is held to
+An allocator keeps freed memory for later, and huge pages take two megabytes for one byte. A KV cache that must keep to
 its plan can afford neither.
 """
 
@@ -19,11 +19,11 @@ from export.manifest import PocketspecError
 
 
 class NoMemoryError(PocketspecError, MemoryError):
-    """Address space that the system does not give."""
+    """Address space that the system refuses."""
 
 
 class Pages:
-    """``nbytes`` of zeroed, private memory, which live as long as this object or any array of them."""
+    """``nbytes`` of zeroed, private memory, which live as long as this object or any array of it."""
 
     def __init__(self, nbytes: int) -> None:
         try:
@@ -33,17 +33,17 @@ class Pages:
                 f"the system gives no {nbytes:,} bytes for a KV cache ({error.strerror}): ask for a shorter context"
             ) from None
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
-            with suppress(OSError):  # a kernel without huge pages does not know the advice, and does not need it
+            with suppress(OSError):  # a kernel without huge pages refuses the advice and does not need it
                 self._map.madvise(mmap.MADV_NOHUGEPAGE)
 
     def array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """All of it as one array."""
+        """The whole memory as one array."""
         return np.frombuffer(self._map, dtype).reshape(shape)
 
     def release(self, first: int, last: int) -> None:
-        """Gives the whole pages within bytes ``first`` to ``last`` back; what they held reads as zero, or as before.
+        """Returns the whole pages within bytes ``first`` to ``last``; afterwards they read as zero, or as before.
 
-        Does nothing on systems that cannot take back a part, or not one that is locked.
+        Does nothing on systems that cannot take back a part, or for locked memory.
         """
         first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
         size = last // mmap.PAGESIZE * mmap.PAGESIZE - first
