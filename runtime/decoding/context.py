@@ -1,4 +1,4 @@
-"""What is committed: the tokens of a conversation, and the settings they are drawn with."""
+"""The committed tokens of a conversation, and the settings with which they are sampled."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from runtime.decoding.sampling import SamplingParams
 
 
 class Context:
-    """The committed tokens, in one buffer allocated once, and the sampling settings now in force.
+    """The committed tokens, in one buffer that is allocated once, and the current sampling settings.
 
-    Drafters and verifiers read it; only the decoding loop and the engine write it. ``first`` tokens of the conversation
-    are left out before the ones it holds, where it is a window on its end.
+    Drafters and verifiers read it; only the decoding loop and the engine write it. If it holds only the end of a
+    conversation, ``first`` tokens come before.
     """
 
     def __init__(self, capacity: int, sampling: SamplingParams, first: int = 0) -> None:
@@ -28,12 +28,12 @@ class Context:
 
     @property
     def position(self) -> int:
-        """Where the next token stands in the conversation: what its random numbers hang on."""
+        """The position of the next token in the conversation, which determines its random numbers."""
         return self.first + self._length
 
     @property
     def capacity(self) -> int:
-        """The most tokens it can hold."""
+        """The most tokens that it can hold."""
         return len(self._buffer)
 
     @property
@@ -53,7 +53,7 @@ class Context:
 
 
 def shared_prefix(left: Sequence[int] | TokenArray, right: Sequence[int] | TokenArray) -> int:
-    """How many tokens two sequences begin with in common."""
+    """The length of the common prefix of two sequences."""
     length = min(len(left), len(right))
     differs = np.nonzero(np.asarray(left[:length]) != np.asarray(right[:length]))[0]
     return int(differs[0]) if len(differs) else length

@@ -1,7 +1,8 @@
-"""A draft: the tree of tokens a drafter guesses, and how its nodes lie in the target's rows.
+"""A draft: the tree of tokens that a drafter guesses, and the rows of the target that its nodes are.
 
 A chain is a tree with one child per node. Nodes are numbered parents first; parent ``-1`` is the anchor, the last
-committed token. The target sees the anchor as row 0 and node ``i`` as row ``i + 1``: that shift lives here alone.
+committed token. In the target's forward the anchor is row 0 and node ``i`` is row ``i + 1``; only this module knows
+that.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ PLAIN_NAME = "plain"
 
 
 class Kind(enum.Enum):
-    """How the nodes were chosen, which decides what acceptance rules may use their probabilities.
+    """How the nodes were chosen, which decides how acceptance rules may use their probabilities.
 
-    ONE_HOT: chosen, not drawn; nothing may be assumed of their probability. INDEPENDENT: every child of a node was
-    drawn from that node's distribution, with replacement. WITHOUT_REPLACEMENT: drawn one after another from it, each
-    time without the siblings drawn before.
+    ONE_HOT: chosen, not drawn; their probabilities must not be used. INDEPENDENT: all children of a node were drawn
+    from its distribution, with replacement. WITHOUT_REPLACEMENT: they were drawn one after another, each from the
+    distribution without the siblings drawn before.
     """
 
     ONE_HOT = "one-hot"
@@ -31,10 +32,10 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class DraftLimit:
-    """The largest draft that is wanted: a ``shape`` of ``nodes`` in all, with ``depth`` tokens along one path.
+    """The largest draft that is wanted: a ``shape`` of ``nodes`` in all, with at most ``depth`` tokens along one path.
 
-    No node is added whose chance of being accepted, with all above it, is below ``floor`` as the drafter itself
-    estimates it. ``inner`` is the limit for the drafter below, where a hierarchy drafts.
+    A node is left out if the drafter estimates its chance of acceptance, together with all nodes above it, below
+    ``floor``. ``inner`` is the limit for the drafter below in a hierarchy.
     """
 
     nodes: int
@@ -44,7 +45,7 @@ class DraftLimit:
     inner: DraftLimit | None = None
 
     def within(self, nodes: int, depth: int) -> DraftLimit:
-        """This limit where there is room for ``nodes`` and ``depth`` alone."""
+        """This limit, reduced to ``nodes`` and ``depth``."""
         nodes, depth = min(self.nodes, nodes), min(self.depth, depth)
         if self.shape == "chain":
             nodes = min(nodes, depth)
@@ -63,12 +64,12 @@ class Pick:
 
     @property
     def name(self) -> str:
-        """As a bench calls its contenders: plain, NAME-chain3, NAME-tree7x3, LOWER>MIDDLE-chain6/tree8x3."""
+        """The name that benchmarks use: plain, NAME-chain3, NAME-tree7x3, LOWER>MIDDLE-chain6/tree8x3."""
         return PLAIN_NAME if self.drafter is None else f"{self.drafter}-{limit_name(self.limit)}"
 
 
 def limit_name(limit: DraftLimit) -> str:
-    """A limit as names of picks have it; that of the level below follows a slash."""
+    """A limit in the names of picks; that of the level below follows a slash."""
     size = f"{limit.nodes}" if limit.shape == "chain" else f"{limit.nodes}x{limit.depth}"
     below = f"/{limit_name(limit.inner)}" if limit.inner is not None else ""
     return f"{limit.shape}{size}{below}"
@@ -80,7 +81,7 @@ def chain_limit(length: int, inner: DraftLimit | None = None) -> DraftLimit:
 
 
 def tree_limit(nodes: int) -> DraftLimit:
-    """The limit of a tree of ``nodes`` nodes, as deep as trees of that size usually are: 7 nodes 3, 15 nodes 4."""
+    """The limit of a tree of ``nodes`` nodes, with the usual depth of such trees: 3 for 7 nodes, 4 for 15."""
     return DraftLimit(nodes, nodes.bit_length(), "tree")
 
 
@@ -89,12 +90,13 @@ class Draft:
     """A drafter's guess.
 
     ``tokens[i]`` is node i, ``parents[i] < i`` its parent (-1: the anchor). ``probs`` maps a parent to the distribution
-    its children were drawn from, float32 ``[vocab]``, after every sampling filter, valid until the drafter's next
-    draft; it is empty for ONE_HOT. Siblings are in the order they were drawn. ``expected`` is the drafter's own
-    estimate of how many tokens will be accepted, if it makes one, and ``chances`` those of every node, given that all
-    above it are. ``source`` names the drafter. ``below`` are the steps in which a hierarchy's intermediate made the
-    draft; ``rows_read`` rows of the drafter's model had to be run only to catch up with the text, beyond the one behind
-    the last token.
+    from which its children were drawn, float32 ``[vocab]`` after all sampling filters, valid until the drafter's next
+    draft; it is empty for ONE_HOT. Siblings are in the order they were drawn.
+
+    ``expected`` is the drafter's estimate of how many tokens will be accepted, if it makes one, and ``chances`` its
+    estimates for every node, given that all nodes above are accepted. ``source`` names the drafter. ``below`` are the
+    steps of a hierarchy's intermediate. ``rows_read`` counts rows of the drafter's model that only caught up with the
+    text, without the row of the last token.
     """
 
     tokens: tuple[int, ...] = ()
@@ -124,11 +126,11 @@ class Draft:
         return max(depths, default=0)
 
     def children(self, node: int) -> list[int]:
-        """Nodes whose parent is ``node`` (-1: the anchor), in sibling order."""
+        """The nodes whose parent is ``node`` (-1: the anchor), in sibling order."""
         return [child for child, parent in enumerate(self.parents) if parent == node]
 
     def rows(self, anchor: int) -> tuple[list[int], list[int] | None]:
-        """What the target is fed: tokens (anchor first) and the parent row of each row, None for a chain.
+        """The target's input: tokens (anchor first) and the parent row of each row, None for a chain.
 
         Nodes A, B, C with parents -1, -1, 0 become rows anchor, A, B, C with parent rows -1, 0, 0, 1.
         """
@@ -137,7 +139,7 @@ class Draft:
 
 
 def row_of(node: int) -> int:
-    """The target's row that follows ``node``: the row of its token (-1: the anchor's row, 0)."""
+    """The target's row of ``node``, whose logits follow it (-1: the anchor's row, 0)."""
     return node + 1
 
 
@@ -148,7 +150,7 @@ def make_chain(tokens: Sequence[int], **fields: object) -> Draft:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``path``: accepted nodes from the anchor down. ``token``: the correction after a rejection, else the bonus."""
+    """``path``: accepted nodes from the anchor down. ``token``: the target's own token after them."""
 
     path: tuple[int, ...]
     token: int
@@ -156,14 +158,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Step:
-    """One forward of the target and the ``tokens`` it committed, with who proposed each (``sources``).
+    """One forward of the target and the ``tokens`` it committed; ``sources`` names who proposed each.
 
     ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
-    clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on
-    the last step of an answer, else None. ``pick`` is what was asked for, ``depth`` that of the draft;
-    ``first_accepted`` tells whether the drafter's first choice for the first token was accepted. Of the
-    draft, ``chances`` are the drafter's own estimates for the accepted nodes and the first one that was not, if it made
-    any; ``below`` and ``rows_read`` are the draft's.
+    clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on the
+    last step of an answer, else None. ``pick`` is what was asked for, ``depth`` that of the draft. ``first_accepted``:
+    the drafter's first choice for the first token was accepted. ``chances`` are the drafter's estimates for the
+    accepted nodes and the first rejected one, if it made any; ``below`` and ``rows_read`` are those of the draft.
     """
 
     tokens: tuple[int, ...]

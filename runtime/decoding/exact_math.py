@@ -1,7 +1,7 @@
-"""Exponentials and sums with the same bits on every processor, for what decides which token is drawn.
+"""Exponentials and sums with the same bits on every processor, for computations that decide which token is drawn.
 
-``np.exp`` has another algorithm for each instruction set, and a sum's order hangs on how NumPy cuts it; a last bit can
-make a draw another token. Here every step is an operation that IEEE 754 defines, in an order that is written down.
+``np.exp`` has another algorithm for each instruction set, and NumPy may add in another order; a last bit can change the
+token that is drawn. Here every step is an operation that IEEE 754 defines, in a fixed order.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ _singles, _doubles, _masks = Scratch(np.float32), Scratch(np.float64), Scratch(n
 
 LOG2_E = 1.4426950408889634
 
-# Columns of the table that a row of numbers is laid out in to add it up.
+# Values are added in a table with this many columns.
 COLUMNS = 512
-# Rows of that table, and entries, taken at a time, so that what is made in between stays in the second cache.
+# Rows of that table, and entries, that are taken at a time, so that intermediate results stay in the second-level
+# cache.
 _ROWS = 64
 _PIECE = 32768
-# Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+# Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
 _ROUNDER = np.float32(12582912)
-# Powers below 2^-126 are 0: they have no normal float32, and processors may be told to drop those that are not normal.
+# Powers below 2^-126 are set to 0: they are no normal float32, and processors may flush such numbers to zero.
 _LEAST = np.float32(-126)
-# 2^r for r in [-1/2, 1/2], 1 + r * ..: least largest error, 1.9e-7 with every rounding.
+# 2^r = 1 + r * .. for r in [-1/2, 1/2], with the least maximum error: 1.9e-7 with all roundings.
 _POLYNOMIAL = tuple(map(np.float32, (0.00132647366, 0.00967151672, 0.0555073358, 0.240222424, 0.693147004)))
 
 
@@ -67,7 +68,7 @@ def total(values: npt.NDArray[np.floating[Any]]) -> float:
 
 
 def running_sums(values: npt.NDArray[np.floating[Any]]) -> Doubles:
-    """The sums of the first 1, 2, .. of ``values``, one added after the other, in float64."""
+    """The sums of the first 1, 2, .. of ``values``, added one after another in float64."""
     sums: Doubles = np.add.accumulate(values.astype(np.float64))
     return sums
 
@@ -75,8 +76,8 @@ def running_sums(values: npt.NDArray[np.floating[Any]]) -> Doubles:
 def column_sums(values: npt.NDArray[np.floating[Any]]) -> Doubles:
     """The sums of ``values[c::COLUMNS]`` for every column c, in float64; ``values`` themselves if they fill no row.
 
-    Rows are taken 64 at a time; of these the second half is added to the first, an odd one to the first row, and so on
-    until one row is left, which is added to the sums. What fills no row comes last.
+    Rows are taken 64 at a time. The second half of them is added to the first (an odd one to the first row) until one
+    row is left, which is added to the sums. Values that fill no row are added last.
     """
     rows = len(values) // COLUMNS
     if rows == 0:
@@ -91,10 +92,10 @@ def column_sums(values: npt.NDArray[np.floating[Any]]) -> Doubles:
 
 
 def _halved(rows: npt.NDArray[np.floating[Any]]) -> Doubles:
-    """One row; valid until this thread's next call."""
+    """The sum of ``rows`` as one row; valid until this thread's next call."""
     count = len(rows)
     sums: Doubles = _doubles.take("sums", rows.size).reshape(rows.shape)
-    # Converted first: sums of another type go through buffers, which are as large again and slower.
+    # Converted before: NumPy adds another type through buffers, which are as large again and slower.
     np.copyto(sums, rows)
     while count > 1:
         half = count // 2

@@ -1,10 +1,10 @@
-"""The decoding loop: one step drafts, runs the target, accepts, and commits one token or more.
+"""The decoding loop: every step drafts, runs the target, accepts, and commits one token or more.
 
-At the start of every step the cache holds all committed tokens but the last, the anchor:
-``target.cache.length == len(context) - 1``. (A level that drafts may lack a few more, since others decide what is
-committed: those run in the same forward, before the anchor.) Plain decoding is the same loop with empty drafts. Nothing
-is kept of what a stop rule cuts, and the cache is rolled back before a step is yielded; so closing the generator is
-cancellation, and an error in the middle of a step leaves everything as it was before that step.
+At the start of a step the cache holds all committed tokens but the last one, the anchor: ``target.cache.length ==
+len(context) - 1``. (A level that drafts may lack more of them, since others decide what is committed; these rows are
+run in the same forward, before the anchor.) Plain decoding is the same loop with empty drafts. Tokens that a stop rule
+cuts off are not kept, and the cache is rolled back before a step is yielded. So closing the generator cancels the
+answer, and an error within a step leaves everything as it was before the step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def decode(
 ) -> Generator[Step, None, None]:
     """Continues ``context`` until ``stop`` or the context ends it; commits tokens to ``context`` step by step.
 
-    A broken drafter is told to ``drop``, which keeps it from being picked again; None: its error ends the loop.
+    If a drafter is broken, ``drop`` is called, which keeps it from being picked again; None: its error ends the loop.
 
     The prompt is what ``context`` holds at the first step; what the cache already has of it is not computed again.
     ContextFullError if the context is full or the prompt does not fit the cache.
@@ -69,7 +69,7 @@ def decode(
 
 
 def fill_cache(target: Model, context: Context) -> None:
-    """Makes the cache hold every committed token but the last, keeping the prefix it holds already."""
+    """Brings the cache to all committed tokens but the last, keeping the prefix that it already holds."""
     wanted = context.tokens[:-1]
     kept = shared_prefix(target.cache.tokens, wanted)
     target.cache.rollback(kept)
@@ -78,7 +78,7 @@ def fill_cache(target: Model, context: Context) -> None:
 
 
 class Loop:
-    """One level decoding: what stays the same from step to step of one answer."""
+    """The decoding of one level, with the state that it keeps from step to step of an answer."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Loop:
         self._ahead: LooksAhead | None = None
 
     def step(self, pick: Pick) -> Step:
-        """One step; after an error in it, cache and context are as they were."""
+        """Runs one step; after an error, cache and context are as they were before."""
         target, context = self._target, self._context
         held, committed = target.cache.length, len(context)
         assert held < committed, (held, committed)
@@ -132,7 +132,7 @@ class Loop:
         )
 
     def _draft(self, pick: Pick) -> Draft:
-        """A draft within the pick and within what context and cache have room for; the last token is not drafted."""
+        """A draft within the pick and the room of context and cache; a context's last token is never drafted."""
         drafter = self._next_drafter(pick)
         if drafter is None:
             return Draft()
@@ -157,7 +157,7 @@ class Loop:
         return target.forward([*missing, *tokens], parents, len(missing)).logits
 
     def _next_drafter(self, pick: Pick) -> Drafter | None:
-        """The drafter picked, alone: one that looks ahead may have the same model, and is waited for."""
+        """The drafter that was picked. If it changes, the one before is settled, since both may use the same model."""
         drafter = None if pick.drafter is None else self._drafters[pick.drafter]
         if drafter is not self._drafter:
             self.settle()
@@ -165,14 +165,14 @@ class Loop:
         return drafter
 
     def settle(self) -> None:
-        """Waits for what goes on beside the loop; called between two steps, or at the end."""
+        """Waits for work beside the loop; called between two steps, or at the end."""
         if self._ahead is not None:
             self._ahead.settle()
 
     def _commit(self, draft: Draft, verdict: Verdict, held: int) -> tuple[tuple[int, ...], str | None]:
-        """Commits what the stop rule leaves of the verdict: the tokens, and why the answer ends if it does.
+        """Commits the tokens of the verdict that the stop rule keeps; returns them and why the answer ends, if it does.
 
-        ``held`` rows were there before the anchor's.
+        ``held`` rows were in the cache before the anchor's.
         """
         context, cache = self._context, self._target.cache
         fresh = [*(draft.tokens[node] for node in verdict.path), verdict.token]
@@ -180,7 +180,7 @@ class Loop:
         cut = self._stop.cut(self._generated, len(fresh))
         assert cut.keep == len(fresh) or cut.reason is not None, cut
         context.append(fresh[: cut.keep])
-        # The anchor's row stays, and the row of every kept token but the last, which is the next anchor.
+        # The anchor's row stays, and so do the rows of the kept tokens, except the last one, which is the next anchor.
         kept = [-1, *verdict.path][: cut.keep]
         cache.rollback(held, [held + row_of(node) for node in kept])
         full = len(context) >= context.capacity or cache.length + self._target.padded(1) > cache.capacity
@@ -188,7 +188,7 @@ class Loop:
 
 
 def _judged_chances(draft: Draft, verdict: Verdict) -> tuple[float, ...]:
-    """The drafter's estimates along the accepted path, and for the first child behind it, which was not accepted."""
+    """The drafter's estimates along the accepted path, and for the first rejected child after it."""
     if not draft.chances:
         return ()
     refused = draft.children(verdict.path[-1] if verdict.path else -1)[:1]

@@ -1,7 +1,7 @@
-"""What the decoding loop asks of the other parts: a model with its cache, drafters, a scheduler, an acceptance rule.
+"""The interfaces of the decoding loop: a model with its cache, drafters, a scheduler, an acceptance rule.
 
-Implementations live in rooms of their own (``models``, ``drafters``, ``scheduler``, ``decoding/acceptance``), which
-import this module; this module imports none of them.
+Implementations are in other rooms (``models``, ``drafters``, ``scheduler``, ``decoding/acceptance``), which import this
+module; it imports none of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runtime.decoding.stop import Cut
 
 
 class Cache(Protocol):
-    """The KV cache of one model: the tokens whose rows are held, and how many rows may be."""
+    """The KV cache of one model: the tokens whose rows it holds, and its capacity in rows."""
 
     capacity: int
     length: int
@@ -32,7 +32,7 @@ class Cache(Protocol):
         ...
 
     def rollback(self, length: int, kept: Sequence[int] = ()) -> None:
-        """Forgets all rows behind ``length`` but the ``kept`` ones, which move to directly behind it."""
+        """Forgets all rows past ``length``, except the ``kept`` ones, which are moved to the end of what remains."""
         ...
 
 
@@ -44,7 +44,7 @@ class Output:
 
 
 class Model(Protocol):
-    """What drafters and the decoding loop need of a model. ``max_rows`` bounds a forward, padding included."""
+    """A model, for drafters and the decoding loop. ``max_rows`` limits a forward, padding included."""
 
     vocab_size: int
     max_rows: int
@@ -56,16 +56,16 @@ class Model(Protocol):
         ...
 
     def padded(self, rows: int) -> int:
-        """Rows that a forward of ``rows`` rows really runs, and that the cache must have room for."""
+        """Rows that a forward of ``rows`` rows runs, padding included; the cache must have room for them."""
         ...
 
     def forward(
         self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
     ) -> Output:
-        """Runs ``tokens`` behind the cache and appends their rows to it; gives logits from row ``logits_from`` on.
+        """Runs ``tokens`` after the cache and appends their rows to it; returns the logits from row ``logits_from`` on.
 
-        ``parents[i] < i`` is the row that row i follows, -1 the cache itself, as ``Draft.rows`` gives them; None: each
-        row follows the one before.
+        ``parents[i] < i`` is the row that row i follows, -1 the cache itself, as in ``Draft.rows``; None: each row
+        follows the one before.
         """
         ...
 
@@ -83,16 +83,16 @@ def fitting_rows(model: Model, wanted: int) -> int:
 
 
 class Drafter(Protocol):
-    """Guesses what follows the committed tokens. No one tells it what became of its guesses.
+    """Guesses what follows the committed tokens. It is not told which guesses were accepted.
 
-    A drafter with state of its own compares it with ``context.tokens`` whenever it is asked, and keeps the common
-    prefix; a rejected draft, a new turn and another conversation are all the same to it.
+    A drafter with a state compares it with ``context.tokens`` at every call and keeps the common prefix. So a rejected
+    draft, a new turn and another conversation are all the same to it.
     """
 
     name: str
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """A draft of at most ``limit`` that follows the last committed token; an empty one is fine.
+        """A draft of at most ``limit`` that follows the last committed token; it may be empty.
 
         DraftError if its model is broken.
         """
@@ -101,25 +101,25 @@ class Drafter(Protocol):
 
 @runtime_checkable
 class LooksAhead(Drafter, Protocol):
-    """A drafter that works while the target does, in a thread of its own."""
+    """A drafter that works in a thread of its own while the target runs."""
 
     def look_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
-        """Begins the next draft, of at most ``limit``, as if all of ``draft`` were accepted; returns at once.
+        """Begins the next draft, of at most ``limit``, assuming that all of ``draft`` is accepted; returns at once.
 
-        The loop calls it before the target's forward, whatever was drafted; ``context`` may change afterwards.
+        The loop calls it before every forward of the target; ``context`` may change afterwards.
         """
         ...
 
     def settle(self) -> None:
-        """Waits until nothing goes on, and leaves no thread behind.
+        """Waits for the work in progress, and ends the thread.
 
-        To be called before its models are used otherwise, resized or closed. It can be used on afterwards.
+        It must be called before the drafter's models are used elsewhere, resized or closed. The drafter remains usable.
         """
         ...
 
 
 class Scheduler(Protocol):
-    """One policy. It sees every step, and nothing else of the conversation."""
+    """A policy that picks how to draft. It sees every step, and nothing else of the conversation."""
 
     def pick(self, last: Step | None) -> Pick:
         """The pick for the next step; ``last`` is the one before it, None at the start of an answer."""
@@ -127,7 +127,7 @@ class Scheduler(Protocol):
 
 
 class Verifier(Protocol):
-    """One acceptance rule. ``exact`` says whether its output has the target's own law."""
+    """An acceptance rule. ``exact``: its output has exactly the target's distribution."""
 
     name: str
     exact: bool

@@ -1,12 +1,13 @@
 """From logits to a token: Hugging Face's settings in Hugging Face's order, and random numbers fixed by position.
 
-Order: repetition penalty, temperature, top_k, top_p, min_p (``GenerationMixin._get_logits_processor``). One difference,
-on purpose: where tokens tie at the edge of top_p, all of them stay, so that the outcome does not hang on a sort.
+The order is repetition penalty, temperature, top_k, top_p, min_p (``GenerationMixin._get_logits_processor``). There is
+one deliberate difference: if tokens tie at the edge of top_p, all of them stay, so the result does not depend on a
+sort.
 
 Random numbers have no state. Each is a hash of (seed, position, stream, index), the same on every platform, so plain
-and speculative decoding meet the same number at the same position. A drafter must not reuse a number across steps
-(block verification lets a late draft token decide about an early one): it takes the step's first position and counts
-its draws with ``index``.
+and speculative decoding use the same number at the same position. A drafter must not use a number in two steps, because
+in block verification a late draft token influences an early one. So it takes the step's first position and counts its
+draws with ``index``.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from runtime.arrays import FloatArray, Scratch, TokenArray, at_least
 from runtime.decoding.exact_math import COLUMNS, LOG2_E, column_sums, raise_two, running_sums, total
 from runtime.errors import LogitsError
 
-# Every this many-th logit stands for the row when the cut of top_k is estimated; the cut itself is exact.
+# Every 37th logit is in the sample from which the cut of top_k is estimated; the cut itself is exact.
 _STRIDE = 37
-# Below this many candidates a sort costs less than another pass over them.
+# Fewer candidates than this are sorted, which then costs less than another pass.
 _FEW = 2048
 
 _MASK = (1 << 64) - 1
@@ -41,9 +42,9 @@ class SamplingError(PocketspecError, ValueError):
 
 
 class Stream(enum.IntEnum):
-    """Who draws. Numbers of different streams are independent, as the acceptance rules require.
+    """What a random number is for. Numbers of different streams are independent, as the acceptance rules require.
 
-    ``BELOW`` gives a level that decodes ahead, verifier and drafter of its own included, a seed for each draft.
+    ``BELOW`` seeds each draft of a level that decodes ahead, with a verifier and a drafter of its own.
     """
 
     TARGET = 0
@@ -57,7 +58,8 @@ class SamplingParams:
     """How tokens are chosen, under Hugging Face's names. The defaults are greedy.
 
     ``temperature`` 0 takes the most probable token, the lowest id at a tie. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and
-    ``repetition_penalty`` 1 switch those off; the penalty also counts when greedy. SamplingError names a bad value.
+    ``repetition_penalty`` 1 have no effect; the penalty also applies to greedy decoding. SamplingError names a bad
+    value.
     """
 
     temperature: float = 0.0
@@ -140,16 +142,16 @@ def probabilities(
 
 
 def passing_row(size: int) -> FloatArray:
-    """``out`` for a distribution that is used before this thread computes the next one, float32 ``[size]``."""
+    """A scratch row for ``out``, float32 ``[size]``; valid until this thread takes it again."""
     row: FloatArray = _floats.take("passing", size)
     return row
 
 
 def draw(probs: npt.NDArray[np.floating[Any]], u: float) -> int:
-    """The token at ``u`` in [0, 1) of the cumulated ``probs``, float ``[vocab]``, which need not sum to one exactly.
+    """The token at ``u`` in [0, 1) of the cumulative ``probs``, float ``[vocab]``, which need not sum to one exactly.
 
-    Tokens are cumulated column by column, as ``exact.column_sums`` lays them out: up to 512 of them in their own order.
-    Sums are in float64; a token of probability zero is never returned.
+    Tokens are added up column by column, as in ``exact_math.column_sums``: up to 512 tokens in their own order. Sums
+    are in float64; a token of probability zero is never returned.
     """
     sums = column_sums(probs)
     column, left = _locate(sums, u * float(running_sums(sums)[-1]))
@@ -157,7 +159,7 @@ def draw(probs: npt.NDArray[np.floating[Any]], u: float) -> int:
 
 
 def uniform(seed: int, position: int, stream: Stream = Stream.TARGET, index: int = 0) -> float:
-    """A number in [0, 1) with 53 random bits, a hash of its arguments (SplitMix64, whole numbers only)."""
+    """A number in [0, 1) with 53 random bits: a hash of its arguments (SplitMix64, integers only)."""
     state = _mix(seed)
     for word in (position, int(stream), index):
         state = _mix(state ^ word)
@@ -165,7 +167,7 @@ def uniform(seed: int, position: int, stream: Stream = Stream.TARGET, index: int
 
 
 def seed_below(seed: int, position: int) -> int:
-    """The seed of a level that decodes ahead of ``position``: its numbers are no others', at any depth of levels."""
+    """The seed of a level that decodes ahead of ``position``; its numbers are independent of all others."""
     return int(uniform(seed, position, Stream.BELOW) * 2.0**53)
 
 
@@ -178,7 +180,9 @@ def _mix(word: int) -> int:
 
 
 def _locate(weights: npt.NDArray[np.floating[Any]], point: float) -> tuple[int, float]:
-    """The interval of the cumulated ``weights`` that holds ``point``, and how far into it; never an empty interval."""
+    """The interval of the cumulative ``weights`` that contains ``point``, and the offset in it; never an empty
+    interval.
+    """
     ends = running_sums(weights)
     index = int(ends.searchsorted(point, side="right"))
     if index == len(ends):  # rounding put the point at or past the end
@@ -218,8 +222,8 @@ def _filter(weights: FloatArray, params: SamplingParams) -> None:
 def _kth_largest(row: FloatArray, k: int) -> np.float32:
     """The k-th largest entry.
 
-    A sample suggests a cut that leaves a few hundred more than k candidates; should it leave fewer than k, the whole
-    row is searched.
+    A sample suggests a cut that leaves a few hundred more than k candidates; if it leaves fewer than k, the whole row
+    is searched.
     """
     sample = np.sort(row[::_STRIDE])
     rank = k // _STRIDE + 8 + 4 * math.isqrt(k // _STRIDE)
@@ -231,10 +235,10 @@ def _kth_largest(row: FloatArray, k: int) -> np.float32:
 
 
 def _nucleus_floor(weights: FloatArray, top_p: float) -> float:
-    """The smallest weight among the fewest, largest weights that together hold ``top_p`` of the sum.
+    """The smallest weight of the nucleus: the fewest, largest weights that together have ``top_p`` of the sum.
 
-    A search for a quantile: while many candidates are left, a sample brackets the one wanted and the mass above the
-    bracket is added up; then the rest is sorted.
+    It is a search for a quantile. While there are many candidates, a sample brackets the smallest weight, and the mass
+    above the bracket is added up; the remaining candidates are sorted.
     """
     whole = total(weights)
     mass, pool, above, below = top_p * whole, weights, 0.0, 0.0
@@ -252,7 +256,7 @@ def _nucleus_floor(weights: FloatArray, top_p: float) -> float:
         has_more = above + upper_mass + middle_mass < mass
         is_lower = np.less(pool, low, out=is_middle) if has_more else None
         if len(middle) == len(pool) or (is_lower is not None and not is_lower.any()):
-            break  # ties, which no bracket can part, or a sum that rounding left short
+            break  # ties, which no bracket separates, or a sum that rounding made too small
         above += upper_mass
         if is_lower is None:
             below, pool = whole - above - middle_mass, middle
@@ -264,9 +268,10 @@ def _nucleus_floor(weights: FloatArray, top_p: float) -> float:
 
 
 def _bracket(pool: FloatArray, mass: float) -> tuple[np.float32, np.float32]:
-    """Two weights between which the cut probably lies that leaves ``mass`` of ``pool`` below it.
+    """Two weights that probably enclose the cut which leaves ``mass`` of ``pool`` below it.
 
-    Estimated from the small end of a sample: it misses the few largest weights, which often hold most of the mass.
+    They are estimated from the small end of a sample, which misses the few largest weights that often have most of the
+    mass.
     """
     sample = np.sort(pool[:: max(1, len(pool) // _FEW)])
     ends = running_sums(sample) * (len(pool) / len(sample))
@@ -275,7 +280,7 @@ def _bracket(pool: FloatArray, mass: float) -> tuple[np.float32, np.float32]:
 
 
 def _masked_sum(values: FloatArray, mask: npt.NDArray[np.bool_]) -> float:
-    """The sum of ``values`` where ``mask``; gathering them first pays only when they are few."""
+    """The sum of ``values`` where ``mask``; gathering them first is faster only if they are few."""
     few = np.count_nonzero(mask) < len(values) // 8
     masked = values[mask] if few else np.multiply(values, mask, out=_floats.take("masked", len(values)))
     return total(masked)

@@ -1,7 +1,7 @@
-"""What an answer cost, computed from its steps: tokens, acceptance, seconds by part, memory.
+"""Statistics of an answer, computed from its steps: tokens, acceptance, seconds by part, memory.
 
-Statistics are folded over the steps, ``stats = stats.after(step, seconds)``, so that every chunk of text can carry what
-holds so far, and nothing is counted anywhere else.
+They are updated with every step, ``stats = stats.after(step, seconds)``, so every chunk of text has the statistics so
+far, and nothing is counted anywhere else.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ class GenerationStats:
     """One answer, so far or complete.
 
     ``prompt_tokens`` were given, ``cached_tokens`` of them were still in the KV cache. ``sources`` counts the answer's
-    tokens by who guessed them first, "target" for those nobody did. Times are in seconds: ``draft_seconds`` and
-    ``target_seconds`` inside the steps, ``step_seconds`` the steps as a whole, ``first_token_seconds`` from the call to
-    the first step's end, ``seconds`` from the call to now. ``finish`` is "eos", "stop", "length", "context", or None.
+    tokens by who proposed them, "target" for those that were not drafted. Times are in seconds: ``draft_seconds`` and
+    ``target_seconds`` within the steps, ``step_seconds`` of the steps as a whole, ``first_token_seconds`` from the call
+    to the end of the first step, ``seconds`` from the call to now. ``finish`` is "eos", "stop", "length", "context", or
+    None.
     """
 
     prompt_tokens: int = 0
@@ -42,7 +43,7 @@ class GenerationStats:
     memory: Memory | None = None
 
     def after(self, step: Step, seconds: float) -> GenerationStats:
-        """These statistics and one step more, which ended ``seconds`` after the call."""
+        """These statistics with one more step, which ended ``seconds`` after the call."""
         sources = dict(self.sources)
         for source in step.sources:
             sources[source] = sources.get(source, 0) + 1
@@ -73,7 +74,7 @@ class GenerationStats:
 
     @property
     def other_seconds(self) -> float:
-        """Time inside the steps that neither drafter nor target took: acceptance, rollback, bookkeeping."""
+        """Time within the steps beside drafting and the target's forward: acceptance, rollback, bookkeeping."""
         return self.step_seconds - self.draft_seconds - self.target_seconds
 
     @property
@@ -87,7 +88,7 @@ class GenerationStats:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def line(self) -> str:
-        """One line for people."""
+        """One line for users."""
         parts = [
             f"{self.tokens} tokens in {self.seconds:.2f} s",
             f"{self.decode_tokens_per_second:.1f} tokens/s decoding, {self.tokens_per_second:.1f} in all",

@@ -1,8 +1,8 @@
-"""Where an answer ends: an end token, a stop string, or the most tokens allowed.
+"""Ends answers: at an end token, at a stop string, or at the maximum of tokens.
 
-Both halves of the rule read the text one token at a time, so an answer ends at the same token however the steps of
-speculation divide it. The tokens up to the one that completes a stop string stand; of the text, only what comes before
-the string is shown, and text that could still become a stop string is held back until it cannot.
+Both parts of the rule read the text token by token, so an answer ends at the same token for any division into steps.
+Tokens up to the one that completes a stop string stand. Only text before the string is shown, and text that could still
+become a stop string is held back until it cannot.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from export.manifest import PocketspecError
 from runtime.arguments import as_whole
 from runtime.text.tokenizer import TextStream, Tokenizer
 
-# Of 1,024 lone surrogates; the other half of them stands for bytes that are no text (PEP 383).
+# The first of 1,024 lone surrogates; the other half of them stands for bytes that are not text (PEP 383).
 _FIRST_MARK = 0xD800
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How many of a step's tokens stand, and why the answer ends there: "eos", "stop", "length", or None, not yet."""
+    """How many of a step's tokens stand, and why the answer ends: "eos", "stop", "length", or None if not."""
 
     keep: int
     reason: str | None = None
 
 
 class StopText:
-    """Text in, text out, up to the first stop string; which one is in ``found``.
+    """Passes text on up to the first stop string; ``found`` is the string.
 
-    Of several, the one that ends first counts, and of those the one that begins first. Characters that are ``hidden``
-    are searched and not shown.
+    If several occur, the one that ends first counts, and of those the one that begins first. ``hidden`` characters are
+    searched but not shown.
     """
 
     def __init__(self, strings: Sequence[str] = (), hidden: str = "") -> None:
@@ -41,7 +41,7 @@ class StopText:
         self.found: str | None = None
 
     def feed(self, text: str) -> str:
-        """What of the text so far may be shown now and was not shown before."""
+        """Adds text; returns what may be shown now and has not been shown before."""
         return self._search(text).translate(self._hidden)
 
     def _search(self, text: str) -> str:
@@ -58,7 +58,7 @@ class StopText:
         return text[: len(text) - held]
 
     def flush(self) -> str:
-        """What is still held back, when no more text comes."""
+        """The text that is still held back, when no more follows."""
         held, self._held = self._held, ""
         return held.translate(self._hidden)
 
@@ -72,10 +72,10 @@ class StopText:
 
 
 class Stops:
-    """The stop strings of one answer, ``given`` as one string or several, or None.
+    """The stop strings of one answer; ``given`` is one string, several, or None.
 
-    Special tokens have no text, so a stop string that names one is searched for twice: as it stands, and with a mark in
-    place of each special token. The marks are lone surrogates, which no text has.
+    Special tokens have no text. So a stop string that names one is searched for twice: as it is, and with a mark in
+    place of each special token. Marks are lone surrogates, which do not occur in text.
     """
 
     def __init__(self, tokenizer: Tokenizer, given: str | Sequence[str] | None) -> None:
@@ -93,16 +93,16 @@ class Stops:
         self.strings = tuple(dict.fromkeys((*strings, *marked)))
 
     def stream(self, after: Sequence[int] = ()) -> TextStream:
-        """The text of tokens behind ``after``, with the marks."""
+        """A stream for the text of tokens that follow ``after``, with the marks."""
         return _MarkedStream(self._tokenizer, after, self._marks)
 
     def text(self) -> StopText:
-        """What ends that text and takes the marks out of it."""
+        """Ends that text at a stop string, and removes the marks."""
         return StopText(self.strings, "".join(self._marks.values()))
 
 
 class _MarkedStream(TextStream):
-    """A ``TextStream`` in which some tokens without text are a mark."""
+    """A ``TextStream`` that writes a mark for some tokens without text."""
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int], marks: Mapping[int, str]) -> None:
         self._marks = marks
@@ -164,7 +164,7 @@ class StopRule:
 
 
 def _checked(strings: Sequence[str]) -> tuple[str, ...]:
-    """PocketspecError unless ``strings`` are texts that can be found."""
+    """The strings; PocketspecError if one cannot occur in a text."""
     if isinstance(strings, str | bytes) or not isinstance(strings, Sequence):
         raise PocketspecError(f"stop is {strings!r}; it must be a text, or a list of texts")
     for string in strings:

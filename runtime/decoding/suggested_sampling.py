@@ -1,7 +1,7 @@
-"""The sampling that a checkpoint's makers suggest, as transformers reads it of ``generation_config.json``.
+"""The sampling settings that a checkpoint's makers suggest, read from ``generation_config.json`` as transformers does.
 
-Answers are greedy unless something else is asked for, so a suggestion is told, and taken where a user wants it: some
-checkpoints (Qwen3's cards say so) repeat themselves without end when decoded greedily while they think.
+Answers are greedy unless other settings are asked for, so a suggestion is shown, and used on request. Some checkpoints
+(such as Qwen3) repeat themselves without end when their reasoning is decoded greedily.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from runtime.bundle.foreign import GENAI_FILE_NAME
 from runtime.decoding.sampling import SamplingError, SamplingParams
 
 FILE_NAME = "generation_config.json"
-# transformers' own where a checkpoint samples and does not say (5.24, GenerationConfig).
+# transformers' defaults for a checkpoint that samples and does not give them (5.24, GenerationConfig).
 _SAMPLED = {"temperature": 1.0, "top_k": 50}
 _WHOLE = ("top_k",)
 _NAMES = ("temperature", "top_k", "top_p", "min_p")
-# What else may change the tokens in transformers and is not done here, by the values that change nothing.
+# Other settings that change tokens in transformers and are not supported here, each with its values that change
+# nothing.
 _LEFT_OUT: dict[str, tuple[Any, ...]] = {
     "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,),
@@ -37,13 +38,13 @@ _LEFT_OUT: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Suggestion:
-    """``sampling`` as suggested, with seed 0; ``left_out`` names settings beside it that are not done here."""
+    """``sampling`` as suggested, with seed 0; ``left_out`` names suggested settings that are not supported here."""
 
     sampling: SamplingParams
     left_out: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """What differs from greedy decoding, as in ``temperature 0.6, top_k 20, top_p 0.95``."""
+        """The difference from greedy decoding, as in ``temperature 0.6, top_k 20, top_p 0.95``."""
         shown = {name: getattr(self.sampling, name) for name in (*_NAMES, "repetition_penalty")}
         return ", ".join(f"{name} {value:g}" for name, value in shown.items() if value != getattr(_GREEDY, name))
 
@@ -52,7 +53,7 @@ _GREEDY = SamplingParams()
 
 
 def read_suggestion(bundle: Path) -> Suggestion | None:
-    """What the files in ``bundle`` suggest; None where that is greedy decoding. SamplingError for impossible values."""
+    """The suggestion of the files in ``bundle``; None if it is greedy decoding. SamplingError for impossible values."""
     config, where = _read_config(bundle)
     values = {"repetition_penalty": config.get("repetition_penalty")}
     if config.get("do_sample") is True:
@@ -67,7 +68,7 @@ def read_suggestion(bundle: Path) -> Suggestion | None:
 
 
 def _number(name: str, value: Any) -> Any:
-    """JSON may write 20 as 20.0, and 1.0 as 1."""
+    """A number from JSON, which may write 20 as 20.0, and 1.0 as 1."""
     if name in _WHOLE and isinstance(value, float) and value.is_integer():
         return int(value)
     return value

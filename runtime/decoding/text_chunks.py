@@ -1,4 +1,4 @@
-"""An answer as text: what every step brought that may be shown, with the statistics so far."""
+"""An answer as text: the part of it that each step completes, with the statistics so far."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.text.tokenizer import TextStream
 
 @dataclass(frozen=True)
 class TextChunk:
-    """What one step brought: ``text`` that may be shown now (possibly none), the step, and the statistics so far."""
+    """One step as text: ``text`` that may be shown now (possibly empty), the step, and the statistics so far."""
 
     text: str
     step: Step
@@ -26,7 +26,7 @@ class TextChunk:
 def text_chunks(
     steps: Generator[Step, None, None], stats: GenerationStats, stream: TextStream, shown: StopText
 ) -> Generator[TextChunk, None, None]:
-    """A chunk for each of ``steps``: their tokens pass ``stream`` and ``shown``, and are counted in ``stats``."""
+    """A chunk for each of ``steps``: tokens go through ``stream`` and ``shown``, and are counted in ``stats``."""
     start = perf_counter()
     with closing(steps):
         for step in steps:

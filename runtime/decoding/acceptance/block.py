@@ -1,8 +1,8 @@
-"""Block verification (Sun et al., arXiv 2403.10444): judge a drawn chain as a whole, not token by token.
+"""Block verification (Sun et al., arXiv 2403.10444): judges a drawn chain as a whole, not token by token.
 
-It accepts at least as many tokens as the rule of Leviathan et al. in expectation, and is as exact. A running ratio
-``weights[i]`` says how far the first i drafted tokens are covered by the target; tokens that are more probable under
-the target than under the drafter make up for others before them.
+It is as exact as the rule of Leviathan et al. and accepts at least as many tokens in expectation. A running ratio
+``weights[i]`` says how well the target covers the first i drafted tokens; a token that is more probable under the
+target than under the drafter makes up for earlier ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runtime.decoding.draft import Draft, Kind, Verdict
 
 
 class BlockVerifier:
-    """For chains that carry their distributions; any other draft is judged by recursive rejection."""
+    """For chains with their distributions; any other draft is judged by recursive rejection."""
 
     name = "block"
     exact = True
@@ -35,12 +35,12 @@ class BlockVerifier:
 def block_walk(draft: Draft, target: Target, coins: Coins) -> Verdict:
     """The rule itself. ``target(node)`` is the target's distribution after a node (-1: the anchor), ``[vocab]``.
 
-    The accepted length is the largest one whose coin falls, so coins are tossed from the end. Nodes after one that the
-    target excludes are never asked for.
+    The accepted length is the largest one that its random decision accepts, so decisions are made from the end. The
+    target is not asked for nodes after one that it excludes.
     """
     if not _is_drawn_chain(draft):
         return recursive_walk(draft, target, coins)
-    laws: list[tuple[Law, Law]] = []  # of the target and of the drafter, for the token after i accepted ones
+    laws: list[tuple[Law, Law]] = []  # of target and drafter, for the token after i accepted ones
     weights = [1.0]
     for node, token in enumerate(draft.tokens):
         laws.append((Law(target(node - 1)), Law(draft.probs[node - 1])))
@@ -56,13 +56,13 @@ def block_walk(draft: Draft, target: Target, coins: Coins) -> Verdict:
         left = laws[length][0].excess(laws[length][1], weights[length])
         if length == 0 or coins.accept(_chance(weights[length], left.total)):
             break
-    if left.total == 0:  # both laws are equal, and the rejection is a matter of rounding
+    if left.total == 0:  # both distributions are equal up to rounding
         left = laws[length][0]
     return Verdict(tuple(range(length)), coins.draw(left.weights))
 
 
 def _chance(weight: float, excess: float) -> float:
-    """The probability that a prefix of ``weight`` stands once every longer one has fallen."""
+    """The probability that a prefix of ``weight`` is accepted if every longer one was rejected."""
     return excess / (excess + 1 - weight) if excess + 1 - weight > 0 else 1.0
 
 

@@ -1,7 +1,7 @@
-"""Where acceptance rules get their randomness: from a hash in production, from every outcome in turn in the proofs.
+"""The random decisions of acceptance rules: from a hash in production, exhaustively in tests.
 
-A rule asks nothing but these two questions, so a test can branch over all answers, weigh each by its probability, and
-so compute the exact law of what the very code that runs in production emits.
+A rule asks only these two questions. So a test can follow every possible answer, weigh it by its probability, and
+compute the exact distribution of what the production code emits.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from runtime.decoding.sampling import Stream, draw, uniform
 
 
 class Coins(Protocol):
-    """A source of random decisions, each independent of those before it."""
+    """A source of random decisions, each independent of the ones before."""
 
     def accept(self, probability: float) -> bool:
         """True with ``probability``, at least 0; 1 and more is certain."""
         ...
 
     def draw(self, probs: Probs) -> int:
-        """A token from ``probs``, ``[vocab]``, up to a factor."""
+        """A token from ``probs``, ``[vocab]``, which need not be normalized."""
         ...
 
 
 class StepCoins:
-    """The verifier's own numbers for the step whose first new token stands at ``position``."""
+    """The verifier's random numbers for the step whose first new token is at ``position``."""
 
     def __init__(self, seed: int, position: int) -> None:
         self._seed = seed

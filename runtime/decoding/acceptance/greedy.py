@@ -1,4 +1,4 @@
-"""Greedy acceptance: follow the target's most probable token as long as the draft has it."""
+"""Greedy acceptance: follows the target's most probable token while the draft has it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.decoding.sampling import SamplingError
 
 
 class GreedyVerifier:
-    """The rule at temperature 0: the verdict's tokens are those that plain greedy decoding yields."""
+    """The rule at temperature 0: it yields the tokens of plain greedy decoding."""
 
     name = "greedy"
     exact = True

@@ -1,7 +1,7 @@
-"""Block verification that remembers: the distribution of every token that it let stand or drew itself.
+"""Block verification that records the distribution of every token it accepts or draws.
 
-What a level emits has that level's own law, whoever drafted for it; so these are the distributions its text was drawn
-from, when that text is itself a draft for the level above.
+What a level emits has that level's own distribution, whatever drafted for it. So these are the distributions from which
+its text was drawn, which the level above needs if that text is a draft.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Recursive rejection: try the children of a node one after another, each against what the ones before left over.
+"""Recursive rejection: tries the children of a node in turn, each against what earlier ones left of the distribution.
 
 SpecInfer (arXiv 2305.09781) for siblings drawn with replacement, and its analogue without. A child drawn from
-``draft_probs`` is accepted with ``min(1, target_probs / draft_probs)``; a rejection leaves the normalized positive part
-of ``target_probs - draft_probs`` as the target of the next. A chosen (one-hot) child is accepted with its probability,
-and a rejection takes the token out of the target. With a single child it is the rule of Leviathan et al. (2211.17192).
+``draft_probs`` is accepted with ``min(1, target_probs / draft_probs)``; after a rejection, the next child is compared
+with the normalized positive part of ``target_probs - draft_probs``. A chosen (one-hot) child is accepted with its
+probability; a rejection removes its token from the target. With a single child it is the rule of Leviathan et al.
+(2211.17192).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Target = Callable[[int], Probs]
 
 
 class RecursiveVerifier:
-    """For trees, and for chains too; where the draft carries no distribution, its nodes count as one-hot."""
+    """For trees and chains; nodes without a distribution count as one-hot."""
 
     name = "recursive"
     exact = True
@@ -48,7 +49,7 @@ def recursive_walk(draft: Draft, target: Target, coins: Coins) -> Verdict:
 
 
 def _try_children(draft: Draft, node: int, target_probs: Probs, coins: Coins) -> tuple[int | None, Probs]:
-    """The accepted child of ``node``, or None and what to draw from instead."""
+    """The accepted child of ``node``, or None and the distribution to draw from instead."""
     children = draft.children(node)
     if not children:
         return None, target_probs
@@ -75,12 +76,12 @@ def _try_drawn(draft: Draft, children: list[int], left: Law, drawn: Law, coins: 
     for child in children:
         token = draft.tokens[child]
         chance = drawn.chance(token)
-        if chance == 0.0:  # cannot have been drawn; passing over it is exact, whatever the drafter did
+        if chance == 0.0:  # it cannot have been drawn; skipping it is exact, whatever the drafter did
             continue
         if coins.accept(left.chance(token) / chance):
             return child, left
         excess = left.excess(drawn)
-        if excess.total > 0:  # else both laws are equal, and the rejection is a matter of rounding
+        if excess.total > 0:  # otherwise both distributions are equal up to rounding
             left = excess
         if draft.kind is Kind.WITHOUT_REPLACEMENT:
             drawn = drawn.without(token)

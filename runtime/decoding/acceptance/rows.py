@@ -1,4 +1,4 @@
-"""The target's rows as acceptance rules ask for them: by node, processed only when visited."""
+"""The target's rows by node, for acceptance rules; a row is processed only when it is visited."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from runtime.decoding.sampling import greedy_token, passing_row, probabilities
 
 
 class TargetRows:
-    """What the target says after each node of ``draft``, under the context's sampling settings.
+    """The target's distributions after the nodes of ``draft``, under the context's sampling settings.
 
     ``logits`` is float32 ``[1 + nodes, vocab]``; row 0 follows the anchor. The settings see the committed tokens and
-    the path down to the node. ``take`` gives the array ``[vocab]`` for each distribution; by default each is valid
-    until the next one.
+    the path down to the node. ``take(size)`` gives the array for a distribution; by default each is valid until the
+    next one.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TargetRows:
         return greedy_token(self._logits[row_of(node)], self._before(node), self._context.sampling)
 
     def _before(self, node: int) -> Sequence[int] | TokenArray:
-        """The tokens down to ``node``; none where no setting reads them."""
+        """The tokens down to ``node``; empty if no setting reads them."""
         if self._context.sampling.repetition_penalty == 1.0:
             return ()
         path = []

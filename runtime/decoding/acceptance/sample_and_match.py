@@ -1,8 +1,8 @@
-"""Sample and match: draw from the target once per visited node; descend if the draft has the token, else emit it.
+"""Sample and match: draws from the target once per visited node, and descends while the draft has the token.
 
-The drafted tokens never touch a random number, so any draft whatsoever leaves the output as it was: token for token
-what plain sampling yields with the same seed. A one-hot chain cannot be accepted more often by any exact rule; drafts
-that were drawn from a distribution can (block.py, recursive.py).
+Drafted tokens never influence the random numbers. So with any draft the output is the same, token for token, as plain
+sampling with the same seed. No exact rule accepts a one-hot chain more often; drafts that were drawn from a
+distribution can be accepted more often (block.py, recursive.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runtime.decoding.sampling import draw, uniform
 
 
 class MatchVerifier:
-    """The default above temperature 0, and right at 0 too; works for every kind of draft."""
+    """The default above temperature 0; correct at 0 as well, and for every kind of draft."""
 
     name = "match"
     exact = True

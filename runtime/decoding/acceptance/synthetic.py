@@ -1,9 +1,8 @@
-"""Accepts drafts with given chances instead of judging them: for weights that are random and can agree with nothing.
+"""Accepts drafts with given chances instead of judging them, for random weights, which never agree.
 
-What steps cost is real, what they say is not, and every row of a benchmark that uses this says so. At each visited node
-its children are tried one after another with the chance of their depth, so that the r-th one is accepted with
-c (1 - c)^r, as ``memory.expected`` counts. A position is judged by one number, whatever the draft's shape, so that
-contenders meet the same luck.
+The cost of steps is real, their text is not, and every row of a benchmark that uses this says so. At each visited node
+the children are tried in turn with the chance of their depth, so the r-th one is accepted with c (1 - c)^r, as
+``memory.expected`` assumes. A position has one random number for any shape of draft, so contenders have the same luck.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, Verdict
 from runtime.decoding.sampling import Stream, uniform
 
-# Numbers of levels apart, however many siblings a node has.
+# Random numbers of different levels are this far apart; no node has so many siblings.
 _PER_LEVEL = 1 << 16
 
 
 class SyntheticVerifier:
-    """``chances[d]`` for a token at depth d, given that those above it were accepted; deeper ones have the last chance.
+    """``chances[d]`` is for a token at depth d if those above it were accepted; deeper tokens have the last chance.
 
-    ``level`` 0 is the target's verifier, 1 that of the level below it, and so on: their luck is independent. The token
-    behind the path is the most probable one, at any temperature.
+    ``level`` 0 is the target's verifier, 1 that of the level below, and so on; their luck is independent. The token
+    after the path is the most probable one, at any temperature.
     """
 
     name = "synthetic"
@@ -36,14 +35,14 @@ class SyntheticVerifier:
         self._chances, self._first_index = tuple(chances), level * _PER_LEVEL
 
     def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
-        """See ``Verifier``; of ``logits`` only the row behind the last accepted node is looked at."""
+        """See ``Verifier``; reads only the row of ``logits`` after the last accepted node."""
         path: list[int] = []
         while (child := self._accepted(draft, path, context)) is not None:
             path.append(child)
         return Verdict(tuple(path), TargetRows(draft, logits, context).token(path[-1] if path else -1))
 
     def _accepted(self, draft: Draft, path: Sequence[int], context: Context) -> int | None:
-        """The child of the end of ``path`` that is accepted, if one is."""
+        """The child of the path's end that is accepted, if any."""
         depth = len(path)
         chance = self._chances[min(depth, len(self._chances) - 1)]
         for number, child in enumerate(draft.children(path[-1] if path else -1)):
