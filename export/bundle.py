@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from export.bundle_files import verify_files
 from export.estimate import estimate_job, require_memory
 from export.level import GRAPH, export_level
-from export.manifest import Level, Manifest, PocketspecError, read_manifest, verify_files
+from export.manifest import Level, Manifest, PocketspecError, read_manifest
 from export.report import PlannedLevel, Reporter, SilentReporter
 from export.request import ExportRequest, make_jobs
 from export.tasks import LevelTask, installed_versions, make_tasks, request_key

@@ -1,11 +1,10 @@
-"""The description beside an exported graph: what was exported, from what, how well, and the hash of every file.
+"""The manifest of a bundle: what was exported, from what and how well, and the hash of every file.
 
-Everyone reads it, so it needs the standard library alone. The file is ``pocketspec.json`` at the root of a bundle.
+It is ``pocketspec.json`` at the root of the bundle. Every package reads it, so it needs the standard library alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -28,14 +27,14 @@ from export.untrusted import (
     shown,
 )
 
-# 2: levels have a native form; 3: effects of KV types, agreement with the target, bytes read sparsely; 4: what was left
-# out of the measurements, and why
+# 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
+# out, and why
 SCHEMA = 4
 FILE_NAME = "pocketspec.json"
-PACKED_FILE_NAME = "native.data"  # made from the other files, on first use where it is missing: never listed or hashed
+PACKED_FILE_NAME = "native.data"  # made from the other files when it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
-DEVICE_FOLDER = ".device"  # what was found out and made on a device, in a bundle: never listed or hashed
-# Files beside graphs that are read where they are there.
+DEVICE_FOLDER = ".device"  # in a bundle, what was measured and made on a device: never listed or hashed
+# Files beside graphs that are read if they exist.
 TEXT_FILES = (
     "config.json",
     "generation_config.json",
@@ -52,18 +51,18 @@ Role = Literal["target", "intermediate", "drafter"]
 WeightType = Literal["int4", "int8", "fp16", "fp32"]
 KvType = Annotated[str, OneOf("fp32", "fp16", "int8", "int4")]
 
-# Bounds of what can be: sizes of models that nobody has made are typing errors, or worse.
+# Bounds of fields: sizes beyond any model that exists are mistakes, or an attack.
 Name = Annotated[str, FileName()]
 Graph = Annotated[str, FileName(plain=True, ending=".onnx")]
 ByteCount = Annotated[int, Within(0, 1 << 50)]
 PositiveRatio = Annotated[float, Within(1e-9, 1e301)]
 Difference = Annotated[float, Within(0, 1e301)]
 Fraction = Annotated[float, Within(0, 1)]
-Token = Annotated[int, Within(-1, (1 << 31) - 1)]  # some configurations say -1 for none
+Token = Annotated[int, Within(-1, (1 << 31) - 1)]  # some configurations have -1 for none
 
 
 class PocketspecError(Exception):
-    """Something a user can put right. The message is one line: the thing, where, the limit, the remedy."""
+    """An error that the user can put right. The message is one line: what, where, the limit, the remedy."""
 
 
 class ManifestError(PocketspecError, ValueError):
@@ -72,7 +71,7 @@ class ManifestError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model came from. ``kind`` tells trained weights from the two stand-ins that only time things."""
+    """Where a model came from. ``kind`` distinguishes trained weights from the two stand-ins for timing."""
 
     id: str
     revision: str | None = None
@@ -82,7 +81,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the runtime and the memory model must know of a graph. ``vocab_size`` is the width of the logits."""
+    """The sizes of a graph that runtime and planner must know. ``vocab_size`` is the width of the logits."""
 
     layers: Annotated[int, Within(1, 10_000)]
     hidden_size: Annotated[int, Within(1, 1 << 20)]
@@ -96,7 +95,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How weights are stored. ``error`` is the root mean square error relative to the weights' own, over all blocks."""
+    """How weights are stored. ``error``: root mean square error over all blocks, relative to the weights' own."""
 
     weights: WeightType
     block_size: Annotated[int, Within(1, 1 << 20)] | None = None
@@ -105,10 +104,10 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class Check:
-    """Exported logits against the reference on real text.
+class LogitCheck:
+    """Exported logits compared with the reference on ``tokens`` tokens of real text.
 
-    Differences are of logits; ``argmax_agreement`` in [0, 1]; perplexities per token; ``tokens`` is how many rows.
+    Differences are of logits; ``argmax_agreement`` is a share in [0, 1]; perplexities are per token.
     """
 
     text: str
@@ -122,7 +121,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer a model speaks: number of entries, a hash over (id, token), and its end tokens."""
+    """A model's tokenizer: number of entries, a hash over the pairs (id, token), its end tokens and its begin token."""
 
     entries: Annotated[int, Within(1, 1 << 26)]
     sha256: str
@@ -134,8 +133,8 @@ class Vocabulary:
 class NativeForm:
     """A level for our own kernels: ``graphs`` maps a KV type to a graph file in the level's folder.
 
-    Their weights lie in ``data``, a file of ``data_bytes`` bytes in the packed ``layout``. It need not be there,
-    for the runtime makes it from the portable weights, as ``table`` says.
+    Their weights lie in ``data``, a file of ``data_bytes`` bytes in the packed ``layout``. It may be missing: the
+    runtime makes it from the portable weights, as ``table`` describes.
     """
 
     graphs: Mapping[KvType, Graph]
@@ -147,11 +146,11 @@ class NativeForm:
 
 @dataclass(frozen=True)
 class KvEffect:
-    """What a KV type does to a level, as ratios to its own fp32 cache, both run by ``kernels``.
+    """What a KV type does to a level, as ratios to the level's fp32 cache, both run by ``kernels``.
 
-    ``speed``: plain steps a second behind ``rows`` rows of context; above 1 is faster. ``perplexity``: on the text of
-    the level's check; above 1 is worse, None where the weights are random and it would say nothing. A check has a few
-    hundred tokens: a ratio within a percent of 1 may as well be 1.
+    ``speed``: of plain steps behind ``rows`` rows of context; above 1 is faster. ``perplexity``: on the text of the
+    level's check; above 1 is worse; None with random weights, where it means nothing. A check has a few hundred tokens,
+    so a ratio within a percent of 1 may be noise.
     """
 
     speed: Annotated[float, Within(1e-6, 1e6)]
@@ -164,12 +163,12 @@ class KvEffect:
 class Level:
     """One exported model. ``graphs`` maps a KV type to a graph file in ``folder`` (relative to the bundle).
 
-    ``native`` is None where our own kernels cannot run it. ``kv_effects`` has the KV types that were measured, but for
-    fp32, which they are measured against. ``agreement`` in [0, 1], of drafters and intermediates: the share of tokens
-    of the target's own greedy answers to prompts of mixed kinds that they find most probable, too; None where it was
-    not measured. ``sparse_bytes``: of ``weight_bytes``, those of tables of which a step reads a few rows alone (an
-    embedding that is not tied to the head, rotary tables). ``left_out``: measurements that could not be made where the
-    level was exported ("kv_effects", "agreement"), each with the reason.
+    ``native``: None if our own kernels cannot run the level. ``kv_effects``: of the KV types that were measured, fp32
+    aside, which they are compared with. ``agreement``, of drafters and intermediates, in [0, 1]: the share of the
+    tokens of the target's greedy answers to mixed prompts that are their first choice as well; None if it was not
+    measured. ``sparse_bytes``: of ``weight_bytes``, those of tables of which a step reads a few rows (an embedding that
+    is not tied to the head, rotary tables). ``left_out``: measurements ("kv_effects", "agreement") that could not be
+    made where the level was exported, each with the reason.
     """
 
     name: str
@@ -183,7 +182,7 @@ class Level:
     graphs: Mapping[KvType, Graph]
     weight_bytes: ByteCount
     tree: bool = True
-    check: Check | None = None
+    check: LogitCheck | None = None
     native: NativeForm | None = None
     kv_effects: Mapping[KvType, KvEffect] = field(default_factory=dict)
     agreement: Fraction | None = None
@@ -201,7 +200,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A bundle: one target, any number of drafters and intermediates, and the files they consist of."""
+    """A bundle: one target, any number of drafters and intermediates, and all their files."""
 
     name: str
     levels: tuple[Level, ...]
@@ -211,7 +210,7 @@ class Manifest:
 
     @property
     def target(self) -> Level:
-        """The level whose output must be reproduced."""
+        """The level whose output is reproduced exactly."""
         return next(level for level in self.levels if level.role == "target")
 
     def level(self, name: str) -> Level:
@@ -233,7 +232,7 @@ def dump_manifest(manifest: Manifest) -> str:
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
-    """The manifest in ``text``; ``where`` names it in errors. Unknown fields, wrong types and bounds are refused."""
+    """The manifest in ``text``; ``where`` names it in errors. ManifestError for what no export writes."""
     try:
         data = parse_own_json(text)
     except UntrustedError as error:
@@ -253,7 +252,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
 
 
 def _faults(manifest: Manifest) -> Iterator[str]:
-    """What no export writes, though every field is what it should be."""
+    """What is wrong with a manifest of valid fields that no export writes."""
     if sum(level.role == "target" for level in manifest.levels) != 1:
         yield "it must describe exactly one target"
     for what, values in (
@@ -278,7 +277,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """The manifest of the bundle in folder ``bundle``, all of whose files lie in the bundle."""
+    """The manifest of the bundle in folder ``bundle``; ManifestError also if a link of its files leaves the bundle."""
     path = bundle / FILE_NAME
     if not os.path.isdir(bundle):
         raise ManifestError(f"no bundle at {bundle}: no such folder; make one with python -m export")
@@ -293,49 +292,10 @@ def read_manifest(bundle: Path) -> Manifest:
     return manifest
 
 
-def check_listed(bundle: Path, manifest: Manifest) -> None:
-    """ManifestError if a level names a file that is not listed: nobody could tell it from another."""
-    for name in _named(manifest):
-        if name not in manifest.files:
-            path = bundle / FILE_NAME
-            raise ManifestError(f"{path} names {name!r} and does not list it among its files; export the bundle again")
-
-
-def _named(manifest: Manifest) -> Iterator[str]:
-    """The files that levels name, by their path in the bundle; packed weights are not exported."""
-    for level in manifest.levels:
-        names = list(level.graphs.values())
-        if level.native is not None:
-            names += [*level.native.graphs.values(), level.native.table]
-        yield from (name if level.folder == "." else f"{level.folder}/{name}" for name in names)
-
-
 def refuse_links(bundle: Path, names: Iterable[str]) -> None:
     """ManifestError if one of the files ``names`` of folder ``bundle`` is reached by a link that leaves it."""
     if name := next(leaving_links(bundle, names), None):
         raise ManifestError(f"{bundle / name} is a link that leaves {bundle}; put the file itself there")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify_files(bundle: Path, manifest: Manifest) -> None:
-    """Raises ManifestError at the first listed file that is missing, of another size, or changed."""
-    for name, entry in manifest.files.items():
-        path = bundle / name
-        if not os.path.isfile(path):
-            raise ManifestError(f"{path} is missing; export the bundle again")
-        if (size := path.stat().st_size) != entry.bytes:
-            raise ManifestError(f"{path} has {size} bytes, its manifest says {entry.bytes}; export the bundle again")
-        try:
-            found = sha256_of(path)
-        except OSError as error:
-            raise ManifestError(f"{path} cannot be read ({error.strerror}); see who may read it") from None
-        if found != entry.sha256:
-            raise ManifestError(f"{path} was changed: its sha256 is not the manifest's; export the bundle again")
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:

@@ -1,7 +1,7 @@
-"""Files and folders that this program makes: written whole or not at all, never through a link, and alone deleted.
+"""Files and folders that this program makes: written whole or not at all, and never through a link.
 
-Bundles and caches may hold what strangers put there: a link in place of a folder, or of the file that comes next. Links
-are never followed here below a ``root`` that the user named; what is deleted is known by name and was made by us.
+Strangers may have put things into bundles and caches, such as a link in place of a folder or of the next file. Below a
+``root`` that the user named, no link is followed here, and nothing is deleted that this program did not make.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-# Lies in every folder that this program may delete.
+# A file of this name lies in every folder that this program may delete.
 MARKER = ".pocketspec"
 
 
@@ -38,25 +38,25 @@ def make_folder(root: Path, folder: Path) -> None:
 
 
 def can_write(folder: Path) -> bool:
-    """Whether files can be made in ``folder``, which need not exist yet, as far as rights and the file system say."""
+    """Whether rights and file system allow files in ``folder``, which need not exist yet."""
     there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
     return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def part_of(path: Path) -> Path:
-    """A name beside ``path`` that nothing has, for what will be renamed to it."""
+    """An unused name beside ``path``, for a file that will be renamed to it."""
     return path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
 
 
 @contextmanager
 def open_new(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write to; FileExistsError where there is anything of that name, also a link that leads nowhere."""
+    """A new file to write to; FileExistsError if anything has that name, even a link that leads nowhere."""
     with path.open("xb", buffering=0) as file:
         yield file
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path``: all of it, or nothing is changed. A link of that name is replaced, not followed."""
+    """Writes all of ``data`` to ``path``, or changes nothing. A link of that name is replaced, not followed."""
     part = part_of(path)
     try:
         with part.open("xb") as file:
@@ -74,21 +74,21 @@ def mark(folder: Path) -> None:
 
 
 def is_marked(folder: Path, markers: Iterable[str] = (MARKER,)) -> bool:
-    """Whether ``folder`` is a folder that holds one of the ``markers``, none of it a link."""
+    """Whether ``folder`` is a folder with one of the ``markers``, and neither is a link."""
     return any(not holds_link(folder.parent, folder / name) and (folder / name).is_file() for name in markers)
 
 
 def remove_tree(root: Path, folder: Path, markers: Iterable[str] = (MARKER,)) -> None:
-    """Deletes ``folder`` and what is in it, if it is marked and neither it nor one between ``root`` and it is a link.
+    """Deletes ``folder`` with its content, if it is marked and no link stands between ``root`` and it.
 
-    Links in it are deleted, and not what they lead to. What cannot be deleted stays.
+    Links in it are deleted without what they lead to. What cannot be deleted stays.
     """
     if not holds_link(root, folder) and is_marked(folder, markers):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def identity(path: Path) -> list[int] | None:
-    """What changes when a file does: size, time of change and inode; None where there is no file."""
+    """What changes whenever a file does: size, time of change and inode; None if there is no file."""
     try:
         status = path.stat()
     except (OSError, ValueError):

@@ -10,7 +10,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.table import Table
 
-from export.manifest import Check, Level, Manifest
+from export.manifest import Level, LogitCheck, Manifest
 from memory.progress_bars import ProgressBars
 
 
@@ -196,7 +196,7 @@ def _effects_table(manifest: Manifest) -> Table:
     return table
 
 
-def _check_cells(check: Check) -> tuple[str, ...]:
+def _check_cells(check: LogitCheck) -> tuple[str, ...]:
     return (
         check.text,
         str(check.tokens),

@@ -1,8 +1,8 @@
-"""What strangers wrote: names, texts and numbers of bundles, records and checkpoints, so that nothing can go wrong.
+"""Reads what strangers wrote in bundles, records and checkpoints: names, texts, numbers and JSON.
 
-Names stay inside the folder they are in. JSON is bounded in size and depth before it is parsed. Files are regular files
-of a bounded size. What is wrong is said as ``UntrustedError``, a few words without the place, which the caller names.
-Everyone reads with it, so it needs the standard library alone.
+Names stay inside their folder. JSON is bounded in size and depth before it is parsed. Files are regular files of a
+bounded size. ``UntrustedError`` says what is wrong in a few words; the caller adds where. Every package reads with this
+module, so it needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Bytes of JSON files: manifests have tens of kilobytes, packing tables of large models a few hundred.
+# Most bytes of a JSON file: manifests have tens of kilobytes, packing tables of large models a few hundred.
 MOST_JSON = 32 << 20
 MOST_TEXT = 4 << 20  # of chat templates, and of the files in which they may stand
 _MOST_DEPTH = 64
@@ -25,7 +25,7 @@ _MOST_PART, _MOST_NAME = 200, 500  # bytes; Windows takes 260 characters for a w
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]')
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
-# Characters that steer a terminal or turn the direction of a line.
+# Characters that control a terminal or change the direction of a line.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -36,10 +36,10 @@ class UntrustedError(ValueError):
 
 
 def name_fault(name: str) -> str | None:
-    """Why ``name`` is no plain relative path of a file in a folder, on any system; None if it is one.
+    """Why ``name`` is no plain relative path of a file on every system; None if it is one.
 
-    Parts are separated by slashes. Refused are absolute paths, ``..``, drives, backslashes, control characters,
-    characters and names that Windows keeps for itself, and long ones.
+    Parts are separated by slashes. Refused are absolute paths, ``..``, drives, backslashes, control characters, what
+    Windows reserves, and long names.
     """
     if len(name.encode("utf-8", "surrogatepass")) > _MOST_NAME:
         return f"has more than {_MOST_NAME} bytes"
@@ -56,14 +56,14 @@ def name_fault(name: str) -> str | None:
 
 
 def text_fault(text: str) -> str | None:
-    """Why ``text`` cannot be shown to people as it is; None if it can."""
+    """Why ``text`` cannot be printed as it is; None if it can."""
     if len(text) > 10_000:
         return "has more than 10,000 characters"
     return "has a character that steers terminals" if _STEERING.search(text) else None
 
 
 def shown(value: Any) -> str:
-    """``value`` for an error message: one line, not long, nothing in it that steers a terminal."""
+    """``value`` for an error message: one short line without control characters."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 128:
         return f"a number of {value.bit_length():,} bits"
     text = ascii(value)
@@ -80,20 +80,20 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Within:
-    """Bounds of a number in a record, as an annotation: ``Annotated[int, Within(1, 10)]``. Both ends are allowed."""
+    """Inclusive bounds of a number in a record, as an annotation: ``Annotated[int, Within(1, 10)]``."""
 
     low: float
     high: float
 
     def fault(self, value: float) -> str | None:
         """Why ``value`` is out of bounds; None if it is not."""
-        if self.low <= value <= self.high:  # which is false of what is no number
+        if self.low <= value <= self.high:  # false for NaN
             return None
         return f"is not within {self.low:,} and {self.high:,}"
 
 
 class OneOf:
-    """The words that a text can be, as an annotation."""
+    """The words that a text may be, as an annotation."""
 
     def __init__(self, *words: str) -> None:
         self._words = words
@@ -104,7 +104,7 @@ class OneOf:
 
 
 class FileName:
-    """A name as ``name_fault`` has them, as an annotation, with this ``ending``; ``plain``: without slashes."""
+    """A name without a ``name_fault``, as an annotation, with this ``ending``; ``plain``: without slashes."""
 
     def __init__(self, *, plain: bool = False, ending: str = "") -> None:
         self._plain, self._ending = plain, ending
@@ -122,7 +122,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_own_json(text: str | bytes) -> Any:
-    """As ``parse_json``, of a file that this program writes: no key twice, and every number is one."""
+    """As ``parse_json``, for a file that this program writes: no key twice, no NaN, no infinity."""
     return _parse(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
 
 
@@ -169,12 +169,12 @@ def _finite(text: str) -> float:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """All of the regular file at ``path``; UntrustedError if it is none, has more than ``limit`` bytes, or is kept.
+    """All bytes of the regular file at ``path``; FileNotFoundError if there is none.
 
-    OSError only where there is no such file.
+    UntrustedError if it is no regular file, has more than ``limit`` bytes, or cannot be read.
     """
     try:
-        status = os.stat(path)  # before it is opened: a pipe would be waited for
+        status = os.stat(path)  # before it is opened: opening a pipe would wait
         if not stat.S_ISREG(status.st_mode):
             raise UntrustedError("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
         with path.open("rb") as file:
@@ -206,8 +206,7 @@ def read_text_within(folder: Path, name: str, limit: int) -> str:
 def leaving_links(folder: Path, names: Iterable[str]) -> Iterator[str]:
     """Those of ``names`` in ``folder`` that lead out of it by symbolic links.
 
-    A snapshot of the Hugging Face hub's cache consists of links to ``../../blobs``, which that program makes: those
-    files belong to it.
+    A snapshot in the Hugging Face Hub's cache consists of links to ``../../blobs``; those files belong to it.
     """
     root = os.path.realpath(folder)
     repository, snapshots = os.path.split(os.path.dirname(root))

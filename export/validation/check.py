@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from transformers import PretrainedConfig
 
 from export.graph.recipe import LoweredGraph, MatrixRecipe, PlainRecipe
-from export.manifest import Check, ModelShape, PocketspecError
+from export.manifest import LogitCheck, ModelShape, PocketspecError
 from export.sources.streamed_model import reference_logits
 from export.sources.tensor_source import FloatArray, TensorSource
 from export.validation.check_text import PASSAGE, PASSAGE_NAME
@@ -77,7 +77,7 @@ def read_passage(
 
 def check_level(
     graph: Path, lowered: LoweredGraph, config: PretrainedConfig, source: TensorSource, passage: Passage
-) -> Check:
+) -> LogitCheck:
     """Compares the graph written at ``graph`` with the model of ``config`` and ``source``.
 
     Raises CheckError if the graph is not the model's; what quantization lost is only measured.
@@ -117,14 +117,14 @@ def make_steps(graph: PiecedGraph, tokens: Sequence[int], bounds: Sequence[int])
     return steps, {name: name.replace("past_key_values", "present") for name in caches}
 
 
-def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: FloatArray) -> Check:
+def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: FloatArray) -> LogitCheck:
     """What is different between two sets of logits ``[tokens, vocab]`` over the same tokens."""
     total, largest = 0.0, 0.0
     for left, right in zip(exported, reference, strict=True):
         difference = np.abs(left - right)
         total, largest = total + float(difference.mean()), max(largest, float(difference.max()))
     agreement = float(np.mean(exported.argmax(-1) == reference.argmax(-1)))
-    return Check(
+    return LogitCheck(
         text=text,
         tokens=len(tokens),
         max_difference=largest,

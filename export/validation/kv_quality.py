@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError, sha256_of
+from export.bundle_files import sha256_of
+from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError
 from export.validation.perplexity import perplexity, surprises
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from export.bundle_files import sha256_of
 from export.manifest import (
     FILE_NAME,
     PACKED_FILE_NAME,
@@ -21,7 +22,6 @@ from export.manifest import (
     PocketspecError,
     dump_manifest,
     parse_manifest,
-    sha256_of,
     write_manifest,
 )
 from export.own_files import MARKER, holds_link, is_marked, make_folder, mark

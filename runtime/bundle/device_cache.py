@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from export.manifest import DEVICE_FOLDER, Manifest, check_listed, dump_manifest, verify_files
+from export.bundle_files import check_listed, verify_files
+from export.manifest import DEVICE_FOLDER, Manifest, dump_manifest
 from export.own_files import can_write, holds_link, identity, write_whole
 from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes
 from runtime.bundle.external_data import check_locations

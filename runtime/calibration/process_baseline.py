@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from export.manifest import sha256_of
+from export.bundle_files import sha256_of
 from memory.child import crash_of, run_module
 from memory.device import Device, Residence, kernels_of
 from memory.meter import read_memory

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from export.manifest import Check, KvEffect, Level, Manifest, Quantization, Source
+from export.manifest import KvEffect, Level, LogitCheck, Manifest, Quantization, Source
 from memory.footprint import kv_bytes_per_token
 from memory.plan import Plan
 from memory.report import plan_lines
@@ -111,7 +111,7 @@ def _shapes(level: Level) -> str:
     return "chains and trees" if level.tree else "chains"
 
 
-def _check(check: Check | None) -> str:
+def _check(check: LogitCheck | None) -> str:
     if check is None:
         return "none"
     return (

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.manifest import PocketspecError, sha256_of
+from export.bundle_files import sha256_of
+from export.manifest import PocketspecError
 from memory.child import crash_of, run_module
 from runtime.bundle.device_cache import device_key, forget, look_up, remember, user_folder
 from runtime.kernels.build import LIBRARY, LIBRARY_NAME, SOURCES

@@ -13,7 +13,8 @@ import pytest
 
 from export import bundle, level
 from export.bundle import BundleError, export_bundle
-from export.manifest import read_manifest, verify_files
+from export.bundle_files import verify_files
+from export.manifest import read_manifest
 from export.report import SilentReporter
 from export.request import ExportRequest, RequestError
 from export.sources.vocabulary import VocabularyError

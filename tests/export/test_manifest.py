@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from export.bundle_files import sha256_of, verify_files
 from export.manifest import (
     SCHEMA,
-    Check,
     FileEntry,
     KvEffect,
     Level,
+    LogitCheck,
     Manifest,
     ManifestError,
     ModelShape,
@@ -24,8 +25,6 @@ from export.manifest import (
     dump_manifest,
     parse_manifest,
     read_manifest,
-    sha256_of,
-    verify_files,
     write_manifest,
 )
 
@@ -40,7 +39,7 @@ TARGET = Level(
     quantization=Quantization("int4", 32, "search", 0.01),
     graphs={"fp32": "model.onnx"},
     weight_bytes=1000,
-    check=Check("text", 10, 0.1, 0.01, 0.99, 5.0, 5.1),
+    check=LogitCheck("text", 10, 0.1, 0.01, 0.99, 5.0, 5.1),
     kv_effects={"fp16": KvEffect(1.1, 64, "portable", 1.0), "int8": KvEffect(2.0, 64, "native")},
     agreement=0.5,
     sparse_bytes=100,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from export.manifest import FileEntry, dump_manifest, read_manifest, sha256_of
+from export.bundle_files import sha256_of
+from export.manifest import FileEntry, dump_manifest, read_manifest
 from export.untrusted import MOST_JSON, UntrustedError, read_text
 from memory.choices import Request
 from memory.costs import parse_costs

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from export.bundle_files import sha256_of
 from export.manifest import (
     FileEntry,
     Level,
@@ -19,7 +20,6 @@ from export.manifest import (
     Role,
     Source,
     Vocabulary,
-    sha256_of,
     write_manifest,
 )
 from tests.runtime.tiny_graph import HEADS, HIDDEN, KV_HEADS, MLP, POSITIONS, SIZE, VOCAB, write_tiny_graph

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import PassManager
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
+from export.bundle_files import sha256_of
 from export.graph.ir_helpers import find_nodes
 from export.graph.native.attention import CacheAttention
 from export.graph.native.caches import kv_types, with_kv_type
@@ -18,7 +19,7 @@ from export.graph.native.operators import DOMAIN
 from export.graph.native.panels import place_weights
 from export.graph.native.products import PanelGathers, PanelProducts
 from export.graph.passes import CONTRIB
-from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, NativeForm, sha256_of
+from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, NativeForm
 
 
 def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:

@@ -21,7 +21,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-from export.manifest import Level, sha256_of
+from export.bundle_files import sha256_of
+from export.manifest import Level
 from export.own_files import holds_link, make_folder, mark, part_of, refuse_link, remove_tree
 from export.untrusted import MOST_JSON, UntrustedError, parse_own_json, read_bytes, shown
 from memory.child import crash_of, run_module

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from export.manifest import Level, Manifest, ModelShape, Quantization, Source, Vocabulary, read_manifest, verify_files
+from export.bundle_files import verify_files
+from export.manifest import Level, Manifest, ModelShape, Quantization, Source, Vocabulary, read_manifest
 from export.writer.workspace import Workspace
 
 TARGET = Level(

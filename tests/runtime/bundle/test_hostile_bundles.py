@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from export.manifest import FileEntry, ManifestError, read_manifest, sha256_of
+from export.bundle_files import sha256_of
+from export.manifest import FileEntry, ManifestError, read_manifest
 from export.untrusted import name_fault
 from memory.__main__ import main as plan_main
 from runtime.__main__ import main

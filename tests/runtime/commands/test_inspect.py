@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from export.manifest import Check, KvEffect, read_manifest
+from export.manifest import KvEffect, LogitCheck, read_manifest
 from memory import Request, make_plan
 from runtime.__main__ import main
 from runtime.commands.bundle_summary import describe, level_lines, plan_lines
@@ -69,7 +69,7 @@ def test_bundles_of_another_builder_are_described(foreign_bundle: Path, capsys: 
 
 
 def test_checks_are_shown_with_their_numbers(random_bundle: Path) -> None:
-    check = Check("a text", 256, 1.5, 0.25, 0.965, 7.0, 7.5)
+    check = LogitCheck("a text", 256, 1.5, 0.25, 0.965, 7.0, 7.5)
     level = replace(read_manifest(random_bundle).target, check=check)
     assert list(level_lines(level))[-1] == (
         "  check: 256 tokens of a text: logits differ by 0.2500 (most 1.5000), same argmax 96.5%,"

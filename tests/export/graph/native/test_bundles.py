@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from export.__main__ import main
-from export.manifest import parse_manifest, read_manifest, verify_files
+from export.bundle_files import verify_files
+from export.manifest import parse_manifest, read_manifest
 from export.request import ExportRequest, RequestError, make_jobs
 from runtime.kernels.weights import packing
 from runtime.kernels.weights.packed import packed_graphs

@@ -6,17 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.manifest import (
-    FileEntry,
-    Level,
-    Manifest,
-    ModelShape,
-    NativeForm,
-    Quantization,
-    Source,
-    Vocabulary,
-    sha256_of,
-)
+from export.bundle_files import sha256_of
+from export.manifest import FileEntry, Level, Manifest, ModelShape, NativeForm, Quantization, Source, Vocabulary
 from runtime.kernels.weights.layout import MatrixLayout
 from runtime.kernels.weights.packing_table import TableBuilder, dump_table
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from export.bundle_files import sha256_of
 from export.manifest import (
     FileEntry,
     Level,
@@ -24,7 +25,6 @@ from export.manifest import (
     Source,
     Vocabulary,
     read_manifest,
-    sha256_of,
     write_manifest,
 )
 from runtime.kernels.backends import Kernels
