@@ -1,13 +1,13 @@
-"""What becomes of a text that outgrows its context: it stops, its oldest turns are dropped, or a window slides over it.
+"""What happens when a text outgrows its context: it stops, its oldest turns are dropped, or a window slides over it.
 
-Nothing is lost before the context is really full: at the next prompt, or in the middle of an answer. Then the text that
-is kept is read again, from position 0 on, so the answer goes on as that of a fresh conversation of the kept text. At
-least a quarter of the context is free after that, so that a token is read a bounded number of times. Only the random
-numbers go on where they were (``left_out``): they hang on a token's place in the whole conversation, and from position
-0 on the same ones would be drawn again.
+Nothing is lost before the context is full, at the next prompt or within an answer. Then the text that is kept is read
+again from position 0, so the answer continues like that of a fresh conversation with the kept text. At least a quarter
+of the context is free afterwards, which bounds how often a token is read. Only the random numbers continue
+(``left_out``): they depend on a token's position in the whole conversation, and from position 0 the same ones would be
+drawn again.
 
-Windows with kept first tokens are those of StreamingLLM (Xiao et al. 2024), which moves positions instead of reading
-the kept text again; that would save the re-read and leave the exact law of the model.
+Windows that keep the first tokens are those of StreamingLLM (Xiao et al. 2024). It moves positions instead of reading
+the kept text again, which is faster but no longer gives the model's exact distribution.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from runtime.text.tokenizer import Tokenizer
 
 WhenFull = Literal["stop", "drop", "slide"]
 Notify = Callable[[str], None]
-# Takes all tokens of prompt and answer and how many fit; gives the tokens to go on with, None to end the answer.
+# Called with all tokens of prompt and answer and the capacity; returns the tokens to continue with, None to end.
 Refit = Callable[[Sequence[int], int], list[int] | None]
 
-# Tokens in which attention rests; of a chat, all up to the first user's words are kept.
+# The first tokens, which attention needs; of a chat, everything up to the user's first words is kept.
 KEPT_FIRST = 4
-# What a user hardly says: it shows where a template puts the words of one.
+# A text that users hardly write: it shows where a template puts the user's words.
 _WORDS = "<<the user's words>>"
 
 
 class Policy(Protocol):
-    """What to do in one conversation. A new policy is one class and one entry in ``POLICIES``.
+    """The policy of one conversation. A new policy is one class and one entry in ``POLICIES``.
 
-    ``left_out`` tokens of the conversation are not in the latest prompt, nor in what was kept of it since.
+    ``left_out`` tokens of the conversation are missing from the latest prompt, or were dropped since.
     """
 
     left_out: int
@@ -51,7 +51,7 @@ class Policy(Protocol):
         ...
 
     def refit(self, tokens: Sequence[int], capacity: int) -> list[int] | None:
-        """See ``Refit``; the last answer's prompt was made by ``prompt``."""
+        """See ``Refit``; ``prompt`` made the prompt of the last answer."""
         ...
 
 
@@ -80,7 +80,7 @@ class Stop:
 
 
 class Drop:
-    """The oldest turns are dropped, until a quarter of the context is free; messages before the first turn stay."""
+    """Drops the oldest turns until a quarter of the context is free; messages before the first turn stay."""
 
     def __init__(
         self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
@@ -123,7 +123,7 @@ class Drop:
         return tokens
 
     def _drop_oldest(self) -> bool:
-        """Drops the first user's message and all before the second one's; the last one's stays."""
+        """Drops the first user's message and everything before the second one; the last user's message stays."""
         turns = [place for place, message in enumerate(self._messages) if message["role"] == "user"]
         if len(turns) < 2:
             return False
@@ -132,7 +132,7 @@ class Drop:
 
 
 class Slide:
-    """The latest tokens are kept, and all up to the first user's words, in sum half of the context."""
+    """Keeps everything up to the first user's words and the latest tokens, together half of the context."""
 
     def __init__(
         self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
@@ -145,7 +145,7 @@ class Slide:
         tokens = self._history.encode(self._tokenizer.render_chat(messages, self._inputs))
         if not self.left_out:
             self._first = head_length(self._tokenizer, messages, tokens, self._inputs)
-        if self._first + self.left_out >= len(tokens):  # the messages were changed: another conversation
+        if self._first + self.left_out >= len(tokens):  # the messages were changed: it is another conversation
             self.left_out = 0
         shown = [*tokens[: self._first], *tokens[self._first + self.left_out :]]
         return shown if len(shown) < capacity else self.refit(shown, capacity)
@@ -169,7 +169,7 @@ POLICIES: dict[str, Callable[[Tokenizer, History, Notify, TemplateInputs], Polic
 def make_policy(
     name: str, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
 ) -> Policy:
-    """The policy called ``name``; PocketspecError lists those there are."""
+    """The policy called ``name``; PocketspecError lists the names."""
     if name not in POLICIES:
         raise PocketspecError(f"no policy {name!r} for a full context; there are: {', '.join(POLICIES)}")
     return POLICIES[name](tokenizer, history, notify, inputs)
@@ -182,7 +182,7 @@ def slide(tokens: Sequence[int], capacity: int, first: int = KEPT_FIRST) -> list
 
 
 def sliding_text(notify: Notify, first: int = KEPT_FIRST) -> Refit:
-    """What to do with a single prompt and its answer: the ``first`` tokens and the latest are kept."""
+    """The window of a single prompt and its answer: keeps the ``first`` tokens and the latest."""
 
     def refit(tokens: Sequence[int], capacity: int) -> list[int]:
         still = _bounded(first, capacity)
@@ -194,7 +194,7 @@ def sliding_text(notify: Notify, first: int = KEPT_FIRST) -> Refit:
 
 
 def make_refit(when_full: str | Refit) -> Refit | None:
-    """What to do when one answer fills its context, by name or as it is given; None: it ends."""
+    """What happens when one answer fills its context, by name or as a function; None: it ends."""
     if callable(when_full):
         return when_full
     if when_full not in ("stop", "slide"):
@@ -205,7 +205,7 @@ def make_refit(when_full: str | Refit) -> Refit | None:
 def head_length(
     tokenizer: Tokenizer, messages: Sequence[Message], tokens: Sequence[int], inputs: TemplateInputs = NO_INPUTS
 ) -> int:
-    """How many of ``tokens`` hang on the template and its system message, before the first user's words; at least 4."""
+    """How many of ``tokens`` the template and its system message have before the first user's words; at least 4."""
     system = [message for message in messages[:1] if message["role"] == "system"]
     text = tokenizer.render_chat([*system, {"role": "user", "content": _WORDS}], inputs)
     head, _, _ = text.partition(_WORDS)
@@ -220,9 +220,9 @@ def go_on(
     refit: Refit,
     left_out: int = 0,
 ) -> Generator[Step, None, None]:
-    """The steps that ``start`` makes of ``tokens``; where the context ends them, those it makes of what is kept.
+    """The steps that ``start`` makes of ``tokens``; if the context ends them, those that it makes of the kept tokens.
 
-    ``start`` is also told how many tokens of the conversation are left out before those that it gets.
+    ``start`` is also given the number of tokens of the conversation that are left out before its own.
     """
     rule = _Resumed(stop)
     kept: Sequence[int] | None = tokens
@@ -237,7 +237,7 @@ def go_on(
 
 
 class _Resumed:
-    """A stop rule for an answer that several loops make: each of them knows of its own tokens alone."""
+    """A stop rule for an answer that is made by several loops, each of which knows only its own tokens."""
 
     def __init__(self, rule: StoppingCriterion) -> None:
         self._rule = rule
@@ -250,7 +250,7 @@ class _Resumed:
 
 
 def _bounded(first: int, capacity: int) -> int:
-    """Of a long head no more than a quarter of the context is kept; it is cut, so that the latest tokens have room."""
+    """``tokens`` of a head, at most a quarter of the context, so that the latest tokens have room."""
     return min(first, capacity // 4)
 
 

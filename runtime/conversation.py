@@ -15,10 +15,9 @@ from runtime.turns import Answer
 class Conversation:
     """The messages so far, and the next answer. ``settings`` are those of ``Engine.generate``.
 
-    ``template_arguments``, ``tools`` and ``documents`` are the chat template's, at every turn.
-
-    ``when_full`` says what happens when the conversation outgrows the engine's context: "stop", "drop" (the oldest
-    turns leave ``messages``) or "slide" (a window; see ``outgrow``). ``notify`` is told when it does, in one line.
+    ``template_arguments``, ``tools`` and ``documents`` are given to the chat template at every turn. ``when_full`` says
+    what happens when the conversation outgrows the engine's context: "stop", "drop" (the oldest turns leave
+    ``messages``) or "slide" (a window, see ``context_overflow``). ``notify`` gets a line when that happens.
     """
 
     def __init__(
@@ -39,10 +38,10 @@ class Conversation:
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
 
     def say(self, text: str) -> Answer[TextChunk]:
-        """Answers ``text`` chunk by chunk. An answer that is cancelled stays in the conversation as far as it came.
+        """Answers ``text`` chunk by chunk. A cancelled answer stays in the conversation as far as it came.
 
-        What was read and said before is not computed again, unless the template changes it or turns were dropped.
-        ContextFullError if the conversation cannot go on, BusyError while the engine answers in another thread.
+        Earlier turns are not computed again, unless the template changes them or turns were dropped. ContextFullError
+        if the conversation cannot continue, BusyError while the engine answers in another thread.
         """
         self._engine.end_answer()
         messages = [*self.messages, {"role": "user", "content": text}]

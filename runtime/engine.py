@@ -1,16 +1,14 @@
-"""The engine: plans, opens what is planned, decodes, and turns tokens into text. The one place where parts meet.
+"""The engine: plans, opens what is planned, decodes, and turns tokens into text. All parts meet here.
 
->>> with Engine.open(Path("bundles/demo-int4")) as engine:
-...     for chunk in engine.generate("Write a bedtime story.", max_new_tokens=100):
-...         print(chunk.text, end="")
+>>> with Engine.open(Path("bundles/demo-int4")) as engine: ...     for chunk in engine.generate("Write a bedtime
+story.", max_new_tokens=100): ...         print(chunk.text, end="")
 
-An answer is a generator: closing it cancels, and the engine can be used on. Of every prompt, the part that the KV cache
-still holds from the last answer is not computed again.
+An answer is a generator: closing it cancels the answer, and the engine remains usable. The part of a prompt that is
+still in the KV cache from the last answer is not computed again.
 
-Threads: an engine gives one answer at a time. In one thread a new answer ends the one before; while another thread's
-answer is not over, whoever asks is refused at once (``turns.BusyError``), at first use too, and that answer goes on
-untouched. Who would rather wait puts a lock around each answer. Closing an answer, closing the engine and setting a
-budget are for any thread at any time.
+Threads: an engine gives one answer at a time. In one thread, a new answer ends the one before. While an answer of
+another thread is not over, requests are refused (``turns.BusyError``) and that answer continues; to wait instead, put a
+lock around each answer. Any thread may close an answer or the engine, or set a budget, at any time.
 """
 
 from __future__ import annotations
@@ -18,26 +16,21 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from export.manifest import Manifest, PocketspecError
 from memory.choices import Request
 from memory.device import Device, read_device
 from memory.meter import read_memory
-from memory.plan import Plan, PlanError, check_plan
-from memory.planner import make_plan, request_of, require_available
-from memory.report import given_up_lines
+from memory.plan import Plan
+from memory.planner import request_of
 from runtime.arguments import as_whole
 from runtime.bundle.foreign import check_bundle, read_bundle
-from runtime.calibration.process_baseline import known_processes
-from runtime.calibration.stored import costs_of, planning_costs
-from runtime.context_overflow import Refit, go_on, make_refit
-from runtime.decoding.context import Context, shared_prefix
+from runtime.calibration.stored import costs_of
+from runtime.context_overflow import Refit, make_refit
+from runtime.decoding.context import Context, require_room, shared_prefix
 from runtime.decoding.draft import Step
-from runtime.decoding.loop import decode
 from runtime.decoding.protocols import Drafter, StoppingCriterion
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stats import GenerationStats
@@ -45,14 +38,14 @@ from runtime.decoding.stop import StopRule, Stops
 from runtime.decoding.suggested_sampling import read_suggestion
 from runtime.decoding.text_chunks import TextChunk as TextChunk
 from runtime.decoding.text_chunks import text_chunks
-from runtime.errors import ContextFullError
 from runtime.kernels.selection import Chooser, Wanted
 from runtime.kernels.weights.packed import Progress, no_progress
 from runtime.kernels.weights.readahead import Warmer
 from runtime.memory_watcher import Reading, Watcher
-from runtime.models.loader import Levels, OtherResidenceError
+from runtime.models.loader import Levels
 from runtime.models.ort_model import OrtModel
 from runtime.open_models import PlannedModels
+from runtime.opening import device_now, open_as_planned, open_within
 from runtime.scheduler.learned_state import Prospect
 from runtime.scheduler.methods import DecodingMethod
 from runtime.speculation.request import NONE, Speculation
@@ -64,16 +57,16 @@ from runtime.turns import Answer, Turns
 
 
 class Engine:
-    """An open bundle. ``Engine.open`` makes one; everything in ``plan`` is open, and nothing else.
+    """An open bundle, made by ``Engine.open``; everything in ``plan`` is open, and nothing else.
 
-    One answer at a time, from any thread: BusyError while another thread's is not over. ClosedError behind ``close``,
-    and in a process that was forked off.
+    It gives one answer at a time, to any thread: BusyError while an answer of another thread is not over. ClosedError
+    after ``close``, and in a forked process.
     """
 
     def __init__(self, levels: Levels, plan: Plan, request: Request, tokenizer: Tokenizer) -> None:
         self.bundle, self.manifest, self.tokenizer = levels.bundle, levels.manifest, tokenizer
         self._turns = Turns()
-        engine = weakref.proxy(self)  # so that nothing in here keeps the engine
+        engine = weakref.proxy(self)  # nothing in here must keep the engine alive
         self._models = PlannedModels(levels, plan, request, lambda: costs_of(engine, levels.notify), self._turns.go_on)
         self._context = Context(plan.context, SamplingParams())
         self._notify, self._told_near_ties = levels.notify, False
@@ -82,12 +75,12 @@ class Engine:
 
     @property
     def plan(self) -> Plan:
-        """What is open now."""
+        """The plan that is in effect now."""
         return self._models.plan
 
     @property
     def _open(self) -> PlannedModels:
-        """What is open; ClosedError if nothing is."""
+        """The open models; ClosedError if the engine is closed."""
         self._turns.check()
         return self._models
 
@@ -98,7 +91,7 @@ class Engine:
 
     @property
     def drafters(self) -> Mapping[str, OrtModel]:
-        """The drafter models that are open, by name."""
+        """The open drafter models, by name."""
         return self._models.drafters
 
     @classmethod
@@ -116,66 +109,43 @@ class Engine:
         progress: Progress = no_progress,
         make_levels: Callable[[Path, Manifest, Chooser, Callable[[str], None]], Levels] = Levels,
     ) -> Engine:
-        """Opens ``bundle`` within ``request``, or as an own ``plan`` says.
+        """Opens ``bundle`` within ``request``, or by the caller's own ``plan``. Errors are PocketspecError.
 
         ``device`` None: this one as it is now. ``verify`` hashes all files even if they seem unchanged since the last
-        open. ``kernels``: "native" ones or an error, ONNX Runtime's "portable" ones, or "auto": the native ones where
-        they can be used. ``notify`` is told, one line each, what a user should know: what the plan gave up, why kernels
-        are not native, and whether output is exact; ``progress`` shows the packing of weights. Weights that are mapped
-        and not in memory are read ahead while the first step runs; with ``warm``, before ``open`` returns.
-        ``make_levels`` may open levels in a way of its own. Errors are PocketspecError; nothing was loaded if it is an
-        OverBudgetError.
+        open. ``kernels``: "native" or an error, ONNX Runtime's "portable", or "auto" for native ones where they can be
+        used. ``notify`` gets lines that users should read: what the plan gave up, why kernels are not native, whether
+        output is exact. ``progress`` shows the packing of weights. Mapped weights that are not in memory are read ahead
+        during the first step, or with ``warm`` before ``open`` returns. ``make_levels`` may open levels in another way.
+        If an OverBudgetError is raised, nothing has been loaded.
         """
         bundle = Path(bundle)
         manifest = read_bundle(bundle)
         check_bundle(bundle, manifest, verify)
         levels = make_levels(bundle, manifest, Chooser(kernels, notify, progress, verify), notify)
-        if device is None:
-            device = read_device()
-            residence = levels.expected_residences()[manifest.target.name]
-            device = replace(device, processes=known_processes(device, residence))
+        device = device or device_now(levels)
+        asked = request or (Request() if plan is None else request_of(plan))
+
+        def make(plan: Plan) -> Engine:
+            return cls(levels, plan, asked, open_tokenizer(bundle))
+
         if plan is None:
-            engine = cls._open_within(levels, request or Request(), device)
+            engine = open_within(levels, asked, device, make)
         else:
-            check_plan(plan, manifest)
-            require_available(plan, device)
-            try:
-                engine = cls(levels, plan, request or request_of(plan), open_tokenizer(bundle))
-            except OtherResidenceError as error:
-                raise PlanError(f"{error}; make the plan again for this device") from None
+            engine = open_as_planned(levels, plan, device, make)
         engine._watcher.start()
         engine._warmer = Warmer(engine.mapped_files())
         if warm:
             engine._warmer.wait()
         return engine
 
-    @classmethod
-    def _open_within(cls, levels: Levels, request: Request, device: Device) -> Engine:
-        """Plans and opens; plans again if a level's weights turn out to sit otherwise than was expected."""
-        residences = levels.expected_residences()
-        while True:
-            costs = planning_costs(levels.bundle, levels.manifest, request, residences)
-            plan = make_plan(levels.manifest, replace(device, residences=residences), request, costs)
-            require_available(plan, device)
-            try:
-                engine = cls(levels, plan, request, open_tokenizer(levels.bundle))
-            except OtherResidenceError as error:
-                residences = {**residences, error.level: error.residence}
-                continue
-            for line in (*given_up_lines(plan), *plan.warnings):
-                levels.notify(line)
-            return engine
-
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Cancels a running answer, ends all threads and gives all memory back, then returns; from any thread."""
+        """Cancels a running answer, ends all threads, frees all memory, then returns; from any thread."""
         self._turns.close(self._release)
 
     def _release(self) -> None:
@@ -191,19 +161,16 @@ class Engine:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """A context in which no answer runs and another plan waits: for those who use the models themselves."""
+        """A context without an answer and without changes of the plan, for callers that use the models themselves."""
         with self._turns.alone(), self._models.still(), self._watcher.tolerant():
             yield
 
     def mapped_files(self) -> list[Path]:
-        """The files of weights that steps read, the target's first; none of levels whose weights were copied."""
-        models = {self.manifest.target.name: self.target, **self.drafters}
-        return [
-            file for name, model in models.items() for file in model.kernels.mapped_files(self.manifest.level(name))
-        ]
+        """The files of mapped weights that steps read, the target's first."""
+        return self._models.mapped_files()
 
     def add_drafter(self, drafter: Drafter) -> None:
-        """Makes a drafter of the caller's own known by its name, for ``Speculation(drafter=NAME)``."""
+        """Adds a drafter of the caller's, to be used by its name: ``Speculation(drafter=NAME)``."""
         self._open.speculator.add(drafter)
 
     @property
@@ -213,52 +180,49 @@ class Engine:
 
     @property
     def suggested_sampling(self) -> SamplingParams | None:
-        """What the checkpoint's makers suggest (its ``generation_config.json``); None: greedy decoding."""
+        """The sampling that the checkpoint's makers suggest (``generation_config.json``); None: greedy decoding."""
         suggestion = read_suggestion(self.bundle)
         return None if suggestion is None or suggestion.sampling == SamplingParams() else suggestion.sampling
 
     def is_exact(self, speculation: Speculation) -> bool:
-        """Whether answers equal those of plain decoding bit for bit on this device, and not only up to near ties."""
+        """Whether answers equal those of plain decoding bit for bit on this device, not only up to near ties."""
         widths = self.target.widths
         return widths.exact and (widths.tree or speculation.drafter == NONE or not speculation.asks_for_trees)
 
     def decoding_methods(self, sampled: bool) -> list[DecodingMethod]:
-        """The ways to decode that the scheduler chooses among, as nobody has seen them yet."""
+        """The decoding methods that the scheduler chooses among, with nothing learned yet."""
         return self._open.speculator.methods(sampled)
 
     def explain(self) -> list[Prospect]:
-        """What was expected of each way to decode in the latest answer, and what it delivered, the best first.
-
-        Empty where the way was given and there was nothing to choose.
-        """
+        """Forecast and result of each decoding method in the latest answer, best first; empty without a choice."""
         return self._open.speculator.prospects()
 
     def simulate_acceptance(self, target: Sequence[float], intermediate: Sequence[float] | None = None) -> None:
-        """From now on drafts are accepted with these chances, depth by depth: for weights that mean nothing.
+        """Simulates acceptance from now on, with these chances by depth: for random weights.
 
-        ``intermediate``: what it accepts of the drafter below it; None: it judges. Costs are real, text is not.
+        ``intermediate``: its chances for drafts of the drafter below; None: it judges them. Costs are real, the text is
+        not.
         """
         self._open.speculator.simulate(target, intermediate)
 
     def set_budget(self, budget_bytes: int) -> None:
-        """Uses at most ``budget_bytes`` from the next step on: of a running answer, too, whose text stays the same.
+        """Uses at most ``budget_bytes`` from the next step on, even of a running answer, whose text does not change.
 
-        Smaller budgets cost drafts, drafters and the size of prefill chunks, larger ones bring them back. The context,
-        the KV type and the kernels stay. OverBudgetError if that cannot be; nothing is changed then. May be called from
-        any thread.
+        A smaller budget costs drafts, drafters and prefill chunks, a larger one brings them back; context, KV type and
+        kernels stay. OverBudgetError if that is impossible; then nothing changes. May be called from any thread.
         """
         self.replan(budget_bytes)
         self._watcher.want(budget_bytes)
 
     def replan(self, budget_bytes: int) -> None:
-        """As ``set_budget``, for the moment: the watcher grows back to the budget that was set."""
+        """Like ``set_budget``, but only for now: the watcher returns to the budget that was set."""
         self._open.replan(budget_bytes)
 
     def encode(self, prompt: Prompt, *, raw: bool = False, inputs: TemplateInputs = NO_INPUTS) -> list[int]:
         """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids.
 
-        ``inputs`` are the chat template's; ChatTemplateError if there are some and no template is used. TokenizerError
-        for what is no prompt, and for a token that the target has no embedding of.
+        ``inputs`` are the chat template's; ChatTemplateError if no template is used. TokenizerError for anything that
+        is not a prompt, and for a token without an embedding in the target.
         """
         return self._checked(encode_prompt(self.tokenizer, prompt, raw, inputs))
 
@@ -278,16 +242,16 @@ class Engine:
         documents: Sequence[Mapping[str, Any]] | None = None,
         left_out: int = 0,
     ) -> Answer[TextChunk]:
-        """Answers ``prompt`` chunk by chunk; the chunks' texts put together are the answer.
+        """Answers ``prompt`` chunk by chunk; the texts of the chunks together are the answer.
 
         The chat template gets ``template_arguments`` (``{"enable_thinking": False}``), ``tools`` (JSON schemas) and
-        ``documents``, as transformers' ``apply_chat_template`` passes them.
+        ``documents``, as in transformers' ``apply_chat_template``.
 
-        Without ``max_new_tokens`` an answer may fill the context. Then it ends, or goes on with the first four tokens
-        and the latest ("slide"), or with what a function of the caller's own keeps (``outgrow.Refit``). A text that is
-        not answered but continued (``raw``, or no chat template) keeps its spacing at the seam. ``stop`` is one string
-        or several; one that is written as a special token is that token. ``left_out`` tokens of the conversation came
-        before the prompt and are not in it; random numbers hang on where a token stands in the whole.
+        Without ``max_new_tokens`` an answer may fill the context. Then it ends; or it continues with the first four
+        tokens and the latest ("slide"), or with what the caller's ``context_overflow.Refit`` keeps. A text that is
+        continued rather than answered (``raw``, or no chat template) keeps its spacing. ``stop`` is one string or
+        several; a string that is written like a special token is that token. ``left_out`` tokens of the conversation
+        come before the prompt: random numbers depend on a token's position in the whole conversation.
 
         This thread's running answer ends when another begins; BusyError while another thread's is not over.
         """
@@ -300,13 +264,9 @@ class Engine:
         before = () if chat else tokens
         eos = () if ignore_eos else self.manifest.target.vocabulary.eos_token_ids
         stops = Stops(self.tokenizer, stop)
-        rule = StopRule(
-            eos=eos,
-            strings=stops.strings,
-            max_new_tokens=max_new_tokens,
-            stream=stops.stream(before) if stops.strings else None,
-        )
-        _refuse_long(len(tokens), self.capacity)
+        stream = stops.stream(before) if stops.strings else None
+        rule = StopRule(eos=eos, strings=stops.strings, max_new_tokens=max_new_tokens, stream=stream)
+        require_room(len(tokens), self.capacity)
 
         def make() -> Generator[TextChunk, None, None]:
             steps = self._decode(tokens, rule, sampling, speculation, refit, left_out)
@@ -325,16 +285,16 @@ class Engine:
         refit: Refit | None = None,
         left_out: int = 0,
     ) -> Answer[Step]:
-        """Continues ``tokens`` step by step: the loop without text. Everything else is as ``generate`` says.
+        """Continues ``tokens`` step by step, without text; otherwise like ``generate``.
 
-        ``refit`` says what of them is kept when the context is full; None: the answer ends.
+        ``refit`` decides which tokens are kept when the context is full; None: the answer ends.
         """
         tokens = self._checked(tokens)
-        _refuse_long(len(tokens), self.capacity)
+        require_room(len(tokens), self.capacity)
         return self._turns.begin(lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out))
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
-        """``tokens`` as whole numbers; TokenizerError for an id that the target has no embedding of."""
+        """``tokens`` as integers; TokenizerError for an id without an embedding in the target."""
         return check_ids(tokens, self.target.vocab_size, self.tokenizer)
 
     def _decode(
@@ -356,34 +316,14 @@ class Engine:
         self._tell_near_ties(speculation)
         context.sampling = sampling
 
-        def start(tokens: Sequence[int], stop: StoppingCriterion, left_out: int) -> Generator[Step, None, None]:
-            context.truncate(0)
-            context.append(tokens)
-            context.first = left_out
-            return decode(
-                self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop, strategy.drop
-            )
-
         def keep(tokens: Sequence[int], capacity: int) -> list[int] | None:
-            assert refit is not None
-            kept = refit(tokens, capacity)
+            kept = None if refit is None else refit(tokens, capacity)
             return None if kept is None else self._checked(kept)
 
-        if refit is None:
-            return self._models.within_plan(start(tokens, stop, left_out))
-        return self._models.within_plan(go_on(start, tokens, stop, context, keep, left_out))
+        return self._models.steps(tokens, stop, strategy, context, keep, left_out)
 
     def _tell_near_ties(self, speculation: Speculation) -> None:
-        """Before the first token, once; where nothing is exact, that was said when the bundle was opened."""
+        """Said once, before the first token; if nothing is exact here, it was said when the bundle was opened."""
         if self.target.widths.exact and not self._told_near_ties and not self.is_exact(speculation):
             self._told_near_ties = True
             self._notify("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")
-
-
-def _refuse_long(num_tokens: int, capacity: int) -> None:
-    """Before anything is computed, and not at the first step."""
-    if not 1 <= num_tokens < capacity:
-        raise ContextFullError(
-            f"a prompt of {num_tokens} tokens; allowed are 1 to {capacity - 1} in a context of {capacity}:"
-            " shorten the text or open the bundle with a larger context"
-        )

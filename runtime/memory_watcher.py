@@ -1,7 +1,7 @@
-"""Watches memory while an engine runs: real use against the plan, and what the system has left.
+"""Watches memory while an engine runs: the process's use against the plan, and what the system has left.
 
-When the system runs short, the engine is asked to do with less, and when there is room again, to take back what it gave
-up. A thread of its own looks once a second, which costs a fraction of a millisecond.
+If the system runs short, the engine is asked to use less; when there is room again, it takes back what it gave up. The
+watcher's thread checks once a second, which costs a fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from memory.device import Device
 from memory.meter import Memory
 from memory.plan import OverBudgetError, Plan
 
-# The system is short when less than this is available: what a desktop needs to stay responsive.
+# The system is short if less than this is available: what a desktop needs to stay responsive.
 _LOW_BYTES = 100 << 20
 _LOW_SHARE = 0.02
-# Room must be there for so many looks in a row before anything grows back.
+# Consecutive checks that must find room before anything grows back.
 _PATIENCE = 5
 
 
@@ -35,23 +35,23 @@ class Budgeted(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """One look: this process's memory (None where the system does not tell) and the device."""
+    """One reading: this process's memory (None where the system does not tell) and the device."""
 
     own: Memory | None
     device: Device
 
 
 def _low_bytes(device: Device) -> int:
-    """What must stay available: of a container, half of what plans leave free."""
+    """The bytes that must stay available; in a container, half of what plans leave free."""
     if device.container_bytes is not None:
         return device.margin_bytes // 2
     return max(_LOW_BYTES, int(device.total_bytes * _LOW_SHARE))
 
 
 class Watcher:
-    """Keeps ``engine`` within what the system has. ``look`` reads, ``notify`` is told in one line what was done.
+    """Keeps ``engine`` within the system's memory. ``look`` reads it; ``notify`` gets a line about each change.
 
-    It does not keep the engine alive. What goes wrong in a look is told once, and the next look is as any other.
+    It does not keep the engine alive. An error in a check is reported once, and checks continue.
     """
 
     def __init__(self, engine: Budgeted, look: Callable[[], Reading], notify: Callable[[str], None]) -> None:
@@ -63,19 +63,19 @@ class Watcher:
         self._thread: threading.Thread | None = None
 
     def start(self, seconds: float = 1.0) -> None:
-        """Looks every so many seconds from now on."""
+        """Starts to check at regular intervals."""
         self._thread = threading.Thread(target=self._run, args=(seconds,), name="pocketspec-watcher", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stops looking, and waits for a look that is under way, unless that one calls this."""
+        """Stops checking, and waits for a check in progress, unless called from within it."""
         self._stopped.set()
         if self._thread not in (None, threading.current_thread()):
             self._thread.join()
 
     @contextmanager
     def tolerant(self) -> Iterator[None]:
-        """A context in which this process may have more for a moment than is planned: it measures."""
+        """A context in which this process may take more than planned for a moment, because it measures."""
         self._tolerant = True
         try:
             yield
@@ -83,11 +83,11 @@ class Watcher:
             self._tolerant = False
 
     def want(self, budget_bytes: int) -> None:
-        """The budget to grow back to, when the application sets another one."""
+        """Sets the budget to grow back to, when the application sets another one."""
         self._wanted = budget_bytes
 
     def check(self) -> bool:
-        """One look and what follows from it; False when the engine is gone."""
+        """One check and its consequences; False if the engine is gone."""
         engine, reading = self._engine(), self._look()
         if engine is None:
             return False
@@ -108,7 +108,7 @@ class Watcher:
             try:
                 if not self.check():
                     return
-            except Exception as error:  # of the system's files, of planning anew, or of who is told: none may end this
+            except Exception as error:  # of the system's files, planning, or ``notify``: none may end the watcher
                 if not self._stopped.is_set():
                     self._tell_failure(error)
 
@@ -135,7 +135,7 @@ class Watcher:
         )
 
     def _shrink(self, engine: Budgeted, short: int) -> None:
-        """To a plan with at least ``short`` bytes less, or else to the leanest there is."""
+        """Changes to a plan with at least ``short`` bytes less, or else to the leanest plan."""
         needed = engine.plan.needed_bytes
         budget = needed - short
         try:
@@ -151,7 +151,7 @@ class Watcher:
         )
 
     def _grow(self, engine: Budgeted, room: int) -> None:
-        """Takes back what fits into ``room`` bytes, and half of that at most, lest it has to be given up at once."""
+        """Takes back what fits into ``room`` bytes, at most half of that, or it might have to be given up at once."""
         self._calm = 0
         before = engine.plan
         budget = min(self._wanted, before.needed_bytes + room // 2)

@@ -1,10 +1,11 @@
-"""What is open, exactly as planned; another plan takes effect between two steps of an answer."""
+"""The open models, exactly as planned; another plan takes effect between two steps of an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from threading import RLock
 
 from memory.choices import Request
@@ -14,19 +15,23 @@ from memory.footprint import process_of
 from memory.plan import DraftPlan, Plan
 from memory.planner import make_plan
 from runtime.calibration.stored import planning_costs
+from runtime.context_overflow import Refit, go_on
+from runtime.decoding.context import Context
 from runtime.decoding.draft import Step
+from runtime.decoding.loop import decode
+from runtime.decoding.protocols import StoppingCriterion
 from runtime.errors import LogitsError
 from runtime.models.loader import Levels, fit
 from runtime.models.ort_model import OrtModel
 from runtime.process.allocator import give_back
-from runtime.speculation.speculator import Speculator
+from runtime.speculation.speculator import Speculator, Strategy
 
 
 class PlannedModels:
-    """The models of ``plan``: the target, the drafters by name, and what makes strategies of them.
+    """The models of ``plan``: the target, the drafters by name, and the speculator that uses them.
 
-    ``costs`` gives what forwards cost on this device, when that is first asked for. ``before_forward`` is called before
-    each, and stops it with an error.
+    ``costs`` returns the costs of forwards on this device, when they are first needed. ``before_forward`` is called
+    before each forward, and stops it by raising.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class PlannedModels:
         self._watch_forwards()
 
     def close(self) -> None:
-        """Gives back the memory of everything that is open; nothing here can be used afterwards."""
+        """Frees the memory of all models; nothing here can be used afterwards."""
         with self._stepping:
             self._next_plan = None
             self.speculator.close()
@@ -58,14 +63,20 @@ class PlannedModels:
             self.drafters = {}
             give_back()
 
+    def mapped_files(self) -> list[Path]:
+        """The files of mapped weights that steps read, the target's first."""
+        manifest = self._levels.manifest
+        models = {manifest.target.name: self.target, **self.drafters}
+        return [file for name, model in models.items() for file in model.kernels.mapped_files(manifest.level(name))]
+
     def _watch_forwards(self) -> None:
         for model in (self.target, *self.drafters.values()):
             model.before_forward = self._before_forward
 
     def replan(self, budget_bytes: int) -> None:
-        """Plans anew for ``budget_bytes``, from the next step on; OverBudgetError if that cannot be.
+        """Plans for ``budget_bytes`` from the next step on; OverBudgetError if that is impossible.
 
-        Context, KV type and kernels stay: the text does not change. May be called from any thread.
+        Context, KV type and kernels stay, so the text does not change. May be called from any thread.
         """
         request = replace(
             self._request,
@@ -88,13 +99,36 @@ class PlannedModels:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """A context in which what is open stays as it is; a new plan takes effect behind it."""
+        """A context in which the open models do not change; a new plan takes effect after it."""
         with self._stepping:
             yield
             self._follow_plan()
 
-    def within_plan(self, steps: Generator[Step, None, None]) -> Generator[Step, None, None]:
-        """The same steps; a new plan takes effect between two of them."""
+    def steps(
+        self,
+        tokens: Sequence[int],
+        stop: StoppingCriterion,
+        strategy: Strategy,
+        context: Context,
+        refit: Refit,
+        left_out: int,
+    ) -> Generator[Step, None, None]:
+        """Continues ``tokens`` in ``context``; a new plan takes effect between two steps.
+
+        When the context is full, ``refit`` decides what is kept. ``left_out`` tokens come before ``tokens``.
+        """
+
+        def start(tokens: Sequence[int], stop: StoppingCriterion, left_out: int) -> Generator[Step, None, None]:
+            context.truncate(0)
+            context.append(tokens)
+            context.first = left_out
+            return decode(
+                self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop, strategy.drop
+            )
+
+        return self._within_plan(go_on(start, tokens, stop, context, refit, left_out))
+
+    def _within_plan(self, steps: Generator[Step, None, None]) -> Generator[Step, None, None]:
         with closing(steps):
             while True:
                 with self._stepping:
@@ -108,7 +142,7 @@ class PlannedModels:
                 yield step
 
     def _follow_plan(self) -> None:
-        """Makes what is open what was planned last: first smaller, then larger."""
+        """Changes the open models to the latest plan: first what gets smaller, then what gets larger."""
         plan, self._next_plan = self._next_plan, None
         if plan is None:
             return

@@ -1,7 +1,7 @@
-"""One engine, one answer at a time, from any thread: who may use an engine's models now.
+"""One engine, one answer at a time, from any thread: decides who may use an engine's models.
 
-Every model has one KV cache, so two answers cannot share it. Of two threads the second is refused (BusyError) and the
-first goes on untouched; to wait instead would mean to hang behind an answer that nobody reads to its end.
+Every model has one KV cache, so two answers cannot share it. The second of two threads is refused (BusyError), and the
+first continues. Waiting instead could take for ever, behind an answer that is never read to its end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class BusyError(PocketspecError, RuntimeError):
-    """The engine gives an answer in another thread; one engine gives one answer at a time."""
+    """The engine is giving an answer in another thread; it gives one answer at a time."""
 
 
 class ClosedError(PocketspecError, RuntimeError):
@@ -29,31 +29,31 @@ class ClosedError(PocketspecError, RuntimeError):
 
 
 class CancelledError(PocketspecError, RuntimeError):
-    """Ends the step of an answer that was cancelled; its reader sees the answer end."""
+    """Ends the step of a cancelled answer; for its reader the answer simply ends."""
 
 
 class Answer(Generator[_T, None, None]):
     """An answer piece by piece: a generator that one thread at a time may read, and any thread may close.
 
-    Closing it cancels, and returns when the step that runs has ended. An answer that ends without a piece that says why
+    Closing cancels it, and returns when the current step has ended. An answer that ends without a piece that says why
     (``Step.finish``) was cancelled.
     """
 
     def __init__(self, pieces: Generator[_T, None, None], turns: Turns) -> None:
         self._pieces, self._turns = pieces, turns
-        # The thread that began it; None once it was read in another one.
+        # The thread that began it; None once it has been read in another thread.
         self.owner: threading.Thread | None = threading.current_thread()
         self.is_running = self.is_cancelled = self.is_over = False
         self.ended_by: threading.Thread | None = None
         outlive_forks(self)
 
     def through(self, wrap: Callable[[Generator[_T, None, None]], Generator[_T, None, None]]) -> Answer[_T]:
-        """The same answer, its pieces passed through ``wrap``; to be called before the first one is read."""
+        """The same answer, with its pieces passed through ``wrap``; to be called before the first one is read."""
         self._pieces = wrap(self._pieces)
         return self
 
     def send(self, value: None) -> _T:
-        """The next piece. BusyError while another thread reads one, or if another answer took the place of this one."""
+        """The next piece. BusyError while another thread reads one, or if another answer has replaced this one."""
         return self._turns.run(self, lambda: next(self._pieces))
 
     def throw(self, kind: Any, value: Any = None, trace: TracebackType | None = None) -> _T:
@@ -62,35 +62,35 @@ class Answer(Generator[_T, None, None]):
         return self._turns.run(self, lambda: self._pieces.throw(error))
 
     def close(self) -> None:
-        """Cancels the answer. Called from inside a step of its own, it ends with that step."""
+        """Cancels the answer. Called from within its own step, it ends with that step."""
         self._turns.end(self)
 
     def __del__(self) -> None:
         self._turns.end(self)
 
     def finish(self) -> None:
-        """Puts in order what the pieces hold; for ``Turns``."""
+        """Closes the generator of the pieces; for ``Turns``."""
         self.is_over = True
         self._pieces.close()
 
 
 class Turns:
-    """Who uses an engine's models: nobody, an answer that is not over yet, or a block that needs them for itself.
+    """Who uses an engine's models: nobody, an answer that is not over, or a block that needs them for itself.
 
-    Everything here is decided under one lock that is held for microseconds; nobody holds it while models run.
+    Every decision is made under one lock, which is held for microseconds, and never while models run.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._changed = threading.Condition()
-        # The thread that uses the models at this moment, and how many blocks of its own it is in.
+        # The thread that uses the models now, and how many nested blocks of its own it is in.
         self._user: int | None = None
         self._depth = 0
         self._latest: Callable[[], Answer[Any] | None] = lambda: None
         self._is_closed = False
 
     def check(self) -> None:
-        """ClosedError if the engine cannot be used any more."""
+        """ClosedError if the engine can no longer be used."""
         if os.getpid() != self._process:
             raise ClosedError(
                 "this engine was opened before the process was forked, and its threads stayed behind: open the bundle"
@@ -100,7 +100,7 @@ class Turns:
             raise ClosedError("this engine is closed; open the bundle again")
 
     def go_on(self) -> None:
-        """Called before every forward: CancelledError if the answer that wants it was cancelled."""
+        """Called before every forward: CancelledError if its answer was cancelled."""
         if os.getpid() != self._process:
             self.check()
         answer = self._current()
@@ -108,7 +108,7 @@ class Turns:
             raise CancelledError("the answer was cancelled")
 
     def begin(self, make: Callable[[], Generator[_T, None, None]]) -> Answer[_T]:
-        """An answer with the pieces that ``make`` gives; refused like ``alone``."""
+        """An answer with the pieces of ``make``; refused like ``alone``."""
         with self.alone():
             answer = Answer(make(), self)
             self._latest = weakref.ref(answer)
@@ -135,7 +135,7 @@ class Turns:
             self._leave()
 
     def run(self, answer: Answer[_T], advance: Callable[[], _T]) -> _T:
-        """What ``advance`` gives, which uses the models for ``answer``; an error ends the answer."""
+        """The result of ``advance``, which uses the models for ``answer``; an error ends the answer."""
         if os.getpid() != self._process:
             self.check()
         with self._changed:
@@ -162,7 +162,7 @@ class Turns:
             self._leave()
 
     def end(self, answer: Answer[Any]) -> None:
-        """Cancels ``answer`` and waits for its step; from inside that step, the step ends it."""
+        """Cancels ``answer`` and waits for its step; from within that step, the step ends it."""
         if answer.is_over or os.getpid() != self._process:
             return
         answer.is_cancelled = True
@@ -178,9 +178,9 @@ class Turns:
             self._leave()
 
     def close(self, release: Callable[[], None]) -> None:
-        """Cancels what runs, waits for it, and calls ``release``, the first time; later ones wait for that to be done.
+        """Cancels what is running, waits for it, and calls ``release`` once; later calls wait for that.
 
-        BusyError from inside a step. Does nothing in a forked process, whose threads do not exist.
+        BusyError from within a step. Does nothing in a forked process, whose threads do not exist.
         """
         if os.getpid() != self._process:
             return
@@ -200,7 +200,7 @@ class Turns:
             self._leave()
 
     def _is_free(self) -> bool:
-        """Whether this thread may use the models at this moment."""
+        """Whether this thread may use the models now."""
         return self._user in (None, threading.get_ident())
 
     def _enter(self) -> None:
@@ -220,7 +220,7 @@ class Turns:
 
 
 def _may_end(answer: Answer[Any]) -> bool:
-    """Whether this thread may put another answer in the place of ``answer``: it alone knows of it."""
+    """Whether this thread may replace ``answer``: no other thread knows of it."""
     return not answer.is_running and answer.owner is threading.current_thread()
 
 
@@ -232,7 +232,7 @@ def _busy() -> BusyError:
 
 
 def _why_over(answer: Answer[Any]) -> BaseException:
-    """How an answer that is over ends for its reader: quietly, unless it does not know that another one began."""
+    """How an answer that is over ends for its reader: quietly, unless another one has replaced it unnoticed."""
     if answer.ended_by in (None, threading.current_thread()):
         return StopIteration()
     return BusyError("another answer of this engine began in the thread that this one comes from, which ended this one")

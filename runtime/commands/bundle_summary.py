@@ -1,4 +1,4 @@
-"""What is in a bundle, in words and as JSON data. Nothing is opened but the manifest."""
+"""The content of a bundle, as text and as JSON data. Only the manifest is read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from runtime.speculation.request import known_drafters, levels_below
 
 
 def describe(manifest: Manifest, plan: Plan, verified: str, kernels: Mapping[str, str]) -> dict[str, Any]:
-    """Everything ``describe_lines`` says, as JSON data.
+    """Everything in ``describe_lines``, as JSON data.
 
-    ``verified`` says how the files were checked, ``kernels`` for every level which ones would run it.
+    ``verified`` says how the files were checked, ``kernels`` which kernels would run every level.
     """
     return {
         "name": manifest.name,
@@ -38,7 +38,7 @@ def describe(manifest: Manifest, plan: Plan, verified: str, kernels: Mapping[str
 
 
 def describe_lines(manifest: Manifest, plan: Plan, verified: str, kernels: Mapping[str, str]) -> Iterator[str]:
-    """The bundle in words: levels, drafters, files, plan."""
+    """The bundle as text: levels, drafters, files, plan."""
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield f"{manifest.name} (manifest schema {manifest.schema}{'; ' + versions if versions else ''})"
     for level in manifest.levels:

@@ -1,4 +1,4 @@
-"""``python -m runtime calibrate``: measures what rows cost on every level of a bundle, and keeps it for this device."""
+"""``python -m runtime calibrate``: measures what rows cost on every level of a bundle, and stores it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.commands import options as shared
 if TYPE_CHECKING:
     from runtime.engine import Engine
 
-# Forwards of 64 rows, so that long drafts and wide trees need not be guessed.
+# Forwards of up to 64 rows, so that the costs of long drafts and wide trees are measured and not extrapolated.
 _NODES = 63
 
 
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> Engine:
-    """An engine with every level open, and room for more rows than any answer would draft."""
+    """An engine with every level open, and room for more rows than answers draft."""
     from memory.device import read_device
     from memory.options import make_request
     from runtime.bundle.foreign import read_bundle

@@ -1,4 +1,4 @@
-"""``python -m runtime chat``: a conversation, a line at a time."""
+"""``python -m runtime chat``: a conversation, line by line."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_text(line: str, encoding: str | None) -> str:
-    """A line whose undecodable bytes are lone surrogates (PEP 383): as it is, or as UTF-8 if it is that instead."""
+    """A line whose undecodable bytes are lone surrogates (PEP 383): unchanged, or decoded as UTF-8 if it is that."""
     from runtime.text.tokenizer import TokenizerError
 
     try:
@@ -88,7 +88,7 @@ def _is_sound(line: str) -> bool:
 
 
 def _read_line() -> str | None:
-    """The next line, None at the end of input. The mark in front of it goes to standard error, with the notes."""
+    """The next line, None at the end of input. The prompt mark goes to standard error, with the notes."""
     print("> ", end="", file=sys.stderr, flush=True)
     line = sys.stdin.readline()
     return line.removesuffix("\n") if line else None

@@ -1,4 +1,4 @@
-"""``python -m runtime compare``: one answer without and one with speculation, and what that showed."""
+"""``python -m runtime compare``: one answer without and one with speculation, and how they compare."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runtime.engine import TextChunk
 
 _DIFFERENT = 1
-# Two runs of the same differ by as much.
+# Two runs of the same work differ by this share.
 _NOISE = 0.05
 
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows both answers and whether they are the same; exit code 1 if they differ where they must not."""
+    """Shows both answers and whether they are the same; exit code 1 if they differ and must not."""
     from runtime.speculation.request import PLAIN
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
@@ -69,7 +69,7 @@ def _text_line(same: bool, keeps_draws: bool, stats: GenerationStats) -> str:
 
 
 def _speed_line(before: GenerationStats, after: GenerationStats) -> str:
-    """How fast speculation was, also where it did not pay."""
+    """The speed of speculation, also if it is slower."""
     gain = after.decode_tokens_per_second / before.decode_tokens_per_second
     word = "faster" if gain > 1 + _NOISE else "slower" if gain < 1 - _NOISE else "as fast"
     reason = "" if gain >= 1 - _NOISE else "; drafts did not pay for this text on this machine"
@@ -80,7 +80,7 @@ def _speed_line(before: GenerationStats, after: GenerationStats) -> str:
 
 
 def _memory_line(plan: Plan, stats: GenerationStats) -> str:
-    """What the process took in the end beside what was planned before anything was loaded."""
+    """The memory of the process at the end, beside the plan."""
     planned = f"{show_bytes(plan.anonymous_bytes)} planned and a margin of {show_bytes(plan.margin_bytes)}"
     if stats.memory is None:
         return f"memory: {planned}; this system does not tell what a process has"

@@ -1,4 +1,4 @@
-"""``python -m runtime doctor``: what this device is like, whether a bundle works on it, and what to do if not."""
+"""``python -m runtime doctor``: examines this device and a bundle, and says what to do about problems."""
 
 from __future__ import annotations
 

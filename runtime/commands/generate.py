@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Generates; an interrupted answer is kept and ends with exit code 130."""
+    """Generates; an interrupted answer is kept, with exit code 130."""
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
     shared.tell_suggestion(options)
     inputs = shared.make_template_inputs(options)
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt from the command line, a file or standard input; one line break at the end of the latter two goes."""
+    """The prompt from the command line, a file or standard input; the latter two lose one final line break."""
     if prompt not in (None, "-") and file is not None:
         raise PocketspecError("a prompt and --prompt-file contradict each other; drop one")
     if file == Path("-"):
@@ -110,7 +110,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def make_prompt(engine: Engine, text: str, system: str | None, raw: bool) -> Prompt:
-    """What the engine is asked: messages for a model that chats, the text itself for one that continues."""
+    """The engine's prompt: messages if the model chats, else the text itself."""
     if raw or engine.tokenizer.template is None:
         if system is not None:
             reason = "--raw sends the prompt as it is" if raw else "this model has no chat template"
@@ -123,7 +123,7 @@ def make_prompt(engine: Engine, text: str, system: str | None, raw: bool) -> Pro
 
 
 def _make_refit(engine: Engine, prompt: Prompt, inputs: TemplateInputs) -> Refit:
-    """Slides a window that keeps the first tokens; of messages, all up to the user's words."""
+    """A sliding window that keeps the first tokens; of messages, everything up to the user's words."""
     from runtime.context_overflow import KEPT_FIRST, head_length, sliding_text
 
     if isinstance(prompt, str):

@@ -1,4 +1,4 @@
-"""``python -m runtime inspect``: what is in a bundle, and whether its files are those exported."""
+"""``python -m runtime inspect``: the content of a bundle, and whether its files are the exported ones."""
 
 from __future__ import annotations
 

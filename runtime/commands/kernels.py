@@ -1,4 +1,4 @@
-"""``python -m runtime kernels``: which kernels run on this processor, why, and what rows cost with them."""
+"""``python -m runtime kernels``: the kernels that run on this processor, why, and the cost of rows with them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Tests and times the library; exit code 1 where the native kernels cannot be used."""
+    """Tests and times the library; exit code 1 if the native kernels cannot be used."""
     from runtime.kernels.library import library_path
 
     rows, shapes = _rows(options.rows), _shapes(options.shape)
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _describe(threads: int, block_size: int) -> dict[str, Any]:
-    """Everything but times, as JSON data. The self-test runs now, whatever is on record."""
+    """Everything but times, as JSON data. The self-test is run now, even if its result is stored."""
     import onnxruntime
 
     from runtime.kernels.library import library_path, verdict_on
@@ -88,7 +88,7 @@ def _describe(threads: int, block_size: int) -> dict[str, Any]:
 
 
 def _reasons(verdict: LibraryVerdict) -> Iterator[tuple[str, str]]:
-    """Every instruction set there are kernels for, and what becomes of it here."""
+    """Every instruction set of the kernels, and whether it is used here."""
     from runtime.hardware import processor_features
     from runtime.kernels.build import INSTRUCTION_SETS
 
@@ -121,7 +121,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 def _measure(
     rows: list[int], shapes: list[ProductShape], threads: int, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Times every shape, printing each as it is done unless JSON is wanted."""
+    """Times every shape and prints each at once, unless JSON is wanted."""
     from runtime.kernels.library import open_library
     from runtime.kernels.timing.rows import measure
 
@@ -141,7 +141,7 @@ def _measure(
 
 
 def _compare(threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Times every instruction set, printing each piece of work as it is done unless JSON is wanted."""
+    """Times every instruction set and prints each piece of work at once, unless JSON is wanted."""
     from runtime.kernels.library import PLAIN, open_library
     from runtime.kernels.timing.instruction_sets import compare_sets
 

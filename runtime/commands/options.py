@@ -1,4 +1,4 @@
-"""Options that several commands share, and the objects they stand for."""
+"""Options that several commands share, and the objects made from them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _SHOWN_BYTES = 64_000_000
 
 
 def say(line: str) -> None:
-    """A line about the text, to standard error."""
+    """Prints a line about the answer to standard error."""
     print(f"note: {line}", file=sys.stderr)
 
 
 @contextmanager
 def show_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for ``total`` bytes on a terminal's standard error, a line elsewhere; gives what advances it.
+    """A bar for ``total`` bytes on a terminal's standard error, a line elsewhere; yields the function that advances it.
 
-    Nothing for what is done before it could be read.
+    Nothing is shown for work that is done before it could be read.
     """
     if total < _SHOWN_BYTES:
         yield lambda count: None
@@ -64,7 +64,7 @@ def parse_counts(option: str, text: str) -> list[int]:
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """The bundle, what it may use of the device, and how it is opened."""
+    """Options for the bundle, its share of the device, and how it is opened."""
     add_request(parser)
     parser.add_argument("--verify", action="store_true", help="hash all files, even if they seem unchanged")
     parser.add_argument(
@@ -79,7 +79,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
 
 
 def add_speculation(parser: argparse.ArgumentParser) -> None:
-    """Who guesses, and how guesses are judged."""
+    """Options for the drafter and for acceptance."""
     parser.add_argument("--no-speculation", action="store_true", help="plain decoding; the same text")
     parser.add_argument(
         "--drafter",
@@ -94,7 +94,7 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
 
 
 def add_acceptance(parser: argparse.ArgumentParser) -> None:
-    """How guesses are judged."""
+    """The option for the acceptance rule."""
     parser.add_argument(
         "--acceptance",
         choices=("greedy", "match", "block", "recursive"),
@@ -103,7 +103,7 @@ def add_acceptance(parser: argparse.ArgumentParser) -> None:
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
-    """Whether the scheduler says why."""
+    """The option that explains the scheduler's choices."""
     parser.add_argument(
         "--explain",
         action="store_true",
@@ -112,7 +112,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def show_explanation(engine: Engine) -> None:
-    """What the scheduler expected of each way and what came of it, on standard error."""
+    """Prints what the scheduler expected of each decoding method and what it delivered, to standard error."""
     prospects = engine.explain()
     if not prospects:
         say("nothing to explain: the way to decode was given, or there is only one")
@@ -126,14 +126,14 @@ def show_explanation(engine: Engine) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """How tokens are chosen, and where answers end."""
+    """Options for how tokens are chosen, and where answers end."""
     add_sampling_law(parser)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; can be repeated")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="end after N tokens")
 
 
 def add_sampling_law(parser: argparse.ArgumentParser) -> None:
-    """How tokens are chosen."""
+    """Options for how tokens are chosen."""
     parser.add_argument(
         "--sampling",
         choices=("greedy", "model"),
@@ -149,7 +149,7 @@ def add_sampling_law(parser: argparse.ArgumentParser) -> None:
 
 
 def add_template_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the chat template is told beside the messages."""
+    """Options for the chat template's inputs beside the messages."""
     parser.add_argument(
         "--template-argument",
         action="append",
@@ -161,7 +161,7 @@ def add_template_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_template_inputs(options: argparse.Namespace) -> TemplateInputs:
-    """The chat template's arguments that were asked for."""
+    """The chat template's inputs that were asked for."""
     from runtime.text.template_data import make_inputs
 
     arguments: dict[str, Any] = {}
@@ -178,7 +178,7 @@ def make_template_inputs(options: argparse.Namespace) -> TemplateInputs:
 
 
 def _parse_value(argument: str, value: str) -> Any:
-    if value in ("True", "False", "None"):  # a text to JSON, and true in every template
+    if value in ("True", "False", "None"):  # JSON reads these as text, which is true in every template
         written = {"True": "true", "False": "false", "None": "null"}[value]
         raise PocketspecError(
             f"--template-argument {argument}: values are JSON; write {written}, or '\"{value}\"' as text"
@@ -190,7 +190,7 @@ def _parse_value(argument: str, value: str) -> Any:
 
 
 def make_sampling(options: argparse.Namespace, seed: int | None = None) -> SamplingParams:
-    """The sampling settings asked for. Where a seed matters and none is given, it is ``seed``, or drawn."""
+    """The sampling settings asked for. If a seed is needed and none is given, it is ``seed``, or a random one."""
     from runtime.decoding.sampling import SamplingParams
 
     given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
@@ -207,7 +207,7 @@ def make_sampling(options: argparse.Namespace, seed: int | None = None) -> Sampl
 
 
 def _suggested(bundle: Path) -> SamplingParams:
-    """What the checkpoint's makers suggest, with a line on what is not done of it."""
+    """The sampling that the checkpoint's makers suggest; prints a line if a part of it is not supported."""
     from runtime.decoding.sampling import SamplingParams
     from runtime.decoding.suggested_sampling import read_suggestion
 
@@ -221,12 +221,12 @@ def _suggested(bundle: Path) -> SamplingParams:
 
 
 def tell_suggestion(options: argparse.Namespace) -> None:
-    """A line on what the checkpoint's makers suggest, where no sampling was asked for."""
+    """Prints a line if the checkpoint's makers suggest sampling and none was asked for."""
     from runtime.decoding.suggested_sampling import read_suggestion
 
     if any(getattr(options, name) is not None for name in ("sampling", *_SAMPLING)):
         return
-    with suppress(PocketspecError):  # which is told where the suggestion is wanted
+    with suppress(PocketspecError):  # errors are reported where the suggestion is used
         suggestion = read_suggestion(options.bundle)
         if suggestion is not None and suggestion.describe():
             say(
@@ -236,7 +236,7 @@ def tell_suggestion(options: argparse.Namespace) -> None:
 
 
 def make_speculation(options: argparse.Namespace) -> Speculation:
-    """How to speculate, as asked for. Options that contradict one another are refused."""
+    """The speculation asked for. Options that contradict one another are refused."""
     from runtime.speculation.request import AUTO, NONE, Speculation
 
     if options.no_speculation and options.drafter not in (None, NONE):
@@ -249,7 +249,7 @@ def make_speculation(options: argparse.Namespace) -> Speculation:
 
 
 def open_engine(options: argparse.Namespace, kernels: Wanted | None = None, **request: Any) -> Engine:
-    """The engine for ``options.bundle``; ``request`` are fields of a Request that no option stands for.
+    """The engine for ``options.bundle``; ``request`` are further fields of a Request.
 
     ``kernels`` None: those of ``options``.
     """
@@ -268,7 +268,7 @@ def open_engine(options: argparse.Namespace, kernels: Wanted | None = None, **re
 
 
 def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
-    """The engine with no more open than ``speculation`` needs."""
+    """The engine with only those levels open that ``speculation`` needs."""
     from runtime.bundle.foreign import read_bundle
     from runtime.speculation.request import AUTO, NONE, check_drafter, levels_below, needed_levels
 
@@ -288,7 +288,7 @@ def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
 
 
 def check_report(path: Path | None, endings: Sequence[str] = (".md", ".json")) -> None:
-    """PocketspecError unless a report can be written in the format that the name of ``path`` says, where it says."""
+    """PocketspecError unless a report can be written to ``path``, in the format that its name says."""
     if path is None:
         return
     if path.suffix not in endings:
@@ -298,7 +298,7 @@ def check_report(path: Path | None, endings: Sequence[str] = (".md", ".json")) -
 
 
 def write_report(path: Path, content: str) -> None:
-    """Writes ``content`` and a line break to ``path``: all of it, or nothing is changed."""
+    """Writes ``content`` and a line break to ``path``, completely or not at all."""
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(content + "\n", encoding="utf-8")

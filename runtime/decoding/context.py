@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.arrays import TokenArray
 from runtime.decoding.sampling import SamplingParams
+from runtime.errors import ContextFullError
 
 
 class Context:
@@ -50,6 +51,15 @@ class Context:
     def truncate(self, length: int) -> None:
         """Forgets every token past ``length``."""
         self._length = min(self._length, length)
+
+
+def require_room(num_tokens: int, capacity: int) -> None:
+    """ContextFullError unless a prompt of ``num_tokens`` leaves room for an answer in a context of ``capacity``."""
+    if not 1 <= num_tokens < capacity:
+        raise ContextFullError(
+            f"a prompt of {num_tokens} tokens; allowed are 1 to {capacity - 1} in a context of {capacity}:"
+            " shorten the text or open the bundle with a larger context"
+        )
 
 
 def shared_prefix(left: Sequence[int] | TokenArray, right: Sequence[int] | TokenArray) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from time import perf_counter
 
 from runtime.arrays import FloatArray
-from runtime.decoding.context import Context, shared_prefix
+from runtime.decoding.context import Context, require_room, shared_prefix
 from runtime.decoding.draft import Draft, Pick, Step, Verdict, row_of
 from runtime.decoding.protocols import (
     Drafter,
@@ -25,7 +25,7 @@ from runtime.decoding.protocols import (
     Verifier,
     fitting_rows,
 )
-from runtime.errors import ContextFullError, DraftError
+from runtime.errors import DraftError
 
 TARGET = "target"
 
@@ -46,11 +46,7 @@ def decode(
     The prompt is what ``context`` holds at the first step; what the cache already has of it is not computed again.
     ContextFullError if the context is full or the prompt does not fit the cache.
     """
-    if len(context) == 0 or len(context) >= context.capacity:
-        raise ContextFullError(
-            f"a prompt of {len(context)} tokens; allowed are 1 to {context.capacity - 1} in a context of"
-            f" {context.capacity}: shorten the text or open the bundle with a larger context"
-        )
+    require_room(len(context), context.capacity)
     fill_cache(target, context)
     loop = Loop(target, context, drafters, verifier, stop)
     step: Step | None = None

@@ -180,9 +180,7 @@ def _mix(word: int) -> int:
 
 
 def _locate(weights: npt.NDArray[np.floating[Any]], point: float) -> tuple[int, float]:
-    """The interval of the cumulative ``weights`` that contains ``point``, and the offset in it; never an empty
-    interval.
-    """
+    """The interval of cumulative ``weights`` that contains ``point``, never an empty one, and the offset in it."""
     ends = running_sums(weights)
     index = int(ends.searchsorted(point, side="right"))
     if index == len(ends):  # rounding put the point at or past the end
