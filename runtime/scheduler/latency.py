@@ -1,12 +1,11 @@
 """Latency estimates: costs as calibrated on this device, corrected by every measured step.
 
 A calibration is a snapshot. Later the machine may slow down, another process may take a core, or a drafter may become
-slow. So predictions are multiplied by running ratios of measured to predicted seconds: one for each number of rows of
-the target, and one for each decoding method, for all that a step takes beside the target's forward.
+slow. So predictions are corrected: for each decoding method by the running ratio of measured to predicted seconds, for
+all that a step takes beside the target's forward, and for row counts of the target by ``row_slope``.
 
-Both ratios are relative to the slowdown of the machine as a whole, which changes no choice and is therefore left out of
-predictions. A row count is compared only with the row count of the step before, so that a machine that slows down while
-the row count stays the same does not look like dear rows.
+Both are relative to the slowdown of the machine as a whole, which changes no choice and is therefore left out of
+predictions.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ from memory.step_models import StepEstimate
 from runtime.decoding.draft import DraftLimit, Step
 from runtime.scheduler.acceptance_stats import RunningRatio
 from runtime.scheduler.forecast import NEARLY, Forecast
+from runtime.scheduler.row_slope import RowSlope
 
 # Contexts of one bucket share a prediction: costs grow slowly with the text.
 _BUCKET = 128
-# Weight of the latest observation in a ratio, and the largest factor by which it may differ. Comparing row counts is
-# less exact, and a row count that is seen now and then must not look dear because it was held up twice.
-_LATEST, _LATEST_ROWS = (0.3, 4.0), (0.1, 1.25)
+# Weight of the latest observation in a ratio, and the largest factor by which it may differ. What a row count takes
+# beside the slope changes less, and must not look dear because it was held up twice.
+_LATEST, _LATEST_ROWS = (0.3, 4.0), (0.2, 1.25)
 # Rows that a drafter reads anyway after a rejection or a bonus token.
 FEW_ROWS = 4
 # The target's forward says how slow the machine is if all other work in its time is below this share.
@@ -46,6 +46,8 @@ class LatencyEstimates:
         self._forwards: dict[tuple[str, int], float] = {}
         self._targets: dict[int, float] = {}
         self._slowdown = RunningRatio(*_LATEST)
+        self._slope = RowSlope(self._extra)
+        self._told_slope = 1.0
         self._latest_rows = 0
         self._rows: dict[int, RunningRatio] = {}
         self._methods: dict[str, RunningRatio] = {}
@@ -77,9 +79,7 @@ class LatencyEstimates:
         """Seconds of a forward of the target with ``rows`` rows."""
         seconds = self._targets.get(rows)
         if seconds is None:
-            padded = self._padded(rows)
-            ratio = self._rows.get(padded)
-            seconds = self.forward(self._target, padded) * (ratio.value if ratio is not None else 1.0)
+            seconds = self._sloped(self._padded(rows)) * self._row_ratio(self._padded(rows)).value
             self._targets[rows] = seconds
         return seconds
 
@@ -132,17 +132,33 @@ class LatencyEstimates:
         scale = drafted / forecast.drafted if forecast.drafted else 1.0
         return forecast.draft_seconds * scale + self.step_seconds
 
+    def _extra(self, rows: int) -> float:
+        """How much longer a forward of the target was calibrated to take than one of a single row."""
+        one = self.forward(self._target, 1)
+        return self.forward(self._target, rows) / one - 1 if 0 < one < float("inf") else 0.0
+
     def _update_target(self, rows: int, seconds: float) -> float:
         """The slowdown during a forward of ``rows`` rows that took ``seconds``."""
-        expected, ratio = self.forward(self._target, rows), self._rows.setdefault(rows, RunningRatio(*_LATEST_ROWS))
-        if not 0 < expected < float("inf") or seconds <= 0:
+        one = self.forward(self._target, 1)
+        if not 0 < one < float("inf") or seconds <= 0:
             return self.slowdown
+        self._slope.observe(rows, seconds)
+        if not NEARLY < (1 + self._slope.value) / (1 + self._told_slope) < 1 / NEARLY:
+            self._told_slope = self._slope.value
+            self._change()
+        ratio = self._row_ratio(rows)
         if self._latest_rows not in (0, rows):
-            self._correct(ratio, seconds / (expected * self.slowdown))
+            self._correct(ratio, seconds / (self._sloped(rows) * self.slowdown))
         self._latest_rows = rows
-        slowdown = seconds / (expected * ratio.value)
+        slowdown = seconds / (self._sloped(rows) * ratio.value)
         self._slowdown.observe(slowdown)
         return slowdown
+
+    def _sloped(self, rows: int) -> float:
+        return self.forward(self._target, 1) * self._slope.factor(rows)
+
+    def _row_ratio(self, rows: int) -> RunningRatio:
+        return self._rows.setdefault(rows, RunningRatio(*_LATEST_ROWS))
 
     def _correct(self, ratio: RunningRatio, observed: float) -> None:
         ratio.observe(observed)

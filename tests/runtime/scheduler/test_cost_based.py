@@ -27,7 +27,9 @@ from tests.runtime.scheduler.world import (
 )
 
 TOKENS = 700
-SEEDS = range(5)
+SEEDS = range(8)
+# Of many fixed choices that are about as good the best is the luckiest; so it is judged by many other worlds.
+OTHER_SEEDS = range(100, 116)
 STACK = (level("small", "drafter", 0.8), level("middle", "intermediate", 0.9))
 
 
@@ -58,7 +60,7 @@ def _rates(make: Callable[[int], World]) -> tuple[float, float, float]:
     """Medians over seeds: of the scheduler's rate, of plain decoding's, and of the best fixed choice in hindsight."""
     auto = [rate(make(seed), TOKENS) for seed in SEEDS]
     fixed: dict[str, list[float]] = {}
-    for seed in SEEDS:
+    for seed in OTHER_SEEDS:
         for name, pick in _fixed(make(seed)):
             fixed.setdefault(name, []).append(rate(make(seed), TOKENS, FixedScheduler(pick.drafter, pick.limit)))
     medians = {name: statistics.median(rates) for name, rates in fixed.items()}

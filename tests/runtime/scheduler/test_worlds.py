@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import pytest
@@ -172,3 +172,19 @@ def test_where_models_are_small_choosing_takes_half_a_hundredth_of_the_time() ->
         moments = trace(world, [2000] * 2, clock=clock)
         assert clock.seconds <= 0.005 * sum(moment.seconds for moment in moments)
         assert worst_window(moments) >= 0.95 - NOISE
+
+
+@pytest.mark.parametrize(
+    ("believed", "true"), [("steep", "wide"), ("wide", "steep"), ("flat", "wide"), ("wide", "flat")]
+)
+def test_a_calibration_on_a_busy_machine_is_found_out(believed: str, true: str) -> None:
+    """All row counts look too dear, or too cheap: the drafts that pay are found, though they never looked like that."""
+    real = {"target": {rows: ms * ROWS[believed][1] / ROWS[true][1] for rows, ms in ROWS[true].items()}}
+
+    def make(seed: int) -> World:
+        return replace(_world(believed, "easy", "good", "nothing", seed), real=real)
+
+    traces = [trace(make(seed), ANSWERS) for seed in SEEDS]
+    best, name = best_fixed(make, BEST_SEEDS, sum(ANSWERS))
+    assert min(map(worst_window, traces)) >= 0.95 - NOISE
+    assert _mean(traces, 0, sum(ANSWERS)) >= 0.9 * best, name

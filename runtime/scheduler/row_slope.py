@@ -1,0 +1,74 @@
+"""How much dearer than one row more rows of the target really are, as a multiple of what was calibrated.
+
+A calibration that was made on a busy machine is wrong for all row counts in the same way: too steep or too flat. So one
+number is estimated, the slope: of a forward of r rows that was calibrated to take (1 + e) times as long as one of a
+single row, (1 + slope e) is expected. What two row counts show says something about all others, also those never tried.
+
+It is an extended Kalman filter over pairs of consecutive steps with different row counts. The logarithm of the ratio of
+their seconds does not depend on how slow the machine is as a whole. One observation that contradicts the estimate may
+be a hiccup and is left out, with the step that was held up; the second in the same direction is believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+# Standard deviation of the logarithm of a pair's ratio, and of the slope before the first pair.
+_NOISE, _UNSURE = 0.15, 0.4
+# Variance that the slope gains from pair to pair: it may drift.
+_DRIFT = 3e-4
+# A pair this many standard deviations away from what is expected contradicts it.
+_CONTRADICTS = 3.0
+
+
+class RowSlope:
+    """``extra`` gives, for a row count, how much longer than a single row it was calibrated to take: 0.5 is half."""
+
+    def __init__(self, extra: Callable[[int], float]) -> None:
+        self._extra = extra
+        self.value = 1.0
+        self._variance = _UNSURE**2
+        self._before: tuple[int, float] | None = None
+        # The sensitivity of a pair that contradicted the estimate; its sign says whether rows seemed dearer.
+        self._doubt = 0.0
+
+    def factor(self, rows: int) -> float:
+        """Expected seconds of a forward of ``rows`` rows over those of a single row."""
+        return 1 + self.value * self._extra(rows)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A forward of ``rows`` rows took ``seconds``; it is compared with the one before."""
+        before, self._before = self._before, (rows, seconds)
+        if before is None or before[0] == rows:
+            return
+        extra, extra_before = self._extra(rows), self._extra(before[0])
+        ratio = math.log(seconds / before[1])
+        if not self._is_possible(ratio, extra, extra_before):
+            self._before = None
+            return
+        sensitivity = extra / self.factor(rows) - extra_before / self.factor(before[0])
+        surprise = ratio - math.log(self.factor(rows) / self.factor(before[0]))
+        spread = sensitivity**2 * self._variance + _NOISE**2
+        if abs(surprise) > _CONTRADICTS * math.sqrt(spread):
+            doubt, self._doubt = self._doubt, math.copysign(sensitivity, surprise * sensitivity)
+            if doubt * self._doubt <= 0:
+                self._before = None
+                return
+            self._doubt = 0.0
+            self._variance = max(self._variance, _UNSURE**2, self.value**2)
+            spread = sensitivity**2 * self._variance + _NOISE**2
+        elif abs(sensitivity) > abs(self._doubt) / 2:  # other pairs say nothing about what was in doubt
+            self._doubt = 0.0
+        gain = self._variance * sensitivity / spread
+        self.value = max(self.value + gain * surprise, 0.0)
+        self._variance = (1 - gain * sensitivity) * self._variance + _DRIFT
+
+    @staticmethod
+    def _is_possible(ratio: float, extra: float, extra_before: float) -> bool:
+        """Whether any slope explains the logarithm of a pair's ratio: with fewer rows nothing takes longer."""
+        flat, steep = 0.0, math.inf if extra > extra_before else -math.inf
+        if min(extra, extra_before) > 0:
+            steep = math.log(extra / extra_before)
+        low, high = min(flat, steep), max(flat, steep)
+        return low - _CONTRADICTS * _NOISE <= ratio <= high + _CONTRADICTS * _NOISE
