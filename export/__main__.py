@@ -1,8 +1,8 @@
-"""``python -m export``: a checkpoint goes in, a bundle of ONNX graphs comes out.
+"""``python -m export``: makes a bundle of ONNX graphs from a checkpoint.
 
     python -m export --target qwen2-1.5b --quant int4
 
-``train``, ``lessons``, ``distill`` and ``measure`` as first word train the demo family and drafters instead.
+With ``train``, ``lessons``, ``distill`` or ``measure`` as the first word it trains the demo family and drafters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TRAINING = ("train", "lessons", "distill", "measure")
 _WEIGHTS = ("int4", "int8", "fp16", "fp32")
 _NONE = "none"
-# Tables need this many columns; what is not a terminal has no width of its own.
+# Columns of tables where output is no terminal, which has no width of its own.
 _WIDTH = 130
 
 

@@ -1,6 +1,6 @@
-"""From a request to a bundle: resolve, plan, then lower, write and check one level after another, publish at the end.
+"""From a request to a bundle: resolves and plans it, exports one level after another, and publishes the result.
 
-Levels are finished in a workspace beside the output and survive an interruption; what is not finished is removed. The
+Levels grow in a workspace beside the output. Finished ones survive an interruption, the unfinished one is removed. The
 output appears at once, by renaming.
 """
 
@@ -34,8 +34,8 @@ def export_bundle(request: ExportRequest, reporter: Reporter | None = None) -> P
     """Exports everything ``request`` asks for; returns the folder of the bundle.
 
     A complete bundle of the same request is left as it is; any other existing output is refused with BundleError. An
-    interruption removes the level at hand and keeps those that are complete, from which a second run goes on. Of two
-    exports to one output at once, one waits for the other.
+    interruption keeps the finished levels, and the same call continues from them. If two exports write to one output,
+    one waits for the other.
     """
     reporter = reporter or SilentReporter()
     tasks = make_tasks(request, make_jobs(request))
@@ -60,7 +60,7 @@ def _export_tasks(request: ExportRequest, tasks: Sequence[LevelTask], reporter: 
 
 
 def _plan(request: ExportRequest, tasks: Sequence[LevelTask], workspace: Workspace, reporter: Reporter) -> None:
-    """Tells what will be done, and refuses a disk that is too small for it."""
+    """Reports the plan; BundleError if the disk is too small, TooLittleMemoryError if memory is."""
     planned = []
     for task in tasks:
         estimate = estimate_job(task.job, task.shape, task.block_size, packed=request.kernels == "native")
@@ -82,7 +82,7 @@ def _plan(request: ExportRequest, tasks: Sequence[LevelTask], workspace: Workspa
 
 
 def _finish_level(task: LevelTask, request: ExportRequest, workspace: Workspace, reporter: Reporter) -> Level:
-    """The level of a task: from an earlier run, or exported now. Nothing half-written stays behind."""
+    """The level of a task, from an earlier run or exported now. If it fails, nothing half-written stays behind."""
     if (level := workspace.finished(task.job.folder)) is not None:
         return level
     try:
@@ -100,7 +100,7 @@ def _finish_level(task: LevelTask, request: ExportRequest, workspace: Workspace,
 
 
 def _measure_agreement(levels: tuple[Level, ...], bundle: Path, reporter: Reporter) -> tuple[Level, ...]:
-    """``levels`` with what partners have in common with the target, as they were where it cannot be measured."""
+    """``levels`` with the agreement of drafters and intermediates with the target, where it can be measured."""
     target, *partners = levels
     if not partners:
         return levels
@@ -114,7 +114,7 @@ def _measure_agreement(levels: tuple[Level, ...], bundle: Path, reporter: Report
 
 
 def _is_done(output: Path, key: str) -> bool:
-    """Whether ``output`` is this very bundle, complete. Raises BundleError if it is anything else but empty."""
+    """Whether ``output`` is the complete bundle of this request; BundleError if it is anything else that exists."""
     if not os.path.lexists(output) or (os.path.isdir(output) and not output.is_symlink() and not any(output.iterdir())):
         return False
     if not os.path.exists(output):

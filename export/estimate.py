@@ -1,6 +1,6 @@
-"""How large and how long an export will be, from shapes alone: for the plan, before anything is downloaded or built.
+"""Estimates an export from shapes alone, before anything is downloaded or built: bytes, seconds and memory.
 
-And how much memory it takes, against what can be had: an export that does not fit is refused, not killed.
+An export that does not fit into the available memory is refused at once, not killed later.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from export.request import BITS, NATIVE_BLOCK_SIZES, Job
 from export.validation.limits import LEAN_TOKENS, MAX_TOKENS, PIECE_BYTES, count_tokens
 from export.validation.peak_memory import held_bytes
 
-# Heuristics, rounded, from exports on 2 cores of a server CPU: building a graph, and writing a weight.
+# Rounded seconds of exports on 2 cores of a server CPU: for building a graph, and for writing a weight.
 GRAPH_SECONDS = 4.0
 GRAPH_SECONDS_PER_LAYER = 0.4
 SECONDS_PER_PARAMETER = {4: 40e-9, 8: 15e-9, 16: 5e-9, 32: 5e-9}
-# Anonymous bytes, measured with torch 2.13 and transformers 5.24 on Linux (x86-64): what these and a traced graph hold,
-# a layer of it, tiles that are being quantized. The check adds a piece of the graph, its packed copy and what the
-# session has beside it, tiles of the reference, and logits. Peaks of 0.3 M, 9 M and 1.5 B parameters (422, 459 and
-# 1,138 MB) were between 2% above and 6% below the sum.
+# Anonymous bytes, measured with torch 2.13 and transformers 5.24 on Linux (x86-64): of these libraries and a traced
+# graph, of each of its layers, of tiles that are being quantized. The check adds a piece of the graph, its packed copy
+# with what its session needs, tiles of the reference, and logits. Peaks at 0.3 M, 9 M and 1.5 B parameters (422, 459
+# and 1,138 MB) were between 2% above and 6% below the sum.
 PROCESS_BYTES = 400_000_000
 LAYER_BYTES = 2_500_000
 WRITE_BYTES = 90_000_000
@@ -28,14 +28,14 @@ _TILES_BYTES = 64 << 20
 
 
 class TooLittleMemoryError(PocketspecError, MemoryError):
-    """An export that would not fit into the memory there is."""
+    """An export that does not fit into the available memory."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """About what a level will take: parameters, bytes on disk and of memory, seconds without the check.
+    """What a level will take, roughly: parameters, bytes on disk, seconds without the check, peak bytes of memory.
 
-    ``lean_bytes``: of memory, where the check runs over few tokens.
+    ``lean_bytes`` is the peak if the check runs over few tokens.
     """
 
     parameters: int
@@ -46,7 +46,7 @@ class Estimate:
 
 
 def count_parameters(shape: ModelShape) -> int:
-    """Weights of a decoder of this shape with a tied head; small vectors are left out.
+    """The number of weights of a decoder of this shape with a tied head, without small vectors.
 
     Qwen2-1.5B: 28 * (1536 * 128 * (2 * 12 + 2 * 2) + 3 * 1536 * 8960) + 1536 * 151936 = 1,544 million.
     """
@@ -56,7 +56,10 @@ def count_parameters(shape: ModelShape) -> int:
 
 
 def estimate_job(job: Job, shape: ModelShape, block_size: int | None, packed: bool = False) -> Estimate:
-    """The estimate of one level. A block of a quantized matrix has a scale of 4 bytes, and of 2 in a packed file."""
+    """The estimate of one level; ``packed``: with packed weights as well.
+
+    A block of a quantized matrix has a scale of 4 bytes, and one of 2 bytes in a packed file.
+    """
     parameters, bits = count_parameters(shape), BITS[job.weights]
     bits_per_weight = bits + (32 / block_size if block_size else 0)
     tables = shape.positions * shape.head_size * 4
@@ -69,9 +72,9 @@ def estimate_job(job: Job, shape: ModelShape, block_size: int | None, packed: bo
 
 
 def peak_bytes(shape: ModelShape, bits_per_weight: float, tokens: int) -> int:
-    """The most memory of an export whose check runs over ``tokens``."""
+    """The peak of memory of an export whose check runs over ``tokens`` tokens, in bytes."""
     parameters = count_parameters(shape)
-    head = shape.vocab_size * shape.hidden_size if bits_per_weight < 16 else 0  # larger ones are used where they lie
+    head = shape.vocab_size * shape.hidden_size if bits_per_weight < 16 else 0  # a float head is not copied
     piece = max(min(PIECE_BYTES, parameters * bits_per_weight / 8), head * bits_per_weight / 8)
     logits = 4 * shape.vocab_size * tokens
     check = _PIECE_FACTOR * piece + _LOGITS_FACTOR * logits + min(_TILES_BYTES, 4 * parameters)
@@ -79,7 +82,7 @@ def peak_bytes(shape: ModelShape, bits_per_weight: float, tokens: int) -> int:
 
 
 def require_memory(name: str, needed: int) -> None:
-    """TooLittleMemoryError unless ``needed`` bytes can be had here."""
+    """TooLittleMemoryError unless ``needed`` bytes are available."""
     found = attainable_bytes()
     if needed > found:
         raise TooLittleMemoryError(
@@ -89,7 +92,7 @@ def require_memory(name: str, needed: int) -> None:
 
 
 def attainable_bytes() -> int:
-    """What can be had here, that this process holds counted."""
+    """The memory that this process can have: what is available, and what it holds already."""
     from memory.device import read_device
 
     return read_device().available_bytes + held_bytes()

@@ -1,4 +1,4 @@
-"""What an export says while it works: the plan first, progress on standard error, the measured result at the end."""
+"""Reports an export: the plan first, then progress on standard error, and the measured result at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memory.progress_bars import ProgressBars
 
 @dataclass(frozen=True)
 class PlannedLevel:
-    """One line of the plan. Sizes and times are estimates; a finished level was completed by an earlier run."""
+    """A level in the plan. Sizes and times are estimates; a ``finished`` level was completed by an earlier run."""
 
     name: str
     role: str
@@ -31,7 +31,7 @@ class PlannedLevel:
 
 @dataclass(frozen=True)
 class LevelTiming:
-    """Seconds of the four parts of a level, and the most memory (see ``PeakWatch``) after two and after all."""
+    """Seconds of the four parts of a level; peaks of memory (see ``PeakWatch``) after writing weights, and in all."""
 
     graph_seconds: float
     weights_seconds: float
@@ -42,25 +42,25 @@ class LevelTiming:
 
 
 class Reporter(Protocol):
-    """Where an export tells what it does."""
+    """Receives the reports of an export."""
 
     def plan(self, output: Path, levels: Sequence[PlannedLevel], free_bytes: int) -> None:
-        """What is going to be done."""
+        """The plan, before anything is done."""
 
     def stage(self, level: str, what: str, total_bytes: int | None = None) -> None:
-        """Another part begins; with ``total_bytes`` it will advance."""
+        """A part of a level begins; with ``total_bytes``, calls of ``advance`` will follow."""
 
     def advance(self, num_bytes: int) -> None:
-        """So many more bytes of the part are done."""
+        """``num_bytes`` more bytes of the part are done."""
 
     def note(self, text: str) -> None:
-        """Something the user should know, no error."""
+        """Something that the user should know and that is no error."""
 
     def timing(self, level: str, timing: LevelTiming) -> None:
-        """A level is complete."""
+        """A level is complete; ``timing`` is what it took."""
 
     def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
-        """The bundle stands; ``done_before`` says that there was nothing to do."""
+        """The bundle is complete; ``done_before``: there was nothing to do."""
 
 
 class SilentReporter:
@@ -86,7 +86,7 @@ class SilentReporter:
 
 
 class ConsoleReporter:
-    """Plan and report as tables on ``out``, progress on ``progress``. A context: leaving it stops the progress bars."""
+    """Writes tables to ``out`` and progress to ``progress``. A context: leaving it stops the progress bars."""
 
     def __init__(self, out: Console, progress: Console) -> None:
         self._out = out
@@ -121,24 +121,24 @@ class ConsoleReporter:
         )
 
     def stage(self, level: str, what: str, total_bytes: int | None = None) -> None:
-        """A bar for a part whose bytes are known, a moving one for others."""
+        """Begins a bar, which moves to and fro if no bytes are given."""
         self._bars.begin(f"{level}: {what}", total_bytes)
 
     def advance(self, num_bytes: int) -> None:
-        """Moves the bar of the part at hand."""
+        """Moves the bar."""
         self._bars.advance(num_bytes)
 
     def note(self, text: str) -> None:
-        """One line."""
+        """Prints one line."""
         self._out.print(f"note: {text}")
 
     def timing(self, level: str, timing: LevelTiming) -> None:
-        """Kept for the report."""
+        """Keeps the timing for the result."""
         self._bars.end()
         self._timings[level] = timing
 
     def result(self, output: Path, manifest: Manifest, done_before: bool) -> None:
-        """Sizes, errors and checks of all levels; times and memory of those exported now."""
+        """Prints sizes, errors and checks of all levels, and times and memory of those exported now."""
         self._bars.stop()
         if done_before:
             self._out.print(f"nothing to do: {output} is complete, and every file is as it was written")
@@ -151,7 +151,7 @@ class ConsoleReporter:
 
 
 def _levels_table(output: Path, manifest: Manifest) -> Table:
-    """``native`` is the size of the packed weights, which the first run writes where they are not in the bundle."""
+    """Column ``native`` is the size of packed weights, which the first run writes if the bundle has none."""
     total = sum(entry.bytes for entry in manifest.files.values())
     table = Table(title=f"Bundle: {output}, {_megabytes(total)}", title_justify="left")
     for column in ("level", "role", "source", "weights", "block", "method"):
@@ -219,7 +219,7 @@ def _timing_line(name: str, timing: LevelTiming) -> str:
 
 
 def _source(level: Level) -> str:
-    """Where a level came from; stand-ins are labelled, so that no number of theirs is taken for a trained model's."""
+    """Where a level came from; stand-ins are labelled, so that nobody takes their numbers for a trained model's."""
     label = level.source.id if level.source.revision is None else f"{level.source.id}@{level.source.revision[:8]}"
     return label if level.source.kind == "trained" else f"{label} ({level.source.kind})"
 

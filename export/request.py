@@ -1,4 +1,4 @@
-"""What a user asks to be exported, and the levels that follow from it."""
+"""What a user asks to export, and the levels that follow from it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class RequestError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """One bundle. Models are named as ``targets.resolve`` takes them.
+    """The export of one bundle. Models have names that ``targets.resolve`` knows.
 
-    ``drafters`` and ``intermediates`` None means those suggested for the target, () none. ``drafter_weights`` None
-    means as the target. ``block_size`` None means the default for each shape, ``method`` None the default method.
-    ``random_weights`` and ``enlarge_like`` (a known name whose shape the target is given) make timing stand-ins;
-    ``positions`` is the longest context, None meaning the model's own. ``kernels``: "auto" writes the small graphs for
-    our own kernels, "native" their packed weights too, "portable" neither.
+    ``drafters``, ``intermediates``: None means those suggested for the target, () none. ``drafter_weights``: None means
+    those of the target. ``block_size``, ``method``: None means the default. ``random_weights`` and ``enlarge_like`` (a
+    known name whose shape the target gets) make stand-ins for timing. ``positions``: the longest context; None means
+    the model's own. ``kernels``: "auto" writes the small graphs for our own kernels, "native" their packed weights as
+    well, "portable" neither.
     """
 
     target: str
@@ -52,7 +52,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Job:
-    """One level to export: ``folder`` is its place in the bundle, ``model`` where it comes from."""
+    """One level to export: ``folder`` is its folder in the bundle, ``model`` the model that it is made of."""
 
     role: Role
     name: str
@@ -63,7 +63,7 @@ class Job:
 
 
 def make_jobs(request: ExportRequest) -> tuple[Job, ...]:
-    """The levels of a request: target, drafters in the order given, intermediates. Refuses what contradicts itself."""
+    """The levels of a request: target, drafters in their order, intermediates; RequestError for contradictions."""
     _check(request)
     target = resolve(request.target)
     names = {_short(target.name)}
@@ -84,14 +84,14 @@ def make_jobs(request: ExportRequest) -> tuple[Job, ...]:
 
 
 def default_output(request: ExportRequest) -> Path:
-    """``bundles/<target>-<quant>``; stand-ins say so in the name."""
+    """``bundles/<target>-<quant>``; the name of a stand-in says what it is."""
     name = _short(resolve(request.target).name)
     kind = "-random" if request.random_weights else f"-like-{request.enlarge_like}" if request.enlarge_like else ""
     return Path("bundles") / f"{name}{kind}-{request.weights}"
 
 
 def _partner(name: str, role: Role, names: set[str]) -> tuple[Target, str]:
-    """A partner and a name for its level that no other level has."""
+    """The model called ``name``, and an unused name for its level."""
     model = resolve(name)
     level = _short(model.name)
     if level in names:
@@ -124,7 +124,7 @@ def _check(request: ExportRequest) -> None:
 
 
 def _check_native(request: ExportRequest) -> None:
-    """The target must be one that our kernels run; drafters may be others."""
+    """RequestError unless our kernels can run the target; drafters may be of any kind."""
     if BITS[request.weights] > 8:
         raise RequestError(f"--kernels native needs int4 or int8 weights, not {request.weights}; use --kernels auto")
     if request.block_size is not None and request.block_size not in NATIVE_BLOCK_SIZES:

@@ -1,4 +1,4 @@
-"""The levels of a request, with all that is known of them before weights are read, and a key to tell requests apart."""
+"""The levels of a request with all that is known before weights are read, and a key that identifies the request."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from export.sources.model_shape import refuse, shape_of
 from export.sources.opened import ModelDescription, ModelOrigin, describe_model
 from export.sources.vocabulary import check_pair, read_vocabulary
 
-# By perplexity, with either kernels: on text they were made for, stories260k has 4.94 in blocks of 32, 5.09 in blocks
-# of 128, bitllama-3m 4.144 and 4.159 (tests/runtime/kernels/test_quality.py). They cost 9% more bytes.
+# Smaller blocks have the better perplexity with either kernels, and cost 9% more bytes: on text they were made for,
+# stories260k has 4.94 in blocks of 32 and 5.09 in blocks of 128, bitllama-3m 4.144 and 4.159
+# (tests/runtime/kernels/test_quality.py).
 DEFAULT_BLOCK_SIZE = 32
 DEFAULT_METHOD, CALIBRATED_METHOD = "search", "gptq"
-# Methods by what they do with a calibration text: need one, can use one, or have no use for it.
+# Methods that need a calibration text, and methods that can use one.
 _NEEDS_TEXT, _TAKES_TEXT = {"gptq"}, {"gptq", "search"}
 _PACKAGES = ("pocketspec", "torch", "transformers", "onnxruntime", "onnx-ir")
 
@@ -41,14 +42,14 @@ class LevelTask:
 
     @property
     def graph_options(self) -> GraphOptions:
-        """What the lowering must know."""
+        """How the level's graph is lowered."""
         if self.block_size is None:
             return GraphOptions(self.job.weights, positions=self.shape.positions)
         return GraphOptions(self.job.weights, self.block_size, positions=self.shape.positions)
 
 
 def make_tasks(request: ExportRequest, jobs: Sequence[Job]) -> list[LevelTask]:
-    """The tasks of ``jobs``, target first. Refuses partners whose vocabulary is not the target's."""
+    """The tasks of ``jobs``, target first; VocabularyError for partners with another vocabulary than the target's."""
     tasks: list[LevelTask] = []
     for job in jobs:
         origin = _origin(job, request)
@@ -66,7 +67,7 @@ def make_tasks(request: ExportRequest, jobs: Sequence[Job]) -> list[LevelTask]:
 
 
 def request_key(request: ExportRequest, tasks: Sequence[LevelTask]) -> str:
-    """A hash of everything that decides what the bundle will hold: settings, texts, checkpoints, versions."""
+    """A hash of everything that determines the bundle: settings, texts, checkpoints, versions."""
     asked: dict[str, Any] = {**asdict(request), "output": None, "cache_dir": None, "versions": installed_versions()}
     for name in ("check_text", "calibration_text"):
         path = getattr(request, name)
@@ -76,7 +77,7 @@ def request_key(request: ExportRequest, tasks: Sequence[LevelTask]) -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that decide what an export contains."""
+    """Versions of the packages that determine what an export contains."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -99,7 +100,7 @@ def _origin(job: Job, request: ExportRequest) -> ModelOrigin:
 
 
 def _shape(model: ModelDescription, request: ExportRequest, target: LevelTask | None) -> ModelShape:
-    """The shape of a level. A partner made for shorter texts than asked keeps its own length."""
+    """The shape of a level. A partner made for shorter contexts than the requested one keeps its own."""
     if target is None or request.positions is None:
         return shape_of(model.config, request.positions)
     return shape_of(model.config, min(request.positions, shape_of(model.config).positions))
@@ -118,7 +119,7 @@ def _method(request: ExportRequest) -> str:
 
 
 def _vocabulary(model: ModelDescription, target: LevelTask | None) -> Vocabulary:
-    """The model's own vocabulary; a shape without a tokenizer speaks its target's, or has only its size."""
+    """The model's own vocabulary; without a tokenizer the target's, or a mere size."""
     if model.folder is not None and (model.folder / "tokenizer.json").is_file():
         return read_vocabulary(model.folder)
     if target is not None:
@@ -129,7 +130,7 @@ def _vocabulary(model: ModelDescription, target: LevelTask | None) -> Vocabulary
 
 
 def _fingerprint(folder: Path | None) -> list[tuple[str, int, int]]:
-    """Name, size and time of the files of a checkpoint, so that changed weights are another request."""
+    """Name, size and time of the files of a checkpoint: changed weights are another request."""
     if folder is None:
         return []
     paths = sorted(path for pattern in ("*.json", "*.safetensors") for path in folder.glob(pattern))
