@@ -1,15 +1,15 @@
-"""Tokens and their flags that ``tokenizer_config.json`` adds to ``tokenizer.json``, as transformers adds them.
+"""Adds to ``tokenizer.json`` the tokens and flags of ``tokenizer_config.json``, as transformers does.
 
-Whether ``<|end|>`` swallows the line break behind it (``rstrip``) may stand in either file, and the configuration's
-word counts (transformers 4 and 5, ``added_tokens_decoder``). A bundle's ``tokenizer.json`` has it all, so whoever reads
-that file encodes alike.
+Whether ``<|end|>`` swallows the line break behind it (``rstrip``) may stand in either file. If they differ, the
+configuration decides (``added_tokens_decoder`` of transformers 4 and 5). The ``tokenizer.json`` of a bundle has all of
+it, so that every program that reads the file encodes alike.
 
-What the file says of spaces stays as it is. transformers 5 makes the pre-tokenizer of its class ``LlamaTokenizer`` anew
-and, unless ``legacy`` is true, puts no space mark behind special tokens; but the file has what the model was trained
-with: Llama 2's code, llama2.c and transformers 4 encode the text behind a begin token by itself, with a mark in front,
-and what was saved with ``legacy`` false has that in the file. Measured on 60 openings of TinyStories behind ``<s>``:
-stories260k, bitllama-1m and bitllama-3m lose 0.67, 0.70 and 0.66 nats a character with the file's tokens and 0.94, 0.97
-and 0.92 with those of transformers 5.24.
+How the file treats spaces stays as it is, even where transformers 5 differs: it replaces the pre-tokenizer of its class
+``LlamaTokenizer``, and unless ``legacy`` is true it puts no space mark behind special tokens. The file has what the
+model was trained with: Llama 2's code, llama2.c and transformers 4 encode the text behind a begin token by itself, with
+a space mark in front; a tokenizer saved with ``legacy`` false says otherwise in its file. Measured on 60 openings of
+TinyStories behind ``<s>``, the losses of stories260k, bitllama-1m and bitllama-3m are 0.67, 0.70 and 0.66 nats a
+character with the file's tokens, and 0.94, 0.97 and 0.92 with those of transformers 5.24.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def add_configured_tokens(data: dict[str, Any], folder: Path, vocab_size: int) -> None:
-    """Changes ``data``, a parsed tokenizer.json, by what the configuration in ``folder`` says of added tokens.
+    """Changes ``data``, a parsed tokenizer.json, as the configuration in ``folder`` says of added tokens.
 
-    Tokens beyond the model's ``vocab_size`` rows stay out: no model could read them.
+    Tokens beyond the model's ``vocab_size`` rows are left out: the model has no embedding for them.
     """
     config = read_json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
@@ -40,13 +40,13 @@ def add_configured_tokens(data: dict[str, Any], folder: Path, vocab_size: int) -
     if not changed:
         return
     added = _added(data, changed, folder / "tokenizer.json")
-    for entry in added:  # once special, always special: so the library leaves tokens out of texts
+    for entry in added:  # what is special in either file is special: the library then leaves it out of texts
         entry["special"] |= known.get(entry["content"], entry).get("special", False)
     data["added_tokens"] = [entry for entry in added if entry["id"] < vocab_size]
 
 
 def _added(data: Mapping[str, Any], tokens: list[AddedToken], path: Path) -> list[dict[str, Any]]:
-    """All added tokens when the library has added ``tokens``, too."""
+    """All added tokens once the library has added ``tokens``."""
     try:
         inner = Tokenizer.from_str(json.dumps(data))
         inner.add_tokens(tokens)
@@ -58,7 +58,7 @@ def _added(data: Mapping[str, Any], tokens: list[AddedToken], path: Path) -> lis
 
 
 def _configured(config: Mapping[str, Any]) -> Iterator[AddedToken]:
-    """The tokens of ``added_tokens_decoder`` by ascending id; those that have a name are special."""
+    """The tokens of ``added_tokens_decoder`` by ascending id; those named in the configuration are special."""
     decoder = config.get("added_tokens_decoder")
     decoder = decoder if isinstance(decoder, dict) else {}
     named = {_text(value) for name, value in config.items() if name.endswith("_token")}
@@ -70,7 +70,7 @@ def _configured(config: Mapping[str, Any]) -> Iterator[AddedToken]:
 
 
 def _named(config: Mapping[str, Any], known: Container[str]) -> Iterator[AddedToken]:
-    """Special tokens that have a name, and those listed beside them, where they are neither known nor configured."""
+    """Special tokens that the configuration names or lists, and that are neither known nor in the decoder."""
     listed = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     values = [value for name, value in config.items() if name.endswith("_token")]
     values += listed.values() if isinstance(listed, dict) else listed
@@ -81,7 +81,7 @@ def _named(config: Mapping[str, Any], known: Container[str]) -> Iterator[AddedTo
 
 
 def _text(value: Any) -> str | None:
-    """A token that is given as its text, or as an object of its text and flags."""
+    """The text of a token that is given as a text, or as an object of text and flags."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else None
 

@@ -1,8 +1,8 @@
 """Tensors of a Hugging Face checkpoint folder, read a few rows at a time.
 
-A safetensors file is a length (8 bytes, little endian), a JSON header of that length, and the tensors' bytes; so one
-seek and one read give any run of rows. Files are read rather than mapped: pages of a mapping would count as memory of
-the export. Pickled weights (``.bin``, ``.pt``) can run code when they are loaded and are never opened.
+A safetensors file is a length (8 bytes, little endian), a JSON header of that length, and the tensors' bytes. So one
+seek and one read give any run of rows. Files are read, not mapped, because pages of a mapping would count as memory of
+the export. Pickled weights (``.bin``, ``.pt``) can run code when they are loaded, so they are never opened.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CheckpointError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where one tensor lies: its file, the position of its first byte, its type and shape."""
+    """Where one tensor lies (file and first byte), its type and its shape."""
 
     path: Path
     position: int
@@ -47,9 +47,9 @@ class _Entry:
 class Checkpoint:
     """A ``TensorSource`` over the safetensors of ``folder``: one file, or shards with their index.
 
-    Which files count is transformers' choice: the file or index ``chosen`` (``transformers_weights`` of a
-    configuration), else ``model.safetensors``, whatever index lies beside it, else those in the index. Every header is
-    read and checked against the size of its file at once; tensors are read when asked for. Reading is thread-safe.
+    The files are those that transformers reads: the file or index ``chosen`` (``transformers_weights`` of a
+    configuration), else ``model.safetensors``, else those in the index. Every header is read and checked against the
+    size of its file at once; tensors are read when they are needed. Reading is thread-safe.
     """
 
     READABLE = frozenset(_ITEM_BYTES)
@@ -98,11 +98,11 @@ class Checkpoint:
 
     @property
     def dtypes(self) -> frozenset[str]:
-        """The types of all tensors, in the words of safetensors."""
+        """The types of all tensors, by their names in safetensors."""
         return frozenset(entry.dtype for entry in self._entries.values())
 
     def expected_in(self, name: str) -> Path | None:
-        """The file that should hold a tensor, by the index: an interrupted download may have left it without."""
+        """The file that holds a tensor according to the index; after an interrupted download it may lack it."""
         return self._expected.get(name)
 
     def close(self) -> None:
@@ -230,7 +230,7 @@ def _as_float32(data: npt.NDArray[np.uint8], dtype: str) -> FloatArray:
     if dtype == "F32":
         return data.view(np.float32)
     if dtype in _NUMPY_TYPES:
-        with np.errstate(over="ignore"):  # beyond float32: infinite, which whoever writes it refuses by name
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, which ``writer`` refuses by name
             return data.view(_NUMPY_TYPES[dtype]).astype(np.float32)
     # bfloat16 is the upper half of a float32
     wide = data.view(np.uint16).astype(np.uint32)

@@ -1,9 +1,9 @@
-"""What transformers makes of a checkpoint: which of its tensors every parameter of the model gets.
+"""Which tensor of a checkpoint every parameter of the model gets, exactly as transformers would assign them.
 
-Names are given by transformers' own renamings, which add and remove prefixes and know older names; a head is tied to
-the embedding as it ties them: not where a checkpoint stores two that differ, whatever the configuration says, and under
-either name where it stores one. The result is held against ``from_pretrained`` itself, run on tensors that are a single
-number each. So a tensor that transformers would use cannot be left out, nor one be used that it would not.
+transformers' own renamings give the names: they add and remove prefixes and know older names. Head and embedding are
+tied as transformers ties them: not if the checkpoint stores two that differ, whatever its configuration says; and under
+either name if it stores one. The result is compared with that of ``from_pretrained`` itself, run on tensors that repeat
+a single number each. So no tensor that transformers uses is left out, and none is used that it does not use.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from export.sources.checkpoint import Checkpoint
 from export.sources.tensor_source import FloatArray
 from export.untrusted import first_line
 
-_TILE_BYTES = 16 << 20  # of float32, of two tensors that are compared
+_TILE_BYTES = 16 << 20  # of float32: two tensors are compared in tiles of this size
 
 
 class LoadingError(PocketspecError, ValueError):
-    """A checkpoint that is not the one its configuration describes, or that we would read unlike transformers."""
+    """A checkpoint that does not fit its configuration, or that would be read differently from transformers."""
 
 
 class LoadedTensors:
     """A ``TensorSource``: the tensors of ``checkpoint`` under the names of the parameters that get them.
 
-    A parameter that is tied to another has no name of its own. ``unexpected`` are the tensors that no parameter gets.
+    Of tied parameters only one has a name. ``unexpected`` are the tensors that no parameter gets.
     """
 
     def __init__(self, checkpoint: Checkpoint, origins: Mapping[str, str], unexpected: Collection[str]) -> None:
@@ -55,10 +55,10 @@ class LoadedTensors:
 
 
 def load_tensors(config: Any, checkpoint: Checkpoint) -> tuple[Any, LoadedTensors]:
-    """The configuration and the tensors of a checkpoint that ``config`` describes, without reading more than headers.
+    """The configuration and the tensors of a checkpoint that ``config`` describes; only headers are read.
 
-    The configuration says whether the head is tied in fact. LoadingError where parameters are missing, have another
-    shape, or would be read unlike ``from_pretrained`` reads them.
+    The returned configuration says whether the head is really tied. LoadingError if parameters are missing, have
+    another shape, or would be read differently from ``from_pretrained``.
     """
     _refuse_quantized(config, checkpoint)
     with torch.device("meta"):
@@ -96,7 +96,7 @@ def _refuse_quantized(config: Any, checkpoint: Checkpoint) -> None:
 
 
 def _assign(model: Any, checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, str]]:
-    """The tensor of every parameter and persistent buffer that has one; and the names that other tensors would have."""
+    """The tensor of every parameter and persistent buffer that has one, and the names of the other tensors."""
     conversions = get_model_conversion_mapping(model)
     renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
@@ -120,9 +120,9 @@ def _assign(model: Any, checkpoint: Checkpoint) -> tuple[dict[str, str], dict[st
 
 
 def _tie(model: Any, checkpoint: Checkpoint, origins: dict[str, str]) -> tuple[dict[str, str], bool]:
-    """The parameters that share another's tensor, by name, and whether any that should is separate after all.
+    """The parameters that share another's tensor, by name; and whether one that should do so is separate after all.
 
-    A tensor that is stored under the name of one that shares it counts for the other one: ``origins`` is corrected.
+    A tensor that is stored under the name of the sharing parameter is moved in ``origins`` to the name of the other.
     """
     shared: dict[str, str] = {}
     separate = False
@@ -151,7 +151,7 @@ def _are_equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
 
 
 def _check_complete(model: Any, checkpoint: Checkpoint, origins: Mapping[str, str | None]) -> None:
-    """Every parameter has a tensor of its shape."""
+    """LoadingError unless every parameter has a tensor of its shape."""
     missing = [name for name, tensor in origins.items() if tensor is None]
     if missing:
         where = checkpoint.expected_in(missing[0])
@@ -179,12 +179,12 @@ def _remedy(model: Any, missing: Collection[str]) -> str:
 def _check_against_transformers(
     model: Any, checkpoint: Checkpoint, assigned: Mapping[str, str], origins: Mapping[str, str]
 ) -> set[str]:
-    """Every parameter gets from ``origins`` what ``from_pretrained`` gives it of ``assigned``, and none is missing.
+    """LoadingError unless every parameter gets from ``origins`` the tensor that ``from_pretrained`` gives it.
 
-    Returns the names that it reports as unexpected: no frequencies of rotary embeddings, say, which old files have.
-
-    A tensor stands for itself as its number (equal ones have the same), repeated over its shape without memory for it.
-    What is missing would get memory, so this comes after ``_check_complete``.
+    Returns the names that transformers reports as unexpected; rotary frequencies, which old files have, are not among
+    them. For ``from_pretrained`` each tensor of ``assigned`` is replaced by a number (equal tensors have the same one)
+    that is repeated over its shape without memory. Missing tensors would be allocated, so ``_check_complete`` comes
+    first.
     """
     numbers = {tensor: float(index) for index, tensor in enumerate(checkpoint.names())}
     for name, owner in model.all_tied_weights_keys.items():
@@ -210,7 +210,7 @@ def _check_against_transformers(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its report, which our own errors and notes stand for."""
+    """A context without transformers' progress bars and load report; our own errors and notes replace them."""
     settings = transformers.utils.logging
     shown, disabled = settings.is_progress_bar_enabled(), logging.root.manager.disable
     settings.disable_progress_bar()

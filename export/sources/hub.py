@@ -1,8 +1,8 @@
 """Checkpoints from the Hugging Face Hub: configuration, tokenizer and safetensors, at a recorded commit.
 
-Nothing else is downloaded: pickled weights and Python files can run code when loaded. The configuration comes first, so
-that a model which cannot be exported is refused before its gigabytes arrive. Downloads resume, and ``HF_HOME``,
-``HF_TOKEN`` and ``HF_HUB_OFFLINE`` are respected by ``huggingface_hub`` itself.
+Nothing else is downloaded: pickled weights and Python files can run code when they are loaded. The configuration comes
+first, so that a model that cannot be exported is refused before its weights are downloaded. Downloads resume;
+``huggingface_hub`` itself respects ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE``.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ _HUB_ERRORS = (OSError, _TRANSPORT_ERROR, EntryNotFoundError, HFValidationError)
 
 
 class HubError(PocketspecError, OSError):
-    """A checkpoint that cannot be had: no network, no access, no such model, or nothing in it that we may open."""
+    """A checkpoint that is not available: no network, no access, no such model, or nothing in it that may be opened."""
 
 
 def fetch_checkpoint(
     source: str | Path, revision: str | None = None, cache_dir: Path | None = None, weights: bool = True
 ) -> Path:
-    """The folder of the checkpoint ``source``, downloaded if it is not at hand; ``weights`` False leaves them out.
+    """The folder of the checkpoint ``source``, downloaded if necessary, with or without ``weights``.
 
-    ``source`` is a folder or an id ``owner/model``. ``revision`` is a commit, branch or tag (None: the newest; a
-    folder has none and refuses one). ``cache_dir`` replaces the Hub's cache; where it has ``owner/model/config.json``,
-    a plain mirror, that folder is taken as it is. HubError explains what is wrong in one line.
+    ``source`` is a folder or an id ``owner/model``. ``revision`` is a commit, branch or tag; None means the newest, and
+    for a folder nothing else is allowed. ``cache_dir`` replaces the Hub's cache; if it is a plain mirror, with
+    ``owner/model/config.json``, that folder is used. HubError explains in one line what is wrong.
     """
     if isinstance(source, Path) or Path(source).is_dir():
         if revision is not None:
@@ -73,7 +73,7 @@ def fetch_checkpoint(
 
 
 def resolved_revision(folder: Path) -> str | None:
-    """The commit a downloaded folder stands for (the Hub's cache names folders after it), None for other folders."""
+    """The commit of a downloaded folder, after which the Hub's cache names it; None for other folders."""
     absolute = folder.absolute()
     if absolute.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", absolute.name):
         return absolute.name
@@ -81,7 +81,7 @@ def resolved_revision(folder: Path) -> str | None:
 
 
 def check_folder(folder: Path, weights: bool = True) -> Path:
-    """``folder``, after making sure that it can be exported: no code of its own is needed, weights are safetensors."""
+    """``folder``; HubError unless it can be exported: it needs no code of its own, and weights are safetensors."""
     config = _read_config(folder)
     model_type = str(config.get("model_type", "none"))
     if "auto_map" in config and not _is_known(model_type):

@@ -1,4 +1,4 @@
-"""The sizes of a model, from its configuration alone, and the models that a configuration shows to be impossible."""
+"""The sizes of a model from its configuration, and refusals of models that the configuration shows to be impossible."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class ArchitectureError(PocketspecError, RuntimeError):
 
 
 def shape_of(config: Any, positions: int | None = None) -> ModelShape:
-    """Sizes of the graph that ``lower`` makes from ``config``.
+    """Sizes of the graph of ``config``, with at most ``positions`` positions; ArchitectureError if it is no decoder.
 
-    Positions are those the model was made for, at most ``positions``; a rotary embedding that changes with the length
-    of the text (longrope, dynamic) is limited to the length where it does not.
+    A rotary embedding that changes with the length of the text (longrope, dynamic) limits positions to the length at
+    which it does not change yet.
     """
     name = config.model_type
     try:
@@ -49,7 +49,7 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
 
 
 def refuse(config: Any, shape: ModelShape) -> None:
-    """Raises ArchitectureError for what a config alone shows to be impossible."""
+    """ArchitectureError for a model that its configuration alone shows to be impossible."""
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
         raise ArchitectureError(f"{name}: not a decoder of text alone; export its text model")

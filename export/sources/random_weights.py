@@ -1,7 +1,8 @@
-"""A checkpoint's tensors without its weights: the real names and shapes, reproducible values, almost no memory.
+"""Random weights with the names and shapes of a real model: reproducible, and in almost no memory.
 
-For timing: a model's speed and memory do not depend on what its weights say. Every row of a matrix is a window into one
-pool of normal numbers, at a place derived from seed, tensor and row, so any rows can be made alone, at memory speed.
+They are for timing, since speed and memory do not depend on the values of weights. Every row of a matrix is a window
+into one pool of normal numbers, at a place derived from seed, tensor and row. So any row can be made by itself, as fast
+as memory is copied.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from export.sources.tensor_source import FloatArray
 
-_POOL = 1 << 22  # 16 MiB; windows may overlap, which neither speed nor the error of rounding can see
+_POOL = 1 << 22  # 16 MiB; windows may overlap, which changes neither speed nor rounding errors
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbouring rows land far apart
 
 
@@ -23,7 +24,7 @@ class RandomWeights:
     """A ``TensorSource`` with the tensors of the model that ``config`` (of transformers) describes.
 
     Matrices and biases are normal with the configuration's own deviation (0.02 if it has none); norms have gain 1.
-    Tied heads are left out, as in a checkpoint. The same ``seed`` gives the same values, whatever rows are asked for.
+    Tied heads are left out, as in a checkpoint. The same ``seed`` gives the same values, however they are read.
     """
 
     def __init__(self, config: Any, seed: int = 0) -> None:
@@ -43,7 +44,7 @@ class RandomWeights:
         return self._shapes[name]
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
-        """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor; entries of a vector count as rows."""
+        """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor; the rows of a vector are its entries."""
         shape = self._shapes[name]
         last = shape[0] if last is None else last
         if len(shape) == 1 and name.endswith("norm.weight"):
@@ -65,7 +66,7 @@ class RandomWeights:
 
 
 def _tensor_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, shared ones once, from transformers' own model without memory for its weights."""
+    """Name and shape of every tensor, shared ones once, from transformers' model on the meta device."""
     import torch
     from transformers import AutoModelForCausalLM
 

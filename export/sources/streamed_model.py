@@ -1,9 +1,9 @@
-"""The reference: the model's own HF code in fp32, its weights read from a source just when they are used.
+"""The reference: the model's own HF code in fp32, which reads its weights from a source while it runs.
 
-Parameters are never allocated. A linear layer multiplies by a few rows of its matrix at a time, an embedding reads
-the rows of the tokens at hand, every other module (norms) borrows its parameters for the length of its forward. So
-any decoder runs in the memory of its activations, and everything around the layers (masks, rotary tables, scales,
-softcaps) is the model's own. Generation, caches and mixtures of experts are left out.
+Parameters are never allocated. A linear layer multiplies by a few rows of its matrix at a time, an embedding reads the
+rows of its tokens, and every other module (norms) has its parameters during its forward alone. So any decoder runs in
+the memory of its activations, and everything around the layers (masks, rotary tables, scales, softcaps) is the model's
+own. Generation, caches and mixtures of experts are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from export.sources.tensor_source import FloatArray, TensorSource
 
-# Bytes of one tile of a matrix in float32: large enough that a product is not all overhead, small beside torch itself.
+# Bytes of one tile of a matrix in float32: large enough for efficient products, small beside torch itself.
 TILE_BYTES = 32 << 20
 
 
@@ -36,7 +36,7 @@ def reference_logits(config: PretrainedConfig, source: TensorSource, tokens: Seq
 
 
 def make_streamed(config: PretrainedConfig, source: TensorSource) -> nn.Module:
-    """The HF model of ``config``, without parameters of its own, that reads ``source`` as it runs."""
+    """The HF model of ``config``, without parameters of its own, which reads ``source`` while it runs."""
     with _no_parameters():
         model = AutoModelForCausalLM.from_config(
             copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
@@ -56,7 +56,7 @@ def make_streamed(config: PretrainedConfig, source: TensorSource) -> nn.Module:
 
 @contextmanager
 def _no_parameters() -> Iterator[None]:
-    """Modules made inside have parameters on the meta device, and buffers (rotary tables) as usual."""
+    """A context in which new modules have parameters on the meta device, and buffers (rotary tables) as usual."""
     register = nn.Module.register_parameter
 
     def register_without_storage(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -72,7 +72,7 @@ def _no_parameters() -> Iterator[None]:
 
 
 def _aliases(model: Any) -> dict[str, str]:
-    """Parameters that are stored under another name: a tied head is the embedding."""
+    """The stored names of parameters that are stored under another one: a tied head is the embedding."""
     names = {id(module): name for name, module in model.named_modules()}
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     name = f"{names[id(head)]}.weight"
@@ -96,20 +96,20 @@ def _linear(source: TensorSource, weight: str, bias: str | None = None) -> Calla
 
 
 def _gather_rows(source: TensorSource, weight: str) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    """A hook that gives an embedding just the rows of the tokens it is asked for, and renumbers these."""
+    """A hook that gives an embedding the rows of the tokens in its input alone, and renumbers the tokens."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         ids, positions = torch.unique(inputs[0], return_inverse=True)
         rows = [source.read(weight, token, token + 1) for token in ids.tolist()]
         module.weight = nn.Parameter(torch.from_numpy(np.concatenate(rows)), requires_grad=False)
-        module.padding_idx = None  # it matters to gradients alone, and is no number of these rows
+        module.padding_idx = None  # gradients alone need it, and it numbers rows that are not here
         return (positions, *inputs[1:])
 
     return hook
 
 
 def _borrow_parameters(module: nn.Module, source: TensorSource, own: dict[str, str]) -> None:
-    """Reads a module's own parameters before its forward and drops them after it."""
+    """Reads a module's own parameters before each forward and drops them afterwards."""
     empty = dict(module._parameters)
 
     def fill(module: nn.Module, inputs: Any) -> None:

@@ -1,9 +1,9 @@
 """The models known by name: where their weights are, under which licence, and which of them work together.
 
 A plain name means the variant tuned for conversation, since that is what people run; a base model is reached by its
-Hugging Face id. ``export/configs/<name>.json`` holds each model's own ``config.json``, so shapes are at hand without a
-network. The shapes were compared with the published files (or copies and fine-tunes that carry them unchanged), and
-each parameter count equals the published one. Revisions are commits that public projects pin for exactly that id.
+Hugging Face id. ``export/configs/<name>.json`` is each model's own ``config.json``, so shapes need no network. They
+were compared with the published files (or unchanged copies in fine-tunes), and each parameter count equals the
+published one. Revisions are commits that public projects pin for exactly that id.
 
 Partners share the target's tokenizer. An intermediate pays only where the target costs at least 15 times as much (a
 prototype with less lost to its drafter alone: 0.6 x) and a cheaper drafter of the family exists below it. Among the
@@ -29,7 +29,7 @@ class UnknownTargetError(PocketspecError, ValueError):
 
 
 class FamilyError(PocketspecError, ValueError):
-    """A partner known to speak another tokenizer than its target."""
+    """A partner that is known to have another tokenizer than its target."""
 
 
 class ConfigError(PocketspecError, ValueError):
@@ -38,10 +38,10 @@ class ConfigError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """A model to export and its suggested partners (names). It comes from ``folder`` or, if None, from ``hub_id``.
+    """A model to export, from ``folder`` or else from ``hub_id``, and the names of its suggested partners.
 
-    ``revision`` is a commit, a branch or a tag; None means the newest. ``family`` names the tokenizer and is None for
-    models not known by name.
+    ``revision`` is a commit, a branch or a tag; None means the newest. ``family`` names the tokenizer; None for models
+    that are not known by name.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Target:
 
     @property
     def config_path(self) -> Path | None:
-        """The model's ``config.json`` where it is at hand without a network, else None."""
+        """The model's ``config.json`` if it is available without a network, else None."""
         if self.folder is not None:
             return self.folder / "config.json"
         path = _CONFIGS / f"{self.name}.json"
@@ -68,7 +68,7 @@ def _known(name: str, hub_id: str, revision: str, family: str, licence: str = "a
 
 
 def _demo(name: str, size: str, **more: Any) -> Target:
-    """Text by Llama 3.1 trained them, so their names begin as they do."""
+    """A model of the demo. Its licence demands the name's beginning, since Llama 3.1 wrote its training text."""
     return Target(name, folder=_DEMO / f"Llama-Pocketspec-{size}", licence="llama3.1", family="demo", **more)
 
 
@@ -183,10 +183,10 @@ TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
 
 
 def resolve(name: str) -> Target:
-    """The target meant by ``name``: a known name (any case), a local folder, or a Hugging Face id ``owner/model``.
+    """The target called ``name``: a known name (any case), a local folder, or a Hugging Face id ``owner/model``.
 
-    The id of a known model brings that model's pin and partners. A known name wins over a folder of that name in the
-    working directory (write ``./qwen2-1.5b`` for the folder); a folder wins over an id.
+    The id of a known model has that model's revision and partners. A known name counts before a folder of that name
+    (write ``./qwen2-1.5b`` for the folder), and a folder before an id.
     """
     if (known := TARGETS.get(name.lower())) is not None:
         return known
@@ -205,7 +205,7 @@ def resolve(name: str) -> Target:
 
 
 def _in_folder(folder: Path) -> Target:
-    """The checkpoint in a folder; in the Hub's cache, models--OWNER--MODEL/snapshots/COMMIT, it is called MODEL."""
+    """The checkpoint in a folder; it is called MODEL in the Hub's cache, models--OWNER--MODEL/snapshots/COMMIT."""
     place = folder.resolve()
     kind, *parts = place.parent.parent.name.split("--")
     if place.parent.name == "snapshots" and kind == "models" and all(parts):
@@ -220,7 +220,7 @@ def _unknown(name: str) -> str:
 
 
 def check_family(target: Target, partner: Target) -> None:
-    """FamilyError if both are known by name and speak different tokenizers; needs no files."""
+    """FamilyError if both are known by name and have different tokenizers; reads no files."""
     if target.family is None or partner.family is None or target.family == partner.family:
         return
     family = [name for name, other in TARGETS.items() if other.family == target.family and other is not target]
@@ -232,11 +232,11 @@ def check_family(target: Target, partner: Target) -> None:
 
 
 def load_config(path: Path) -> Any:
-    """The transformers configuration in ``path`` (a ``config.json`` or its folder), without running code from it."""
+    """The transformers configuration in ``path``, a ``config.json`` or its folder; no code from there is run."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # whatever a class of configuration makes of a value it did not expect
+    except Exception as error:  # configuration classes raise anything for values that they do not expect
         reason = " ".join(str(error).split())
         raise ConfigError(f"transformers cannot read the configuration in {path}: {reason[:300]}") from error

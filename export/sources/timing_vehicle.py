@@ -1,17 +1,17 @@
-"""A timing vehicle: a small trained model with the shapes, so the cost, of a large one, saying exactly what it said.
+"""A timing vehicle: a small trained model in the shapes of a large one. It costs as much, and its text is unchanged.
 
-Where no large trained weights are at hand, this times a whole speculative stack with real acceptance. Its numbers are
-labelled "timing vehicle": it is not a trained large model. How each part grows:
+Without large trained weights, it times a whole speculative stack with real acceptance. Its numbers are labelled "timing
+vehicle", because it is not a trained large model. How each part grows:
 
 - Matrices are scattered into zeros: new entries of the residual stream, of the MLP and of heads stay zero.
 - A norm's mean runs over more entries, so gains shrink by sqrt(old / new width) and epsilon by old / new width.
-- A wider head has another attention scale, which the query weights undo; a rotary pair moves to the index with the same
-  frequency, so the new head size is a multiple of the old one.
-- Query heads stay with their key heads; there are at least as many key heads as before, with groups at least as large.
+- A wider head has another attention scale, which larger query weights undo. A rotary pair moves to the index with the
+  same frequency, so the new head size is a multiple of the old one.
+- Query heads stay with their key heads. There are at least as many key heads as before, with groups at least as large.
 - Added layers read the stream with random weights and write zeros back.
-- Tokens beyond the old vocabulary would have logit 0, which can win. One spare entry of the stream carries a constant
-  too small to move any norm; the last norm lifts it, and the embeddings of added tokens are -1 there. So an added token
-  has a logit of some -100 and is never sampled, and all old logits shift by one common amount of about 1e-5.
+- Added tokens would have logit 0, which may be the largest. So one spare entry of the stream carries a constant that is
+  too small to change any norm; the last norm multiplies it, and the embeddings of added tokens are -1 there. An added
+  token then has a logit of about -100 and is never sampled; all old logits shift by the same amount, about 1e-5.
 
 Covered: LlamaForCausalLM and BitNetForCausalLM with a tied head. BitNet's inner norms run over all heads, so its groups
 keep their size; its weights are ternary, which int4 stores exactly.
@@ -34,10 +34,10 @@ from export.sources.targets import load_config, resolve
 from export.sources.tensor_source import FloatArray, TensorSource
 
 Indices = npt.NDArray[np.int64]
-# The constant in the stream (float16 can just hold it), and what an added token's logit would be if the stream ended as
-# small as it began. It grows in between: 2 to 8 times in the models tried, so logits end between -400 and -100.
+# The constant in the stream, which float16 can just hold; and the logit of an added token if the stream did not grow.
+# In the models tried it grows 2 to 8 times, so these logits are between -400 and -100.
 _CONSTANT, _LOWEST = 6e-8, -1000.0
-# Blocks of int4 weights and int8 activations share a scale: the spare entry must not stand in a block of the old ones.
+# The spare entry must not share a block, hence a scale of int4 weights or int8 activations, with the old entries.
 _SPARE = 256
 
 
@@ -47,7 +47,7 @@ class VehicleError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """What decides the cost of a decoder. ``kv_heads`` changes where the small model's groups do not fit."""
+    """The sizes that determine the cost of a decoder. ``kv_heads`` changes if the small model's groups do not fit."""
 
     hidden: int
     mlp: int
@@ -127,7 +127,7 @@ class Vehicle:
         return parts[1] == "layers" and int(parts[2]) >= self._old.layers
 
     def _norm(self, name: str) -> FloatArray:
-        """Gains where the old entries went, zero elsewhere, for a mean over more entries."""
+        """Gains for a mean over more entries: those of the old entries at their new places, zero elsewhere."""
         entries = self._maps[_norm_axis(name)]
         gains = np.zeros(self.shape(name), np.float32)
         gains[entries] = self._small.read(name) * math.sqrt(len(entries) / len(gains))
@@ -136,7 +136,7 @@ class Vehicle:
         return gains
 
     def _embedding_scale(self) -> float:
-        """Root mean square of the small model's embedding: what the stream starts with."""
+        """Root mean square of the small model's embedding, with which the stream begins."""
         values = self._small.read("model.embed_tokens.weight")
         return float(np.sqrt(np.mean(np.square(values))))
 
@@ -176,7 +176,7 @@ def _axis_maps(old: DecoderSizes, new: DecoderSizes) -> dict[str, Indices]:
     group, new_group = old.heads // old.kv_heads, new.heads // new.kv_heads
     query_heads = np.array([(head // group) * new_group + head % group for head in range(old.heads)])
     plain = np.arange(old.head_size)
-    # The pair (i, i + half) turns at theta ** (-2 i / size): a head step times as wide has that angle at i * step.
+    # Pair (i, i + half) turns at theta ** (-2 i / size), so in a head ``step`` times as wide its index is i * step.
     half, step = old.head_size // 2, new.head_size // old.head_size
     rotary = np.concatenate([np.arange(half) * step, new.head_size // 2 + np.arange(half) * step])
     kv_heads = np.arange(old.kv_heads)

@@ -1,7 +1,7 @@
-"""The tokenizer of a checkpoint: its entries, their hash, its end tokens, and whether two models share it.
+"""The vocabulary of a checkpoint: its tokens, their hash, its end tokens, and whether two models share it.
 
-Speculation compares token ids, so target and drafter must mean the same token by each of them. Logits may be wider than
-the tokenizer (151,936 or 152,064 for the same 151,646 entries of Qwen2): that padding is no part of the vocabulary.
+Speculation compares token ids, so each id must be the same token to target and drafter. Logits may be wider than the
+vocabulary (151,936 or 152,064 for the same 151,646 entries of Qwen2); that padding is no part of it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read_tokens(folder: Path) -> dict[int, str]:
 
 
 def check_pair(target_folder: Path, drafter_folder: Path) -> None:
-    """VocabularyError unless both folders hold the same tokens under the same ids; it names the first difference."""
+    """VocabularyError, which names the first difference, unless both folders have the same token for every id."""
     target, drafter = read_tokens(target_folder), read_tokens(drafter_folder)
     if target == drafter:
         return
@@ -75,7 +75,7 @@ def _shown(tokens: Mapping[int, str], number: int) -> str:
 
 
 def _hash(tokens: Mapping[int, str]) -> str:
-    """SHA-256 over the pairs (id, token), as JSON, so that no token can imitate a separator."""
+    """SHA-256 over the pairs (id, token) as JSON, in which no token can contain a separator."""
     pairs = json.dumps([[number, token] for number, token in tokens.items()], separators=(",", ":"))
     return hashlib.sha256(pairs.encode()).hexdigest()
 
