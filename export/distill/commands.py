@@ -95,7 +95,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _new_model(arguments: argparse.Namespace) -> Any:
-    """What the training begins with: a checkpoint, layers of the teacher, or random weights of a known size."""
+    """The model that training begins with: a checkpoint, layers of the teacher, or random weights of a known size."""
     torch.manual_seed(Schedule.seed)
     if arguments.start is not None:
         return _open_model(arguments.start)
@@ -166,7 +166,7 @@ def _distill(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    """Prints, or writes to ``--output``, what the models are worth on records of a text."""
+    """Measures the models on records of a text; prints the page, or writes it to ``--output``."""
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
     records = list(read_records(arguments.text, arguments.kinds))
     models = {folder.name: _open_model(folder) for folder in (arguments.teacher, *arguments.students)}
@@ -198,7 +198,7 @@ def _report(progress: TrainingProgress) -> None:
 
 @contextmanager
 def _bar(what: str, tokens: int) -> Iterator[Callable[[int], None]]:
-    """A bar for so many tokens; gives what is told how many are done."""
+    """A bar for ``tokens`` tokens; yields a function that takes how many are done."""
     with ProgressBars("items", CONSOLE) as bars:
         bars.begin(f"{what}, tokens", tokens)
         yield bars.reach

@@ -1,7 +1,7 @@
-"""Prompt and response records as one token stream, and the random windows that training draws from it.
+"""Records of prompt and response as one stream of tokens, and the random windows that training draws from it.
 
-The stream is the conversations of a JSON-lines file (optionally ``.xz``), each written with the tokenizer's chat
-template, one after another. Half of the windows begin where a conversation begins, as inference does.
+The stream consists of the conversations of a JSON-lines file (optionally ``.xz``), each in the tokenizer's chat
+template. Half of the windows begin at the beginning of a conversation, as inference does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Record:
-    """One exchange: what was asked, what was answered, and its kind (a label of the data set)."""
+    """One exchange: prompt, response, and kind (a label of the data set)."""
 
     prompt: str
     response: str
@@ -39,7 +39,7 @@ class Corpus:
         return self.tokens[self.window_index(rng, rows, length)].astype(np.int64)
 
     def window_index(self, rng: np.random.Generator, rows: int, length: int) -> npt.NDArray[np.int64]:
-        """Where the tokens of random windows lie in the stream, int64 ``[rows, length + 1]``."""
+        """The places in the stream of the tokens of random windows, int64 ``[rows, length + 1]``."""
         last = len(self.tokens) - length - 1
         anywhere = rng.integers(0, last, rows)
         aligned = np.minimum(rng.choice(self.starts, rows), last)

@@ -1,6 +1,6 @@
-"""Shapes of the demo family: one tokenizer, ordinary Llama architecture. Its intermediate is layers of the target.
+"""Shapes of the demo family, of the Llama architecture with one tokenizer; its intermediate has layers of the target.
 
-Head sizes are multiples of 16, as the attention operator wants, and widths multiples of 32, as int4 blocks want.
+Head sizes are multiples of 16, as the attention operator needs, and widths multiples of 32, as int4 blocks need.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ FAMILY = {
 
 
 def from_layers(teacher: Any, layers: Sequence[int]) -> Any:
-    """A student that is ``teacher`` with only these of its decoder layers, its weights its own.
+    """A student with these decoder layers of ``teacher``, copied.
 
-    It agrees with the teacher before it has learned anything: layers of a residual stream do without each other.
+    It agrees with the teacher before any training, because layers of a residual stream work without one another.
     """
     count = len(teacher.model.layers)
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:

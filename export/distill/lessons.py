@@ -1,7 +1,7 @@
-"""Lessons: token streams with the teacher's distribution after every token, made once and learned from many times.
+"""Lessons: streams of tokens with the teacher's distribution behind each, made once and used many times.
 
-Two kinds of text: real text the teacher reads, and answers the teacher writes itself, because a drafter is asked to
-guess the teacher's own words. Only the most probable entries are kept; they carry nearly all of the mass.
+There are two kinds of text: real text that the teacher reads, and answers that it writes, because a drafter must guess
+the teacher's own text. Only the most probable entries of a distribution are kept; they have nearly all of its mass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime import Engine
 
 TOP = 16
-_STRETCH = 16  # batches whose prompts are sorted by length
+_STRETCH = 16  # number of batches whose prompts are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Lessons:
     def windows(
         self, rng: np.random.Generator, rows: int, length: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Inputs int64 ``[rows, length]``, and what to learn: ids int64 and probs float32 ``[rows, length, TOP]``."""
+        """Inputs, int64 ``[rows, length]``, and targets: ids, int64, and probs, float32, ``[rows, length, TOP]``."""
         index = self.corpus.window_index(rng, rows, length)[:, :-1]
         tokens = self.corpus.tokens[index].astype(np.int64)
         return tokens, self.ids[index].astype(np.int64), self.probs[index].astype(np.float32)
@@ -91,7 +91,7 @@ def run_answers(
 ) -> Corpus:
     """About ``tokens`` tokens of prompts and answers by an exported target, for ``read_text``.
 
-    The words are those of the weights that will run, and come several times faster than torch writes them.
+    The text is that of the weights that will run, and is written several times faster than by torch.
     """
     from runtime import SamplingParams
 
@@ -135,7 +135,7 @@ def write_answers(
 
 
 def _batches(prompts: Sequence[Sequence[int]], rows: int) -> Iterator[list[Sequence[int]]]:
-    """The prompts in stretches of some batches: each is of about one length, and short ones do not come first."""
+    """Batches of prompts of about one length, shuffled within stretches, so that short prompts do not come first."""
     rng = np.random.default_rng(0)
     for first in range(0, len(prompts), _STRETCH * rows):
         stretch = sorted(prompts[first : first + _STRETCH * rows], key=len)
@@ -162,9 +162,9 @@ def _answer(teacher: Any, prompts: list[Sequence[int]], temperature: float, long
         finished |= fed[:, 0] == teacher.config.eos_token_id
         if finished.all():
             break
-    heard, all_ids, all_probs = torch.cat(tokens, 1).numpy()[:, :-1], np.concatenate(ids, 1), np.concatenate(probs, 1)
+    text, all_ids, all_probs = torch.cat(tokens, 1).numpy()[:, :-1], np.concatenate(ids, 1), np.concatenate(probs, 1)
     return [
-        _cut(heard[row, pad:], all_ids[row, pad:], all_probs[row, pad:], len(prompt), teacher.config.eos_token_id)
+        _cut(text[row, pad:], all_ids[row, pad:], all_probs[row, pad:], len(prompt), teacher.config.eos_token_id)
         for row, (pad, prompt) in enumerate(zip(pads[:, 0].tolist(), prompts, strict=True))
     ]
 

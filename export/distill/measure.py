@@ -1,4 +1,4 @@
-"""How good trained models are: perplexity on text, how often a drafter says what its target says, and repetition."""
+"""Judges trained models: perplexity on text, agreement of drafters with their target, and repetition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from export.distill.corpus import Corpus, Record
 from export.validation.perplexity import perplexity, surprises
 
-# Tokens of a phrase that counts as repeated when it stood in the same answer before.
+# Tokens of a phrase, which is repeated if it stood in the same answer before.
 _PHRASE = 8
 
 
@@ -29,7 +29,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class ModelQuality:
-    """``perplexities`` and ``agreements`` (students alone, by kind as well) by the name of the model."""
+    """Perplexity and agreement by the name of the model; agreement of students alone, ``by_kind`` of prompt as well."""
 
     answers: Sequence[Answered]
     perplexities: Mapping[str, float]
@@ -59,7 +59,7 @@ def answer(model: Any, prompt: Sequence[int], longest: int) -> list[int]:
 
 @torch.inference_mode()
 def agreement(drafter: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> float:
-    """Share of the target's greedy ``answers`` whose every token the drafter would have chosen too."""
+    """The share of the tokens of the target's greedy ``answers`` that the drafter would have chosen as well."""
     same = count = 0
     for prompt, reply in zip(prompts, answers, strict=True):
         row = torch.tensor([[*prompt, *reply]])
@@ -70,7 +70,7 @@ def agreement(drafter: Any, prompts: Sequence[Sequence[int]], answers: Sequence[
 
 
 def repetition(answers: Sequence[Sequence[int]]) -> float:
-    """Share of the phrases of eight tokens that stood in the same answer before; 0 where none is so long."""
+    """The share of phrases of eight tokens that stood in the same answer before; 0 if no answer is so long."""
     seen = repeated = 0
     for reply in answers:
         phrases = [tuple(reply[place : place + _PHRASE]) for place in range(len(reply) - _PHRASE + 1)]
@@ -80,7 +80,7 @@ def repetition(answers: Sequence[Sequence[int]]) -> float:
 
 
 def measure(models: Mapping[str, Any], target: str, answers: Sequence[Answered], corpus: Corpus) -> ModelQuality:
-    """Everything about ``models``, by name; all but ``target`` are its students."""
+    """The quality of ``models``, by name; all but ``target`` are its students."""
     students = {name: model for name, model in models.items() if name != target}
     kinds = sorted({one.record.kind for one in answers})
 

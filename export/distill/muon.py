@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): momentum whose matrix updates are made orthogonal by Newton-Schulz iterations.
+"""Muon (Jordan et al. 2024): momentum whose matrix updates Newton-Schulz iterations make orthogonal.
 
 torch has the same optimizer, but iterates in bfloat16, which CPUs without bfloat16 units emulate a hundred times
 slower. This one iterates in float32, over all matrices of one shape at once.
@@ -30,7 +30,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalized; ``lr`` means what it means to AdamW (updates have the same RMS)."""
+    """Orthogonalized Nesterov momentum; ``lr`` means what it means in AdamW, because updates have the same RMS."""
 
     def __init__(self, weights: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, decay: float = 0.0) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum, "decay": decay})

@@ -1,9 +1,8 @@
-"""The training loop: next-token loss on real text, or a teacher's distributions, on the CPU.
+"""The training loop on the CPU: next-token loss on real text, or a teacher's distributions.
 
 Arithmetic is bf16 where the processor has it, else fp32. Hidden matrices are trained with Muon, embeddings and norms
-with AdamW. The schedule follows
-wall-clock time, so that a run ends when it was told to, whatever else the machine does. A run can be interrupted at
-any moment and continues from its last checkpoint.
+with AdamW. The schedule follows wall-clock time, so a run ends in time whatever else the machine does. An interrupted
+run continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Op
 
 
 class Objective(Protocol):
-    """What is learned: draws a batch of windows and says how far the model is from it."""
+    """What is learned: the loss of a model over windows that it draws."""
 
     def loss(self, model: Any, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """The loss in nats per token over ``rows`` windows of ``length`` tokens."""

@@ -1,15 +1,15 @@
-"""The portable graph once more for every other type of KV cache: small files beside it, over the same weights.
+"""Copies of the portable graph for the other KV types: small files beside it, which read the same weights.
 
-A float16 cache needs float16 queries as well: beside float32 ones, ONNX Runtime's CPU provider (1.31) takes it, but
-converts the whole of it, unused rows too, in every step (17 ms instead of 1.4 with 1,100 rows of a 9M model). So what
-goes into attention is made float16, and what comes out float32 again.
+A float16 cache needs float16 queries. With float32 ones ONNX Runtime's CPU provider (1.31) converts the whole cache,
+unused rows too, in every step (17 ms instead of 1.4 with 1,100 rows of a 9M model). So inputs of attention are cast to
+float16, and its output back to float32.
 
-int8 and int4 caches (1.27 and later) have constant scales, for each layer, KV head and channel. They follow from the
-largest values that the float32 graph puts into its caches on a text. Later texts may have larger ones, which are
-clipped, hence headroom. Measured on 3,000 tokens of stories, calibrated on other texts (KL divergence from the float32
-cache, a 3M and a 9M model): keys and values of the stories exceed the calibration's by 16% to 21% in the mean, 2.8
-times at most; int8 with headroom 1 loses 6e-3, with 1.25 1e-3 to 2e-3, with 2 2e-4 to 4e-4; int4 loses 8e-3 to 9e-3
-with 1, 7e-3 to 8e-3 with 1.15, and 8e-3 to 9e-3 with 1.3, for its 15 steps are dear.
+int8 and int4 caches (ONNX Runtime 1.27 and later) have constant scales for each layer, KV head and channel. They follow
+from the largest values that the float32 graph puts into its caches on a text. Later texts may have larger values, which
+are clipped; hence headroom. Measured on 3,000 tokens of stories with ranges from other texts, on a 3M and a 9M model:
+keys and values exceed the ranges by 16% to 21% on average, and 2.8 times at most. The KL divergence from the float32
+cache is for int8 6e-3 with headroom 1, 1e-3 to 2e-3 with 1.25, and 2e-4 to 4e-4 with 2; for int4, whose 15 steps are
+few, 8e-3 to 9e-3 with 1, 7e-3 to 8e-3 with 1.15, and 8e-3 to 9e-3 with 1.3.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from export.manifest import ModelShape, Role
 from export.sources.tensor_source import FloatArray
 
 _FLOAT_INPUTS = (0, 1, 2, 10)  # query, key, value, bias
-# Channels that the text left near zero: their scale is that of a range this far below the head's largest.
+# Channels that the text left near zero get the scale of a range this far below the head's largest.
 _FLOOR = 1 / 128
-_TINY = 1e-6  # of a head that is zero throughout
+_TINY = 1e-6  # the range of a head that is zero throughout
 
 
 @dataclass(frozen=True)
 class _KvType:
-    """How a cache is stored. ``levels``: the largest code, None without scales; ``bits`` of a value."""
+    """How a cache is stored: ``bits`` of a value, and ``levels``, the largest code (None: there are no scales)."""
 
     dtype: ir.DataType
     bits: int
@@ -86,7 +86,7 @@ def write_kv_graph(folder: Path, graph: str, kv_type: str, ranges: Mapping[str, 
 
 
 def _attend_in(dtype: ir.DataType, node: ir.Node) -> None:
-    """Makes a float32 attention one of another float type, but for what the rest of the graph sees of it."""
+    """Gives a float32 attention another float type, with casts around it."""
     for slot in _FLOAT_INPUTS:
         value = input_of(node, slot)
         known = (user.outputs[0] for user, _ in value.uses() if user.op_type == "Cast")  # all layers share the bias
@@ -103,7 +103,7 @@ def _attend_in(dtype: ir.DataType, node: ir.Node) -> None:
 
 
 def _cast(value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
-    """``value`` as another type, made in front of a node."""
+    """``value`` cast to another type, in front of a node."""
     cast = ir.node("Cast", [value], {"to": dtype.value})
     cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, dtype
     assert before.graph is not None

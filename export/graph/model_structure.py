@@ -15,7 +15,7 @@ from export.untrusted import first_line
 
 
 def build_model(config: transformers.PretrainedConfig) -> tuple[nn.Module, FakeTensorMode]:
-    """The model without memory for its parameters; buffers that no checkpoint holds have their values."""
+    """The model without memory for its parameters; buffers that are in no checkpoint have their values."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with mode:
@@ -34,7 +34,7 @@ def build_model(config: transformers.PretrainedConfig) -> tuple[nn.Module, FakeT
 
 
 def _fill_buffers(model: Any) -> None:
-    """Gives buffers that no checkpoint holds (rotary frequencies, embedding scales) the values of HF's own code."""
+    """Gives buffers that are in no checkpoint (rotary frequencies, embedding scales) the values of HF's own code."""
     persistent = set(model.state_dict())
     for path, module in model.named_modules():
         missing = [

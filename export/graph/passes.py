@@ -1,7 +1,7 @@
-"""Graph passes: what torch's exporter leaves behind is tidied up, then products, norms and activations are fused.
+"""Graph passes: they simplify what torch's exporter leaves behind, then fuse products, norms and activations.
 
-Each pass is one class with ``requires``, ``call`` and ``ensures``. They work on onnx_ir and never see a weight: the
-recipes of initializers travel beside the model in ``GraphRecipes`` and follow every packing.
+Each pass is one class. Passes work on onnx_ir and never read a weight: ``GraphRecipes`` has the recipes of initializers
+and is changed together with the graph.
 """
 
 from __future__ import annotations
@@ -21,25 +21,14 @@ from onnx_ir.passes.common import (
 )
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
-from export.graph.ir_helpers import (
-    LAST_AXIS_NORM,
-    CancelLayouts,
-    ConstantShapes,
-    SinkTransposes,
-    SplitSlices,
-    dims_of,
-    find_nodes,
-    input_of,
-    integers,
-    redirect,
-    substitute,
-)
+from export.graph.ir_helpers import LAST_AXIS_NORM, dims_of, find_nodes, input_of, integers, redirect, substitute
+from export.graph.layout_passes import CancelLayouts, ConstantShapes, SinkTransposes, SplitSlices
 from export.graph.lowering.embedding import lower_embedding
 from export.graph.lowering.linear import DOMAIN, PLACEHOLDER, Product, Storage, lower_product, make_initializer, name_of
 from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
 
 CONTRIB = "com.microsoft"
-_SMALL = 1024  # elements: shapes and scalars are computed at export, never weights
+_SMALL = 1024  # elements of what is computed at export: shapes and scalars, never weights
 
 
 @dataclass
@@ -50,7 +39,7 @@ class GraphRecipes:
     recipes: dict[str, Recipe] = field(default_factory=dict)
 
     def plain(self, value: ir.Value) -> PlainRecipe:
-        """The recipe of a weight that no pass has changed into something else yet."""
+        """The recipe of a weight that no pass has replaced yet."""
         recipe = self.recipes[str(value.name)]
         assert isinstance(recipe, PlainRecipe)
         return recipe
@@ -181,7 +170,7 @@ class LowerProducts(InPlacePass):
 
 
 class LowerEmbeddings(InPlacePass):
-    """Every gather from a weight that products or quantization have taken over reads the stored bytes instead."""
+    """Every gather of rows of a weight reads them as they are stored: quantized, or as the tied head's."""
 
     def __init__(self, weights: GraphRecipes) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""How the initializers of a lowered graph are made from the tensors of a checkpoint.
+"""Recipes: how the initializers of a lowered graph are made from the tensors of a checkpoint.
 
-The graph is built without weights; it lists one recipe per initializer (or per quantized matrix), and the weights are
-streamed through the recipes afterwards. Both sides meet here.
+``graph`` builds a graph without weights and lists one recipe for each initializer or quantized matrix; ``writer``
+streams the weights through the recipes afterwards.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PlainRecipe:
 
 @dataclass(frozen=True)
 class MatrixRecipe:
-    """A block-quantized matrix ``[rows, columns]``: ``sources`` stacked by rows, as MatMulNBits wants them.
+    """A block-quantized matrix ``[rows, columns]``: ``sources`` stacked by rows, in the layout of MatMulNBits.
 
     ``codes`` is uint8 ``[rows, blocks, block_size * bits / 8]``, ``scales`` float32 ``[rows, blocks]``, and
     ``zero_points`` (None: symmetric, the middle code) uint8 ``[rows, ceil(blocks * bits / 8)]``, with
@@ -56,10 +56,10 @@ class ConstantRecipe:
 
 @dataclass(frozen=True)
 class AliasRecipe:
-    """Initializer ``name`` is the very bytes of initializer ``of`` under another shape: same file, offset and length.
+    """Initializer ``name`` has the bytes of initializer ``of`` in another shape: same file, offset and length.
 
-    GatherBlockQuantized wants the codes of a tied head in two axes where MatMulNBits wants three, and a Reshape
-    between them would be folded at load into a private copy (117 MB for Qwen2-1.5B).
+    GatherBlockQuantized takes the codes of a tied head in two axes, MatMulNBits in three. A Reshape between them would
+    be folded into a private copy when a session opens (117 MB for Qwen2-1.5B).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tables of which a step reads a few rows: their bytes need not stay in memory, as those of weights must."""
+"""Tables of which a step reads a few rows: unlike those of other weights, their bytes need not stay in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from export.graph.passes import CONTRIB
 
-# Inputs that are read by rows: those of token ids in embeddings, those of positions in rotary tables.
+# Inputs of which an operator reads rows: those of token ids in embeddings, those of positions in rotary tables.
 _ROWS_OF = {
     ("Gather", ""): (0,),
     ("GatherBlockQuantized", CONTRIB): (0, 2, 3),
@@ -17,7 +17,7 @@ _ROWS_OF = {
 
 
 def sparse_bytes(graph: Path) -> int:
-    """Bytes in the data file of ``graph`` that are read by rows alone; an embedding that is also the head's is not."""
+    """Bytes in the data file of ``graph`` of which rows alone are read, without an embedding that is also the head."""
     sparse: dict[int, int] = {}
     whole: set[int] = set()
     for value in ir.load(graph).graph.initializers.values():

@@ -1,8 +1,10 @@
-"""A decoder's ONNX graph from its own Hugging Face code, under fake tensors: any size, no weights.
+"""Traces a decoder's ONNX graph from its own Hugging Face code under fake tensors, at any size and without weights.
 
-The model is built without memory, a few of its modules are replaced by lowerings, its ``ForCausalLM.forward`` is traced
-by torch, and our passes tidy up. What the graph lacks, the values of its initializers, is described by recipes.
-Inputs and outputs: see ``LoweredGraph`` and ARCHITECTURE; batch is 1.
+The model is built without memory, some of its modules are replaced by lowerings, torch traces its ``forward``, and our
+passes simplify the graph. Recipes describe the values of its initializers, which the graph lacks.
+
+Inputs are ``input_ids``, ``attention_mask``, ``position_ids``, ``tree_bias``, ``logits_from`` and the KV caches;
+outputs are ``logits`` and the caches. Batch is 1.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from export.untrusted import first_line
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """How to lower: the storage of the weights, and the positions the rotary tables cover (None: all the model has)."""
+    """How to lower: the storage of the weights, and the positions of the rotary tables (None: all of the model's)."""
 
     weights: WeightType
     block_size: int = 32
@@ -59,7 +61,7 @@ class GraphOptions:
 
     @property
     def storage(self) -> Storage:
-        """The part that concerns matrices."""
+        """How matrices are stored."""
         return Storage(self.weights, self.block_size, self.symmetric)
 
 
@@ -84,7 +86,7 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
 
 
 class _Traced(nn.Module):
-    """The forward that is traced: flat inputs to logits and the present keys and values of every layer."""
+    """The forward that is traced: from flat inputs to logits and the present keys and values of every layer."""
 
     def __init__(self, model: nn.Module, attention: TracedAttention) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class _Traced(nn.Module):
 
 
 def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, shape: ModelShape) -> tuple[_Traced, Any]:
-    """The traced program, with rotary embeddings lowered if the model's are of the operator's kind."""
+    """The traced program, with rotary embeddings lowered if the model's are those of the operator."""
     namespaces = [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
     traced = _Traced(model, attention)
     traced.offsets = lower_norms(model)
@@ -133,7 +135,7 @@ def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, shape: 
 
 @contextmanager
 def _all_rows(namespaces: Sequence[Any]) -> Iterator[None]:
-    """The model's own choice of rows is left out: the head cuts them by ``logits_from``."""
+    """A context without the model's own choice of rows: ``logits_from`` cuts them in front of the head."""
     with ExitStack() as stack:
         for namespace in namespaces:
             if hasattr(namespace, "slice_logits_to_keep"):
@@ -142,7 +144,7 @@ def _all_rows(namespaces: Sequence[Any]) -> Iterator[None]:
 
 
 def _run(traced: _Traced, arguments: Any) -> None:
-    """One fake forward: every refusal shows here, before the slow export."""
+    """One fake forward, in which every refusal shows before the slow export."""
     try:
         traced(*arguments)
     except (ArchitectureError, RotaryMismatchError):
@@ -174,7 +176,7 @@ def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
     return f"{name} {shape} is a weight of a {type(owner).__name__}; only linear layers and the embedding can have one"
 
 
-# Sizes of the traced example: rows, total and capacity are dynamic and differ, so that none is taken for another.
+# Sizes of the traced example. Rows, total and capacity are dynamic; they differ, so that torch equates none of them.
 _ROWS, _TOTAL, _CAPACITY = 4, 11, 64
 
 
@@ -216,7 +218,7 @@ def _export(traced: _Traced, arguments: Any, shape: ModelShape) -> Any:
 
 
 def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
-    """Names, recipes, passes, and the inputs that have a default."""
+    """Gives initializers their names and recipes, runs the passes, and sets the defaults of inputs."""
     weights = GraphRecipes(storage)
     sources = _sources(traced.model)
     tables = {
@@ -244,7 +246,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
 
 
 def _check_embedding(model: ir.Model, weights: GraphRecipes) -> None:
-    """The token embedding must be looked up by token ids, and feed linear layers, and nothing else."""
+    """ArchitectureError if a matrix feeds anything but linear layers and the lookup of token ids."""
     for name, recipe in weights.recipes.items():
         if isinstance(recipe, PlainRecipe) and len(recipe.shape) == 2:
             for node, index in model.graph.initializers[name].uses():
@@ -270,7 +272,7 @@ def _sources(model: Any) -> dict[str, str]:
 
 
 def _name_rows(model: ir.Model) -> None:
-    """From the cut by ``logits_from`` to the logits there are fewer rows than S; the trace did not know."""
+    """Renames the rows between the cut by ``logits_from`` and the logits: the trace took them for all S rows."""
     pending = [value for value in model.graph.inputs if value.name == "logits_from"]
     while pending:
         for node, _ in pending.pop().uses():
@@ -281,7 +283,7 @@ def _name_rows(model: ir.Model) -> None:
 
 
 def _set_defaults(model: ir.Model) -> None:
-    """Optional inputs: an initializer of the same name is the value of an input that is not given."""
+    """Makes inputs optional: an initializer of the same name is the value of an input that is not given."""
     defaults = {
         "tree_bias": ir.tensor(np.zeros((1, 1, 1, 1), np.float32), name="tree_bias"),
         "logits_from": ir.tensor(np.zeros(1, np.int64), name="logits_from"),
@@ -294,7 +296,7 @@ def _set_defaults(model: ir.Model) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter warns about operators it knows nothing of, which here is every contrib operator."""
+    """A context without the warnings of torch's exporter, which knows no contrib operator."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")

@@ -18,7 +18,7 @@ Codes = npt.NDArray[np.uint8]
 
 
 class QuantizeError(PocketspecError, ValueError):
-    """A block size or method that does not exist, or weights that are not numbers."""
+    """A block size or method that is not supported, or weights that are not finite."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""What a model's activations say about its weights: second moments of the inputs of every linear layer, on real text.
+"""Measures how much each column of a weight matters: second moments of every linear layer's inputs on a text.
 
-The reference runs one decoder layer at a time, its weights streamed (see ``streamed``), so memory holds the hidden
-states of the text, one layer's moments and little else. ``search`` weighs columns by their mean square (llama.cpp's
-importance matrix), ``gptq`` needs the correlations within windows of columns. Layers see the activations of the
-unquantized model. A head that is tied to the embedding is left alone: its bytes are an input as well.
+The reference model runs one decoder layer at a time with streamed weights (``sources.streamed_model``), so memory holds
+the hidden states of the text and one layer's moments. ``search`` weighs columns by their mean square (the importance
+matrix of llama.cpp); ``gptq`` needs correlations within windows of columns. Activations are those of the unquantized
+model. A head that is tied to the embedding is left out, because its weights are inputs as well.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from export.sources.tensor_source import FloatArray, TensorSource
 
 Tokens = npt.NDArray[np.int64]
 
-WINDOW = 1024  # columns whose correlations gptq sees: a mebi of floats per window
-_DAMPING = 0.01  # of the mean diagonal, added to it (the value of the GPTQ paper)
-_ROWS, _LENGTH = 16, 256  # of text: four times as many tokens gained stories260k nothing
-_CHARACTERS = 16  # that certainly make a token: 3 to 5 are usual
+WINDOW = 1024  # columns whose correlations gptq uses: a mebi of floats for each window
+_DAMPING = 0.01  # this share of the mean diagonal is added to it, as in the GPTQ paper
+_ROWS, _LENGTH = 16, 256  # stretches of text and their tokens: four times as many gained stories260k nothing
+_CHARACTERS = 16  # more characters than any token is likely to have: 3 to 5 are usual
 
 
 class CalibrationError(PocketspecError, ValueError):
@@ -36,9 +36,9 @@ class CalibrationError(PocketspecError, ValueError):
 
 
 def read_tokens(tokenizer: Path, text: Path, positions: int, rows: int = _ROWS) -> Tokens:
-    """At most ``rows`` stretches of a text, evenly spread over it, as tokens, int64 ``[rows, length]``.
+    """The tokens of at most ``rows`` stretches, evenly spread over a text, int64 ``[rows, length]``.
 
-    ``tokenizer`` is a tokenizer.json; ``length`` is at most 256 and ``positions``.
+    ``tokenizer`` is a tokenizer.json; ``length`` is 256, or ``positions`` if that is less.
     """
     from tokenizers import Tokenizer
 
@@ -55,10 +55,10 @@ def read_tokens(tokenizer: Path, text: Path, positions: int, rows: int = _ROWS) 
 
 
 class WeightImportance(Mapping[str, FloatArray]):
-    """What ``Quantizer.quantize`` takes as importance, by name of the weight; computed a layer at a time, when asked.
+    """The importance that ``Quantizer.quantize`` takes, by the name of the weight; computed layer by layer on access.
 
-    For ``search`` the mean squares ``[columns]`` of a linear layer's inputs, for ``gptq`` the factors
-    ``[columns, window]``. Asking in the order of the layers runs the model once.
+    For ``search`` it is the mean square ``[columns]`` of a linear layer's inputs, for ``gptq`` the factors
+    ``[columns, window]``. Access in the order of the layers runs the model once.
     """
 
     def __init__(self, config: Any, source: TensorSource, tokens: Tokens, method: str = "gptq") -> None:
@@ -96,7 +96,7 @@ class WeightImportance(Mapping[str, FloatArray]):
 
     @torch.inference_mode()
     def _start(self) -> None:
-        """Hidden states before the first layer, and every layer's arguments: a run with layers that do nothing."""
+        """Records the hidden states before the first layer and every layer's arguments, with layers that do nothing."""
         self._hidden, self._next = [], 0
 
         def record(hidden: torch.Tensor, *rest: Any, **arguments: Any) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""GPTQ (Frantar et al., 2022): what rounding one column costs the output is made good in the columns after it.
+"""GPTQ (Frantar et al., 2022): later columns compensate what rounding a column costs the output.
 
-With inputs of second moment H, the output's squared error is ``(w - q) H (w - q)``. Columns are rounded in their order;
-each one's error over ``U[c, c]`` times its row of U, where ``U^T U`` is the inverse of H, is taken off the columns
-still to come. A block's scale and zero point are searched when it is reached, on its weights as they are by then.
-Compensation stays within windows of columns, so that H and U stay small; columns are not reordered by activation,
-because MatMulNBits knows no order but their own.
+With inputs of second moment H, the squared error of the output is ``(w - q) H (w - q)``. Let ``U^T U`` be the inverse
+of H. Columns are rounded in their order; the error of column c over ``U[c, c]``, times row c of U, is subtracted from
+the columns that follow. A block's scale and zero point are searched when it is reached, on its weights as changed so
+far. Compensation stays within windows of columns, which keeps H and U small. Columns are not reordered by activation,
+because MatMulNBits has no order of columns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Block quantization of weight matrices to 4 or 8 bits, in the layout of ONNX Runtime's MatMulNBits.
 
-``rtn`` rounds to the grid that the block's extremes span. ``search`` minimises the squared error over scales and zero
-points, weighted by an importance per column where there is one. Without one all weights count alike: weighting by x^2
-made the logits of stories260k diverge more (KL divergence 0.189 against 0.167 at blocks of 32).
+``rtn`` rounds to the grid that a block's extremes span. ``search`` minimises the squared error over scales and zero
+points, weighted by the importance of columns if that is known. Otherwise all weights count alike: weighting by x^2 made
+the logits of stories260k diverge more (KL divergence 0.189 instead of 0.167 with blocks of 32).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from export.quantization.gptq import quantize_compensated
 from export.quantization.scale_search import Fit, Tile, round_blocks, search_blocks, transposed
 from export.sources.tensor_source import FloatArray
 
-_TILE = 1 << 17  # weights per tile: Python's share is small, and three float32 buffers (1.5 MB) stay in the cache
-_DAMPING = 0.01  # added to importances of mean 1, so that a column never active still keeps its weights
+_TILE = 1 << 17  # weights per tile: enough for Python to cost little, and three float32 buffers (1.5 MB) fit a cache
+_DAMPING = 0.01  # added to importances of mean 1, so that a column that is never active keeps its weights
 
 
 class Quantizer(Protocol):
@@ -53,7 +53,7 @@ class Rounding:
 
 @dataclass(frozen=True)
 class Search:
-    """The best of a grid of scales and zero points, never worse than rounding; exact where 4-bit codes can be."""
+    """The best of a grid of scales and zero points: never worse than rounding, and exact if 4-bit codes can be."""
 
     name: str = "search"
 
@@ -66,7 +66,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Compensation:
-    """GPTQ where a calibration gave factors for a tensor, otherwise (a tied head) the search."""
+    """GPTQ for tensors with factors from a calibration, the search for others (a tied head)."""
 
     name: str = "gptq"
 
@@ -90,7 +90,7 @@ def _quantize(
     importance: FloatArray | None,
     fit: Callable[[Tile], Fit],
 ) -> Quantized:
-    """Cuts ``rows`` into tiles of whole rows and puts together what ``fit`` makes of them."""
+    """Cuts ``rows`` into tiles of whole rows, fits each with ``fit``, and joins the results."""
     check_block_size(block_size)
     if bits not in (4, 8):
         raise QuantizeError(f"{bits} bits per weight is not supported; use 4 or 8")

@@ -1,11 +1,11 @@
-"""Scales, zero points and codes of blocks: rounding to a grid, and the search for a better one.
+"""Finds scales, zero points and codes of blocks: by rounding to a grid, or by searching for a better one.
 
 Symmetric blocks have the middle code as their zero point and a scale of either sign, so that the largest weight,
-whichever its sign, gets the one code without an opposite (as llama.cpp's Q4_0 does). The search gives each of a few
-grids its least-squares scale and keeps the best: the idea of llama.cpp's k-quants.
+positive or negative, gets the one code without an opposite (as in llama.cpp's Q4_0). The search gives each of a few
+grids its least-squares scale and keeps the best, which is the idea of llama.cpp's k-quants.
 
-All work is done on transposed tiles ``[block_size, blocks]``: NumPy's inner loops then run over thousands of blocks,
-and a scale per block needs no copy.
+Tiles are transposed, ``[block_size, blocks]``: NumPy's inner loops then run over thousands of blocks, and scales
+broadcast without a copy.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import numpy.typing as npt
 from export.quantization.blocks import Codes, pack_pairs
 from export.sources.tensor_source import FloatArray
 
-_SMALLEST = 1e-30  # blocks whose weights are all smaller are zeros: the reciprocal must stay finite
+_SMALLEST = 1e-30  # blocks of smaller weights alone are zeros: the reciprocal of a scale must stay finite
 
 # Steps of the grid per largest weight (symmetric) or per range (asymmetric), for 4 bits. Finer grids than these gained
 # less than 0.3% of the error on Gaussian, Laplace and Student weights.
 _STEPS = (6.2, 6.6, 7.0, 7.4, 7.8, 8.2, 8.6, 9.0, 9.5, 10.0, 10.6, 11.4)
 _RANGE_STEPS = (13.6, 14.2, 14.7, 15.2, 15.7, 16.2, 16.8, 17.5, 18.3, 19.2, 20.2, 21.5)
-# 8 bits leave little to gain: nothing is worth clipping
+# With 8 bits there is little to gain: clipping never pays
 _STEPS_8 = (126.6, 127.2, 127.7, 128.2, 128.8)
 _RANGE_STEPS_8 = (254.2, 254.8, 255.4, 256.0)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Blocks on their grids, one entry per block: a weight is ``scale * code`` with the code ``rint(x * inverse)``.
+    """The grids of blocks, one entry for each: weight x becomes ``scale * code`` with ``code = rint(x * inverse)``.
 
     Codes are signed here; the stored code is ``code + zero``, in ``[0, 2 ** bits)``. ``zero`` is None for symmetric
-    blocks, whose zero point is the middle.
+    blocks, whose zero point is the middle code.
     """
 
     inverse: FloatArray
@@ -49,7 +49,7 @@ class Fit:
         np.rint(out, out=out)
         if self.zero is None:
             return np.clip(out, -half, half - 1, out=out)
-        # clipping between arrays is not vectorised: shift, clip between numbers, shift back
+        # clipping between arrays is slow: shift, clip between numbers, shift back
         np.add(out, self.zero, out=out)
         np.clip(out, 0, 2 * half - 1, out=out)
         return np.subtract(out, self.zero, out=out)
@@ -68,7 +68,7 @@ class Fit:
 
 
 class Tile:
-    """Blocks of one cache-sized tile, transposed, with the buffers of every candidate. ``weight`` may be None."""
+    """A tile of blocks, transposed, that fits a processor's cache, with buffers that all candidate grids reuse."""
 
     def __init__(self, x: FloatArray, weight: FloatArray | None, bits: int, symmetric: bool) -> None:
         self.x, self.weight, self.bits, self.symmetric = x, weight, bits, symmetric
@@ -86,13 +86,13 @@ class Tile:
             self._reciprocal = np.where(self.span == 0, np.float32(0), 1 / self.span).astype(np.float32)
 
     def fit(self, steps: float) -> Fit:
-        """The grid that spans the blocks in ``steps`` steps; negative ones give the largest weight a negative code."""
+        """The grid that spans the blocks in ``steps`` steps; if negative, the largest weight has a negative code."""
         inverse = np.float32(steps) * self._reciprocal
         scale = storable(self.span / np.float32(steps))
         if self.symmetric:
             return Fit(inverse, scale, None)
         levels = 2 * self._half - 1
-        # where the range has more steps than there are codes, both ends are clipped alike
+        # if the range has more steps than there are codes, both ends are clipped alike
         zero = np.clip(np.rint(-self.bottom * inverse - np.float32((steps - levels) / 2)), 0, levels)
         return Fit(inverse, scale, zero)
 
@@ -131,7 +131,7 @@ class Tile:
 
 
 def round_blocks(tile: Tile) -> Fit:
-    """The extremes' grid; where all weights are 0 or one magnitude (ternary), the grid that has them exactly."""
+    """The grid of the extremes; for ternary blocks (0 and one magnitude), the grid that represents them exactly."""
     size = np.abs(tile.x)
     ternary = ((size == 0) | (size == size.max(axis=0))).all(axis=0)
     levels = 2**tile.bits
@@ -184,10 +184,10 @@ def _divided(along: FloatArray, square: FloatArray) -> FloatArray:
 
 
 def storable(scale: FloatArray) -> FloatArray:
-    """Scales rounded to values that float16 has too, in its normal range; those outside it stay as they are.
+    """Scales rounded to values of float16 within its normal range; others are unchanged.
 
-    The native kernels' file then has scales of half the bytes and not another model. 2 ** -12 of a scale is far less
-    than codes of 4 or 8 bits lose.
+    So the native kernels' file can have scales of half the bytes for the same model. The rounding changes a scale by
+    2 ** -11 at most, far less than codes of 4 or 8 bits lose.
     """
     limits = np.finfo(np.float16)
     size = np.abs(scale)

@@ -1,8 +1,8 @@
-"""How often drafters and intermediates say what the target says: the first guess at how many drafts it will accept.
+"""Measures how often drafters and intermediates choose the target's token: a first guess of their acceptance.
 
-What counts is the target's own text, since that is what is drafted: the target answers a few prompts of mixed kinds
-greedily, and its partners read the same tokens. On text that a person wrote, the two agree much less often (the demo's
-drafter: 48%, and 86% on the demo's own answers).
+The target answers a few prompts of mixed kinds greedily, and its partners read the same tokens. The text must be the
+target's own, because that is what will be drafted; on text that a person wrote the two agree much less often (the
+demo's drafter: 48%, and 86% on the demo's own answers).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from export.validation.kv_quality import open_kernels, open_model
 if TYPE_CHECKING:
     from runtime.models.ort_model import OrtModel
 
-# Tokens of all answers together, and how long the target may take for them; an answer has an equal share of both.
+# Tokens of all answers together, and the most seconds that the target may take for them, shared equally by answers.
 TOKENS = 256
 SECONDS = 12.0
 _CHUNK = 32
@@ -31,18 +31,18 @@ _CHUNK = 32
 
 @dataclass(frozen=True)
 class AnsweredPrompt:
-    """A prompt and, from token ``start`` on, what the target answers."""
+    """A prompt and, from token ``start`` on, the target's answer."""
 
     tokens: tuple[int, ...]
     start: int
 
 
 def with_agreement(bundle: Path, graph: str, levels: Sequence[Level]) -> tuple[Level, ...]:
-    """``levels`` of ``bundle``, target first, partners with their agreement: the share of the tokens of the target's
-    answers that they would have said, too, each behind the target's own tokens.
+    """``levels`` of ``bundle``, target first, with the agreement of its partners.
 
-    ``graph`` is the file that runs in each of their folders. Random weights have nothing to say, nor has anyone to
-    them, and without a tokenizer there are no prompts. PocketspecError where this machine cannot run a level.
+    Agreement is the share of the tokens of the target's answers that a partner would have chosen as well, each behind
+    the target's own tokens. ``graph`` is the graph file in each level's folder. Levels with random weights have none,
+    and without a tokenizer there are no prompts. PocketspecError if this machine cannot run a level.
     """
     target, *partners = levels
     known = [level for level in partners if level.source.kind != "random-weights"]
@@ -63,7 +63,7 @@ def with_agreement(bundle: Path, graph: str, levels: Sequence[Level]) -> tuple[L
 
 
 def read_prompts(folder: Path) -> list[list[int]]:
-    """The tokens of the prompts: instructions in the chat template in ``folder``, openings of texts without one."""
+    """The tokens of the prompts: instructions in the chat template of ``folder``, or openings if it has none."""
     from runtime.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.open(folder)
@@ -73,7 +73,7 @@ def read_prompts(folder: Path) -> list[list[int]]:
 
 
 def answer(model: OrtModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]) -> Iterator[AnsweredPrompt]:
-    """The greedy answers of ``model``, up to its end token, or as far as tokens, time and its cache go."""
+    """The greedy answers of ``model``, up to an end token, or as far as tokens, time and its cache allow."""
     share = len(prompts)
     for prompt in prompts:
         tokens, began = list(prompt), perf_counter()
@@ -81,7 +81,7 @@ def answer(model: OrtModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]
         rows: Sequence[int] = prompt
         model.cache.rollback(0)
         while len(tokens) < most:
-            tokens.append(_said(model, rows)[-1])
+            tokens.append(_choices(model, rows)[-1])
             rows = tokens[-1:]
             if tokens[-1] in eos or perf_counter() - began > SECONDS / share:
                 break
@@ -89,19 +89,19 @@ def answer(model: OrtModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]
 
 
 def agreement(model: OrtModel, texts: Iterable[AnsweredPrompt]) -> float | None:
-    """Share of the tokens of all answers that ``model`` finds most probable; None if there are none."""
+    """The share of the tokens of all answers that are ``model``'s first choice; None if there are none."""
     same: list[bool] = []
     for text in texts:
         model.cache.rollback(0)
-        # Ids beyond a smaller vocabulary are padding, which nobody says.
+        # Ids beyond a smaller vocabulary are padding, which no answer has.
         tokens = np.minimum(text.tokens, model.vocab_size - 1).tolist()
-        said = _said(model, tokens[:-1])[text.start - 1 :]
-        same += np.equal(said, text.tokens[text.start :]).tolist()
+        chosen = _choices(model, tokens[:-1])[text.start - 1 :]
+        same += np.equal(chosen, text.tokens[text.start :]).tolist()
     return float(np.mean(same)) if same else None
 
 
-def _said(model: OrtModel, tokens: Sequence[int]) -> list[int]:
-    """The most probable token behind each of ``tokens``, which follow those in the cache."""
+def _choices(model: OrtModel, tokens: Sequence[int]) -> list[int]:
+    """The most probable token behind each of ``tokens``, which continue those in the cache."""
     found: list[int] = []
     for start in range(0, len(tokens), _CHUNK):
         found += model.forward(tokens[start : start + _CHUNK]).logits.argmax(-1).tolist()
@@ -110,7 +110,7 @@ def _said(model: OrtModel, tokens: Sequence[int]) -> list[int]:
 
 @contextmanager
 def _opened(folder: Path, graph: str, level: Level, room: int) -> Iterator[OrtModel]:
-    """``level`` with an fp32 cache of ``room`` rows, as it would run here. Packed weights made for it do not stay."""
+    """A context with ``level`` and an fp32 cache of ``room`` rows; packed weights made for it are removed."""
     packed = folder / PACKED_FILE_NAME
     was_there = packed.is_file()
     try:

@@ -1,11 +1,12 @@
-"""The last step of an export: what the written graph says, against what the model should say, on real text.
+"""Compares the written graph with the reference model on real text, and refuses a graph that is wrong.
 
-Two questions are kept apart. How good is the export? The graph as it will run against the reference model, fp32, on
-the passage: differences, argmax agreement, perplexities. These are reported and never fail. Is it right? The graph
-with its products computed in fp32 against the reference model *with the weights that were written*: what quantization
-lost cancels out, so these must agree to fp32 precision, and the weights written must be near those of the checkpoint.
-A graph that is not right is not exported. Both sides run a part at a time, so no check needs more memory than the
-export did.
+Two questions are kept apart. *How good is the export?* The graph as it will run is compared with the reference model in
+fp32: differences, argmax agreement and perplexities are reported, and never fail. *Is it right?* The graph with
+products computed in fp32 is compared with the reference model *with the written weights*. The loss of quantization
+cancels out, so both must agree to fp32 precision; and the written weights must be near those of the checkpoint. A graph
+that is not right is not exported.
+
+Both sides run piece by piece, so a check needs no more memory than the export did.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from export.validation.limits import LEAN_TOKENS, MIN_TOKENS, PIECE_BYTES, count
 from export.validation.partitioned_session import Inputs, PiecedGraph
 from export.validation.perplexity import perplexity, surprises
 
-# Largest logit difference, as a share of the largest logit. Sound exports stay below 1e-4; an epsilon of 1e-5 for 1e-6
-# or a swapped pair of heads lies above 1e-2.
+# The largest allowed logit difference, as a share of the largest logit. Right exports stay below 1e-4; an epsilon of
+# 1e-5 instead of 1e-6, or two swapped heads, lie above 1e-2.
 TOLERANCE = 1e-3
-# Relative error of written tensors. Plain int4 rounding makes 0.1 to 0.15 on real weights.
+# The largest allowed relative error of written tensors. Plain int4 rounding has 0.1 to 0.15 on real weights.
 TENSOR_TOLERANCE = {"int4": 0.4, "int8": 0.05, "fp16": 1e-2, "fp32": 1e-6}
 SAMPLED_ROWS = 32
 
@@ -43,7 +44,7 @@ class CheckError(PocketspecError, RuntimeError):
 
 @dataclass(frozen=True)
 class Passage:
-    """The tokens a check runs over, and what they are."""
+    """The tokens of a check, and the name of their text."""
 
     name: str
     tokens: tuple[int, ...]
@@ -55,9 +56,9 @@ def read_passage(
     text_file: Path | None = None,
     bundled: tuple[str, str] = (PASSAGE_NAME, PASSAGE),
 ) -> Passage:
-    """Tokens of ``text_file``, else of a ``bundled`` text with its name; random ones where there is no tokenizer.
+    """The passage for a model of this shape: of ``text_file``, else of a ``bundled`` text (name, text).
 
-    As many as a check of a model of this shape takes.
+    Without a tokenizer in ``folder`` its tokens are random.
     """
     if folder is None or not (folder / "tokenizer.json").is_file():
         tokens = np.random.default_rng(0).integers(0, shape.vocab_size, LEAN_TOKENS)
@@ -80,7 +81,7 @@ def check_level(
 ) -> LogitCheck:
     """Compares the graph written at ``graph`` with the model of ``config`` and ``source``.
 
-    Raises CheckError if the graph is not the model's; what quantization lost is only measured.
+    CheckError if the graph does not compute the model; the loss of quantization is only measured.
     """
     written = WrittenWeights(graph, lowered.recipes, source)
     _check_weights(graph, lowered, source, written)
@@ -91,14 +92,14 @@ def check_level(
 
 
 def graph_logits(graph: PiecedGraph, tokens: Sequence[int]) -> FloatArray:
-    """Float32 logits ``[tokens, vocab]``: a prompt, several tokens after it, and one alone, as decoding meets them."""
+    """Float32 logits ``[tokens, vocab]``, in forwards like those of decoding: a prompt, several tokens, one token."""
     bounds = [0, len(tokens) * 2 // 3, len(tokens) - 1, len(tokens)]
     steps, carried = make_steps(graph, tokens, bounds)
     return np.concatenate([values["logits"][0] for values in graph.run(steps, carried, ["logits"])])
 
 
 def make_steps(graph: PiecedGraph, tokens: Sequence[int], bounds: Sequence[int]) -> tuple[list[Inputs], dict[str, str]]:
-    """The inputs of each step over ``tokens``, and which inputs continue which outputs.
+    """The inputs of each step over ``tokens``; and by cache input, the output of the step before that it continues.
 
     24 tokens with bounds 0, 16, 23, 24 make steps of 16, 7 and 1 rows, over one KV cache with a capacity of 24.
     """
@@ -118,7 +119,7 @@ def make_steps(graph: PiecedGraph, tokens: Sequence[int], bounds: Sequence[int])
 
 
 def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: FloatArray) -> LogitCheck:
-    """What is different between two sets of logits ``[tokens, vocab]`` over the same tokens."""
+    """Compares two sets of logits ``[tokens, vocab]`` over the same tokens."""
     total, largest = 0.0, 0.0
     for left, right in zip(exported, reference, strict=True):
         difference = np.abs(left - right)
@@ -148,7 +149,7 @@ def _check_structure(graph: Path, config: PretrainedConfig, written: TensorSourc
 
 
 def _check_weights(graph: Path, lowered: LoweredGraph, source: TensorSource, written: TensorSource) -> None:
-    """The written tensors, sampled, against the checkpoint's: a wrong scale or a shifted row is no rounding."""
+    """CheckError if sampled rows of written tensors differ from the checkpoint's by more than rounding."""
     rng = np.random.default_rng(0)
     for recipe in lowered.recipes:
         if not isinstance(recipe, MatrixRecipe | PlainRecipe):
@@ -159,7 +160,7 @@ def _check_weights(graph: Path, lowered: LoweredGraph, source: TensorSource, wri
             last = min(first + SAMPLED_ROWS, source.shape(name)[0])
             right = source.read(name, first, last)
             error = float(np.linalg.norm(written.read(name, first, last) - right))
-            # What is stored with an offset is rounded at the size of the offset.
+            # A tensor stored with an offset has rounding errors of the size of the offset.
             size = float(np.linalg.norm(right)) + abs(offset) * right.size**0.5
             if not error <= TENSOR_TOLERANCE[kind] * size:
                 raise CheckError(

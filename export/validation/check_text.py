@@ -1,7 +1,7 @@
-"""The text every export is checked on, unless another is given: real English, in the public domain.
+"""Bundled texts: one to check exports on, one to measure ranges of KV caches on, and prompts to measure agreement on.
 
-And one that says how large keys and values become: of many kinds, and another than the one that measures the result.
-And prompts, short and of many kinds, to which a target's answers tell how well its drafters know it.
+The first is real English in the public domain. The second is of many kinds, and differs from the first, on which its
+result is judged. The prompts are short and of many kinds.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Die Straße war naß, und es regnete. Où est la gare ? ¿Qué hora es? Пожа
 WHEREAS the parties agree as follows: (a) the Seller shall deliver; (b) the Buyer shall pay within thirty (30) days.
 """
 
-# To models that chat.
+# For models with a chat template.
 PROMPTS = (
     "Write a short bedtime story about a little fox who cannot sleep.",
     "Explain to a child why the sky is blue.",
@@ -60,7 +60,7 @@ PROMPTS = (
     "Write a polite email that moves a meeting from Monday to Thursday.",
 )
 
-# To models that go on with a text.
+# For models without one, which continue a text.
 OPENINGS = (
     "Once upon a time there was a little girl named Lily. She loved to play",
     "The sky is blue because",

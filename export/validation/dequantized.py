@@ -1,7 +1,7 @@
-"""The weights that an exported graph holds, under the checkpoint's names: quantization undone, recipes read backwards.
+"""The weights of an exported graph under the checkpoint's names: dequantized, by recipes read backwards.
 
-The reference model run with these must agree with the graph to fp32 precision, whatever quantization cost. That tells
-a structural mistake (a wrong permutation, scale or epsilon) from an honest loss.
+With these weights the reference model must agree with the graph to fp32 precision, whatever quantization lost. That
+distinguishes a structural mistake (a wrong permutation, scale or epsilon) from the loss of quantization.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from export.sources.tensor_source import FloatArray, TensorSource
 
 
 class NotWrittenError(PocketspecError, RuntimeError):
-    """A tensor that the model uses and the graph lacks."""
+    """A tensor that the model uses and the graph does not."""
 
 
 class WrittenWeights:
-    """A TensorSource over the data file of an exported graph. ``source`` is asked for shapes alone."""
+    """A TensorSource over the data file of an exported graph. ``source`` gives the shapes in the checkpoint."""
 
     def __init__(self, graph: Path, recipes: Collection[Recipe], source: TensorSource) -> None:
         initializers = onnx_ir.load(graph).graph.initializers
@@ -72,9 +72,9 @@ class WrittenWeights:
         return dequantize(codes, scales, zeros, recipe.bits)[:, : recipe.columns]
 
     def _rows(self, name: str, rows: int, first: int, last: int) -> npt.NDArray[Any]:
-        """Rows of an initializer that lists ``rows`` of them, whatever its own shape is.
+        """Rows of an initializer that consists of ``rows`` rows, whatever its own shape is.
 
-        They are read, not mapped: pages of a mapped file stay resident and would count as memory of the check.
+        They are read, not mapped: pages of a mapped file would stay resident and count as memory of the check.
         """
         tensor = self._tensors[name]
         if not isinstance(tensor, onnx_ir.ExternalTensor):

@@ -1,6 +1,6 @@
-"""Measurements of what was exported, with little memory: large models run in a process of their own, without torch.
+"""Measures written bundles with little memory: large models run in a process of their own, without torch.
 
-An export holds some 400 MB of torch, transformers and the traced graph that nothing gives back. Who runs a written
+An export holds about 400 MB of torch, transformers and the traced graph, which it cannot give back. Running a written
 bundle needs none of it.
 """
 
@@ -13,14 +13,14 @@ from export.manifest import PocketspecError
 
 Value = TypeVar("Value")
 
-# Up to this many bytes of weights a measurement stays here: another process takes a second to start.
+# A measurement of at most so many bytes of weights stays in this process: another one takes a second to start.
 HERE_BYTES = 128 << 20
 
 
 def run_lean(weight_bytes: int, work: Callable[..., Value], *arguments: Any) -> Value:
-    """What ``work(*arguments)`` gives, a function of a module without torch that runs ``weight_bytes`` of weights.
+    """The result of ``work(*arguments)``, a function of a module without torch that runs ``weight_bytes`` of weights.
 
-    Its PocketspecError is raised here, also where the system ended the process for want of memory.
+    PocketspecError if it raises one, or if the system ended its process for want of memory.
     """
     if weight_bytes <= HERE_BYTES:
         return work(*arguments)

@@ -1,8 +1,8 @@
-"""What every KV type of a level costs and gains, measured with the graphs as they will run: perplexity and speed.
+"""Measures perplexity and speed of every KV type of a level, with the graphs as they will run.
 
-Types take turns, a few steps each, so that what else the machine does meets all of them alike. Rows behind which steps
-are timed are copies of the text's: their values do not matter, but that they are memory does. Large models run in a
-process of their own, without torch (see ``lean``), and one KV type is open at a time.
+Types take turns, a few steps each, so that other work of the machine affects all alike. The context of timed steps is
+filled with copies of the text's rows: their values do not matter, but they must be real memory. Large models run in a
+process of their own, without torch (see ``isolated``), with one KV type open at a time.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from runtime.kernels.backends import Kernels, Native
     from runtime.models.ort_model import OrtModel
 
-# Context of the steps that are timed; at 4,096 rows, what a KV type gains or loses is about four times as much.
+# Rows of context of the timed steps. With 4,096 rows a KV type gains or loses about four times as much.
 ROWS = 1024
-# A portable session holds a copy of the weights.
+# The most weights of a portable session, which copies them.
 PORTABLE_BYTES = 256 << 20
-# Weights that the sessions of all KV types may map or copy at once.
+# The most weights that the sessions of all KV types together may map or copy.
 TOGETHER_BYTES = 512 << 20
 _CHUNK = 32
-_TURNS, _STEPS = 15, 5  # of every type; the first step of a turn finds the caches cold and does not count
+_TURNS, _STEPS = 15, 5  # of every type; the first step of a turn finds cold caches and does not count
 _MIN_TURNS, _SECONDS = 3, 6.0
 
 
 class EffectsError(PocketspecError, RuntimeError):
-    """A level whose KV types cannot be measured on this machine; the message says why."""
+    """KV types that cannot be measured on this machine; the message says why."""
 
 
 def measure_effects(folder: Path, graph: str, level: Level, tokens: Sequence[int]) -> dict[str, KvEffect]:
-    """Effects of the KV types of ``level``, which lies in ``folder``, on the text ``tokens``.
+    """The effects of the KV types of ``level``, which lies in ``folder``, on the text ``tokens``.
 
-    By the native kernels if they run here and by ONNX Runtime's else; ``native.data`` is made if it is missing, and
-    stays. EffectsError where that needs too much memory.
+    They are measured with the native kernels if those run here, else with ONNX Runtime's. ``native.data`` is made if it
+    is missing, and stays. EffectsError if measuring needs too much memory.
     """
     kernels = open_kernels(folder, graph, level)
     native = level.native if kernels.name == "native" else None
@@ -68,9 +68,9 @@ def measure_effects(folder: Path, graph: str, level: Level, tokens: Sequence[int
 
 
 class Models:
-    """One model for every KV type, over weights of ``size`` bytes that each session maps or copies anew.
+    """One model for every KV type, over weights of ``size`` bytes that each session maps or copies.
 
-    All stay open where that is little; else there is one at a time, opened for every use.
+    All stay open if that is little memory; else one at a time is open, for each use anew.
     """
 
     def __init__(self, open_kind: Callable[[str], OrtModel], size: int) -> None:
@@ -79,7 +79,7 @@ class Models:
 
     @contextmanager
     def use(self, kind: str, kinds: int) -> Iterator[OrtModel]:
-        """The model for a KV type, one of so many ``kinds``."""
+        """A context with the model for KV type ``kind``; ``kinds`` is the number of types."""
         if self._size * kinds <= TOGETHER_BYTES:
             if kind not in self._kept:
                 self._kept[kind] = self._open(kind)
@@ -92,9 +92,9 @@ class Models:
 
 
 def open_kernels(folder: Path, graph: str, level: Level) -> Kernels:
-    """The kernels that the runtime would choose here, ``native.data`` made for them.
+    """The kernels that the runtime would choose here, with ``native.data`` if they need it.
 
-    EffectsError where a session would copy too much.
+    EffectsError if a session would copy too much.
     """
     from runtime.kernels.backends import PORTABLE
 
@@ -125,7 +125,7 @@ def _native_kernels(folder: Path, graph: str, level: Level) -> Native | None:
 
 
 def open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: int) -> OrtModel:
-    """``level`` with a KV cache of ``rows`` rows of type ``kind``, for forwards of up to 32 rows of any number."""
+    """``level`` with a KV cache of ``rows`` rows of type ``kind``, for forwards of up to 32 rows."""
     from runtime.models.exact_widths import any_width
     from runtime.models.ort_model import OrtModel, open_session
 
@@ -134,7 +134,7 @@ def open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: in
 
 
 def _read(model: OrtModel, tokens: Sequence[int]) -> float:
-    """Perplexity of ``tokens``, whose rows the cache holds afterwards."""
+    """The perplexity of ``tokens``, whose rows are in the cache afterwards."""
     found: list[float] = []
     for start in range(0, len(tokens), _CHUNK):
         logits = model.forward(tokens[start : start + _CHUNK]).logits
@@ -143,7 +143,7 @@ def _read(model: OrtModel, tokens: Sequence[int]) -> float:
 
 
 def _fill(model: OrtModel, rows: int) -> None:
-    """Makes the cache one of ``rows`` rows, by repeating those it holds."""
+    """Fills the cache up to ``rows`` rows by repeating those it has."""
     model.cache.rollback(min(model.cache.length, rows))
     held = model.cache.length
     for array in model.cache.arrays:
@@ -154,7 +154,7 @@ def _fill(model: OrtModel, rows: int) -> None:
 def _measure(
     models: Models, kinds: Sequence[str], text: Sequence[int], rows: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Perplexity of ``text``, and the median seconds of a plain step behind ``rows`` rows, of every KV type."""
+    """By KV type, the perplexity of ``text`` and the median seconds of a plain step behind ``rows`` rows."""
     perplexities: dict[str, float] = {}
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     began = perf_counter()

@@ -1,4 +1,4 @@
-"""How much a check may run, in tokens and bytes. The standard library alone: estimates are made before torch loads."""
+"""How much a check may run, in tokens and bytes. Estimates need it before torch loads: the standard library alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Runs an exported graph piece by piece, so that a check never holds all of its weights.
 
-ONNX Runtime copies packed weights when it opens a session. Here the nodes, which lie in topological order, are cut
-into runs whose initializers stay below a size; each run becomes a session of its own over the same data file, and the
-values between them are handed on. A graph below that size is one piece: the graph itself.
+ONNX Runtime copies packed weights when it opens a session. Here the nodes, which are in topological order, are cut into
+pieces whose initializers stay below a size. Each piece becomes a session of its own over the same data file, and values
+are passed from one to the next. A graph below that size is one piece.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Values = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Piece:
-    """Nodes ``first`` to ``last`` (exclusive) of a graph: the values they need from outside, and what they give."""
+    """Nodes ``first`` to ``last`` (exclusive) of a graph, the values they need, and the values they give."""
 
     first: int
     last: int
@@ -37,7 +37,7 @@ class Piece:
 
 
 class PiecedGraph:
-    """An exported graph, and how it is cut.
+    """An exported graph, cut into pieces.
 
     ``max_bytes`` bounds the initializers of a piece; a single node may exceed it. ``exact`` computes block-quantized
     products in fp32 instead of with quantized activations: slower, and as close to the stored weights as fp32 allows.
@@ -77,8 +77,8 @@ class PiecedGraph:
     def run(self, steps: Sequence[Inputs], carried: Mapping[str, str], outputs: Collection[str]) -> list[Values]:
         """``outputs`` of each step. ``carried`` maps an input to the output of the step before that it continues.
 
-        The pieces run one after another, each through all steps, so that a piece is opened once. Inputs that carry
-        are given for the first step alone.
+        The pieces run one after another, each through all steps, so that each is opened once. Carried inputs are given
+        for the first step alone.
         """
         live: list[Values] = [dict(step) for step in steps]
         for number, piece in enumerate(self.pieces):
@@ -116,7 +116,7 @@ class PiecedGraph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False
         if not any(node.op_type == "MatMulNBits" for node in nodes):
-            # Plain products run as well on the mapped file; only block-quantized ones need their packed copy.
+            # Plain products run as well on the mapped file; only block-quantized ones need a packed copy.
             options.add_session_config_entry("session.disable_prepacking", "1")
         return options
 

@@ -1,7 +1,7 @@
-"""The most memory an export holds: anonymous bytes of its process and of those it starts, whose sum nobody gives back.
+"""The peak of memory of an export: anonymous bytes of its process and its children.
 
-Pages of mapped files are left out: the system drops them when it wants to. Where it does not tell the two apart (other
-systems than Linux), all resident bytes of this process stand in.
+Pages of mapped files are left out, because the system can drop them. Systems other than Linux do not tell the two
+apart; there the peak is that of all resident bytes of this process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INTERVAL_SECONDS = 0.02
 
 
 class PeakWatch:
-    """Looks every 20 ms while the context lasts. ``bytes`` is the highest sum so far, None where nothing is told."""
+    """A context that samples memory every 20 ms; ``bytes`` is the highest sum so far, None if it is not known."""
 
     def __init__(self) -> None:
         self._peak = 0

@@ -1,4 +1,4 @@
-"""The data file beside a graph: aligned room for tensors, written in any order, in place only when it is complete."""
+"""The data file beside a graph: tensors at aligned places, in any order, under its own name once it is complete."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 
-_PAGE = 4096  # what is at least a page begins at one, so that it can be mapped and used where it lies
+_PAGE = 4096  # tensors of at least a page begin at one, so that they can be mapped and used where they lie
 _LINE = 64  # smaller tensors begin at a cache line
 
 
 class DataFile:
-    """``path``, written as ``<path>.part`` until ``finish``. ``report`` is told the bytes of every write."""
+    """``path``, written as ``<path>.part`` until ``finish``; ``report`` gets the bytes of every write."""
 
     def __init__(self, path: Path, report: Callable[[int], None]) -> None:
         self.path, self.size, self._report = path, 0, report
@@ -25,7 +25,7 @@ class DataFile:
         self._file = self._part.open("wb", buffering=0)
 
     def place(self, initializer: ir.Value, position: int | None = None) -> int:
-        """Makes the initializer one that lies at ``position``, by default in new room; returns its position."""
+        """Makes the initializer an external one at ``position``, by default behind all others; returns its position."""
         count = size_of(initializer)
         if position is None:
             align = _PAGE if count >= _PAGE else _LINE
@@ -52,19 +52,19 @@ class DataFile:
         self._report(array.nbytes)
 
     def finish(self) -> None:
-        """Puts the file in place."""
+        """Gives the file its name."""
         self._file.close()
         os.replace(self._part, self.path)
         self._finished = True
 
     def discard(self) -> None:
-        """Removes what was written, also after ``finish``."""
+        """Removes the file, even after ``finish``."""
         self._file.close()
         (self.path if self._finished else self._part).unlink(missing_ok=True)
 
 
 def dims_of(initializer: ir.Value) -> tuple[int, ...]:
-    """The shape of an initializer, which has one even before it has values."""
+    """The shape of an initializer, with or without values."""
     assert initializer.shape is not None
     return tuple(int(size) for size in initializer.shape.numpy())
 

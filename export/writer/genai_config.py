@@ -1,8 +1,7 @@
 """The config file that lets onnxruntime-genai load the root of a bundle.
 
-It refuses any key it does not know and any model type it does not know, so the file holds only what genai 0.18 reads,
-and families that it has no type for get none. Our own inputs of the graph (``tree_bias``, ``logits_from``) have
-defaults and need no mention.
+genai refuses keys and model types that it does not know. So the file has only what genai 0.18 reads, and families
+without a type get no file. Our own inputs of the graph (``tree_bias``, ``logits_from``) have defaults.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from export.manifest import ModelShape, Vocabulary
 
 FILE_NAME = "genai_config.json"
 
-# Decoder types that genai 0.18 knows, by the model type of HF. A type decides nothing else for these families.
+# Decoder types that genai 0.18 knows, by HF's model type. For these families the type has no other effect.
 _TYPES = {
     "gemma": "gemma",
     "gemma2": "gemma2",
@@ -78,6 +77,6 @@ def make_genai_config(
 
 
 def write_genai_config(folder: Path, content: dict[str, Any] | None) -> None:
-    """Writes the file, if there is anything to write."""
+    """Writes the file; ``content`` None: there is none."""
     if content is not None:
         (folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

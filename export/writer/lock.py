@@ -1,4 +1,4 @@
-"""One export at a time to one place: a lock on a file beside it, which the system releases when its process dies."""
+"""Lets one export at a time write to an output: a lock on a file beside it, released by the system with its process."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import BinaryIO
 from export.manifest import PocketspecError
 
 _PAUSE_SECONDS = 0.2
-# File systems that know no locks; there, two exports are told apart by their workspaces alone, as far as that goes.
+# Errors of file systems without locks. There, workspaces alone keep exports with different requests apart.
 _UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
 class LockError(PocketspecError, OSError):
-    """A place where nothing can be written."""
+    """A folder that cannot be written to."""
 
 
 @contextmanager
 def locked(output: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Waits until no other export writes to ``output``; ``waiting`` is told once if there is one.
+    """A context in which no other export writes to ``output``; ``waiting`` gets a line if there is one to wait for.
 
-    Nothing stays of the lock: neither its file nor folders made for it that are empty at the end.
+    Nothing stays of the lock: neither its file, nor folders that were made for it and are empty at the end.
     """
     folder = output.absolute().parent
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -48,7 +48,7 @@ def locked(output: Path, waiting: Callable[[str], None]) -> Iterator[None]:
 
 
 def _acquire(path: Path, output: Path, waiting: Callable[[str], None]) -> BinaryIO:
-    told = False
+    reported = False
     while True:
         file = path.open("a+b")
         try:
@@ -56,9 +56,9 @@ def _acquire(path: Path, output: Path, waiting: Callable[[str], None]) -> Binary
                 if _is_at(path, file):
                     return file
             else:
-                if not told:
+                if not reported:
                     waiting(f"another export to {output} is running; waiting until it ends")
-                    told = True
+                    reported = True
                 time.sleep(_PAUSE_SECONDS)
         except BaseException:
             file.close()
@@ -67,7 +67,7 @@ def _acquire(path: Path, output: Path, waiting: Callable[[str], None]) -> Binary
 
 
 def _is_at(path: Path, file: BinaryIO) -> bool:
-    """Whether ``file`` still has its name: who held the lock before may have removed it."""
+    """Whether ``file`` still has its name: the last holder of the lock may have removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def _release(path: Path, file: BinaryIO) -> None:
 
 
 def _try_lock(file: BinaryIO) -> bool:
-    """Whether the lock is ours now; also where the file system knows none."""
+    """Whether this process has the lock now; True where the file system has no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt

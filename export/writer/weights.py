@@ -1,8 +1,8 @@
 """Streams the tensors of a source through the recipes of a lowered graph into ``model.onnx`` and ``model.onnx.data``.
 
-Matrices are cut into tiles of rows: one thread reads and writes while others quantize, and a few tiles are all that is
-ever in memory, whatever the size of a tensor. Every initializer of a kilobyte or more lies in the data file; larger
-ones begin at a page, so that ONNX Runtime can map them and custom operators can use them where they lie.
+Matrices are cut into tiles of rows: one thread reads and writes while others quantize, so that only a few tiles are in
+memory at any time. Every initializer of a kilobyte or more is in the data file. Large ones begin at a page, so that
+ONNX Runtime can map them and custom operators can use them where they lie.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class WeightsError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class WeightReport:
-    """``bytes`` of the data file; ``error``: root mean square of all quantized matrices, relative to their own.
+    """``bytes`` of the data file, and the ``error`` of all quantized matrices: root mean square, relative to theirs.
 
-    ``unused``: tensors of the source that no recipe reads; any may mean that the graph lacks a part of the model.
+    ``unused`` are the tensors of the source that no recipe reads; they may mean that the graph lacks a part.
     """
 
     bytes: int
@@ -62,8 +62,8 @@ def write_weights(
 ) -> WeightReport:
     """Writes ``folder/<stem>.onnx`` and ``folder/<stem>.onnx.data``, or nothing if it fails or is interrupted.
 
-    ``report`` is called with the bytes written since its last call; ``importance`` has ``[columns]`` per tensor, for
-    those it knows. Raises WeightsError before anything is written if a tensor has another shape than the graph.
+    ``report`` gets the bytes written since its last call. ``importance`` has what the quantizer takes as such, by
+    tensor; some may be missing. WeightsError, before anything is written, if a tensor has another shape than the graph.
     """
     for recipe in graph.recipes:
         _check_shapes(recipe, source)
@@ -85,7 +85,7 @@ def write_weights(
 
 
 class _Writer:
-    """One run over all recipes: what is being quantized, and the error so far."""
+    """One run over all recipes, with the tiles that are being quantized and the error so far."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class _Writer:
             self._place(recipe.name, same.numpy().reshape(dims_of(value)))
 
     def _place(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Keeps the array in the graph file."""
+        """Puts the array into the graph file."""
         value = self._initializers[name]
         assert array.shape == dims_of(value), name
         value.const_value = ir.tensor(np.ascontiguousarray(array), value.dtype, name=name)

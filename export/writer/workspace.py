@@ -1,7 +1,7 @@
-"""The folder a bundle grows in: beside its final place, kept while an export is resumed, renamed when it is complete.
+"""The workspace: the folder in which a bundle grows, beside its output, until it is complete and renamed.
 
-Its name carries a key, a hash of everything that was asked, so that a second run with the same request finds the
-levels the first one finished and a run with another request does not. A level counts once its marker is written.
+Its name has a key, a hash of the request. So a second run with the same request finds the levels that the first one
+finished, and a run with another request does not. A level is finished once its marker is written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MARKERS = ".levels"
 
 
 class WorkspaceError(PocketspecError, OSError):
-    """A folder that an unfinished export cannot have: something else is there."""
+    """A workspace that cannot be used, because something else is in its place."""
 
 
 class Workspace:
@@ -42,7 +42,7 @@ class Workspace:
         self.folder = output.with_name(f"{output.name}.{key[:12]}.part")
 
     def finished(self, folder: str) -> Level | None:
-        """The level in ``folder`` if an earlier run completed it; WorkspaceError where its marker cannot be read."""
+        """The level in ``folder`` if an earlier run finished it, else None; WorkspaceError if its marker is damaged."""
         marker = self._marker(folder)
         if not marker.is_file():
             return None
@@ -53,7 +53,7 @@ class Workspace:
             raise WorkspaceError(f"{marker} is damaged; delete {self.folder} and export again") from None
 
     def begin(self, folder: str) -> Path:
-        """An empty folder for a level. WorkspaceError where a link leads there, or to what an export did not make."""
+        """An empty folder for a level; WorkspaceError if a link leads there, or if no export made the workspace."""
         root, place = self._output.parent, self.folder / folder
         try:
             if self.folder.exists() and not self._is_ours():
@@ -73,7 +73,7 @@ class Workspace:
     def finish(self, level: Level) -> None:
         """Marks a level as complete.
 
-        The marker is a manifest, which must have a target; beside a partner a stand-in for it is listed.
+        The marker is a manifest. That must have a target, so a partner's marker lists a stand-in for it.
         """
         marker = self._marker(level.folder)
         marker.parent.mkdir(exist_ok=True)
@@ -83,13 +83,13 @@ class Workspace:
         os.replace(part, marker)
 
     def discard(self, folder: str) -> None:
-        """Removes an unfinished level, and the whole folder if no other level is finished."""
+        """Removes an unfinished level, and the whole workspace if no level is finished."""
         self._clear(folder)
         if self._is_ours() and not any(self.folder.glob(f"{_MARKERS}/*.json")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def publish(self, manifest: Manifest) -> None:
-        """Writes the manifest and puts the bundle in its place."""
+        """Writes the manifest and renames the workspace to the output."""
         write_manifest(self.folder, manifest)
         shutil.rmtree(self.folder / _MARKERS, ignore_errors=True)
         (self.folder / MARKER).unlink(missing_ok=True)
@@ -98,11 +98,11 @@ class Workspace:
         os.replace(self.folder, self._output)
 
     def leftovers(self) -> list[Path]:
-        """Folders that unfinished exports to the same output with other requests left."""
+        """Workspaces of unfinished exports to the same output with other requests."""
         return [path for path in sorted(self._output.parent.glob(f"{self._output.name}.*.part")) if path != self.folder]
 
     def files(self) -> dict[str, FileEntry]:
-        """Every file of the bundle, by its path in it, but for packed weights, which can be made again."""
+        """Every file of the bundle by its path in it, without packed weights, which can be made again."""
         entries = {}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
@@ -112,7 +112,7 @@ class Workspace:
         return entries
 
     def _clear(self, folder: str) -> None:
-        """Deletes what lies in ``folder``; the target's is the root, whose subfolders belong to other levels."""
+        """Deletes the content of ``folder``; that of the target is the root, where other levels have subfolders."""
         place = self.folder / folder
         if not self._is_ours() or holds_link(self._output.parent, place):
             return
@@ -124,7 +124,7 @@ class Workspace:
                 path.unlink()
 
     def _is_ours(self) -> bool:
-        """Whether an export made the folder, and no link leads there; earlier versions marked finished levels alone."""
+        """Whether an export made the workspace and no link leads there; early versions marked finished levels alone."""
         if holds_link(self._output.parent, self.folder) or not self.folder.is_dir():
             return False
         is_old = any(self.folder.glob(f"{_MARKERS}/*.json"))

@@ -1,11 +1,11 @@
-"""Attention as one ``com.microsoft::GroupQueryAttention`` per layer, with its cache in place and an additive bias.
+"""Lowers attention to one ``com.microsoft::GroupQueryAttention`` a layer, with its cache in place and a bias.
 
-Three seams of transformers are used: the attention interface, the cache object that layers update, and the mask
-functions a model calls. Masks become markers, so that a kind of mask this file does not know cannot be dropped: an
-attention call without a marker is refused. Every layer must update the cache and attend exactly once.
+Three interfaces of transformers are replaced: the attention function, the cache object that layers update, and the mask
+functions that a model calls. Masks become markers, and attention without a marker is refused, so that no unknown kind
+of mask is dropped. Every layer must update the cache and attend exactly once.
 
-A sliding window is not the operator's ``local_window_size``: that counts cache rows, and the rows of a tree are not
-positions. It is a bias made once per step from ``position_ids`` and shared by all sliding layers.
+A sliding window is not the operator's ``local_window_size``, which counts rows of the cache: rows of a tree are not
+positions. It is a bias, made once a step from ``position_ids`` and shared by all sliding layers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from export.sources.model_shape import ArchitectureError
 
 IMPLEMENTATION = "pocketspec"
-# Added to the scores of keys that must not be seen: far below any score, and two of them still add up to a finite
-# number, so that no kernel ever computes inf - inf.
+# Added to the scores of hidden keys: far below any score, and finite even twice, so that no kernel computes inf - inf.
 MASKED = -1e30
 _KNOWN_MASKS = {"create_causal_mask": None, "create_sliding_window_causal_mask": "sliding_window"}
 _NEUTRAL_ARGUMENTS = {"dropout", "position_ids", "use_cache", "cache_position", "is_causal", "position_embeddings"}
@@ -33,16 +32,16 @@ _NEUTRAL_ARGUMENTS = {"dropout", "position_ids", "use_cache", "cache_position", 
 
 @dataclass(frozen=True)
 class CausalMask:
-    """Stands for a mask: causal, and of the last ``window`` positions only, where that is given."""
+    """Marks a causal mask, which shows the last ``window`` positions alone if that is given."""
 
     window: int | None = None
 
 
 class StepCache:
-    """What layers see as their cache: it notes keys and values, and refuses everything it was not made for.
+    """The cache that layers update while they are traced: it records keys and values, and refuses everything else.
 
-    Any other attribute that a model reads (convolution states, cross attention) is state this graph does not carry. The
-    length is refused as well: a model that counts positions by itself is wrong in a tree.
+    Other attributes (convolution states, cross attention) are state that the graph does not have. The length is refused
+    as well, because a model that counts positions by itself is wrong in a tree.
     """
 
     is_compileable = False
@@ -53,7 +52,7 @@ class StepCache:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Notes a layer's new keys and values; the operator appends them to the real cache."""
+        """Records a layer's new keys and values; the operator appends them to the real cache."""
         if self.updated[layer_idx] is not None:
             raise ArchitectureError(f"layer {layer_idx} updates its cache twice; only one update is supported")
         self.updated[layer_idx] = (key, value)
@@ -65,7 +64,7 @@ class StepCache:
 
 @dataclass
 class TracedStep:
-    """The inputs of one traced forward that attention needs, and what it made of them.
+    """The inputs of one traced forward that attention needs, and what it makes of them.
 
     ``past`` holds (key, value) per layer, float32 ``[1, kv_heads, capacity, head_size]``; ``rows`` is S, ``total`` T.
     """
@@ -91,7 +90,7 @@ class TracedStep:
         return self.attention_mask.shape[1]
 
     def wanted_rows(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``hidden`` ``[1, S, size]`` from row ``logits_from`` on (traced as if those were all S rows)."""
+        """Rows of ``hidden`` ``[1, S, size]`` from ``logits_from`` on, traced as if they were all S rows."""
         end, axis = torch.tensor([2**31 - 1]), torch.tensor([1])
         return _op("Slice", [hidden, self.logits_from, end, axis], None, hidden.dtype, hidden.shape)
 
@@ -134,7 +133,7 @@ class TracedStep:
 
 
 class TracedAttention:
-    """The function behind transformers' attention interface. ``step`` is set anew for every traced forward."""
+    """Our function for transformers' attention interface. ``step`` is set anew for every traced forward."""
 
     def __init__(self) -> None:
         self.step: TracedStep | None = None
@@ -182,9 +181,9 @@ class TracedAttention:
 
 @contextmanager
 def attention_lowered(namespaces: Sequence[Any], positions: int) -> Iterator[None]:
-    """Masks of the modules ``namespaces`` become markers for as long as the context lasts.
+    """A context in which masks of the modules ``namespaces`` become markers.
 
-    A window that no text of ``positions`` tokens can leave is no window.
+    A window of ``positions`` tokens or more is left out: no text leaves it.
     """
     with ExitStack() as stack:
         for namespace in namespaces:
@@ -196,7 +195,7 @@ def attention_lowered(namespaces: Sequence[Any], positions: int) -> Iterator[Non
 
 @contextmanager
 def attention_registered(attention: TracedAttention) -> Iterator[None]:
-    """Our attention is known to transformers under its name for as long as the context lasts."""
+    """A context in which transformers knows our attention by its name."""
     ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION] = attention
     try:
         yield
@@ -205,7 +204,7 @@ def attention_registered(attention: TracedAttention) -> Iterator[None]:
 
 
 def check_layers(step: TracedStep) -> None:
-    """Raises ArchitectureError unless every layer updated its cache and attended exactly once."""
+    """ArchitectureError unless every layer attended; each updates its cache and attends at most once anyway."""
     silent = [layer for layer, present in enumerate(step.present) if present is None]
     if silent:
         raise ArchitectureError(f"layers {silent} do not attend through transformers' attention interface")

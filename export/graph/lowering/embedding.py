@@ -1,8 +1,8 @@
-"""Token embeddings that gather from the bytes of the tied head, or from quantized rows of their own.
+"""Lowers token embeddings: they gather rows of the tied head, or quantized rows of their own.
 
-A tied embedding shares its codes with the head: GatherBlockQuantized and MatMulNBits agree on layout and zero points,
-but not on the number of axes, hence an alias. An embedding of its own is stored in int8 under int4 as well: gathering
-touches a few rows of a mapped file, so its size costs disk and no memory, and its error would reach every layer.
+A tied embedding shares its codes with the head. GatherBlockQuantized and MatMulNBits agree on layout and zero points
+but not on the number of axes, hence an alias. A separate embedding is stored in int8 even with int4 weights: gathering
+touches a few rows of a mapped file, so its size costs disk and no memory, while its error would reach every layer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _block_rows(
     nodes = [ir.node("GatherBlockQuantized", inputs, attributes, domain="com.microsoft", version=1)]
     initializers = list(initializers)
     if matrix.columns % matrix.block_size:
-        # The operator knows whole blocks only; the padding of the last one is cut off.
+        # The operator gives whole blocks; the padding of the last one is cut off.
         bounds = [
             _integers(f"{matrix.codes}.{name}", number)
             for name, number in (("from", 0), ("to", matrix.columns), ("axis", -1))

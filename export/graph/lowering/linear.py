@@ -1,7 +1,7 @@
-"""``nn.Linear`` as a placeholder while tracing, and the operator that replaces it once products are packed.
+"""Lowers ``nn.Linear``: to a placeholder while tracing, which an operator replaces once products are packed.
 
 The placeholder ``pocketspec::Linear(x, weight, bias)`` has the checkpoint's layout, weight ``[rows, columns]``, and may
-stand for several matrices stacked by rows. ``lower_product`` is the one place that decides which operator computes it.
+stand for several matrices stacked by rows. ``lower_product`` alone decides which operator computes it.
 """
 
 from __future__ import annotations

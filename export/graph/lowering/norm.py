@@ -1,7 +1,7 @@
-"""Root-mean-square norms as one ``SimplifiedLayerNormalization``.
+"""Lowers root-mean-square norms to one ``SimplifiedLayerNormalization``.
 
-Which modules are such norms is found by running them: a leaf with one weight vector, on random numbers large and
-small, must equal ``x / rms(x) * weight`` or ``x / rms(x) * (1 + weight)`` with one of its own floats as epsilon.
+A module is such a norm if it behaves like one: a leaf with one weight vector that, on large and small random numbers,
+equals ``x / rms(x) * weight`` or ``x / rms(x) * (1 + weight)`` with one of its own floats as epsilon.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LoweredNorm(nn.Module):
 
 
 def find_formula(module: nn.Module) -> NormFormula | None:
-    """The formula that ``module`` computes, or None. Runs it on 3 random rows, so call it outside of fake tensors."""
+    """The formula that ``module`` computes, or None. It runs the module, so call it outside of fake tensors."""
     parameters = dict(module.named_parameters())
     if list(parameters) != ["weight"] or parameters["weight"].ndim != 1 or any(True for _ in module.buffers()):
         return None

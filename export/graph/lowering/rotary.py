@@ -1,9 +1,9 @@
-"""Rotary embeddings as one ``com.microsoft::RotaryEmbedding`` for queries and one for keys, outside of attention.
+"""Lowers rotary embeddings to ``com.microsoft::RotaryEmbedding``, one for queries and one for keys.
 
-Inside the attention operator the positions of a tree are ignored on prompts and on some devices. The tables of sines
-and cosines come from the model's own rotary module, run for the real positions, so every kind of scaling is its
-authors'. The model's own ``apply_rotary_pos_emb`` is compared with the operator's formula on random numbers; where
-they differ (or the model does something else with cosines), the model's own code is exported instead.
+The attention operator could rotate as well, but ignores the positions of a tree on prompts and on some devices. Tables
+of sines and cosines come from the model's own rotary module, run for all positions, so any scaling is the model's. Its
+``apply_rotary_pos_emb`` is compared with the operator's formula on random numbers. If they differ, or if the model uses
+its cosines otherwise, the model's own code is exported instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RotaryMismatchError(Exception):
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """Cosines and sines, float32 ``[positions, rotary_size / 2]``, and how HF lays out the two halves of a pair."""
+    """Cosines and sines, float32 ``[positions, rotary_size / 2]``; ``interleaved``: pairs are neighbours in a head."""
 
     cos: npt.NDArray[np.float32]
     sin: npt.NDArray[np.float32]
@@ -40,7 +40,7 @@ class RotaryTable:
 
 @dataclass(frozen=True)
 class Angles:
-    """Stands for the cosines (and again for the sines) that a rotary module returns for the positions of a step."""
+    """Marks the cosines, or the sines, that a rotary module returns for the positions of a step."""
 
     owner: LoweredRotary
     key: Any
@@ -52,7 +52,7 @@ class Angles:
 
 
 class LoweredRotary(nn.Module):
-    """Takes the place of a rotary module. Its first, fake run makes the tables; later runs use them as buffers."""
+    """Replaces a rotary module. Its first, fake run makes the tables; later runs use them as buffers."""
 
     def __init__(self, original: nn.Module, positions: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class LoweredRotary(nn.Module):
         self.layouts: dict[Any, bool] = {}
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[Angles, Angles]:
-        """Two markers, as if cosines and sines, for ``position_ids`` ``[1, S]``."""
+        """Two markers in place of cosines and sines, for ``position_ids`` ``[1, S]``."""
         key = (args, tuple(sorted(kwargs.items())))
         if key not in self.tables:
             with unset_fake_temporarily():
@@ -127,7 +127,7 @@ def find_layout(table: RotaryTable, apply: Callable[..., Any], head_size: int) -
 
 @contextmanager
 def rotary_lowered(namespaces: Sequence[Any]) -> Iterator[None]:
-    """``apply_rotary_pos_emb`` of the modules ``namespaces`` emits the operator for as long as the context lasts."""
+    """A context in which ``apply_rotary_pos_emb`` of the modules ``namespaces`` emits the operator."""
     with ExitStack() as stack:
         for namespace in namespaces:
             if (original := getattr(namespace, APPLY, None)) is not None:
@@ -180,7 +180,7 @@ def _repeat(rows: torch.Tensor, interleaved: bool) -> torch.Tensor:
 
 
 def _is_interleaved(cos: torch.Tensor, sin: torch.Tensor) -> bool:
-    """HF repeats every angle: as two equal halves, or each beside itself."""
+    """Whether HF repeats every angle beside itself, and not as two equal halves."""
     if all(torch.equal(*table.chunk(2, -1)) for table in (cos, sin)):
         return False
     if all(torch.equal(table[..., 0::2], table[..., 1::2]) for table in (cos, sin)):

@@ -1,7 +1,7 @@
-"""Attention with what surrounds it: the parts of q, k and v, their norms, rotary embeddings, window and tree bias.
+"""Fuses attention with what surrounds it: the split of q, k and v, norms per head, rotary embeddings, bias and window.
 
-``CachedAttention`` takes the product of all three as it is. What stands between that product and the portable operator
-is taken back step by step: rotary embeddings of queries and keys, then a norm per head of either.
+``CachedAttention`` takes the product of q, k and v as one tensor. So the fusion goes back from the portable operator to
+that product, step by step: rotary embeddings of queries and keys, then a norm per head of either.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Norm:
 
 @dataclass(frozen=True)
 class _Bias:
-    """What a step's bias is made of."""
+    """The parts of a step's bias: a tree's, and a window (0: none)."""
 
     tree: ir.Value | None
     window: int
@@ -56,7 +56,7 @@ class CacheAttention(InPlacePass):
     """GroupQueryAttention becomes CachedAttention wherever its bias is one that CachedAttention can take."""
 
     def call(self, model: ir.Model) -> PassResult:
-        """Replaces what it can; the rest stays as it is."""
+        """Replaces the attentions that have no other inputs; the rest stays."""
         modified = False
         for node in find_nodes(model, "GroupQueryAttention", CONTRIB):
             total, bias = _total(node), find_bias(input_at(node, 10))
@@ -102,7 +102,7 @@ class CacheAttention(InPlacePass):
 
 
 def find_bias(value: ir.Value | None) -> _Bias | None:
-    """What the bias of a portable attention is made of; None where that is nothing we know."""
+    """The parts of a portable attention's bias; None if it is something else."""
     if value is None:
         return _Bias(None, 0)
     node = value.producer()
@@ -117,7 +117,7 @@ def find_bias(value: ir.Value | None) -> _Bias | None:
 
 
 def _window(value: ir.Value) -> int | None:
-    """The window that a bias lets rows see: ``Where(position - position of key >= window, MASKED, 0)``."""
+    """The window of a bias ``Where(position - position of key >= window, MASKED, 0)``; None if it is something else."""
     where = _made_by(_made_by(value, "Unsqueeze"), "Where")
     outside = _made_by(where, "GreaterOrEqual")
     distance = _made_by(outside, "Sub")
@@ -135,7 +135,7 @@ def _window(value: ir.Value) -> int | None:
 
 
 def _rotaries(query: ir.Value, key: ir.Value) -> tuple[ir.Node, ir.Node] | None:
-    """The rotary embeddings of queries and keys, if both have the same one over the step's positions."""
+    """The rotary embeddings of queries and keys, if both are the same over the step's positions."""
     nodes = query.producer(), key.producer()
     if any(node is None or (node.op_type, node.domain) != ("RotaryEmbedding", CONTRIB) for node in nodes):
         return None
@@ -176,7 +176,7 @@ def _joined(node: ir.Node, *parts: ir.Value) -> ir.Value:
 
 
 def _total(node: ir.Node) -> ir.Value | None:
-    """T as int64, which the portable operator gets as int32."""
+    """T as int64, from which the portable operator's int32 is cast."""
     cast = _made_by(input_of(node, 6), "Cast")
     total = None if cast is None else input_of(cast, 0)
     return total if total is not None and total.dtype == ir.DataType.INT64 else None

@@ -25,8 +25,8 @@ from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, NativeForm
 def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
     """Writes the native graphs of ``folder/graph`` and their packing table beside it.
 
-    None, and nothing written, where our kernels cannot run it: other weights than int4 and int8, other block sizes than
-    32, 64 and 128. Weights are not read, but for the scales.
+    None, and nothing is written, if our kernels cannot run it: weights other than int4 and int8, block sizes other than
+    32, 64 and 128. Of the weights only scales are read.
     """
     from runtime.kernels.weights.layout import LAYOUT_VERSION
     from runtime.kernels.weights.packing_table import dump_table
@@ -45,7 +45,7 @@ def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
 
 
 def pack_native(folder: Path, graph: str = "model.onnx", report: Callable[[int], None] = lambda count: None) -> Path:
-    """Writes the packed file of ``write_native``'s graphs; ``report`` is told the bytes written since its last call."""
+    """Writes the packed file of ``write_native``'s graphs; ``report`` gets the bytes written since its last call."""
     from runtime.kernels.weights.packing import pack
 
     return pack(folder, sha256_of(folder / f"{graph}.data"), report=report)

@@ -1,4 +1,4 @@
-"""The native graph for the KV types that our attention reads beside float32."""
+"""Copies of the native graph for the other KV types that our attention reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KV_TYPES = {
 
 
 def kv_types(model: ir.Model) -> list[str]:
-    """The KV types a native graph can have: all, or only its own where an attention of ONNX Runtime is left.
+    """The KV types that a native graph can have: fp32 alone if an attention of ONNX Runtime is left in it.
 
     Two codes of four bits share a byte, so heads of an odd size have no int4.
     """

@@ -1,4 +1,4 @@
-"""Gate and up of one matrix, the activation of the gate and their product: one product with an activation."""
+"""Fuses gate and up, halves of one product, with the gate's activation and their product: one gated product."""
 
 from __future__ import annotations
 

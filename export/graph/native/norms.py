@@ -1,7 +1,7 @@
-"""RMS norms into the products that read them, and the residual sums in front of them into the products that make them.
+"""Fuses RMS norms into the products that read them, and residual sums into the products whose results they add.
 
-ONNX Runtime's SkipSimplifiedLayerNormalization is a sum and a norm. Both have another place in the native graph: the
-sum is the last thing that the product before it does, the norm the first thing that the product after it does.
+ONNX Runtime's SkipSimplifiedLayerNormalization is a sum and a norm. In the native graph the product before it ends with
+the sum, and the product after it begins with the norm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SplitSkipNorms(InPlacePass):
     """SkipSimplifiedLayerNormalization becomes an Add and a norm where a product can take over one of them."""
 
     def call(self, model: ir.Model) -> PassResult:
-        """Replaces those with three inputs: a bias is for nobody to take."""
+        """Replaces those with three inputs; no product can take a fourth, the bias."""
         modified = False
         for node in find_nodes(model, _SKIP_NORM, CONTRIB):
             terms = [input_of(node, 0), input_of(node, 1)]
@@ -42,7 +42,7 @@ class SplitSkipNorms(InPlacePass):
 
 
 class FuseResiduals(InPlacePass):
-    """Add(x, product) becomes a product that adds x last, at the place of the Add, where x is known."""
+    """Add(x, product) becomes a product that adds x last, in the place of the Add, where x is already computed."""
 
     def call(self, model: ir.Model) -> PassResult:
         """Both terms must have one shape; the product must have no other user, no residual and no activation."""
@@ -74,7 +74,7 @@ class FuseGains(InPlacePass):
     """A norm that only products read (perhaps behind a choice of rows) becomes their gain."""
 
     def call(self, model: ir.Model) -> PassResult:
-        """The norm is taken anew in every such product, which costs less than writing it down in between."""
+        """Every product computes the norm anew, which costs less than storing it in between."""
         modified = False
         for norm in find_nodes(model, LAST_AXIS_NORM):
             x, gain, normed = input_of(norm, 0), input_of(norm, 1), norm.outputs[0]
@@ -109,7 +109,7 @@ def reading_products(value: ir.Value) -> list[ir.Node]:
 
 
 def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    """Who reads ``value``, looking through a choice of rows: the norm of chosen rows is the choice of normed rows."""
+    """The readers of ``value``, also behind a choice of rows, which norms can be exchanged with."""
     for node, slot in value.uses():
         if node.op_type == "Slice" and slot == 0 and _cuts_rows(node):
             yield from _readers(node.outputs[0])

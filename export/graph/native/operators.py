@@ -1,4 +1,4 @@
-"""The operators of domain ``pocketspec`` as nodes of a graph: their inputs by name, and how they are made."""
+"""The operators of domain ``pocketspec`` as nodes of a graph: names of their inputs, and functions that make them."""
 
 from __future__ import annotations
 

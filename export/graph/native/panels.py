@@ -1,7 +1,6 @@
-"""Where the weights of the native graph lie: panels in the packed file, one copy of every matrix, and the vectors.
+"""Places the weights of the native graph in the packed file: one copy of every matrix in panels, and the vectors.
 
-A tied embedding reads the panels of the head: what the portable graph holds as two initializers of the same bytes is
-one matrix here.
+A tied embedding reads the panels of the head. Two portable initializers of the same bytes are one matrix here.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def place_weights(model: ir.Model, source: str, source_size: int) -> PackingTabl
     from runtime.kernels.weights.packing_table import TableBuilder
 
     placed = _Panels(model, TableBuilder())
-    # In the order of a step, so that a file that is read from its beginning is read in the order of use.
+    # In the order of use, so that a file is read from its beginning to its end in a step.
     for node in products(model):
         placed.replace(node, list(ProductInput)[1:4], 2 if "activation" in node.attributes else 1)
     for node in find_nodes(model, GATHER, DOMAIN):
@@ -94,10 +93,10 @@ def _tensor(value: ir.Value) -> ir.ExternalTensor:
 
 
 def _scale_type(scales: ir.ExternalTensor) -> str:
-    """Half the bytes where that loses nothing: the quantizers round scales so that it does not.
+    """The type "fp16" if it loses nothing of the scales, which the quantizers round to that end, else "fp32".
 
-    They leave scales below float16's normal range alone. A few of those (of rows for tokens that no text has) may lose
-    digits, if all that is lost is less than what float32 itself would lose of the whole matrix.
+    Quantizers leave scales below float16's normal range unrounded. A few of them (in rows of tokens that no text has)
+    may lose digits, as long as the loss is below float32's own precision over the whole matrix.
     """
     values = scales.numpy()
     with np.errstate(over="ignore"):

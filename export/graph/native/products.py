@@ -1,4 +1,4 @@
-"""MatMulNBits becomes MatMulPanel, GatherBlockQuantized becomes GatherPanel; which bytes they read is decided later."""
+"""Replaces MatMulNBits by MatMulPanel and GatherBlockQuantized by GatherPanel; ``panels`` places their bytes later."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class PanelGathers(InPlacePass):
 
 
 def _factor(rows: ir.Value) -> tuple[ir.Node, float] | None:
-    """The product of ``rows`` with a constant number, if that is all that reads them."""
+    """The product of ``rows`` with a constant number, if nothing else reads them."""
     use = only_user(rows)
     if use is None or use[0].op_type != "Mul":
         return None

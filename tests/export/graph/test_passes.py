@@ -13,7 +13,7 @@ import pytest
 from onnx_ir.passes import InPlacePass
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.graph.ir_helpers import CancelLayouts, ConstantShapes, SinkTransposes, SplitSlices
+from export.graph.layout_passes import CancelLayouts, ConstantShapes, SinkTransposes, SplitSlices
 from export.graph.lowering.linear import Storage
 from export.graph.passes import FuseSilu, FuseSkipNorm, GraphRecipes, LowerEmbeddings, LowerProducts, PackProducts
 from export.graph.recipe import AliasRecipe, MatrixRecipe, PlainRecipe
