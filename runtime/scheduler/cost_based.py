@@ -226,9 +226,10 @@ class CostScheduler:
 
 
 def _shows_more(one: _Candidate, other: _Candidate) -> bool:
-    """Whether ``one`` shows all that ``other`` could show, and is no slower."""
+    """Whether ``one`` shows all that ``other`` could show, and is no slower. Trees show the first depth alone."""
     levels, seen = other.method.levels, set(one.method.acceptances)
-    return bool(levels) and set(other.method.acceptances) <= seen and one.per_token <= other.per_token
+    is_shown = bool(levels) and set(other.method.acceptances) <= seen and one.method.shape == "chain"
+    return is_shown and one.per_token <= other.per_token
 
 
 class _Behind:
