@@ -106,7 +106,7 @@ class LevelSizes:
 
 
 def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
-    """Bytes of one row of one KV head. Native int8 and int4 rows carry a float32 scale, portable ones do not."""
+    """Bytes of one row of one KV head. Native int8 and int4 rows have 4 bytes of scales, portable ones have none."""
     scale = 4 if residence == "native" else 0
     return {"fp32": 4 * head_size, "fp16": 2 * head_size, "int8": head_size + scale, "int4": head_size // 2 + scale}[
         kv_type
