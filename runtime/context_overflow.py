@@ -119,7 +119,7 @@ class Drop:
             tokens = self._history.encode(self._tokenizer.render_chat(self._messages, self._inputs))
         if tokens is not None:
             turns = "the oldest turn" if dropped == 1 else f"the oldest {dropped} turns"
-            self._notify(_told(capacity, turns, len(tokens) + more))
+            self._notify(_notice(capacity, turns, len(tokens) + more))
         return tokens
 
     def _drop_oldest(self) -> bool:
@@ -155,7 +155,7 @@ class Slide:
         self._first = self._first if self.left_out else _bounded(self._first, capacity)
         kept = slide(tokens, capacity, self._first)
         self.left_out += len(tokens) - len(kept)
-        self._notify(_told(capacity, f"{len(tokens) - len(kept)} tokens behind the first {self._first}", len(kept)))
+        self._notify(_notice(capacity, f"{len(tokens) - len(kept)} tokens behind the first {self._first}", len(kept)))
         return kept
 
 
@@ -187,7 +187,7 @@ def sliding_text(notify: Notify, first: int = KEPT_FIRST) -> Refit:
     def refit(tokens: Sequence[int], capacity: int) -> list[int]:
         still = _bounded(first, capacity)
         kept = slide(tokens, capacity, still)
-        notify(_told(capacity, f"{len(tokens) - len(kept)} tokens behind the first {still}", len(kept)))
+        notify(_notice(capacity, f"{len(tokens) - len(kept)} tokens behind the first {still}", len(kept)))
         return kept
 
     return refit
@@ -262,5 +262,5 @@ def _refuse_full(num_tokens: int, capacity: int, remedy: str) -> None:
         )
 
 
-def _told(capacity: int, gone: str, left: int) -> str:
+def _notice(capacity: int, gone: str, left: int) -> str:
     return f"the conversation outgrew its context of {capacity} tokens: dropped {gone}; {left} are read again"

@@ -69,7 +69,7 @@ class Engine:
         engine = weakref.proxy(self)  # nothing in here must keep the engine alive
         self._models = PlannedModels(levels, plan, request, lambda: costs_of(engine, levels.notify), self._turns.go_on)
         self._context = Context(plan.context, SamplingParams())
-        self._notify, self._told_near_ties = levels.notify, False
+        self._notify, self._near_ties_reported = levels.notify, False
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)
 
@@ -313,7 +313,7 @@ class Engine:
         if as_whole(left_out) is None or left_out < 0:
             raise PocketspecError(f"left_out is {left_out!r}; it is a number of tokens")
         strategy = self._models.speculator.strategy(speculation, sampling, context)
-        self._tell_near_ties(speculation)
+        self._report_near_ties(speculation)
         context.sampling = sampling
 
         def keep(tokens: Sequence[int], capacity: int) -> list[int] | None:
@@ -322,8 +322,8 @@ class Engine:
 
         return self._models.steps(tokens, stop, strategy, context, keep, left_out)
 
-    def _tell_near_ties(self, speculation: Speculation) -> None:
+    def _report_near_ties(self, speculation: Speculation) -> None:
         """Said once, before the first token; if nothing is exact here, it was said when the bundle was opened."""
-        if self.target.widths.exact and not self._told_near_ties and not self.is_exact(speculation):
-            self._told_near_ties = True
+        if self.target.widths.exact and not self._near_ties_reported and not self.is_exact(speculation):
+            self._near_ties_reported = True
             self._notify("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")

@@ -58,7 +58,7 @@ class Watcher:
         self._engine, self._look, self._notify = weakref.ref(engine), look, notify
         self._wanted = engine.plan.budget_bytes
         self._calm = 0
-        self._told_excess = self._told_failure = self._tolerant = False
+        self._excess_reported = self._failure_reported = self._tolerant = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -110,12 +110,12 @@ class Watcher:
                     return
             except Exception as error:  # of the system's files, planning, or ``notify``: none may end the watcher
                 if not self._stopped.is_set():
-                    self._tell_failure(error)
+                    self._report_failure(error)
 
-    def _tell_failure(self, error: Exception) -> None:
-        if self._told_failure:
+    def _report_failure(self, error: Exception) -> None:
+        if self._failure_reported:
             return
-        self._told_failure = True
+        self._failure_reported = True
         with suppress(Exception):
             reason = f"{type(error).__name__}: {error}"
             self._notify(f"memory could not be watched just now ({reason}); going on, and trying again every second")
@@ -123,12 +123,12 @@ class Watcher:
     def _compare(self, plan: Plan, own: Memory | None) -> None:
         if (
             own is None
-            or self._told_excess
+            or self._excess_reported
             or self._tolerant
             or own.anonymous_bytes <= plan.anonymous_bytes + plan.margin_bytes
         ):
             return
-        self._told_excess = True
+        self._excess_reported = True
         self._notify(
             f"this process has {own.anonymous_bytes:,} bytes of anonymous memory, and the plan says"
             f" {plan.anonymous_bytes:,} and a margin of {plan.margin_bytes:,}: what else runs in it is not in the plan"

@@ -24,10 +24,10 @@ def run_lean(weight_bytes: int, work: Callable[..., Value], *arguments: Any) -> 
     """
     if weight_bytes <= HERE_BYTES:
         return work(*arguments)
-    from runtime.process.isolated import run_apart
+    from runtime.process.isolated import run_isolated
 
     try:
-        return run_apart(_work, work, arguments, notify=lambda line: None)
+        return run_isolated(_work, work, arguments, notify=lambda line: None)
     except OSError as error:
         raise PocketspecError(f"no process for it could be started ({error})") from error
 

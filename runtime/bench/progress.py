@@ -1,4 +1,4 @@
-"""How far a measurement is: a bar on a terminal's standard error, a line now and then elsewhere."""
+"""Shows the progress of a measurement: a bar on a terminal, a line from time to time elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINES = 20
 
 @contextmanager
 def show_answers(total: int, say: Callable[[str], None]) -> Iterator[Callable[[AnswerRecord], None]]:
-    """Gives what is told of every answer, of ``total`` in all; ``say`` prints a line."""
+    """Yields the function to call after every answer, of ``total`` in all; ``say`` prints a line."""
     if not sys.stderr.isatty():
         yield _Lines(total, say)
         return
@@ -24,7 +24,7 @@ def show_answers(total: int, say: Callable[[str], None]) -> Iterator[Callable[[A
 
 
 class _Lines:
-    """At most 20 lines, however many answers there are."""
+    """Prints at most 20 lines, for any number of answers."""
 
     def __init__(self, total: int, say: Callable[[str], None]) -> None:
         self._total, self._say, self._count = total, say, 0

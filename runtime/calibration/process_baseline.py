@@ -38,7 +38,7 @@ def known_process(kernels: KernelKind) -> ProcessBytes | None:
     found, _ = look_up(user_folder(), name, key)
     process = read_process(found) if isinstance(found, dict) else None
     if process is None:
-        process = _measured_apart(kernels)
+        process = _measure_isolated(kernels)
         if process is not None:
             remember(user_folder(), name, key, asdict(process))
     return process
@@ -57,7 +57,7 @@ def known_processes(device: Device, residence: Residence) -> dict[KernelKind, Pr
     return {} if process is None else {kernels: process}
 
 
-def _measured_apart(kernels: KernelKind) -> ProcessBytes | None:
+def _measure_isolated(kernels: KernelKind) -> ProcessBytes | None:
     """The bytes that a child process measures.
 
     Around a page that is touched, the system maps the pages that are in its cache: 41 MB of libraries at first, 53 MB

@@ -76,21 +76,21 @@ def _talk(
 ) -> None:
     """Runs every setting ``repeats`` times, in turns; each repeat begins with another one."""
     from runtime.bench.conversation.measure import converse
-    from runtime.process.isolated import run_apart
+    from runtime.process.isolated import run_isolated
 
-    told: set[str] = set()
+    shown: set[str] = set()
 
-    def tell(line: str) -> None:
-        if line not in told:
-            told.add(line)
+    def show_once(line: str) -> None:
+        if line not in shown:
+            shown.add(line)
             shared.say(line)
 
     for repeat in range(repeats):
         first = repeat % len(settings)
         for setting in [*settings[first:], *settings[:first]]:
             # Where more is taken than planned, on purpose, the engine would only complain.
-            notify = tell if setting.planned else lambda line: None
-            done = run_apart(converse, task, setting, notify=notify)
+            notify = show_once if setting.planned else lambda line: None
+            done = run_isolated(converse, task, setting, notify=notify)
             held[setting.name].append(done)
             shared.say(
                 f"repeat {repeat + 1}: {setting.name}: {done.tokens_per_second:.1f} tokens/s, generation memory"

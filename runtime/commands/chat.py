@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.text.tokenizer import TokenizerError
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
-    shared.tell_suggestion(options)
+    shared.show_suggestion(options)
     inputs = shared.make_template_inputs(options)
     with shared.open_for(options, speculation) as engine:
         if engine.tokenizer.template is None:

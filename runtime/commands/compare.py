@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.speculation.request import PLAIN
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
-    shared.tell_suggestion(options)
+    shared.show_suggestion(options)
     inputs = shared.make_template_inputs(options)
     settings = {
         "sampling": sampling,

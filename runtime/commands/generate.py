@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Generates; an interrupted answer is kept, with exit code 130."""
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
-    shared.tell_suggestion(options)
+    shared.show_suggestion(options)
     inputs = shared.make_template_inputs(options)
     text = read_prompt(options.prompt, options.prompt_file)
     with shared.open_for(options, speculation) as engine:

@@ -220,7 +220,7 @@ def _suggested(bundle: Path) -> SamplingParams:
     return suggestion.sampling
 
 
-def tell_suggestion(options: argparse.Namespace) -> None:
+def show_suggestion(options: argparse.Namespace) -> None:
     """Prints a line if the checkpoint's makers suggest sampling and none was asked for."""
     from runtime.decoding.suggested_sampling import read_suggestion
 

@@ -91,12 +91,12 @@ def find_compiler(command: str | None = None) -> Compiler:
     if not words or not shutil.which(words[0]):
         what = f"no compiler {words[0]!r}" if asked and words else "no C++ compiler"
         raise BuildError(f"{what} on this machine; install g++ or clang++, or set CXX to one")
-    told = _run([*words, "-dumpmachine"])
-    if told.returncode != 0:
+    found = _run([*words, "-dumpmachine"])
+    if found.returncode != 0:
         raise BuildError(
             f"{shlex.join(words)} is no compiler like g++ or clang++: it does not know -dumpmachine; set CXX to another"
         )
-    machine = told.stdout.strip().split("-")[0].lower()
+    machine = found.stdout.strip().split("-")[0].lower()
     return Compiler(tuple(words), _MACHINES.get(machine, machine))
 
 

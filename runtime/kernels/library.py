@@ -189,8 +189,8 @@ def judge(path: Path) -> LibraryVerdict:
 
 def _read_verdict(text: str) -> LibraryVerdict:
     try:
-        told = json.loads(text.splitlines()[-1])
-        verdict = LibraryVerdict.read(json.loads(told["description"] or "{}"), told)
+        output = json.loads(text.splitlines()[-1])
+        verdict = LibraryVerdict.read(json.loads(output["description"] or "{}"), output)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return LibraryVerdict(fault="what it says of itself cannot be read", about="trial")
     if verdict.fault is None and verdict.layout != LAYOUT_VERSION:

@@ -52,7 +52,7 @@ class Chooser:
             raise PocketspecError(f"no kernels {wanted!r}; there are: {', '.join(WANTED)}")
         self._wanted, self._notify, self._progress = wanted, notify, progress
         self._verify, self._verified = verify, set[str]()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._failed: dict[tuple[str, Residence], PocketspecError] = {}
 
     def open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
@@ -75,7 +75,7 @@ class Chooser:
                 raise
             reason = _without_trace(error)
         opened = self._open_portable(bundle, manifest, level, make)
-        self._tell(f"ONNX Runtime's own kernels run {level.name}, so that {_COST}", reason)
+        self._notify_once(f"ONNX Runtime's own kernels run {level.name}, so that {_COST}", reason)
         return opened
 
     def _open_portable(
@@ -90,7 +90,7 @@ class Chooser:
         except PocketspecError as error:
             reason = _without_trace(error)
         # Said before opening, because a plan may have no room for copied weights.
-        self._tell(f"the weights of {level.name} are copied into memory", reason)
+        self._notify_once(f"the weights of {level.name} are copied into memory", reason)
         return make(PORTABLE)
 
     def _attempt(self, residence: Residence, level: Level, attempt: Callable[[], _Opened]) -> _Opened:
@@ -104,11 +104,11 @@ class Chooser:
             self._failed[level.name, residence] = _without_trace(error)
             raise
 
-    def _tell(self, what: str, reason: PocketspecError) -> None:
+    def _notify_once(self, what: str, reason: PocketspecError) -> None:
         """Reports each reason once, even if several levels have it; one that concerns all kernels is one line."""
-        if str(reason) not in self._told:
+        if str(reason) not in self._reported:
             self._notify(f"{reason}; {_WITHOUT_PLACE}" if isinstance(reason, NowhereError) else f"{what}: {reason}")
-            self._told.add(str(reason))
+            self._reported.add(str(reason))
 
     def expect(self, level: Level) -> str:
         """Describes the kernels that would run ``level``, and why; packs nothing."""

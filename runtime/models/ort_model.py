@@ -32,7 +32,7 @@ from runtime.models.kv_cache import KVCache
 from runtime.models.placement import CPU, on_cores
 from runtime.models.single_thread_session import SessionCrew
 from runtime.models.thread_choice import WorkerChoice
-from runtime.process.allocator import keep_large_blocks_apart
+from runtime.process.allocator import map_large_blocks
 from runtime.process.forks import outlive_forks
 
 # Rows, rows with logits, and whether they are a tree: forwards of one kind do the same work.
@@ -259,7 +259,7 @@ def open_session(
         raise UnsupportedModelError(f"{path} is missing; export the bundle again")
     try:
         options = kernels.session_options(threads, placement.cores)
-        keep_large_blocks_apart()
+        map_large_blocks()
         providers = list(dict.fromkeys((placement.provider, CPU.provider)))
         session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
     except Exception as error:  # ONNX Runtime's errors share no other base

@@ -13,7 +13,7 @@ _LARGE_BYTES = 256 << 10
 _KEPT_BYTES = 1 << 20
 
 
-def keep_large_blocks_apart() -> None:
+def map_large_blocks() -> None:
     """Makes the C library map every large block separately from now on, if it is glibc; elsewhere does nothing.
 
     By default the limit for that rises to the largest block ever freed. Then the activations of a prompt leave holes

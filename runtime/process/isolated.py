@@ -18,7 +18,7 @@ from memory.child import command, environment
 Value = TypeVar("Value")
 
 
-def run_apart(work: Callable[..., Value], *arguments: Any, notify: Callable[[str], None]) -> Value:
+def run_isolated(work: Callable[..., Value], *arguments: Any, notify: Callable[[str], None]) -> Value:
     """The result of ``work(*arguments, notify)``, run in a new Python process.
 
     ``work`` must be a function of a module; it and its arguments are pickled, and lines for ``notify`` come back. Its
@@ -64,14 +64,14 @@ def _work(tasks: IO[bytes], answers: IO[bytes]) -> None:
     work, arguments = pickle.load(tasks)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        value = work(*arguments, lambda line: _tell(answers, "note", line))
+        value = work(*arguments, lambda line: _send(answers, "note", line))
     except PocketspecError as error:
-        _tell(answers, "error", str(error))
+        _send(answers, "error", str(error))
     else:
-        _tell(answers, "value", value)
+        _send(answers, "value", value)
 
 
-def _tell(answers: IO[bytes], kind: str, value: Any) -> None:
+def _send(answers: IO[bytes], kind: str, value: Any) -> None:
     pickle.dump((kind, value), answers)
     answers.flush()
 
@@ -84,6 +84,6 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     # What the work prints must not mix with the results.
-    with open(os.dup(1), "wb") as told:
+    with open(os.dup(1), "wb") as answers:
         os.dup2(2, 1)
-        _work(sys.stdin.buffer, told)
+        _work(sys.stdin.buffer, answers)

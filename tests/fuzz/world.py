@@ -104,12 +104,12 @@ def _write_pair(bundle: Path) -> None:
     """A bundle with its weights in a file of their own, and the pair of it, written in this process."""
     write_weighty_bundle(bundle)
     manifest = read_manifest(bundle)
-    write_apart = prepacking.write_apart
+    write_isolated = prepacking.write_isolated
     shape = manifest.target.shape
-    prepacking.write_apart = lambda pair, part: prepacker.write_pair(
+    prepacking.write_isolated = lambda pair, part: prepacker.write_pair(
         pair.graph, part, (shape.kv_heads, shape.head_size)
     )
     try:
         prepacked_graph(place_of(bundle, manifest, manifest.target, "model.onnx"))
     finally:
-        prepacking.write_apart = write_apart
+        prepacking.write_isolated = write_isolated

@@ -78,9 +78,9 @@ def count_different(found: Array, expected: Array) -> int:
 
 def describe(library: Path) -> str:
     """The library's description of itself, JSON text."""
-    told = ctypes.CDLL(str(library)).pocketspec_kernels
-    told.restype = ctypes.c_char_p
-    return bytes(told()).decode()
+    describe_kernels = ctypes.CDLL(str(library)).pocketspec_kernels
+    describe_kernels.restype = ctypes.c_char_p
+    return bytes(describe_kernels()).decode()
 
 
 def _open(case: Case, library: Path, threads: int) -> ort.InferenceSession:
@@ -121,8 +121,8 @@ def _refusal_fault(library: Path, tensor: str, case: Case) -> str | None:
     try:
         _open(case, library, 1).run(None, dict(case.trials[0].given))
     except Exception as error:  # ONNX Runtime's errors share no other base
-        told = _first_line(error)
-        return None if case.operator in told and tensor in told else f"it refuses a wrong {tensor} with: {told}"
+        line = _first_line(error)
+        return None if case.operator in line and tensor in line else f"it refuses a wrong {tensor} with: {line}"
     return f"{case.operator} takes {tensor} of a wrong size"
 
 

@@ -141,7 +141,7 @@ def _check_memory(pair: Pair) -> None:
 
 def _write(pair: Pair, part: Path) -> None:
     """Lets the process write and test the pair, then describes it."""
-    fault = write_apart(pair, part)
+    fault = write_isolated(pair, part)
     if fault is not None:
         raise PackingError(f"ONNX Runtime {ort.__version__} {fault}")
     check_locations(part, part / GRAPH)
@@ -154,7 +154,7 @@ def _write(pair: Pair, part: Path) -> None:
     (part / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
 
 
-def write_apart(pair: Pair, part: Path) -> str | None:
+def write_isolated(pair: Pair, part: Path) -> str | None:
     """Writes the pair in a process of its own: a session that copies weights takes more memory than a plan has.
 
     None of its memory, heap or mappings, stays in this process. Returns the fault, None if there is none.

@@ -29,11 +29,11 @@ print(before - anonymous())
 # keeps them from going back.
 _LARGE_BLOCKS = """
 import sys
-from runtime.process.allocator import keep_large_blocks_apart
+from runtime.process.allocator import map_large_blocks
 from memory.meter import read_memory
 
 if sys.argv[1] == "apart":
-    keep_large_blocks_apart()
+    map_large_blocks()
 del (large := [bytearray(30 << 20)])[:]
 before = read_memory().anonymous_bytes
 blocks = [bytearray(b"x") * (size << 10) for size in (20_000, 300, 10_000, 2)]

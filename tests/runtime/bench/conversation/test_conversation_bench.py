@@ -26,7 +26,7 @@ from runtime.bench.conversation.unplanned import UnplannedLevels, allocate_all
 from runtime.bundle.foreign import read_bundle
 from runtime.decoding.stop import StopRule
 from runtime.engine import Engine
-from runtime.process.isolated import run_apart
+from runtime.process.isolated import run_isolated
 from runtime.speculation.request import PLAIN
 from tests.places import ROOT
 from tests.runtime.tiny_graph import POSITIONS
@@ -155,7 +155,7 @@ def test_an_interrupt_shows_what_is_done(
             raise KeyboardInterrupt
         return work(task, setting, notify)
 
-    monkeypatch.setattr("runtime.process.isolated.run_apart", here)
+    monkeypatch.setattr("runtime.process.isolated.run_isolated", here)
     assert _converse(random_bundle, prompts, "--context", "200", "--tokens", "5", "--compare", "plain,planned") == 130
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| pl")]
     assert [row.split(" | ")[0] for row in rows] == ["| plain"]
@@ -186,19 +186,19 @@ def test_work_apart_tells_and_gives_back(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(str(ELSEWHERE))
     work = importlib.import_module("work_apart")
     lines: list[str] = []
-    assert run_apart(work.add, 2, 3, notify=lines.append) == (5, True)
+    assert run_isolated(work.add, 2, 3, notify=lines.append) == (5, True)
     assert lines == [f"not {os.getpid()}"]
     with pytest.raises(PocketspecError, match="no such number"):
-        run_apart(work.refuse, notify=lines.append)
+        run_isolated(work.refuse, notify=lines.append)
     with pytest.raises(PocketspecError, match="ended with code 7"):
-        run_apart(work.vanish, notify=lines.append)
+        run_isolated(work.vanish, notify=lines.append)
 
 
 @only_linux
 def test_work_apart_ends_with_the_process_that_waits_for_it() -> None:
     program = (
-        "from runtime.process.isolated import run_apart\nfrom work_apart import linger\n"
-        "if __name__ == '__main__':\n    run_apart(linger, notify=lambda line: print(line, flush=True))\n"
+        "from runtime.process.isolated import run_isolated\nfrom work_apart import linger\n"
+        "if __name__ == '__main__':\n    run_isolated(linger, notify=lambda line: print(line, flush=True))\n"
     )
     with NamedTemporaryFile("w", suffix=".py") as file:
         file.write(program)

@@ -33,7 +33,7 @@ from runtime.models import prepacker
 from runtime.models.ort_model import OrtModel, open_session
 from tests.runtime.kernels.weights.weighty import MAX_ROWS, found_by, open_target, started, write_weighty_bundle
 
-WRITE_APART = prepacking.write_apart
+WRITE_ISOLATED = prepacking.write_isolated
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Pairs are written in this process, which saves the start of another one.
     """
     monkeypatch.setenv("POCKETSPEC_CACHE", str(tmp_path / "user"))
-    monkeypatch.setattr(prepacking, "write_apart", write_here)
+    monkeypatch.setattr(prepacking, "write_isolated", write_here)
     return write_weighty_bundle(tmp_path / "bundle")
 
 
@@ -287,13 +287,13 @@ def no_memory(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def killed_process(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ended = subprocess.CompletedProcess[str]([], -9, "", "")
-    monkeypatch.setattr(prepacking, "write_apart", WRITE_APART)
+    monkeypatch.setattr(prepacking, "write_isolated", WRITE_ISOLATED)
     monkeypatch.setattr(prepacking, "run_module", lambda *arguments: ended)
     return f"did not pack the weights of {bundle / 'model.onnx'} in a process of its own: it crashed with signal 9"
 
 
 def no_process(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(prepacking, "write_apart", WRITE_APART)
+    monkeypatch.setattr(prepacking, "write_isolated", WRITE_ISOLATED)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     return "which cannot be started: "
 
@@ -301,7 +301,9 @@ def no_process(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def missing_graph(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which the other process says."""
     missing = bundle / "missing.onnx"
-    monkeypatch.setattr(prepacking, "write_apart", lambda pair, part: WRITE_APART(replace(pair, graph=missing), part))
+    monkeypatch.setattr(
+        prepacking, "write_isolated", lambda pair, part: WRITE_ISOLATED(replace(pair, graph=missing), part)
+    )
     return f"cannot pack the weights of {missing}: "
 
 
