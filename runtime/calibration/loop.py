@@ -21,7 +21,7 @@ from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.context import Context
 from runtime.decoding.draft import NOTHING, Draft, DraftLimit, Pick, chain_limit, tree_limit
 from runtime.decoding.loop import Loop, fill_cache
-from runtime.decoding.protocols import Output
+from runtime.decoding.protocols import ModelOutput
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
 from runtime.drafters.draft_model import SmallDrafter
@@ -152,7 +152,7 @@ class _Clocked:
 
     def forward(
         self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
-    ) -> Output:
+    ) -> ModelOutput:
         """See ``Model``."""
         start = perf_counter()
         output = self._model.forward(tokens, parents, logits_from)

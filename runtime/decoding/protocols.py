@@ -37,7 +37,7 @@ class Cache(Protocol):
 
 
 @dataclass(frozen=True)
-class Output:
+class ModelOutput:
     """``logits``: float32 ``[rows, vocab]``, a view that is valid until the model's next forward."""
 
     logits: FloatArray
@@ -61,7 +61,7 @@ class Model(Protocol):
 
     def forward(
         self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
-    ) -> Output:
+    ) -> ModelOutput:
         """Runs ``tokens`` after the cache and appends their rows to it; returns the logits from row ``logits_from`` on.
 
         ``parents[i] < i`` is the row that row i follows, -1 the cache itself, as in ``Draft.rows``; None: each row

@@ -41,7 +41,7 @@ class SamplingError(PocketspecError, ValueError):
     """A sampling setting outside its range."""
 
 
-class Stream(enum.IntEnum):
+class RandomStream(enum.IntEnum):
     """What a random number is for. Numbers of different streams are independent, as the acceptance rules require.
 
     ``BELOW`` seeds each draft of a level that decodes ahead, with a verifier and a drafter of its own.
@@ -158,7 +158,7 @@ def draw(probs: npt.NDArray[np.floating[Any]], u: float) -> int:
     return column if len(probs) < COLUMNS else column + COLUMNS * _locate(probs[column::COLUMNS], left)[0]
 
 
-def uniform(seed: int, position: int, stream: Stream = Stream.TARGET, index: int = 0) -> float:
+def uniform(seed: int, position: int, stream: RandomStream = RandomStream.TARGET, index: int = 0) -> float:
     """A number in [0, 1) with 53 random bits: a hash of its arguments (SplitMix64, integers only)."""
     state = _mix(seed)
     for word in (position, int(stream), index):
@@ -168,7 +168,7 @@ def uniform(seed: int, position: int, stream: Stream = Stream.TARGET, index: int
 
 def seed_below(seed: int, position: int) -> int:
     """The seed of a level that decodes ahead of ``position``; its numbers are independent of all others."""
-    return int(uniform(seed, position, Stream.BELOW) * 2.0**53)
+    return int(uniform(seed, position, RandomStream.BELOW) * 2.0**53)
 
 
 def _mix(word: int) -> int:

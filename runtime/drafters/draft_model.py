@@ -24,7 +24,7 @@ from runtime.arrays import Arena, FloatArray, TokenArray, at_least
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit, Kind, make_chain
 from runtime.decoding.protocols import Model
-from runtime.decoding.sampling import Stream, draw, greedy_token, passing_row, probabilities, uniform
+from runtime.decoding.sampling import RandomStream, draw, greedy_token, passing_row, probabilities, uniform
 from runtime.drafters.confidence import as_is, goes_on, scoring
 from runtime.drafters.draft_tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of, window_size
@@ -192,7 +192,7 @@ class SmallDrafter:
             left[:] = probs
         score = tree.nodes[node].score if node != ROOT else 1.0
         for _ in range(count):
-            number = uniform(context.sampling.seed, context.position, Stream.DRAFTER, len(tree.nodes))
+            number = uniform(context.sampling.seed, context.position, RandomStream.DRAFTER, len(tree.nodes))
             token = draw(left, number)
             share = float(probs[token])
             children.append(tree.add(token, node, score * self.calibration(share), share))

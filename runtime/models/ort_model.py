@@ -22,7 +22,7 @@ import onnxruntime as ort
 from export.manifest import Level
 from memory.plan import LevelPlan, Placement
 from runtime.arrays import TokenArray
-from runtime.decoding.protocols import Output
+from runtime.decoding.protocols import ModelOutput
 from runtime.errors import UnsupportedModelError
 from runtime.kernels.backends import PORTABLE, Kernels
 from runtime.kernels.threads import NativeCrew
@@ -155,7 +155,7 @@ class OrtModel:
 
     def forward(
         self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
-    ) -> Output:
+    ) -> ModelOutput:
         """See ``Model``. ContextFullError if the cache has no room for the rows, padding included."""
         self.before_forward()
         rows, width = len(tokens), self.padded(len(tokens))
@@ -165,7 +165,7 @@ class OrtModel:
         first = logits_from if self._signature.limits_logits else 0
         binding = self._run_rows((width, width - first, parents is not None), tokens, parents)
         self.cache.append(tokens)
-        return Output(binding.logits[logits_from - first : rows - first].astype(np.float32, copy=False))
+        return ModelOutput(binding.logits[logits_from - first : rows - first].astype(np.float32, copy=False))
 
     def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
         """See ``Model``. In chunks as planned, without logits if the graph can leave them out."""

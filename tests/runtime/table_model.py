@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from runtime.decoding.protocols import Output
+from runtime.decoding.protocols import ModelOutput
 from runtime.models.kv_cache import KVCache
 
 _TOKEN, _POSITION, _SIGNATURE, _LAST = range(4)
@@ -45,7 +45,7 @@ class TableModel:
         for token in tokens:
             self._append([int(token)], [-1])
 
-    def forward(self, tokens, parents=None, logits_from=0) -> Output:
+    def forward(self, tokens, parents=None, logits_from=0) -> ModelOutput:
         width = self._pad(len(tokens))
         assert len(tokens) <= width <= self.max_rows
         self.cache.require(width)
@@ -53,7 +53,7 @@ class TableModel:
         logits = self._append(tokens, list(range(-1, len(tokens) - 1)) if parents is None else list(parents))
         end = self.cache.length
         self.cache.arrays[0][0, 0, end : end + width - len(tokens)] = -1  # what dummy rows leave behind
-        return Output(np.stack(logits[logits_from:]))
+        return ModelOutput(np.stack(logits[logits_from:]))
 
     def _append(self, tokens: list[int], parents: list[int]) -> list[np.ndarray]:
         rows, past = self.cache.arrays[0][0, 0], self.cache.length

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from runtime.decoding.acceptance.distributions import Probs
-from runtime.decoding.sampling import Stream, draw, uniform
+from runtime.decoding.sampling import RandomStream, draw, uniform
 
 
 class Coins(Protocol):
@@ -42,4 +42,4 @@ class StepCoins:
 
     def _next(self) -> float:
         self._index += 1
-        return uniform(self._seed, self._position, Stream.VERIFIER, self._index)
+        return uniform(self._seed, self._position, RandomStream.VERIFIER, self._index)

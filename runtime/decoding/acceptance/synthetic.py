@@ -13,7 +13,7 @@ from runtime.arrays import FloatArray
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, Verdict
-from runtime.decoding.sampling import Stream, uniform
+from runtime.decoding.sampling import RandomStream, uniform
 
 # Random numbers of different levels are this far apart; no node has so many siblings.
 _PER_LEVEL = 1 << 16
@@ -47,6 +47,6 @@ class SyntheticVerifier:
         chance = self._chances[min(depth, len(self._chances) - 1)]
         for number, child in enumerate(draft.children(path[-1] if path else -1)):
             index = self._first_index + number
-            if uniform(context.sampling.seed, context.position + depth, Stream.VERIFIER, index) < chance:
+            if uniform(context.sampling.seed, context.position + depth, RandomStream.VERIFIER, index) < chance:
                 return child
         return None

@@ -20,7 +20,7 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
 from runtime.decoding.draft import DraftLimit
 from runtime.decoding.loop import decode
-from runtime.decoding.sampling import SamplingParams, Stream, draw, probabilities, uniform
+from runtime.decoding.sampling import RandomStream, SamplingParams, draw, probabilities, uniform
 from runtime.decoding.stop import Cut
 from runtime.drafters.draft_model import SmallDrafter
 from runtime.drafters.suffix import SuffixDrafter
@@ -76,7 +76,7 @@ def _draws(vocab: int, params: SamplingParams) -> Iterator[Any]:
     probs = np.zeros(1, np.float32)
     for position in range(6):
         probs = probabilities(logits_of(position, vocab), [3, 1, 4, 1, 5], params)
-        for stream in (Stream.TARGET, Stream.DRAFTER):
+        for stream in (RandomStream.TARGET, RandomStream.DRAFTER):
             yield draw(probs, uniform(params.seed, position, stream))
     yield hashlib.sha256(probs.tobytes()).hexdigest()
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from export.manifest import PocketspecError
 from runtime.decoding.exact_math import COLUMNS
-from runtime.decoding.sampling import SamplingParams, Stream, draw, greedy_token, probabilities, uniform
+from runtime.decoding.sampling import RandomStream, SamplingParams, draw, greedy_token, probabilities, uniform
 from runtime.errors import LogitsError
 
 PLAIN = SamplingParams(temperature=1.0)
@@ -238,14 +238,14 @@ def test_draws_have_the_law() -> None:
 def test_numbers_are_the_same_everywhere() -> None:
     """Pinned: seeded output must not change between platforms and versions."""
     assert uniform(0, 0) == PINNED[0]
-    assert uniform(1, 2, Stream.DRAFTER, 3) == PINNED[1]
-    assert uniform((1 << 64) - 1, 1 << 40, Stream.VERIFIER) == PINNED[2]
+    assert uniform(1, 2, RandomStream.DRAFTER, 3) == PINNED[1]
+    assert uniform((1 << 64) - 1, 1 << 40, RandomStream.VERIFIER) == PINNED[2]
 
 
 def test_numbers_are_uniform_and_unrelated() -> None:
     streams = {
         (stream, seed, index): np.array([uniform(seed, position, stream, index) for position in range(4000)])
-        for stream in Stream
+        for stream in RandomStream
         for seed in (0, 1)
         for index in (0, 1)
     }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from memory import Request
-from runtime.decoding.protocols import Output
+from runtime.decoding.protocols import ModelOutput
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine
 from runtime.errors import LogitsError
@@ -37,7 +37,7 @@ def spoil(engine: Engine, name: str, after: int = 0, value: float = np.nan) -> N
     model = engine.target if name == "target" else engine.drafters[name]
     forward, calls = model.forward, [0]
 
-    def spoilt(*given: Any) -> Output:
+    def spoilt(*given: Any) -> ModelOutput:
         output = forward(*given)
         calls[0] += 1
         if calls[0] > after:

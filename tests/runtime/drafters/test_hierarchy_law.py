@@ -108,7 +108,7 @@ def test_no_random_number_decides_twice(
     """Not even in another step: a block that is judged as a whole lets late guesses decide about early ones."""
     used: Counter[tuple[int, ...]] = Counter()
 
-    def noted(seed, position, stream=sampling.Stream.TARGET, index=0, uniform=sampling.uniform) -> float:
+    def noted(seed, position, stream=sampling.RandomStream.TARGET, index=0, uniform=sampling.uniform) -> float:
         used[seed, position, stream, index] += 1
         return uniform(seed, position, stream, index)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.decoding.protocols import Output
+from runtime.decoding.protocols import ModelOutput
 from runtime.models.exact_widths import SafeWidths, any_width, even_widths, find_safe_widths
 from runtime.models.ort_model import OrtModel, open_session
 from tests.runtime.table_model import TableModel
@@ -24,12 +24,12 @@ class Device(TableModel):
         super().__init__(max_rows=8)
         self._logits_bits, self._cache_bits, self._tree_bits = logits, cache, tree
 
-    def forward(self, tokens, parents=None, logits_from=0) -> Output:
+    def forward(self, tokens, parents=None, logits_from=0) -> ModelOutput:
         past = self.cache.length
         output = super().forward(tokens, parents, logits_from)
         self.cache.arrays[0][0, 0, past : past + len(tokens), 3] += self._cache_bits(len(tokens)) / 1024
         bits = self._logits_bits(len(tokens)) + (0 if parents is None else self._tree_bits)
-        return Output(output.logits + np.float32(bits / 1024))
+        return ModelOutput(output.logits + np.float32(bits / 1024))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_self_test_stays_within_the_positions_of_the_graph(positions: int, m
     """Where the context is all of them, the cache has room for one forward more."""
 
     class Bounded(TableModel):
-        def forward(self, tokens, parents=None, logits_from=0) -> Output:
+        def forward(self, tokens, parents=None, logits_from=0) -> ModelOutput:
             assert self.cache.length + len(tokens) <= positions
             return super().forward(tokens, parents, logits_from)
 

@@ -20,7 +20,15 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, Kind, Verdict, make_chain
 from runtime.decoding.protocols import Verifier
-from runtime.decoding.sampling import SamplingError, SamplingParams, Stream, draw, greedy_token, probabilities, uniform
+from runtime.decoding.sampling import (
+    RandomStream,
+    SamplingError,
+    SamplingParams,
+    draw,
+    greedy_token,
+    probabilities,
+    uniform,
+)
 
 VOCAB = 7
 SAMPLING = {"temperature": 0.8, "top_k": 5, "top_p": 0.95}
@@ -159,7 +167,7 @@ def drawn_chain(prompt: list[int], seed: int, depth: int = 2) -> Draft:
     probs = {}
     for node in range(depth):
         probs[node - 1] = probabilities(logits_after((*prompt, *tokens), model=1), (), params)
-        tokens.append(draw(probs[node - 1], uniform(seed, len(prompt), Stream.DRAFTER, node)))
+        tokens.append(draw(probs[node - 1], uniform(seed, len(prompt), RandomStream.DRAFTER, node)))
     return make_chain(tokens, kind=Kind.INDEPENDENT, probs=probs)
 
 
@@ -167,7 +175,7 @@ def drawn_siblings(prompt: list[int], seed: int) -> Draft:
     left = probabilities(logits_after(tuple(prompt), model=1), (), SamplingParams(**SAMPLING))
     draft = Draft((), (), Kind.WITHOUT_REPLACEMENT, {-1: left.copy()})
     for index in range(2):
-        token = draw(left, uniform(seed, len(prompt), Stream.DRAFTER, index))
+        token = draw(left, uniform(seed, len(prompt), RandomStream.DRAFTER, index))
         draft = Draft((*draft.tokens, token), (*draft.parents, -1), draft.kind, draft.probs)
         left[token] = 0
     return draft
