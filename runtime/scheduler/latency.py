@@ -46,7 +46,7 @@ class LatencyEstimates:
         self._forwards: dict[tuple[str, int], float] = {}
         self._targets: dict[int, float] = {}
         self._slowdown = RunningRatio(*_LATEST)
-        self._slope = RowSlope(self._extra)
+        self._slope = RowSlope()
         self._told_slope = 1.0
         self._latest_rows = 0
         self._rows: dict[int, RunningRatio] = {}
@@ -142,7 +142,7 @@ class LatencyEstimates:
         one = self.forward(self._target, 1)
         if not 0 < one < float("inf") or seconds <= 0:
             return self.slowdown
-        self._slope.observe(rows, seconds)
+        self._slope.observe(self._extra(rows), seconds)
         if not NEARLY < (1 + self._slope.value) / (1 + self._told_slope) < 1 / NEARLY:
             self._told_slope = self._slope.value
             self._change()
@@ -155,7 +155,7 @@ class LatencyEstimates:
         return slowdown
 
     def _sloped(self, rows: int) -> float:
-        return self.forward(self._target, 1) * self._slope.factor(rows)
+        return self.forward(self._target, 1) * self._slope.factor(self._extra(rows))
 
     def _row_ratio(self, rows: int) -> RunningRatio:
         return self._rows.setdefault(rows, RunningRatio(*_LATEST_ROWS))

@@ -12,7 +12,6 @@ be a hiccup and is left out, with the step that was held up; the second in the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 # Standard deviation of the logarithm of a pair's ratio, and of the slope before the first pair.
 _NOISE, _UNSURE = 0.15, 0.4
@@ -23,32 +22,30 @@ _CONTRADICTS = 3.0
 
 
 class RowSlope:
-    """``extra`` gives, for a row count, how much longer than a single row it was calibrated to take: 0.5 is half."""
+    """A row count is given by its ``extra``: how much longer than one row it was calibrated to take (0.5: half)."""
 
-    def __init__(self, extra: Callable[[int], float]) -> None:
-        self._extra = extra
+    def __init__(self) -> None:
         self.value = 1.0
         self._variance = _UNSURE**2
-        self._before: tuple[int, float] | None = None
+        self._before: tuple[float, float] | None = None
         # The sensitivity of a pair that contradicted the estimate; its sign says whether rows seemed dearer.
         self._doubt = 0.0
 
-    def factor(self, rows: int) -> float:
-        """Expected seconds of a forward of ``rows`` rows over those of a single row."""
-        return 1 + self.value * self._extra(rows)
+    def factor(self, extra: float) -> float:
+        """Expected seconds of a forward over those of a single row."""
+        return 1 + self.value * extra
 
-    def observe(self, rows: int, seconds: float) -> None:
-        """A forward of ``rows`` rows took ``seconds``; it is compared with the one before."""
-        before, self._before = self._before, (rows, seconds)
-        if before is None or before[0] == rows:
+    def observe(self, extra: float, seconds: float) -> None:
+        """A forward took ``seconds``; it is compared with the one before."""
+        before, self._before = self._before, (extra, seconds)
+        if before is None or before[0] == extra:
             return
-        extra, extra_before = self._extra(rows), self._extra(before[0])
         ratio = math.log(seconds / before[1])
-        if not self._is_possible(ratio, extra, extra_before):
+        if not _is_possible(ratio, extra, before[0]):
             self._before = None
             return
-        sensitivity = extra / self.factor(rows) - extra_before / self.factor(before[0])
-        surprise = ratio - math.log(self.factor(rows) / self.factor(before[0]))
+        sensitivity = extra / self.factor(extra) - before[0] / self.factor(before[0])
+        surprise = ratio - math.log(self.factor(extra) / self.factor(before[0]))
         spread = sensitivity**2 * self._variance + _NOISE**2
         if abs(surprise) > _CONTRADICTS * math.sqrt(spread):
             doubt, self._doubt = self._doubt, math.copysign(sensitivity, surprise * sensitivity)
@@ -64,11 +61,10 @@ class RowSlope:
         self.value = max(self.value + gain * surprise, 0.0)
         self._variance = (1 - gain * sensitivity) * self._variance + _DRIFT
 
-    @staticmethod
-    def _is_possible(ratio: float, extra: float, extra_before: float) -> bool:
-        """Whether any slope explains the logarithm of a pair's ratio: with fewer rows nothing takes longer."""
-        flat, steep = 0.0, math.inf if extra > extra_before else -math.inf
-        if min(extra, extra_before) > 0:
-            steep = math.log(extra / extra_before)
-        low, high = min(flat, steep), max(flat, steep)
-        return low - _CONTRADICTS * _NOISE <= ratio <= high + _CONTRADICTS * _NOISE
+
+def _is_possible(ratio: float, extra: float, before: float) -> bool:
+    """Whether any slope explains the logarithm of a pair's ratio: with fewer rows nothing takes longer."""
+    steep = math.inf if extra > before else -math.inf
+    if min(extra, before) > 0:
+        steep = math.log(extra / before)
+    return min(0.0, steep) - _CONTRADICTS * _NOISE <= ratio <= max(0.0, steep) + _CONTRADICTS * _NOISE
