@@ -61,7 +61,7 @@ sanitize: install
 
 # The picture of measured results, from their table.
 pictures:
-	$(PYTHON) docs/draw_results.py
+	$(PYTHON) -m runtime.bench.results_picture
 
 clean:
 	rm -rf $(VENV) bundles build *.egg-info runtime/kernels/libpocketspec.*

@@ -1,6 +1,6 @@
-"""Draws ``results.svg`` from a table of ``runtime/bench/RESULTS.md``: tokens a second at the cost of a 1.5B model.
+"""Draws ``docs/results.svg`` from a table of ``runtime/bench/RESULTS.md``: tokens a second at the cost of a 1.5B model.
 
-python docs/draw_results.py
+python -m runtime.bench.results_picture
 
 Needs the standard library alone. The picture brings its own colours for light and dark pages.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-PICTURE = Path(__file__).with_name("results.svg")
-RESULTS = Path(__file__).parents[1] / "runtime" / "bench" / "RESULTS.md"
+PICTURE = Path(__file__).parents[2] / "docs" / "results.svg"
+RESULTS = Path(__file__).with_name("RESULTS.md")
 HEADING = "## Speculation at the cost of a 1.5B model"
 
 _ROW = re.compile(r"\| \**([^|*]+?)\** \| ([\d.]+) \(([\d.]+)-([\d.]+)\) \|")
