@@ -17,7 +17,11 @@ from typing import Literal
 
 from export.manifest import PocketspecError
 
+# No drafters: what is expected to be fastest, and plain decoding.
+AUTO, NONE = "auto", "none"
 _JOIN, _ABOVE, _AHEAD = "+", ">", "ahead:"
+# Deeper names would be a mistake, or an attack on the parser, which calls itself.
+_DEEPEST = 16
 
 DrafterKind = Literal["single", "hierarchy", "fallback", "overlapped"]
 
@@ -71,6 +75,8 @@ def overlapped(drafter: str) -> DrafterSpec:
 @lru_cache(maxsize=256)
 def parse_drafter(name: str) -> DrafterSpec:
     """The drafter called ``name``, whether or not its parts exist; PocketspecError if it is no drafter's name."""
+    if name.count(_ABOVE) + name.count(_AHEAD) > _DEEPEST:
+        raise PocketspecError(f"drafter {name[:40]!r}...: at most {_DEEPEST} levels can stand above one another")
     if name.startswith(_AHEAD):
         inner = parse_drafter(name.removeprefix(_AHEAD))
         if any(part.kind == "overlapped" for part in inner._all()):

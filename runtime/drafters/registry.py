@@ -7,12 +7,13 @@ that runs a model of the bundle is a level of the manifest instead, and is plann
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from export.manifest import PocketspecError
-from memory.drafter_spec import DrafterSpec, parse_drafter
+from memory.drafter_spec import AUTO, NONE, DrafterSpec
 from runtime.decoding.protocols import Drafter, Model, Verifier
 
 
@@ -60,9 +61,9 @@ _registered: dict[str, Registered] = {}
 
 def register(name: str, make: Make, longest: int) -> None:
     """Makes a drafter known by ``name`` from now on, in every engine. PocketspecError if that is taken, or no name."""
-    if parse_drafter(name).kind != "single" or not name:
-        raise PocketspecError(f"{name!r} is no name of a drafter; write one word")
-    if name in _registered:
+    if not re.fullmatch(r"\w+", name):
+        raise PocketspecError(f"{name!r} is no name of a drafter; write one word of letters, digits and underscores")
+    if name in (AUTO, NONE, *_registered):
         raise PocketspecError(f"there is a drafter {name!r} already; take another name")
     _registered[name] = Registered(name, make, longest)
 

@@ -5,8 +5,9 @@ number is estimated, the slope: of a forward of r rows that was calibrated to ta
 single row, (1 + slope e) is expected. What two row counts show says something about all others, also those never tried.
 
 It is an extended Kalman filter over pairs of consecutive steps with different row counts. The logarithm of the ratio of
-their seconds does not depend on how slow the machine is as a whole. One observation that contradicts the estimate may
-be a hiccup and is left out, with the step that was held up; the second in the same direction is believed.
+their seconds does not depend on how slow the machine is as a whole. A pair that no slope can explain was held up and is
+left out. A pair that contradicts the estimate may have been held up and is left out as well; the second in the same
+direction is believed.
 """
 
 from __future__ import annotations

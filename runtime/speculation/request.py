@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import get_args
 
 from export.manifest import Manifest, PocketspecError
+from memory.drafter_spec import AUTO as AUTO
+from memory.drafter_spec import NONE as NONE
 from memory.drafter_spec import DrafterSpec, parse_drafter
 from memory.plan import Shape
 from runtime.arguments import as_whole
 from runtime.decoding.draft import DraftLimit
 from runtime.drafters.registry import registered
 from runtime.scheduler.available import Kind
-
-AUTO, NONE = "auto", "none"
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 # The acceptance rules that use how a draft was drawn; other rules get the most probable tokens.

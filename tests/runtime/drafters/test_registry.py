@@ -74,7 +74,7 @@ def test_commands_and_the_bench_know_it(
     assert parse_contender(f"{NAME}-chain2").pick_name == f"{NAME}-chain2"
 
 
-@pytest.mark.parametrize("name", ["", "a>b", "a+b", "ahead:a", NAME, "suffix"])
+@pytest.mark.parametrize("name", ["", "a>b", "a+b", "ahead:a", "a-b", "auto", "none", NAME, "suffix"])
 def test_names_that_are_taken_or_put_together_are_refused(name: str) -> None:
     with pytest.raises(PocketspecError, match="drafter"):
         register(name, lambda spec, workshop: Parrot(), longest=3)
@@ -88,6 +88,9 @@ def test_a_name_is_parsed_once_for_all() -> None:
     assert spec.drafts_chains_only
     assert not parse_drafter("suffix+a").drafts_chains_only
     assert parse_drafter("suffix+a>b").needed_levels(["b", "c", "a"]) == ("b", "a")
+    for deep in (">a" * 5000, "ahead:" * 5000):
+        with pytest.raises(PocketspecError, match="at most 16 levels"):
+            parse_drafter(f"a{deep}")
     for wrong in ("ahead:ahead:a", "suffix+ahead:a", "a>ahead:b"):
         with pytest.raises(PocketspecError, match="ahead"):
             parse_drafter(wrong)
