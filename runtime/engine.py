@@ -48,6 +48,8 @@ from runtime.open_models import PlannedModels
 from runtime.opening import device_now, open_as_planned, open_within
 from runtime.scheduler.learned_state import Prospect
 from runtime.scheduler.methods import DecodingMethod
+from runtime.sessions.held import held_levels
+from runtime.sessions.snapshot import Snapshot, put_back, take_snapshot
 from runtime.speculation.request import NONE, Speculation
 from runtime.text.prompt import Prompt, check_ids, encode_prompt
 from runtime.text.template_data import NO_INPUTS, TemplateInputs, make_inputs
@@ -164,6 +166,26 @@ class Engine:
         """A context without an answer and without changes of the plan, for callers that use the models themselves."""
         with self._turns.alone(), self._models.still(), self._watcher.tolerant():
             yield
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the KV rows of every open level and of the tokens they are of, for ``resume``.
+
+        It ends this thread's answer; BusyError while another thread's is not over. It takes ``Snapshot.nbytes`` of
+        memory beside the plan.
+        """
+        with self.alone():
+            return take_snapshot(held_levels(self._models, self.bundle, self.manifest), self._context)
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Puts back what ``snapshot`` took: a prompt that begins with its tokens is read from where they end.
+
+        Answers continue bit for bit as if there had been no others in between; ``Snapshot.left_out`` is to be given to
+        ``generate``. A drafter that was closed since, or has too few rows now, reads its text again.
+        OtherSessionError if the snapshot is of another bundle, KV type or kernels, or larger than the plan; then
+        nothing changes. BusyError as for ``snapshot``.
+        """
+        with self.alone():
+            put_back(snapshot, held_levels(self._models, self.bundle, self.manifest), self._context)
 
     def mapped_files(self) -> list[Path]:
         """The files of mapped weights that steps read, the target's first."""

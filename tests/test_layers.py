@@ -68,6 +68,7 @@ ROOMS = {
         "speculation",
         "opening context_overflow memory_watcher turns",
         "open_models",
+        "sessions",
         "engine",
         "conversation",
         "doctor bench",

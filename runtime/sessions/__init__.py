@@ -1,0 +1,5 @@
+"""What an engine has read and said, kept: in memory for another answer, in a file for another process.
+
+``identity`` says what rows of a KV cache depend on, ``held`` which rows the open levels hold, ``snapshot`` copies them
+and puts them back. Rooms above may import ``held``, ``snapshot`` and ``errors``.
+"""

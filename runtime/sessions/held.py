@@ -1,0 +1,85 @@
+"""The open levels of an engine as sessions see them: their rows, where those come from, and what may replace them.
+
+The target must take the rows of a session, or the session is refused. A drafter that cannot use its own reads them
+again, as it does whenever its cache does not fit the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from export.manifest import Manifest
+from runtime.arrays import TokenArray
+from runtime.decoding.context import Context
+from runtime.models.ort_model import OrtModel
+from runtime.open_models import PlannedModels
+from runtime.sessions.errors import OtherSessionError
+from runtime.sessions.identity import Identity, identify
+
+READ_AGAIN = "read its tokens again instead (reread=True, --reread)"
+
+
+@dataclass(frozen=True)
+class HeldLevel:
+    """An open level: ``model`` with its cache, and the ``identity`` of the rows that it computes."""
+
+    name: str
+    is_target: bool
+    identity: Identity
+    model: OrtModel
+
+    @property
+    def tokens(self) -> TokenArray:
+        """The tokens whose rows are held, int32 ``[rows]``: a view, valid until the next change."""
+        return self.model.cache.tokens
+
+    @property
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """Views of the rows held, ``[kv_heads, rows, head_size]`` for every key and value in the graph's order."""
+        return self._rows(self.model.cache.length)
+
+    def fault(self, identity: Identity, rows: int) -> str | None:
+        """Why ``rows`` rows of ``identity`` cannot be held here; None if they can."""
+        if other := identity.difference(self.identity):
+            return other
+        cache = self.model.cache
+        room = cache.capacity if self.is_target else cache.capacity - self.model.max_rows
+        return None if rows <= room else f"it holds {rows:,} rows, and there is room for {room:,} here"
+
+    def require(self, what: str, identity: Identity, rows: int, context: Context, tokens: int) -> None:
+        """OtherSessionError about ``what`` unless this level can hold its rows, and ``context`` its tokens."""
+        fault = self.fault(identity, rows)
+        if fault is None and tokens > context.capacity:
+            fault = f"it has {tokens:,} tokens, and the context {context.capacity:,}"
+        if fault is not None:
+            raise OtherSessionError(f"{what} cannot be continued: {fault}", READ_AGAIN)
+
+    def empty(self, rows: int) -> list[npt.NDArray[Any]]:
+        """Forgets all rows; arrays like ``arrays`` that ``rows`` rows are to be written to, before ``keep``."""
+        self.model.cache.rollback(0)
+        self.model.cache.require(rows)
+        return self._rows(rows)
+
+    def keep(self, tokens: Sequence[int] | TokenArray) -> None:
+        """The rows of ``tokens`` have been written: they are held from now on."""
+        self.model.cache.append(tokens)
+
+    def _rows(self, rows: int) -> list[npt.NDArray[Any]]:
+        return [array[0, :, :rows] for array in self.model.cache.arrays]
+
+
+def held_levels(models: PlannedModels, bundle: Path, manifest: Manifest) -> list[HeldLevel]:
+    """The open levels, the target first."""
+    held = []
+    for planned in models.plan.levels:
+        is_target = planned.name == manifest.target.name
+        model = models.target if is_target else models.drafters.get(planned.name)
+        if model is not None:
+            identity = identify(bundle, manifest, models.plan, planned, model.kernels)
+            held.append(HeldLevel(planned.name, is_target, identity, model))
+    return held
