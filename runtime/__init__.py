@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.decoding.logprobs import TokenLogprob
     from runtime.decoding.sampling import SamplingParams
     from runtime.decoding.stats import GenerationStats
     from runtime.engine import Engine, TextChunk
@@ -24,11 +25,12 @@ _HOMES = {
     "TextChunk": "runtime.engine",
     "SamplingParams": "runtime.decoding.sampling",
     "GenerationStats": "runtime.decoding.stats",
+    "TokenLogprob": "runtime.decoding.logprobs",
     "BusyError": "runtime.turns",
     "ClosedError": "runtime.turns",
 }
 
-__all__ = ["BusyError", "ClosedError", "Engine", "GenerationStats", "SamplingParams", "TextChunk"]
+__all__ = ["BusyError", "ClosedError", "Engine", "GenerationStats", "SamplingParams", "TextChunk", "TokenLogprob"]
 
 
 def __getattr__(name: str) -> Any:

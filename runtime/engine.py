@@ -16,6 +16,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +30,11 @@ from runtime.arguments import as_whole
 from runtime.bundle.foreign import check_bundle, read_bundle
 from runtime.calibration.stored import costs_of
 from runtime.context_overflow import Refit, make_refit
+from runtime.decoding.acceptance.with_logprobs import WithLogprobs
 from runtime.decoding.context import Context, require_room, shared_prefix
 from runtime.decoding.draft import Step
+from runtime.decoding.logprobs import TokenLogprob as TokenLogprob
+from runtime.decoding.logprobs import check_alternatives
 from runtime.decoding.protocols import Drafter, StoppingCriterion
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stats import GenerationStats
@@ -263,6 +267,7 @@ class Engine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         left_out: int = 0,
+        logprobs: int | None = None,
     ) -> Answer[TextChunk]:
         """Answers ``prompt`` chunk by chunk; the texts of the chunks together are the answer.
 
@@ -274,6 +279,9 @@ class Engine:
         continued rather than answered (``raw``, or no chat template) keeps its spacing. ``stop`` is one string or
         several; a string that is written like a special token is that token. ``left_out`` tokens of the conversation
         come before the prompt: random numbers depend on a token's position in the whole conversation.
+
+        With ``logprobs`` chunks have the log probability of every token, and so many of the most probable tokens at its
+        place (``TokenLogprob``): the model's own, whatever the sampling is, from the logits that a step has anyway.
 
         This thread's running answer ends when another begins; BusyError while another thread's is not over.
         """
@@ -291,7 +299,7 @@ class Engine:
         require_room(len(tokens), self.capacity)
 
         def make() -> Generator[TextChunk, None, None]:
-            steps = self._decode(tokens, rule, sampling, speculation, refit, left_out)
+            steps = self._decode(tokens, rule, sampling, speculation, refit, left_out, logprobs)
             stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
             return text_chunks(steps, stats, stops.stream(before), stops.text())
 
@@ -306,6 +314,7 @@ class Engine:
         speculation: Speculation | None = None,
         refit: Refit | None = None,
         left_out: int = 0,
+        logprobs: int | None = None,
     ) -> Answer[Step]:
         """Continues ``tokens`` step by step, without text; otherwise like ``generate``.
 
@@ -313,7 +322,7 @@ class Engine:
         """
         tokens = self._checked(tokens)
         require_room(len(tokens), self.capacity)
-        return self._turns.begin(lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out))
+        return self._turns.begin(lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out, logprobs))
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         """``tokens`` as integers; TokenizerError for an id without an embedding in the target."""
@@ -327,6 +336,7 @@ class Engine:
         speculation: Speculation | None,
         refit: Refit | None,
         left_out: int,
+        logprobs: int | None,
     ) -> Generator[Step, None, None]:
         sampling, speculation, context = sampling or SamplingParams(), speculation or Speculation(), self._context
         for given, kind in ((sampling, SamplingParams), (speculation, Speculation)):
@@ -335,6 +345,9 @@ class Engine:
         if as_whole(left_out) is None or left_out < 0:
             raise PocketspecError(f"left_out is {left_out!r}; it is a number of tokens")
         strategy = self._models.speculator.strategy(speculation, sampling, context)
+        if logprobs is not None:
+            top = check_alternatives(logprobs, self.target.vocab_size)
+            strategy = replace(strategy, verifier=WithLogprobs(strategy.verifier, top))
         self._report_near_ties(speculation)
         context.sampling = sampling
 

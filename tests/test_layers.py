@@ -1,8 +1,8 @@
 """Imports point one way: from package to package, from room to room, and never in a circle.
 
-``export.manifest`` and what it is made of lie lowest, then ``memory``, ``runtime``, ``export``. Only ``export`` may
-load torch and its company. Imports for type checkers count like others; those inside functions count, too, unless they
-are listed here with a reason.
+``export.manifest`` and what it is made of lie lowest, as does ``export.perplexity``; then ``memory``, ``runtime``,
+``export``. Only ``export`` may load torch and its company. Imports for type checkers count like others; those inside
+functions count, too, unless they are listed here with a reason.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors"
 
 # What a package may import of this project; everything else of it lies above.
 LOW = ("export.manifest", "export.bundle_files", "export.records", "export.own_files", "export.untrusted")
+# Lies as low, but needs NumPy.
+NUMERIC = ("export.perplexity",)
 ALLOWED = {
     "memory": ("memory", *LOW),
-    "runtime": ("runtime", "memory", *LOW),
+    "runtime": ("runtime", "memory", *LOW, *NUMERIC),
     "export": ("export", "memory"),
 }
 # These run what they wrote, or teach what will run: they import the runtime inside functions.
@@ -42,7 +44,7 @@ LAZY_RUNTIME = (
 # another, and nothing imports from a line below its own.
 ROOMS = {
     "export": (
-        "untrusted own_files",
+        "untrusted own_files perplexity",
         "records",
         "manifest",
         "bundle_files",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from export.distill.corpus import Corpus, Record
-from export.validation.perplexity import perplexity, surprises
+from export.perplexity import perplexity, surprises
 
 # Tokens of a phrase, which is repeated if it stood in the same answer before.
 _PHRASE = 8

@@ -22,13 +22,13 @@ from transformers import PretrainedConfig
 
 from export.graph.recipe import LoweredGraph, MatrixRecipe, PlainRecipe
 from export.manifest import LogitCheck, ModelShape, PocketspecError
+from export.perplexity import perplexity, surprises
 from export.sources.streamed_model import reference_logits
 from export.sources.tensor_source import FloatArray, TensorSource
 from export.validation.check_text import PASSAGE, PASSAGE_NAME
 from export.validation.dequantized import WrittenWeights
 from export.validation.limits import LEAN_TOKENS, MIN_TOKENS, PIECE_BYTES, count_tokens
 from export.validation.partitioned_session import Inputs, PiecedGraph
-from export.validation.perplexity import perplexity, surprises
 
 # The largest allowed logit difference, as a share of the largest logit. Right exports stay below 1e-4; an epsilon of
 # 1e-5 instead of 1e-6, or two swapped heads, lie above 1e-2.

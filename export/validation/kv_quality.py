@@ -19,7 +19,7 @@ import numpy as np
 
 from export.bundle_files import sha256_of
 from export.manifest import PACKED_FILE_NAME, KvEffect, Level, PocketspecError
-from export.validation.perplexity import perplexity, surprises
+from export.perplexity import perplexity, surprises
 
 if TYPE_CHECKING:
     from runtime.kernels.backends import Kernels, Native

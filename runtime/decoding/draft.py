@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from memory.plan import Shape
 from runtime.arrays import FloatArray
+from runtime.decoding.logprobs import TokenLogprob
 
 PLAIN_NAME = "plain"
 
@@ -150,10 +151,14 @@ def make_chain(tokens: Sequence[int], **fields: object) -> Draft:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``path``: accepted nodes from the anchor down. ``token``: the target's own token after them."""
+    """``path``: accepted nodes from the anchor down. ``token``: the target's own token after them.
+
+    ``logprobs`` has one entry for each of these tokens if log probabilities were asked for.
+    """
 
     path: tuple[int, ...]
     token: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,7 @@ class Step:
     last step of an answer, else None. ``pick`` is what was asked for, ``depth`` that of the draft. ``first_accepted``:
     the drafter's first choice for the first token was accepted. ``chances`` are the drafter's estimates for the
     accepted nodes and the first rejected one, if it made any; ``below`` and ``rows_read`` are those of the draft.
+    ``logprobs`` has one entry for each of ``tokens`` if log probabilities were asked for.
     """
 
     tokens: tuple[int, ...]
@@ -181,3 +187,4 @@ class Step:
     chances: tuple[float, ...] = ()
     below: tuple[Step, ...] = ()
     rows_read: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()

@@ -125,6 +125,7 @@ class Loop:
             chances=_judged_chances(draft, verdict),
             below=draft.below,
             rows_read=draft.rows_read,
+            logprobs=verdict.logprobs[: len(fresh)],
         )
 
     def _draft(self, pick: Pick) -> Draft:

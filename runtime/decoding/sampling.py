@@ -104,7 +104,7 @@ def greedy_token(logits: FloatArray, tokens: Sequence[int] | TokenArray, params:
         row = _penalize(logits, tokens, params.repetition_penalty, _floats.take("penalized", len(logits)))
     token = int(row.argmax())
     if not math.isfinite(row[token]):
-        raise _logits_error(row[token])
+        raise logits_error(row[token])
     return token
 
 
@@ -130,10 +130,10 @@ def probabilities(
         row = _penalize(logits, tokens, params.repetition_penalty, out)
     top = row.max()
     if not math.isfinite(top):
-        raise _logits_error(top)
+        raise logits_error(top)
     if not 0 < params.top_k < len(row):
         return _distribution(row, top, params, out)
-    kept = np.flatnonzero(at_least(row, _kth_largest(row, params.top_k)))
+    kept = np.flatnonzero(at_least(row, kth_largest(row, params.top_k)))
     row = row[kept]
     weights = _distribution(row, top, params, row)
     out.fill(0)
@@ -217,7 +217,7 @@ def _filter(weights: FloatArray, params: SamplingParams) -> None:
         weights *= at_least(weights, np.float32(floor))
 
 
-def _kth_largest(row: FloatArray, k: int) -> np.float32:
+def kth_largest(row: FloatArray, k: int) -> np.float32:
     """The k-th largest entry.
 
     A sample suggests a cut that leaves a few hundred more than k candidates; if it leaves fewer than k, the whole row
@@ -284,7 +284,8 @@ def _masked_sum(values: FloatArray, mask: npt.NDArray[np.bool_]) -> float:
     return total(masked)
 
 
-def _logits_error(value: np.float32) -> LogitsError:
+def logits_error(value: np.float32) -> LogitsError:
+    """The error for logits whose largest is ``value``, which is no number or infinite."""
     return LogitsError(
         f"the largest logit is {value}: the model overflowed or its weights are damaged; check the bundle with"
         " python -m runtime inspect, or export it with fp32 caches"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from memory.meter import read_memory
 from runtime.decoding.draft import Step
+from runtime.decoding.logprobs import TokenLogprob
 from runtime.decoding.stats import GenerationStats
 from runtime.decoding.stop import StopText
 from runtime.text.tokenizer import TextStream
@@ -38,6 +39,11 @@ class TextChunk:
     def text(self) -> str:
         """The text of all pieces."""
         return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Those of the step's tokens, whose bytes ``Tokenizer.token_bytes`` has; ``text`` may lag behind them."""
+        return self.step.logprobs
 
 
 def text_chunks(

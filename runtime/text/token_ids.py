@@ -64,6 +64,10 @@ class TokenIds(Tokenizer):
         """See ``Tokenizer``."""
         return f"<{token}>"
 
+    def token_bytes(self, token: int) -> bytes:
+        """The id, in digits."""
+        return str(token).encode()
+
     def decode_window(self, tokens: Sequence[int]) -> str:
         """The ids, separated by spaces."""
         return " ".join(map(str, tokens))

@@ -22,6 +22,7 @@ from runtime.text.chat_template import ChatTemplate
 from runtime.text.special_cuts import Cuts
 from runtime.text.template_data import NO_INPUTS, Message, TemplateInputs
 from runtime.text.template_files import read_chat_template
+from runtime.text.token_bytes import TokenBytes
 
 # What a decoder writes for bytes that are not a character, or not yet one.
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -63,6 +64,7 @@ class Tokenizer:
         self.template = template
         self.byte_tokens = _byte_tokens(inner)
         self._cuts = Cuts(inner)
+        self._bytes: TokenBytes | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Tokenizer:
@@ -146,6 +148,15 @@ class Tokenizer:
     def token(self, token: int) -> str:
         """One entry of the vocabulary as it is stored; for display."""
         return self._inner.id_to_token(token) or f"<{token}>"
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that ``token`` stands for, in UTF-8; those of its name if it is special, none without an entry.
+
+        They may be a part of a character. Together they are the text, but for a space in front that a tokenizer adds.
+        """
+        if self._bytes is None:
+            self._bytes = TokenBytes(self._inner, self.byte_tokens)
+        return self._bytes.find(token)
 
     def decode(self, tokens: Sequence[int], after: Sequence[int] = ()) -> str:
         """The text of ``tokens`` after the tokens ``after``, without special tokens."""

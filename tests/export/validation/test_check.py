@@ -16,6 +16,7 @@ from export import level
 from export.graph.recipe import LoweredGraph
 from export.graph.trace import GraphOptions
 from export.manifest import ModelShape
+from export.perplexity import perplexity, surprises
 from export.quantization.quantize import QUANTIZERS
 from export.sources.checkpoint import Checkpoint
 from export.sources.model_shape import shape_of
@@ -25,7 +26,6 @@ from export.validation import check
 from export.validation.check import CheckError, Passage, check_level, compare, read_passage
 from export.validation.limits import MAX_LOGITS_BYTES, MAX_TOKENS, MIN_TOKENS, count_tokens
 from export.validation.partitioned_session import PiecedGraph
-from export.validation.perplexity import perplexity, surprises
 from export.writer.weights import write_weights
 from tests.conftest import TinyModels
 

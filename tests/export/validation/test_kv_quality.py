@@ -14,13 +14,13 @@ import pytest
 
 from export.bundle import export_bundle
 from export.manifest import Level, PocketspecError, read_manifest
+from export.perplexity import perplexity, surprises
 from export.report import SilentReporter
 from export.request import ExportRequest
 from export.validation import isolated as lean
 from export.validation import kv_quality as effects
 from export.validation.isolated import run_lean
 from export.validation.kv_quality import EffectsError, measure_effects, open_model
-from export.validation.perplexity import perplexity, surprises
 from runtime.kernels.library import library_path, verdict_on
 from runtime.models.ort_model import OrtModel
 from tests.conftest import TinyModels

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from export.bundle import export_bundle
+from export.perplexity import perplexity, surprises
 from export.request import ExportRequest
-from export.validation.perplexity import perplexity, surprises
 from memory import Request
 from runtime.engine import Engine
 from runtime.kernels.library import library_path
