@@ -31,7 +31,7 @@ class UsageError(PocketspecError, ValueError):
     """A command line that cannot be understood."""
 
 
-class _Parser(argparse.ArgumentParser):
+class _ExportParser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error of the program."""
 
     def error(self, message: str) -> NoReturn:
@@ -77,7 +77,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = _ExportParser(
         prog="python -m export", description="Export a model and its drafters to ONNX.", allow_abbrev=False
     )
     add = parser.add_argument

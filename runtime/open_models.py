@@ -147,12 +147,12 @@ class PlannedModels:
         if plan is None:
             return
         kept = {name: model for name, model in self.drafters.items() if plan.level(name) is not None}
-        self.speculator.allow({}, DraftPlan("chain", 0))
+        self.speculator.use({}, DraftPlan("chain", 0))
         self.drafters = kept
         give_back()
         fit(self.target, plan.target, plan)
         self.drafters = self._levels.open_drafters(plan, kept)
         self._watch_forwards()
-        self.speculator.allow(self.drafters, plan.draft)
+        self.speculator.use(self.drafters, plan.draft)
         self.plan = plan
         give_back()

@@ -33,7 +33,7 @@ _TINY = 1e-6  # the range of a head that is zero throughout
 
 
 @dataclass(frozen=True)
-class _KvType:
+class _KvStorage:
     """How a cache is stored: ``bits`` of a value, and ``levels``, the largest code (None: there are no scales)."""
 
     dtype: ir.DataType
@@ -43,9 +43,9 @@ class _KvType:
 
 
 _KV_TYPES = {
-    "fp16": _KvType(ir.DataType.FLOAT16, 16),
-    "int8": _KvType(ir.DataType.INT8, 8, levels=127, headroom=2.0),
-    "int4": _KvType(ir.DataType.UINT8, 4, levels=7, headroom=1.15),
+    "fp16": _KvStorage(ir.DataType.FLOAT16, 16),
+    "int8": _KvStorage(ir.DataType.INT8, 8, levels=127, headroom=2.0),
+    "int4": _KvStorage(ir.DataType.UINT8, 4, levels=7, headroom=1.15),
 }
 
 
@@ -111,7 +111,7 @@ def _cast(value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
     return cast.outputs[0]
 
 
-def _give_scales(model: ir.Model, node: ir.Node, kind: _KvType, ranges: Mapping[str, FloatArray]) -> None:
+def _give_scales(model: ir.Model, node: ir.Node, kind: _KvStorage, ranges: Mapping[str, FloatArray]) -> None:
     """Makes a node's caches quantized ones with a scale for every channel."""
     assert kind.levels is not None
     node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", kind.bits)

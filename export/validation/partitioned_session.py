@@ -27,7 +27,7 @@ Values = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Partition:
     """Nodes ``first`` to ``last`` (exclusive) of a graph, the values they need, and the values they give."""
 
     first: int
@@ -53,7 +53,7 @@ class PiecedGraph:
             _compute_in_fp32(self._proto.graph.node)
         self.pieces = self._cut(max_bytes)
 
-    def _cut(self, max_bytes: int) -> tuple[Piece, ...]:
+    def _cut(self, max_bytes: int) -> tuple[Partition, ...]:
         nodes = self._proto.graph.node
         bounds, size, seen = [0], 0, set[str]()
         for index, node in enumerate(nodes):
@@ -66,13 +66,13 @@ class PiecedGraph:
         bounds.append(len(nodes))
         return tuple(self._piece(first, last) for first, last in itertools.pairwise(bounds))
 
-    def _piece(self, first: int, last: int) -> Piece:
+    def _piece(self, first: int, last: int) -> Partition:
         nodes = self._proto.graph.node
         made = {name for node in nodes[first:last] for name in node.output if name}
         used = dict.fromkeys(name for node in nodes[first:last] for name in node.input if name)
         later = {name for node in nodes[last:] for name in node.input} | set(self.outputs)
         needs = tuple(name for name in used if name not in made and name not in self._initializers)
-        return Piece(first, last, needs, tuple(name for name in made if name in later))
+        return Partition(first, last, needs, tuple(name for name in made if name in later))
 
     def run(self, steps: Sequence[Inputs], carried: Mapping[str, str], outputs: Collection[str]) -> list[Values]:
         """``outputs`` of each step. ``carried`` maps an input to the output of the step before that it continues.
@@ -94,7 +94,7 @@ class PiecedGraph:
             live = [{name: value for name, value in values.items() if name in later} for values in live]
         return live
 
-    def _open(self, piece: Piece, values: Values) -> onnxruntime.InferenceSession:
+    def _open(self, piece: Partition, values: Values) -> onnxruntime.InferenceSession:
         nodes = self._proto.graph.node[piece.first : piece.last]
         used = {name for node in nodes for name in node.input if name}
         model = onnx.ModelProto(

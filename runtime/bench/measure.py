@@ -18,7 +18,7 @@ from runtime.calibration import costs_of
 from runtime.decoding.draft import Step
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters.oracle import ReplayDrafter
+from runtime.drafters.oracle import OracleDrafter
 from runtime.engine import Engine
 from runtime.kernels.selection import Wanted
 from runtime.models.exact_widths import any_width
@@ -123,7 +123,7 @@ class Bench:
     def _teach(self, contenders: Sequence[Contender]) -> None:
         """Gives the answers of plain decoding to the perfect drafters."""
         for kernels in {contender.kernels for contender in contenders if contender.speculation.drafter == PERFECT}:
-            drafter = ReplayDrafter(PERFECT)
+            drafter = OracleDrafter(PERFECT)
             plain = Contender("plain-safe", PLAIN, kernels=kernels)
             for number, prompt in enumerate(self._task.prompts):
                 drafter.learn([*prompt, *self._answer(plain, self._task, number, 0, PeakMeter()).tokens])

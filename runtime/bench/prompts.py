@@ -19,14 +19,14 @@ _NAMED_LINES = 20
 
 
 @dataclass(frozen=True)
-class Prompt:
+class BenchPrompt:
     """One prompt; ``category`` None: the file names none."""
 
     text: str
     category: str | None = None
 
 
-def read_prompts(path: Path, count: int | None = None, per_category: int | None = None) -> list[Prompt]:
+def read_prompts(path: Path, count: int | None = None, per_category: int | None = None) -> list[BenchPrompt]:
     """Reads prompts from JSON lines, texts between ``<|endoftext|>``, or plain lines.
 
     JSON lines have ``prompt`` or ``turns`` (the first turn is used), and may have ``category`` or ``kind``. The result
@@ -43,16 +43,16 @@ def read_prompts(path: Path, count: int | None = None, per_category: int | None 
         prompts = _json_prompts(text, path)
     else:
         parts = text.split(SEPARATOR) if SEPARATOR in text else text.splitlines()
-        prompts = [Prompt(part.strip()) for part in parts if part.strip()]
+        prompts = [BenchPrompt(part.strip()) for part in parts if part.strip()]
     if not prompts:
         raise PocketspecError(f"{path} has no prompts")
     return _first_of_each(prompts, per_category)[:count]
 
 
-def random_prompts(count: int, num_tokens: int, vocab_size: int) -> list[Prompt]:
+def random_prompts(count: int, num_tokens: int, vocab_size: int) -> list[BenchPrompt]:
     """``count`` prompts of random token ids, always the same ones: for bundles without a tokenizer."""
     draw = Random(0)
-    return [Prompt(" ".join(str(draw.randrange(vocab_size)) for _ in range(num_tokens))) for _ in range(count)]
+    return [BenchPrompt(" ".join(str(draw.randrange(vocab_size)) for _ in range(num_tokens))) for _ in range(count)]
 
 
 def first_tokens(prompts: Sequence[list[int]], wanted: int | None) -> list[list[int]]:
@@ -75,8 +75,8 @@ def describe_lengths(prompts: Sequence[Sequence[int]], wanted: int | None) -> st
     return f"{span} ({fewer} of {len(lengths)} have fewer than the {wanted} wanted)" if fewer else span
 
 
-def _json_prompts(text: str, path: Path) -> list[Prompt]:
-    prompts: list[Prompt] = []
+def _json_prompts(text: str, path: Path) -> list[BenchPrompt]:
+    prompts: list[BenchPrompt] = []
     broken: dict[int, str] = {}
     # Not splitlines: a JSON text may contain other Unicode line breaks.
     lines = text.split("\n")
@@ -98,7 +98,7 @@ def _json_prompts(text: str, path: Path) -> list[Prompt]:
     return prompts
 
 
-def _json_prompt(line: str) -> Prompt:
+def _json_prompt(line: str) -> BenchPrompt:
     """The prompt in ``line``; ValueError says what is wrong with it."""
     try:
         record: Any = json.loads(line)
@@ -112,10 +112,10 @@ def _json_prompt(line: str) -> Prompt:
     category = next((record[name] for name in _CATEGORY_FIELDS if record.get(name) is not None), None)
     if category is not None and not (isinstance(category, str) and category.strip()):
         raise ValueError("its 'category' or 'kind' is no text")
-    return Prompt(turns[0], None if category is None else category.strip())
+    return BenchPrompt(turns[0], None if category is None else category.strip())
 
 
-def _first_of_each(prompts: Sequence[Prompt], per_category: int | None) -> list[Prompt]:
+def _first_of_each(prompts: Sequence[BenchPrompt], per_category: int | None) -> list[BenchPrompt]:
     seen: Counter[str | None] = Counter()
     kept = []
     for prompt in prompts:

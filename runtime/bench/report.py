@@ -13,7 +13,7 @@ from runtime.bench.contenders import Contender, levels_of, references
 from runtime.bench.intervals import RatioInterval, Spread
 from runtime.bench.machine import describe_level, describe_place, device, stand_ins, versions
 from runtime.bench.measure import AnswerRecord
-from runtime.bench.prompts import Prompt
+from runtime.bench.prompts import BenchPrompt
 from runtime.bench.rows import Start, measure_rows
 from runtime.bench.summary import ComparedWith, Summary, summarize
 from runtime.decoding.sampling import SamplingParams
@@ -35,7 +35,7 @@ class Setup:
     manifest: Manifest
     plan: Plan
     contenders: Sequence[Contender]
-    prompts: Sequence[Prompt]
+    prompts: Sequence[BenchPrompt]
     prompts_from: str
     repeats: int
     max_new_tokens: int
@@ -198,7 +198,7 @@ def facts(report: Report) -> dict[str, Any]:
     }
 
 
-def _answer(answer: AnswerRecord, prompt: Prompt) -> dict[str, Any]:
+def _answer(answer: AnswerRecord, prompt: BenchPrompt) -> dict[str, Any]:
     return {
         "contender": answer.contender,
         "prompt": answer.prompt,

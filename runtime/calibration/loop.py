@@ -16,7 +16,7 @@ from typing import NamedTuple
 from memory.forward_costs import NODE_SECONDS
 from memory.plan import Shape
 from runtime.arrays import TokenArray
-from runtime.calibration.opened import Opened
+from runtime.calibration.opened import OpenEngine
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.context import Context
 from runtime.decoding.draft import NOTHING, Draft, DraftLimit, Pick, chain_limit, tree_limit
@@ -24,7 +24,7 @@ from runtime.decoding.loop import Loop, fill_cache
 from runtime.decoding.protocols import ModelOutput
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.errors import DraftError
 from runtime.models.kv_cache import KVCache
@@ -58,7 +58,7 @@ class LoopTimes:
     suffix_seconds: float
 
 
-def measure_loop(opened: Opened, tree_seconds: Mapping[str, float], patience: Patience) -> LoopTimes:
+def measure_loop(opened: OpenEngine, tree_seconds: Mapping[str, float], patience: Patience) -> LoopTimes:
     """Decodes some steps plainly, and with chains and trees if the plan has room for them.
 
     ``tree_seconds`` (by level) are what a tree costs more than a chain, per row. If there is no draft to time, the work
@@ -83,7 +83,7 @@ def measure_loop(opened: Opened, tree_seconds: Mapping[str, float], patience: Pa
     return LoopTimes(max(plain, 0.0), nodes, _suffix_seconds(text))
 
 
-def _limits(opened: Opened) -> Iterator[DraftLimit]:
+def _limits(opened: OpenEngine) -> Iterator[DraftLimit]:
     """The limits of the drafts that are timed, within the plan."""
     planned = opened.plan.draft
     if planned.nodes:
@@ -93,14 +93,14 @@ def _limits(opened: Opened) -> Iterator[DraftLimit]:
 
 
 def _steps(
-    opened: Opened, text: Sequence[int], model: _Clocked | None, limit: DraftLimit, patience: Patience
+    opened: OpenEngine, text: Sequence[int], model: _Clocked | None, limit: DraftLimit, patience: Patience
 ) -> list[tuple[float, int]]:
     """Steps after ``text``: the seconds of each beside its forwards, and the nodes of its draft. The first warms up."""
     clocks = [_Clocked(opened.target), *([] if model is None else [model])]
     for clock in clocks:
         clock.cache.rollback(0)
     vocab_size = opened.target.vocab_size
-    drafter = _Guesses(vocab_size) if model is None else SmallDrafter(model, vocab_size)
+    drafter = _Guesses(vocab_size) if model is None else DraftModelDrafter(model, vocab_size)
     room = min(opened.plan.context, len(text) + (patience.steps + 1) * (limit.nodes + 1))
     context = Context(room, SamplingParams())
     context.append(text)

@@ -9,7 +9,7 @@ from export.manifest import Level
 from memory.costs import MeasuredCosts
 from memory.footprint import hot_weight_bytes
 from runtime.calibration import loop, rows
-from runtime.calibration.opened import Opened, open_models
+from runtime.calibration.opened import OpenEngine, open_models
 from runtime.hardware import MOST_BYTES, measure_bandwidth
 from runtime.kernels.weights.packed import Progress, no_progress
 from runtime.models.exact_widths import SafeWidths
@@ -20,7 +20,7 @@ from runtime.process.allocator import give_back
 _LEAST_BYTES = 40 << 20
 
 
-def calibrate(opened: Opened, quick: bool, progress: Progress = no_progress) -> MeasuredCosts:
+def calibrate(opened: OpenEngine, quick: bool, progress: Progress = no_progress) -> MeasuredCosts:
     """Measures every level that is open in ``opened``. An answer that is running ends.
 
     ``quick``: a few numbers of rows and two contexts, in a second or two. Otherwise up to 64 rows and 2,048 tokens of
@@ -59,7 +59,7 @@ def _restore(models: Sequence[OrtModel], widths: Sequence[tuple[SafeWidths, bool
         model.widths, model.fixed_width = own
 
 
-def _subjects(opened: Opened) -> dict[str, rows.Subject]:
+def _subjects(opened: OpenEngine) -> dict[str, rows.Subject]:
     found = {}
     for name, model in open_models(opened).items():
         planned = opened.plan.level(name)
@@ -68,7 +68,7 @@ def _subjects(opened: Opened) -> dict[str, rows.Subject]:
     return found
 
 
-def _bandwidth(opened: Opened, row_seconds: float, quick: bool) -> float:
+def _bandwidth(opened: OpenEngine, row_seconds: float, quick: bool) -> float:
     """Bytes a second: measured if the plan leaves room for it, else those that one row of the target reaches."""
     plan, level = opened.plan, opened.manifest.target
     reached = read_bytes(opened, level) / row_seconds
@@ -78,7 +78,7 @@ def _bandwidth(opened: Opened, row_seconds: float, quick: bool) -> float:
     return max(measure_bandwidth(plan.threads, room, 2 if quick else 5), reached)
 
 
-def read_bytes(opened: Opened, level: Level) -> int:
+def read_bytes(opened: OpenEngine, level: Level) -> int:
     """Bytes of weights that a step of ``level`` reads, as it is open in ``opened``."""
     planned = opened.plan.level(level.name)
     assert planned is not None

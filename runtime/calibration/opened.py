@@ -13,7 +13,7 @@ from runtime.models.ort_model import OrtModel
 from runtime.text.tokenizer import Tokenizer
 
 
-class Opened(Protocol):
+class OpenEngine(Protocol):
     """An open bundle: its files, the plan it was opened with, and its models; ``drafters`` are by level name."""
 
     bundle: Path
@@ -34,6 +34,6 @@ class Opened(Protocol):
         ...
 
 
-def open_models(opened: Opened) -> dict[str, OrtModel]:
+def open_models(opened: OpenEngine) -> dict[str, OrtModel]:
     """All open models by level name, the target first."""
     return {opened.manifest.target.name: opened.target, **opened.drafters}

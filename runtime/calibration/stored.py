@@ -23,12 +23,12 @@ from memory.plan import Placement
 from runtime.bundle.device_cache import device_folder, device_key, look_up, remember, user_folder
 from runtime.bundle.foreign import is_foreign
 from runtime.calibration.measure import calibrate
-from runtime.calibration.opened import Opened, open_models
+from runtime.calibration.opened import OpenEngine, open_models
 from runtime.kernels.backends import PORTABLE, Native
 from runtime.kernels.library import open_library
 
 
-def costs_of(opened: Opened, notify: Callable[[str], None]) -> MeasuredCosts:
+def costs_of(opened: OpenEngine, notify: Callable[[str], None]) -> MeasuredCosts:
     """The stored costs of everything that is open in ``opened``, or else those that the short form measures now.
 
     ``notify`` gets a line about the wait and its reason. ``calibrate`` says what measuring does.
@@ -48,7 +48,7 @@ def costs_of(opened: Opened, notify: Callable[[str], None]) -> MeasuredCosts:
     return costs
 
 
-def recall_costs(opened: Opened, quick: bool) -> tuple[MeasuredCosts | None, bool]:
+def recall_costs(opened: OpenEngine, quick: bool) -> tuple[MeasuredCosts | None, bool]:
     """The stored costs of all open levels in the form asked for, and whether there is a record of that name at all."""
     costs, found = _recall(_record_of(opened, quick))
     if costs is not None and not set(open_models(opened)) <= set(costs.levels):
@@ -56,7 +56,7 @@ def recall_costs(opened: Opened, quick: bool) -> tuple[MeasuredCosts | None, boo
     return costs, found and costs is None
 
 
-def store_costs(opened: Opened, costs: MeasuredCosts) -> None:
+def store_costs(opened: OpenEngine, costs: MeasuredCosts) -> None:
     """Stores ``costs``; if the folder cannot be written or the disk is full, they are measured again next time."""
     record = _record_of(opened, costs.quick)
     remember(record.folder, record.name, record.key, json.loads(dump_costs(costs)))
@@ -98,7 +98,7 @@ def _recall(record: _CostRecord) -> tuple[MeasuredCosts | None, bool]:
         return None, True
 
 
-def _record_of(opened: Opened, quick: bool) -> _CostRecord:
+def _record_of(opened: OpenEngine, quick: bool) -> _CostRecord:
     """One record for every way to open the bundle that has costs of its own."""
     plan, kernels = opened.plan, opened.target.kernels
     ways = _placed((level.name, level.placement) for level in plan.levels)

@@ -21,7 +21,7 @@ from runtime.commands import options as shared
 if TYPE_CHECKING:
     from runtime.bench.contenders import Contender
     from runtime.bench.measure import Task
-    from runtime.bench.prompts import Prompt
+    from runtime.bench.prompts import BenchPrompt
     from runtime.bench.report import Report
     from runtime.bench.rows import Start
     from runtime.bench.simulated import Simulation
@@ -124,7 +124,7 @@ def _measure(
     options: argparse.Namespace,
     contenders: Sequence[Contender],
     engines: Mapping[Wanted | None, Engine],
-    prompts: Sequence[Prompt],
+    prompts: Sequence[BenchPrompt],
     simulation: Simulation | None,
 ) -> tuple[Report, BaseException | None]:
     """The report, as far as it got, and the error that ended it early."""
@@ -163,7 +163,7 @@ def _measure(
     return Report(setup, answers, ended_early=ended), error
 
 
-def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[Prompt], simulated: bool) -> Task:
+def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[BenchPrompt], simulated: bool) -> Task:
     """The prompts as tokens; PocketspecError if they are too short or too long, before anything is measured."""
     from runtime.bench.measure import Task
     from runtime.bench.prompts import first_tokens
@@ -199,7 +199,7 @@ def _starts(
     manifest: Manifest,
     contenders: Sequence[Contender],
     rows: Sequence[int],
-    prompts: Sequence[Prompt],
+    prompts: Sequence[BenchPrompt],
 ) -> dict[str, Start]:
     """A cold and a warm start with the first contender's kernels, before anything else is open."""
     from runtime.bench.rows import measure_start
@@ -267,8 +267,8 @@ def _origin(options: argparse.Namespace) -> str:
     return f"from {options.prompts or 'this package'}"
 
 
-def _read_prompts(options: argparse.Namespace, manifest: Manifest) -> list[Prompt]:
-    from runtime.bench.prompts import Prompt, random_prompts, read_prompts
+def _read_prompts(options: argparse.Namespace, manifest: Manifest) -> list[BenchPrompt]:
+    from runtime.bench.prompts import BenchPrompt, random_prompts, read_prompts
     from runtime.text.token_ids import has_tokenizer
 
     if options.prompts is not None:
@@ -278,4 +278,4 @@ def _read_prompts(options: argparse.Namespace, manifest: Manifest) -> list[Promp
         shape = manifest.target.shape
         length = options.prompt_tokens or min(_RANDOM_TOKENS, shape.positions // 2)
         return random_prompts(len(_PROMPTS[: options.count]), length, shape.vocab_size)
-    return [Prompt(text) for text in _PROMPTS[: options.count]]
+    return [BenchPrompt(text) for text in _PROMPTS[: options.count]]

@@ -55,7 +55,7 @@ def _open(options: argparse.Namespace) -> Engine:
     from memory.options import make_request
     from runtime.bundle.foreign import read_bundle
     from runtime.engine import Engine
-    from runtime.models.unplanned import UntestedLevels
+    from runtime.models.timing_levels import TimingLevels
     from runtime.speculation.request import levels_below
 
     manifest = read_bundle(options.bundle)
@@ -69,7 +69,7 @@ def _open(options: argparse.Namespace) -> Engine:
         kernels=options.kernels,
         notify=shared.say,
         progress=shared.show_progress,
-        make_levels=UntestedLevels,
+        make_levels=TimingLevels,
     )
 
 

@@ -18,7 +18,7 @@ from runtime.decoding.logprobs import TokenLogprob
 PLAIN_NAME = "plain"
 
 
-class Kind(enum.Enum):
+class DrawKind(enum.Enum):
     """How the nodes were chosen, which decides how acceptance rules may use their probabilities.
 
     ONE_HOT: chosen, not drawn; their probabilities must not be used. INDEPENDENT: all children of a node were drawn
@@ -102,7 +102,7 @@ class Draft:
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
-    kind: Kind = Kind.ONE_HOT
+    kind: DrawKind = DrawKind.ONE_HOT
     probs: Mapping[int, FloatArray] = field(default_factory=dict)
     expected: float | None = None
     source: str = ""

@@ -18,7 +18,7 @@ from runtime.decoding.draft import Draft, Pick, Step, Verdict, row_of
 from runtime.decoding.protocols import (
     Drafter,
     Drafters,
-    LooksAhead,
+    DraftsAhead,
     Model,
     Scheduler,
     StoppingCriterion,
@@ -88,7 +88,7 @@ class Loop:
         self._verifier, self._stop = verifier, stop
         self._generated: list[int] = []
         self._drafter: Drafter | None = None
-        self._ahead: LooksAhead | None = None
+        self._ahead: DraftsAhead | None = None
 
     def step(self, pick: Pick) -> Step:
         """Runs one step; after an error, cache and context are as they were before."""
@@ -99,7 +99,7 @@ class Loop:
             start = perf_counter()
             draft = self._draft(pick)
             if self._ahead is not None:
-                self._ahead.look_ahead(context, draft, pick.limit)
+                self._ahead.draft_ahead(context, draft, pick.limit)
             drafted = perf_counter()
             logits = self._run(draft)
             verified = perf_counter()
@@ -158,7 +158,7 @@ class Loop:
         drafter = None if pick.drafter is None else self._drafters[pick.drafter]
         if drafter is not self._drafter:
             self.settle()
-            self._drafter, self._ahead = drafter, drafter if isinstance(drafter, LooksAhead) else None
+            self._drafter, self._ahead = drafter, drafter if isinstance(drafter, DraftsAhead) else None
         return drafter
 
     def settle(self) -> None:

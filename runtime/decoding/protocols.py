@@ -100,10 +100,10 @@ class Drafter(Protocol):
 
 
 @runtime_checkable
-class LooksAhead(Drafter, Protocol):
+class DraftsAhead(Drafter, Protocol):
     """A drafter that works in a thread of its own while the target runs."""
 
-    def look_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
+    def draft_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
         """Begins the next draft, of at most ``limit``, assuming that all of ``draft`` is accepted; returns at once.
 
         The loop calls it before every forward of the target; ``context`` may change afterwards.

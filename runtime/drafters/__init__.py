@@ -1,10 +1,10 @@
 """What guesses ahead: one kind of drafter a file, each a class that satisfies ``decoding.protocols.Drafter``.
 
-``making.make_drafter`` makes any of them from its ``DrafterSpec``. A drafter that needs no model of the bundle is
+``factory.make_drafter`` makes any of them from its ``DrafterSpec``. A drafter that needs no model of the bundle is
 registered here, by its name; nothing else has to know of it.
 """
 
 from runtime.drafters import suffix
 from runtime.drafters.registry import register
 
-register(suffix.NAME, lambda spec, workshop: suffix.SuffixDrafter(), suffix.LONGEST)
+register(suffix.NAME, lambda spec, resources: suffix.SuffixDrafter(), suffix.LONGEST)

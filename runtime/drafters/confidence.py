@@ -27,7 +27,7 @@ _KEPT = 1 - 1 / _MEMORY
 _NEVER = 1e-6
 
 
-class Calibration:
+class ConfidenceCalibration:
     """The chance of acceptance as a rising function of raw confidence, learnt as it is used.
 
     In every bin the mean error of the observations, drawn towards none where they are few, corrects the raw value;
@@ -70,12 +70,12 @@ class Calibration:
         return [_logit(value) - centre for value, centre in zip(rising, _CENTRES, strict=True)]
 
 
-def as_is(raw: float) -> float:
+def uncalibrated(raw: float) -> float:
     """Raw confidence taken for the chance itself: what is known before anything was observed."""
     return raw
 
 
-def goes_on(survival: float, drafted: int, floor: float) -> bool:
+def is_worth_extending(survival: float, drafted: int, floor: float) -> bool:
     """Whether one more token is worth it, with chance ``survival`` that all ``drafted`` ones are accepted.
 
     The next one, of which nothing is known yet, is taken to be as good as those were on average (a heuristic).
@@ -83,7 +83,7 @@ def goes_on(survival: float, drafted: int, floor: float) -> bool:
     return math.pow(survival, 1 + 1 / drafted) >= floor
 
 
-def scoring(params: SamplingParams) -> SamplingParams:
+def confidence_sampling(params: SamplingParams) -> SamplingParams:
     """The settings that tell raw confidence: those in force, or the model's own distribution at temperature 0."""
     if params.temperature > 0:
         return params

@@ -22,10 +22,10 @@ import numpy as np
 
 from runtime.arrays import Arena, FloatArray, TokenArray, at_least
 from runtime.decoding.context import Context, shared_prefix
-from runtime.decoding.draft import Draft, DraftLimit, Kind, make_chain
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind, make_chain
 from runtime.decoding.protocols import Model
 from runtime.decoding.sampling import RandomStream, draw, greedy_token, passing_row, probabilities, uniform
-from runtime.drafters.confidence import as_is, goes_on, scoring
+from runtime.drafters.confidence import confidence_sampling, is_worth_extending, uncalibrated
 from runtime.drafters.draft_tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError, LogitsError
@@ -34,7 +34,7 @@ from runtime.errors import DraftError, LogitsError
 _MIN_SCORE = 0.01
 
 
-class SmallDrafter:
+class DraftModelDrafter:
     """Drafts with ``model``, for a target with ``vocab_size`` logits; ids the target lacks are never proposed.
 
     Trees need a graph that takes them. Drafts are ONE_HOT, for greedy decoding and sample-and-match; ``drawn`` ones
@@ -51,14 +51,14 @@ class SmallDrafter:
         self,
         model: Model,
         vocab_size: int,
-        name: str = "small",
+        name: str = "draft_model",
         drawn: bool = False,
         branches: int = 2,
     ) -> None:
         self.name = name
         self._model, self._drawn, self._branches = model, drawn, branches
         self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
-        self.calibration: Callable[[float], float] = as_is
+        self.calibration: Callable[[float], float] = uncalibrated
         self._arena = Arena()
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
@@ -122,7 +122,7 @@ class SmallDrafter:
             row = passing_row(len(logits))
             if params.temperature == 0:
                 token = greedy_token(logits, before, params)
-                probs = probabilities(logits, before, scoring(params), row) if limit.floor > 0 else None
+                probs = probabilities(logits, before, confidence_sampling(params), row) if limit.floor > 0 else None
             else:
                 probs = probabilities(logits, before, params, row)
                 token = draw(probs, uniform(params.seed, context.position + len(tokens)))
@@ -130,13 +130,13 @@ class SmallDrafter:
             if probs is not None:
                 chances.append(float(probs[token]))
                 survival *= self.calibration(chances[-1])
-            if len(tokens) == limit.depth or not goes_on(survival, len(tokens), limit.floor):
+            if len(tokens) == limit.depth or not is_worth_extending(survival, len(tokens), limit.floor):
                 return make_chain(tokens, source=self.name, chances=tuple(chances))
             logits = self._shared(self._model.forward(tokens[-1:]).logits)[0]
 
     def _best_tree(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
         """The most probable ``limit.nodes`` nodes."""
-        params, rows = scoring(context.sampling), logits[None]
+        params, rows = confidence_sampling(context.sampling), logits[None]
         tree = GrowingTree(self._model)
         best: list[int] = []
         level = [ROOT]
@@ -163,7 +163,7 @@ class SmallDrafter:
         The numbers belong to this step alone: they hang on where it begins, and are counted. Nothing but sizes and
         nodes that stay decides how many are drawn, as exactness demands.
         """
-        kind = Kind.INDEPENDENT if limit.shape == "chain" else Kind.WITHOUT_REPLACEMENT
+        kind = DrawKind.INDEPENDENT if limit.shape == "chain" else DrawKind.WITHOUT_REPLACEMENT
         branches = 1 if limit.shape == "chain" else min(self._branches, limit.nodes)
         self._arena.reset()
         tree, rows = GrowingTree(self._model), logits[None]
@@ -171,7 +171,7 @@ class SmallDrafter:
         level = [ROOT]
         for depth in range(min(limit.depth, limit.nodes // branches)):
             if depth:
-                level = [node for node in level if goes_on(tree.nodes[node].score, depth, limit.floor)]
+                level = [node for node in level if is_worth_extending(tree.nodes[node].score, depth, limit.floor)]
                 if not level:
                     break
                 rows = self._shared(tree.feed(level))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from runtime.arrays import FloatArray
-from runtime.decoding.draft import Draft, Kind
+from runtime.decoding.draft import Draft, DrawKind
 from runtime.decoding.protocols import Model
 
 ROOT = -1
@@ -81,7 +81,7 @@ class GrowingTree:
         self,
         chosen: Sequence[int],
         source: str,
-        kind: Kind = Kind.ONE_HOT,
+        kind: DrawKind = DrawKind.ONE_HOT,
         probs: Mapping[int, FloatArray] = MappingProxyType({}),
         expected: float | None = None,
     ) -> Draft:

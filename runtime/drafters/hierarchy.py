@@ -22,7 +22,7 @@ from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recorded_block import RecordingVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context, shared_prefix
-from runtime.decoding.draft import Draft, DraftLimit, Kind, Pick, Step, Verdict, chain_limit, make_chain
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind, Pick, Step, Verdict, chain_limit, make_chain
 from runtime.decoding.loop import Loop
 from runtime.decoding.protocols import Drafter, Model, Verifier
 from runtime.decoding.sampling import SamplingParams, seed_below
@@ -72,7 +72,7 @@ class HierarchyDrafter:
         text, seen = self._follow(context)
         rows_read = self._catch_up(seen)
         rule = self._rule_for(text.sampling)
-        level = _Level(self._lower, rule, text, self._middle.vocab_size, self._shared_vocab)
+        level = _InnerAdapter(self._lower, rule, text, self._middle.vocab_size, self._shared_vocab)
         loop = Loop(self._middle, seen, {self._lower.name: level}, level, StopRule())
         inner, steps = limit.inner or _INNER_LIMIT, list[Step]()
         while (drafted := len(text) - len(context)) < max(1, depth - inner.depth):
@@ -86,7 +86,7 @@ class HierarchyDrafter:
         probs = rule.probs if isinstance(rule, RecordingVerifier) else ()
         return make_chain(
             text.tokens[len(context) :].tolist(),
-            kind=Kind.INDEPENDENT if probs else Kind.ONE_HOT,
+            kind=DrawKind.INDEPENDENT if probs else DrawKind.ONE_HOT,
             probs={node - 1: row for node, row in enumerate(probs)},
             source=self.name,
             below=tuple(steps),
@@ -101,8 +101,8 @@ class HierarchyDrafter:
         window = window_of(context.tokens, window_size(self._middle, context.capacity))
         if self._vocab_size > self._middle.vocab_size:
             window = np.minimum(window, self._middle.vocab_size - 1)
-        self._text = text = _following(self._text, context, context.tokens)
-        self._seen = seen = _following(self._seen, context, window)
+        self._text = text = _context_of(self._text, context, context.tokens)
+        self._seen = seen = _context_of(self._seen, context, window)
         if context.sampling.temperature > 0 and self._drawn:
             text.sampling = replace(context.sampling, seed=seed_below(context.sampling.seed, context.position))
         return text, seen
@@ -128,7 +128,7 @@ class HierarchyDrafter:
         return len(seen) - 1 - kept
 
 
-class _Level:
+class _InnerAdapter:
     """What the intermediate's loop is given: the drafter below and the rule, who both see the whole ``text``.
 
     The forward is given ids that the intermediate has; the rule judges those that were drafted, by the ``vocab_size``
@@ -155,7 +155,7 @@ class _Level:
         return self._rule.accept(guess, logits[:, : self._vocab_size], self._text)
 
 
-def _following(held: Context | None, context: Context, tokens: TokenArray) -> Context:
+def _context_of(held: Context | None, context: Context, tokens: TokenArray) -> Context:
     """A context of ``tokens`` with the settings of ``context``; ``held`` itself if it has as much room."""
     if held is None or held.capacity != context.capacity:
         held = Context(context.capacity, context.sampling)

@@ -11,7 +11,7 @@ from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, make_chain
 
 
-class ReplayDrafter:
+class OracleDrafter:
     """Continues a text as one of those it was given, each a prompt with its answer; no draft for any other text."""
 
     def __init__(self, name: str) -> None:

@@ -28,10 +28,10 @@ from runtime.decoding.protocols import Drafter
 from runtime.models.placement import keep_on_cores
 
 
-class AheadDrafter:
+class OverlappedDrafter:
     """Chains by ``drafter``, drafted in a thread of their own, which stays on ``cores`` if there are some.
 
-    ``drafter`` and its models belong to that thread from ``look_ahead`` on until ``propose`` or ``settle`` returns.
+    ``drafter`` and its models belong to that thread from ``draft_ahead`` on until ``propose`` or ``settle`` returns.
     """
 
     def __init__(self, drafter: Drafter, name: str = "ahead", cores: Sequence[int] = ()) -> None:
@@ -39,7 +39,7 @@ class AheadDrafter:
         self._drafter, self._cores = drafter, tuple(cores)
         self._assumed: Context | None = None
         self._worker: ThreadPoolExecutor | None = None
-        self._job: Future[Draft] | None = None
+        self._pending: Future[Draft] | None = None
         self._arena = Arena()
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
@@ -48,7 +48,7 @@ class AheadDrafter:
         Waits for that thread if it is not done.
         """
         self._wait()
-        job, self._job = self._job, None
+        job, self._pending = self._pending, None
         ready = None
         if job is not None and self._assumed is not None:
             ready = _rest(job.result(), self._assumed, context, limit)
@@ -57,10 +57,10 @@ class AheadDrafter:
                 ready = replace(ready, probs={node: self._arena.copy(row) for node, row in ready.probs.items()})
         return Draft(source=self.name) if ready is None else ready
 
-    def look_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
-        """See ``LooksAhead``. One token more than ``limit`` allows: the target's own goes before the next draft."""
+    def draft_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
+        """See ``DraftsAhead``. One token more than ``limit`` allows: the target's own goes before the next draft."""
         self._wait()
-        self._job = None
+        self._pending = None
         length = 1 + min(limit.nodes, limit.depth, context.capacity - len(context) - len(draft) - 2)
         if length < 2:
             return
@@ -68,19 +68,19 @@ class AheadDrafter:
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "ahead", keep_on_cores, (self._cores,))
         wanted = replace(limit, nodes=length, depth=length, shape="chain")
-        self._job = self._worker.submit(self._drafter.propose, assumed, wanted)
+        self._pending = self._worker.submit(self._drafter.propose, assumed, wanted)
 
     def settle(self) -> None:
-        """See ``LooksAhead``. Ends the thread; what it has drafted is dropped, and an error in it concerns nobody."""
+        """See ``DraftsAhead``. Ends the thread; what it has drafted is dropped, and an error in it concerns nobody."""
         self._wait()
-        worker, self._worker, self._job = self._worker, None, None
+        worker, self._worker, self._pending = self._worker, None, None
         if worker is not None:
             worker.shutdown()
 
     def _wait(self) -> None:
         """Until the thread is idle. Interrupted, it is as if nobody had waited yet."""
-        if self._job is not None:
-            wait([self._job])
+        if self._pending is not None:
+            wait([self._pending])
 
     def _assume(self, context: Context, draft: Draft) -> Context:
         """The text if all of ``draft`` is accepted: a copy, because the thread reads it while the text goes on."""

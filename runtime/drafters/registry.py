@@ -17,7 +17,7 @@ from memory.drafter_spec import AUTO, NONE, DrafterSpec
 from runtime.decoding.protocols import Drafter, Model, Verifier
 
 
-class Workshop(Protocol):
+class DrafterResources(Protocol):
     """What making a drafter may use. ``vocab_size`` is the target's; ``drawn``: its rule needs drawn drafts.
 
     ``inner_rule`` judges the drafts below an intermediate; None: the rule that fits.
@@ -44,30 +44,30 @@ class Workshop(Protocol):
         ...
 
 
-Make = Callable[[DrafterSpec, Workshop], Drafter]
+DrafterFactory = Callable[[DrafterSpec, DrafterResources], Drafter]
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredDrafter:
     """A drafter that needs no model of the bundle: its ``name``, how it is made, and the longest chain it drafts."""
 
     name: str
-    make: Make
+    make: DrafterFactory
     longest: int
 
 
-_registered: dict[str, Registered] = {}
+_registered: dict[str, RegisteredDrafter] = {}
 
 
-def register(name: str, make: Make, longest: int) -> None:
+def register(name: str, make: DrafterFactory, longest: int) -> None:
     """Makes a drafter known by ``name`` from now on, in every engine. PocketspecError if that is taken, or no name."""
     if not re.fullmatch(r"\w+", name):
         raise PocketspecError(f"{name!r} is no name of a drafter; write one word of letters, digits and underscores")
     if name in (AUTO, NONE, *_registered):
         raise PocketspecError(f"there is a drafter {name!r} already; take another name")
-    _registered[name] = Registered(name, make, longest)
+    _registered[name] = RegisteredDrafter(name, make, longest)
 
 
-def registered() -> Mapping[str, Registered]:
+def registered() -> Mapping[str, RegisteredDrafter]:
     """All registered drafters, by name."""
     return _registered

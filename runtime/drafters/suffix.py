@@ -156,7 +156,7 @@ class SuffixIndex:
         """Makes ``tokens`` the indexed ones; costs as many steps as differ from those indexed before."""
         shared = shared_prefix(self._tokens[: self._length], tokens)
         for position in range(self._length - 1, shared - 1, -1):
-            self._take_back(position)
+            self._remove(position)
         self._tokens[shared : len(tokens)] = tokens[shared:]
         for position, token in enumerate(tokens[shared:].tolist(), shared):
             self._hashes[position + 1] = (self._hashes[position] * _BASE + token + 1) & _MASK
@@ -208,7 +208,7 @@ class SuffixIndex:
                 self._links[n][position] = self._heads[n][slot]
                 self._heads[n][slot] = position
 
-    def _take_back(self, position: int) -> None:
+    def _remove(self, position: int) -> None:
         for n in (_LONG, _SHORT):
             if position >= n:
                 self._heads[n][self._slot(n, position)] = self._links[n][position]

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from export.manifest import Level
 from memory.drafter_spec import hierarchy, overlapped
-from runtime.drafters.confidence import Calibration
+from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.drafters.registry import registered
 from runtime.scheduler.acceptance_stats import AcceptanceStats, TextEase
 from runtime.scheduler.forecast import Room
@@ -37,7 +37,7 @@ class Stage:
     """
 
     levels: Sequence[Level]
-    calibrations: Mapping[str, Calibration]
+    calibrations: Mapping[str, ConfidenceCalibration]
     room: Callable[[str], Room]
     apart: Callable[[str], bool]
 

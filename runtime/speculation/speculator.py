@@ -17,10 +17,10 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.acceptance.synthetic import SyntheticVerifier
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
-from runtime.decoding.protocols import Drafter, Drafters, LooksAhead, Scheduler, Verifier
+from runtime.decoding.protocols import Drafter, Drafters, DraftsAhead, Scheduler, Verifier
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.confidence import Calibration
-from runtime.drafters.making import make_drafter
+from runtime.drafters.confidence import ConfidenceCalibration
+from runtime.drafters.factory import make_drafter
 from runtime.drafters.registry import registered
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError
@@ -75,9 +75,9 @@ class Speculator:
         self._manifest, self._costs, self._notify = manifest, costs, notify
         # Levels that gave no numbers: as if they were not open.
         self._dropped: set[str] = set()
-        self.calibrations = {level.name: Calibration() for level in manifest.levels}
+        self.calibrations = {level.name: ConfidenceCalibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
-        self._given: dict[str, Drafter] = {}
+        self._added: dict[str, Drafter] = {}
         self._latency: LatencyEstimates | None = None
         self._learned_states: dict[tuple[bool, str, Kind | None], LearnedState] = {}
         self._latest: LearnedState | None = None
@@ -86,12 +86,12 @@ class Speculator:
 
     def add(self, drafter: Drafter) -> None:
         """Makes a drafter of the caller's own known by its name."""
-        self._given[drafter.name] = drafter
+        self._added[drafter.name] = drafter
 
-    def allow(self, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
+    def use(self, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
         """From the next step on drafts are those of ``planned``, by the drafter models ``levels``."""
-        for drafter in (*self._drafters.values(), *self._given.values()):
-            if isinstance(drafter, LooksAhead):
+        for drafter in (*self._drafters.values(), *self._added.values()):
+            if isinstance(drafter, DraftsAhead):
                 drafter.settle()
         self.levels = {name: model for name, model in levels.items() if name not in self._dropped}
         self.planned = planned
@@ -103,12 +103,12 @@ class Speculator:
         if level not in self._dropped:
             self._dropped.add(level)
             self._notify(f"{error}; answers go on without {level}, and their text is the same")
-        self.allow(self.levels, self.planned)
+        self.use(self.levels, self.planned)
 
     def close(self) -> None:
         """Ends what drafts in threads of its own, and keeps nothing that refers to a model."""
-        self.allow({}, DraftPlan("chain", 0))
-        self._given.clear()
+        self.use({}, DraftPlan("chain", 0))
+        self._added.clear()
         self._learned_states.clear()
         self._latest = self._latency = None
 
@@ -127,14 +127,14 @@ class Speculator:
         self._check(speculation)
         scheduler: Scheduler
         if name != AUTO:
-            check_drafter(name, {*self.levels, *self._dropped}, "is open", self._given)
+            check_drafter(name, {*self.levels, *self._dropped}, "is open", self._added)
         leaves_size = speculation.draft_size is None and speculation.limit is None
-        if name == AUTO or (leaves_size and self._is_weighed(name)):
+        if name == AUTO or (leaves_size and self._is_forecast(name)):
             scheduler = self._cost_scheduler(speculation, acceptance, sampling.temperature > 0, context)
         else:
             scheduler = FixedScheduler(name, self._limit(speculation, name))
-        named = _Named(lambda wanted: self.drafter(wanted, drawn))
-        return Strategy(named, PlannedScheduler(scheduler, self._most), verifier, self.drop)
+        named = _DraftersByName(lambda wanted: self.drafter(wanted, drawn))
+        return Strategy(named, PlannedScheduler(scheduler, self._max_nodes), verifier, self.drop)
 
     def simulate(self, target: Sequence[float], intermediate: Sequence[float] | None) -> None:
         """From now on the target accepts drafted tokens with these chances, depth by depth, instead of judging them.
@@ -145,7 +145,7 @@ class Speculator:
         self.inner_rule = None if intermediate is None else SyntheticVerifier(intermediate, level=1)
         self._drafters.clear()
 
-    def _measure(self) -> LatencyEstimates:
+    def _latency_estimates(self) -> LatencyEstimates:
         if self._latency is None:
             self._latency = LatencyEstimates(self._costs(), self._manifest.target.name, self.target.padded)
         return self._latency
@@ -155,15 +155,15 @@ class Speculator:
         below = [level for level in self._manifest.levels if level.role != "target"]
         own = weakref.proxy(self)  # what is learnt is kept here, and must not keep it in turn
         stage = Stage(
-            below, self.calibrations, lambda level: own._inner_room(level), lambda level: own._is_apart(level)
+            below, self.calibrations, lambda level: own._room_of(level), lambda level: own._has_own_cores(level)
         )
         return make_methods(stage, sampled, only)
 
-    def _is_weighed(self, name: str) -> bool:
+    def _is_forecast(self, name: str) -> bool:
         """Whether the scheduler knows what to expect of the drafter called ``name``."""
         return any(method.drafter == name for method in self.methods(sampled=False))
 
-    def _is_apart(self, level: str) -> bool:
+    def _has_own_cores(self, level: str) -> bool:
         """Whether a level is kept on cores that the target is not on."""
         model = self.levels.get(level)
         return (
@@ -178,43 +178,43 @@ class Speculator:
         only = speculation.only or ("tree" if speculation.shape == "tree" else None)
         if only is not None and only not in KINDS:
             raise PocketspecError(f"no kind of drafts {only!r}; there are: {', '.join(KINDS)}")
-        name, latency = speculation.drafter, self._measure()
+        name, latency = speculation.drafter, self._latency_estimates()
         key = (sampled, name, only)
         if key not in self._learned_states:
             methods = [each for each in self.methods(sampled, only) if name in (AUTO, each.drafter)]
             self._learned_states[key] = LearnedState(methods, latency)
         self._latest = self._learned_states[key]
         trees = self._takes_trees(speculation) and speculation.shape != "chain" and acceptance != "block"
-        return CostScheduler(self._latest, _Now(self, context, speculation.draft_size, trees))
+        return CostScheduler(self._latest, _CurrentSituation(self, context, speculation.draft_size, trees))
 
     def _takes_trees(self, speculation: Speculation) -> bool:
         """Trees whose rows do not agree with those of chains are exact up to near ties: only if they are asked for."""
         widths = self.target.widths
         return widths.tree or not widths.exact or speculation.asks_for_trees
 
-    def _inner_room(self, middle: str) -> Room:
+    def _room_of(self, middle: str) -> Room:
         """What an intermediate can judge in one forward; nothing where it is not open."""
         model = self.levels.get(middle)
         if model is None:
             return Room(0, False)
         return Room(model.max_rows - 1 - _PENDING_ROWS, model.takes_trees)
 
-    def _most(self, name: str) -> int:
+    def _max_nodes(self, name: str) -> int:
         """The most nodes that the drafter called ``name`` may draft now; none if one of its models is not open."""
-        is_open = all(part in self._known for part in parse_drafter(name).singles)
+        is_open = all(part in self._known_names for part in parse_drafter(name).singles)
         return self.planned.nodes if is_open else 0
 
     @property
-    def _known(self) -> Collection[str]:
+    def _known_names(self) -> Collection[str]:
         """Names that a drafter may be put together from now."""
-        return {*self.levels, *registered(), *self._given}
+        return {*self.levels, *registered(), *self._added}
 
     def drafter(self, name: str, drawn: bool) -> Drafter:
-        if name in self._given:
-            return self._given[name]
+        if name in self._added:
+            return self._added[name]
         key = (name, drawn)
         if key not in self._drafters:
-            self._drafters[key] = make_drafter(parse_drafter(name), _Workshop(self, drawn))
+            self._drafters[key] = make_drafter(parse_drafter(name), _OpenResources(self, drawn))
         return self._drafters[key]
 
     def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
@@ -251,7 +251,7 @@ class Speculator:
             )
 
 
-class _Named:
+class _DraftersByName:
     """Drafters by name as they are now: a model may be closed and opened again between two steps."""
 
     def __init__(self, find: Callable[[str], Drafter]) -> None:
@@ -261,8 +261,8 @@ class _Named:
         return self._find(name)
 
 
-class _Workshop:
-    """See ``drafters.registry.Workshop``."""
+class _OpenResources:
+    """See ``drafters.registry.DrafterResources``."""
 
     def __init__(self, speculator: Speculator, drawn: bool) -> None:
         self._speculator, self.drawn = speculator, drawn
@@ -270,34 +270,34 @@ class _Workshop:
         self.inner_rule: Verifier | None = speculator.inner_rule
 
     def model(self, level: str) -> OrtModel:
-        """See ``Workshop``."""
+        """See ``DrafterResources``."""
         return self._speculator.levels[level]
 
     def cores(self, level: str) -> tuple[int, ...]:
-        """See ``Workshop``."""
+        """See ``DrafterResources``."""
         model = self._speculator.levels.get(level)
         return () if model is None else tuple(model.cores)
 
-    def calibration(self, level: str) -> Calibration:
-        """See ``Workshop``."""
+    def calibration(self, level: str) -> ConfidenceCalibration:
+        """See ``DrafterResources``."""
         return self._speculator.calibrations[level]
 
     def drafter(self, spec: DrafterSpec) -> Drafter:
-        """See ``Workshop``."""
+        """See ``DrafterResources``."""
         return self._speculator.drafter(spec.name, self.drawn)
 
 
-class _Now:
+class _CurrentSituation:
     """How things are between two steps of one answer: the ``Situation`` of its scheduler."""
 
     def __init__(self, speculator: Speculator, context: Context, most: int | None, trees: bool) -> None:
-        self._speculator, self._context, self._most, self._trees = speculator, context, most, trees
+        self._speculator, self._context, self._max_nodes, self._trees = speculator, context, most, trees
 
     def room(self) -> Room:
         """See ``Situation``."""
         planned = self._speculator.planned
         trees = self._trees and planned.shape == "tree" and self._speculator.target.takes_trees
-        return Room(planned.nodes if self._most is None else min(self._most, planned.nodes), trees)
+        return Room(planned.nodes if self._max_nodes is None else min(self._max_nodes, planned.nodes), trees)
 
     def length(self) -> int:
         """See ``Situation``."""

@@ -16,7 +16,7 @@ from runtime.decoding.loop import decode
 from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams, probabilities
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.table_model import TableModel
@@ -31,7 +31,7 @@ def context_of(tokens: list[int], sampling: SamplingParams, capacity: int = 64) 
 
 def stack(*models: TableModel, drawn: bool = False, vocab_size: int = 11) -> Drafter:
     """The first model as the drafter, every other one as an intermediate above those before it."""
-    drafter: Drafter = SmallDrafter(models[0], vocab_size, drawn=drawn)
+    drafter: Drafter = DraftModelDrafter(models[0], vocab_size, drawn=drawn)
     for depth, model in enumerate(models[1:]):
         drafter = HierarchyDrafter(drafter, model, vocab_size, f"hierarchy{depth}", drawn)
     return drafter

@@ -10,10 +10,10 @@ from __future__ import annotations
 from runtime.arrays import Arena, FloatArray
 from runtime.decoding.acceptance.coins import Coins, StepCoins
 from runtime.decoding.acceptance.distributions import Law
-from runtime.decoding.acceptance.recursive import Target, recursive_walk
+from runtime.decoding.acceptance.recursive import TargetProbs, recursive_walk
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, Kind, Verdict
+from runtime.decoding.draft import Draft, DrawKind, Verdict
 
 
 class BlockVerifier:
@@ -32,7 +32,7 @@ class BlockVerifier:
         return block_walk(draft, rows.probs, StepCoins(context.sampling.seed, context.position))
 
 
-def block_walk(draft: Draft, target: Target, coins: Coins) -> Verdict:
+def block_walk(draft: Draft, target: TargetProbs, coins: Coins) -> Verdict:
     """The rule itself. ``target(node)`` is the target's distribution after a node (-1: the anchor), ``[vocab]``.
 
     The accepted length is the largest one that its random decision accepts, so decisions are made from the end. The
@@ -67,5 +67,5 @@ def _chance(weight: float, excess: float) -> float:
 
 
 def _is_drawn_chain(draft: Draft) -> bool:
-    drawn = draft.kind is not Kind.ONE_HOT and draft.is_chain
+    drawn = draft.kind is not DrawKind.ONE_HOT and draft.is_chain
     return drawn and all(parent in draft.probs for parent in draft.parents)

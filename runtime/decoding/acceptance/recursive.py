@@ -16,9 +16,9 @@ from runtime.decoding.acceptance.coins import Coins, StepCoins
 from runtime.decoding.acceptance.distributions import Law, Probs
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, Kind, Verdict
+from runtime.decoding.draft import Draft, DrawKind, Verdict
 
-Target = Callable[[int], Probs]
+TargetProbs = Callable[[int], Probs]
 
 
 class RecursiveVerifier:
@@ -37,7 +37,7 @@ class RecursiveVerifier:
         return recursive_walk(draft, rows.probs, StepCoins(context.sampling.seed, context.position))
 
 
-def recursive_walk(draft: Draft, target: Target, coins: Coins) -> Verdict:
+def recursive_walk(draft: Draft, target: TargetProbs, coins: Coins) -> Verdict:
     """The rule itself. ``target(node)`` is the target's distribution after a node (-1: the anchor), ``[vocab]``."""
     path: list[int] = []
     while True:
@@ -53,7 +53,7 @@ def _try_children(draft: Draft, node: int, target_probs: Probs, coins: Coins) ->
     children = draft.children(node)
     if not children:
         return None, target_probs
-    draft_probs = None if draft.kind is Kind.ONE_HOT else draft.probs.get(node)
+    draft_probs = None if draft.kind is DrawKind.ONE_HOT else draft.probs.get(node)
     child, left = (
         _try_chosen(draft, children, Law(target_probs), coins)
         if draft_probs is None
@@ -83,6 +83,6 @@ def _try_drawn(draft: Draft, children: list[int], left: Law, drawn: Law, coins: 
         excess = left.excess(drawn)
         if excess.total > 0:  # otherwise both distributions are equal up to rounding
             left = excess
-        if draft.kind is Kind.WITHOUT_REPLACEMENT:
+        if draft.kind is DrawKind.WITHOUT_REPLACEMENT:
             drawn = drawn.without(token)
     return None, left

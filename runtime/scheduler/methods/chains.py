@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from memory.plan import Shape
 from memory.step_models import chain_step
 from runtime.decoding.draft import DraftLimit, Step, chain_limit
-from runtime.drafters.confidence import Calibration
+from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.scheduler.acceptance_stats import AcceptanceStats
 from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import LatencyEstimates
@@ -19,7 +19,7 @@ class Chains:
     ``calibration`` learns which chance of acceptance the drafter's own probabilities mean.
     """
 
-    def __init__(self, drafter: str, acceptance: AcceptanceStats, calibration: Calibration) -> None:
+    def __init__(self, drafter: str, acceptance: AcceptanceStats, calibration: ConfidenceCalibration) -> None:
         self.name = f"{drafter}-chain"
         self.shape: Shape = "chain"
         self.drafter: str | None = drafter

@@ -14,7 +14,7 @@ from runtime.bench.acceptance import LevelAcceptance, measure_acceptance
 from runtime.bench.contenders import parse_contender
 from runtime.bench.intervals import RatioInterval, mean_ratio, show_spread, spread
 from runtime.bench.measure import AnswerRecord
-from runtime.bench.prompts import Prompt
+from runtime.bench.prompts import BenchPrompt
 from runtime.bench.report import Report, Setup
 from runtime.bench.summary import ComparedWith, Summary, summarize
 from runtime.bundle.foreign import read_bundle
@@ -153,7 +153,7 @@ def test_auto_is_held_against_the_best_fixed_choice_of_each_category(engine: Eng
         manifest=engine.manifest,
         plan=engine.plan,
         contenders=[parse_contender(name) for name in names],
-        prompts=[Prompt(category, category) for category in ("a", "b")],
+        prompts=[BenchPrompt(category, category) for category in ("a", "b")],
         prompts_from="2 prompts",
         repeats=1,
         max_new_tokens=8,

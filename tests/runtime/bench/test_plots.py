@@ -13,7 +13,7 @@ from export.manifest import PocketspecError
 from runtime.bench.contenders import parse_contender
 from runtime.bench.intervals import spread
 from runtime.bench.plots import check_plots, draw_plots
-from runtime.bench.prompts import Prompt
+from runtime.bench.prompts import BenchPrompt
 from runtime.bench.report import Report, Setup
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine
@@ -30,7 +30,7 @@ def report(engine: Engine) -> Report:
         manifest=engine.manifest,
         plan=engine.plan,
         contenders=[parse_contender("plain"), parse_contender("near-chain3")],
-        prompts=[Prompt("one", "a"), Prompt("two", "a"), Prompt("three", "b")],
+        prompts=[BenchPrompt("one", "a"), BenchPrompt("two", "a"), BenchPrompt("three", "b")],
         prompts_from="3 prompts",
         repeats=1,
         max_new_tokens=8,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from export.manifest import PocketspecError
-from runtime.bench.prompts import Prompt, describe_lengths, first_tokens, read_prompts
+from runtime.bench.prompts import BenchPrompt, describe_lengths, first_tokens, read_prompts
 
 
 def _write(path: Path, *records: object) -> Path:
@@ -27,8 +27,8 @@ def _write(path: Path, *records: object) -> Path:
 def test_prompts_are_read_from_each_kind_of_file(tmp_path: Path, name: str, text: str, prompts: list[str]) -> None:
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
-    assert read_prompts(path) == [Prompt(prompt) for prompt in prompts]
-    assert read_prompts(path, 1) == [Prompt(prompts[0])]
+    assert read_prompts(path) == [BenchPrompt(prompt) for prompt in prompts]
+    assert read_prompts(path, 1) == [BenchPrompt(prompts[0])]
 
 
 def test_categories_are_those_of_the_file(tmp_path: Path) -> None:

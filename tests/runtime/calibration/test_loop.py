@@ -15,7 +15,7 @@ from runtime.calibration import loop
 from runtime.calibration.loop import Patience, measure_loop
 from runtime.decoding import loop as decode
 from runtime.decoding.acceptance.greedy import GreedyVerifier
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.engine import Engine
 
@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return NODE * limit.nodes + (FIRST if clock.drafts == 1 else 0)
 
     slow(GreedyVerifier, "accept", lambda *arguments: ACCEPT)
-    slow(SmallDrafter, "propose", drafting)
+    slow(DraftModelDrafter, "propose", drafting)
     slow(SuffixDrafter, "propose", lambda *arguments: 0.25)
     slow(loop.OrtModel, "forward", lambda *arguments: FORWARD)
     slow(loop.OrtModel, "prefill", lambda *arguments: FORWARD)

@@ -22,7 +22,7 @@ from runtime.decoding.draft import DraftLimit
 from runtime.decoding.loop import decode
 from runtime.decoding.sampling import RandomStream, SamplingParams, draw, probabilities, uniform
 from runtime.decoding.stop import Cut
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.kernels.selftest.numbers import Numbers
 from runtime.scheduler.fixed import FixedScheduler
@@ -40,8 +40,8 @@ SETTINGS = {
 RULES: dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]] = {
     "plain": (MatchVerifier, None),
     "suffix": (MatchVerifier, SuffixDrafter),
-    "block": (BlockVerifier, lambda: SmallDrafter(_model(2), VOCAB, drawn=True)),
-    "recursive": (RecursiveVerifier, lambda: SmallDrafter(_model(2), VOCAB, drawn=True)),
+    "block": (BlockVerifier, lambda: DraftModelDrafter(_model(2), VOCAB, drawn=True)),
+    "recursive": (RecursiveVerifier, lambda: DraftModelDrafter(_model(2), VOCAB, drawn=True)),
 }
 
 

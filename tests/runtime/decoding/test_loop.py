@@ -18,8 +18,8 @@ from runtime.decoding.loop import decode
 from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import Cut
-from runtime.drafters.draft_model import SmallDrafter
-from runtime.drafters.overlapped import AheadDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
+from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.errors import ContextFullError
 from runtime.scheduler.fixed import FixedScheduler
@@ -47,16 +47,16 @@ DRAFTERS: dict[str, Callable[[TableModel], Drafter]] = {
     "adversarial": adversarial,
     "random": lambda model: Random(model.vocab_size),
     "empty": lambda model: Scripted(model, []),
-    "small chain": lambda model: SmallDrafter(_like(model, seed=0), model.vocab_size),
-    "small tree": lambda model: SmallDrafter(_like(model, seed=0), model.vocab_size),
+    "small chain": lambda model: DraftModelDrafter(_like(model, seed=0), model.vocab_size),
+    "small tree": lambda model: DraftModelDrafter(_like(model, seed=0), model.vocab_size),
     "suffix": lambda model: SuffixDrafter(),
-    "bad chain": lambda model: SmallDrafter(_like(model, seed=1), model.vocab_size),
-    "ahead": lambda model: AheadDrafter(perfect(model)),
-    "ahead of chance": lambda model: AheadDrafter(coin_flips(model)),
-    "ahead small": lambda model: AheadDrafter(SmallDrafter(_like(model, seed=0), model.vocab_size)),
-    "ahead bad": lambda model: AheadDrafter(SmallDrafter(_like(model, seed=1), model.vocab_size)),
-    "ahead suffix": lambda model: AheadDrafter(SuffixDrafter()),
-    "bad tree": lambda model: SmallDrafter(_like(model, seed=1), model.vocab_size),
+    "bad chain": lambda model: DraftModelDrafter(_like(model, seed=1), model.vocab_size),
+    "ahead": lambda model: OverlappedDrafter(perfect(model)),
+    "ahead of chance": lambda model: OverlappedDrafter(coin_flips(model)),
+    "ahead small": lambda model: OverlappedDrafter(DraftModelDrafter(_like(model, seed=0), model.vocab_size)),
+    "ahead bad": lambda model: OverlappedDrafter(DraftModelDrafter(_like(model, seed=1), model.vocab_size)),
+    "ahead suffix": lambda model: OverlappedDrafter(SuffixDrafter()),
+    "bad tree": lambda model: DraftModelDrafter(_like(model, seed=1), model.vocab_size),
 }
 
 

@@ -18,7 +18,7 @@ from runtime.decoding.draft import DraftLimit
 from runtime.decoding.loop import decode
 from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.models.exact_widths import SafeWidths, any_width, find_safe_widths
 from runtime.models.ort_model import OrtModel, open_session
@@ -52,7 +52,7 @@ def _drafter(folder: Path, name: str, bits: int) -> Drafter:
         return Random(VOCAB)
     if name == "suffix":
         return SuffixDrafter()
-    return SmallDrafter(_open(folder, 36 - bits), VOCAB)
+    return DraftModelDrafter(_open(folder, 36 - bits), VOCAB)
 
 
 def _answer(
@@ -122,7 +122,7 @@ def test_an_exported_pair_decodes_as_its_target_alone(
         assert planned is not None
         return OrtModel.open(tiny_bundle, level, planned, 1, plan.prefill_chunk)
 
-    drafter = SmallDrafter(opened(manifest.drafters()[0]), manifest.target.shape.vocab_size)
+    drafter = DraftModelDrafter(opened(manifest.drafters()[0]), manifest.target.shape.vocab_size)
     turns = [PROMPT, [5, 6, 5]]
     plain, _ = _answer(opened(manifest.target), None, sampling, turns)
     tokens, accepted = _answer(opened(manifest.target), drafter, sampling, turns, shape)

@@ -26,7 +26,7 @@ from runtime.decoding.loop import decode
 from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.models.ort_model import OrtModel, open_session
@@ -103,8 +103,8 @@ def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampl
         "plain": lambda: None,
         "widest": Widest,
         "suffix": SuffixDrafter,
-        "chain": lambda: SmallDrafter(open_model(graph), VOCAB),
-        "tree": lambda: SmallDrafter(open_model(graph), VOCAB),
+        "chain": lambda: DraftModelDrafter(open_model(graph), VOCAB),
+        "tree": lambda: DraftModelDrafter(open_model(graph), VOCAB),
     }[kind]()
     steps = endless(open_model(graph), drafter, SAMPLING[sampling], "tree" if kind == "tree" else "chain")
     most, kept = measured(steps)
@@ -116,7 +116,7 @@ def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampl
 @pytest.mark.parametrize("inner", [chain_limit(2), DraftLimit(4, 2, "tree")], ids=["chain", "tree"])
 @pytest.mark.parametrize("drawn", [False, True], ids=["matched", "drawn"])
 def test_nor_does_a_step_of_four_levels(graph: Path, inner: DraftLimit, sampling: str, drawn: bool) -> None:
-    drafter: Drafter = SmallDrafter(open_model(graph), VOCAB, drawn=drawn)
+    drafter: Drafter = DraftModelDrafter(open_model(graph), VOCAB, drawn=drawn)
     for name in ("lower", "upper"):
         drafter = HierarchyDrafter(drafter, open_model(graph), VOCAB, name, drawn)
     limit, rule = chain_limit(3, inner), BlockVerifier() if drawn and SAMPLING[sampling].temperature else None

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.drafters.confidence import Calibration, as_is, goes_on
+from runtime.drafters.confidence import ConfidenceCalibration, is_worth_extending, uncalibrated
 
 RAWS = [0.0, 0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999, 1.0]
 observations = st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=60)
 
 
-def _learnt(truth: Callable[[float], float], count: int, seed: int = 0) -> Calibration:
+def _learnt(truth: Callable[[float], float], count: int, seed: int = 0) -> ConfidenceCalibration:
     """A calibration that saw ``count`` tokens of every confidence, accepted with the chance ``truth`` says."""
-    calibration, chance = Calibration(), random.Random(seed)
+    calibration, chance = ConfidenceCalibration(), random.Random(seed)
     for _ in range(count):
         raw = chance.random()
         calibration.observe(raw, chance.random() < truth(raw))
@@ -26,15 +26,15 @@ def _learnt(truth: Callable[[float], float], count: int, seed: int = 0) -> Calib
 
 
 def test_nothing_is_corrected_without_observations() -> None:
-    calibration = Calibration()
+    calibration = ConfidenceCalibration()
     for raw in RAWS:
         assert calibration(raw) == pytest.approx(raw, abs=1e-5)
-        assert as_is(raw) == raw
+        assert uncalibrated(raw) == raw
 
 
 @given(observations)
 def test_a_surer_token_is_never_worth_less(seen: list[tuple[float, bool]]) -> None:
-    calibration = Calibration()
+    calibration = ConfidenceCalibration()
     for raw, accepted in seen:
         calibration.observe(raw, accepted)
     places = sorted([*RAWS, *(place / 97 for place in range(98))])
@@ -45,7 +45,7 @@ def test_a_surer_token_is_never_worth_less(seen: list[tuple[float, bool]]) -> No
 
 @given(st.floats(0, 1), st.booleans())
 def test_one_observation_says_little(raw: float, accepted: bool) -> None:
-    calibration = Calibration()
+    calibration = ConfidenceCalibration()
     calibration.observe(raw, accepted)
     assert all(abs(calibration(other) - other) < 0.15 for other in RAWS)
 
@@ -71,7 +71,7 @@ def test_a_drafter_that_becomes_worse_is_found_out() -> None:
 
 
 def test_drafting_goes_on_while_the_next_token_is_likely_enough() -> None:
-    assert goes_on(0.81, 2, 0.72)  # two tokens of 0.9 each, so a third of 0.9: 0.729
-    assert not goes_on(0.81, 2, 0.73)
-    assert goes_on(0.0, 1, 0.0)
-    assert not goes_on(0.5, 1, 0.26)
+    assert is_worth_extending(0.81, 2, 0.72)  # two tokens of 0.9 each, so a third of 0.9: 0.729
+    assert not is_worth_extending(0.81, 2, 0.73)
+    assert is_worth_extending(0.0, 1, 0.0)
+    assert not is_worth_extending(0.5, 1, 0.26)

@@ -14,11 +14,11 @@ from memory.plan import Shape
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
-from runtime.decoding.draft import Draft, DraftLimit, Kind
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind
 from runtime.decoding.protocols import Verifier
 from runtime.decoding.sampling import SamplingParams, draw, greedy_token, uniform
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from tests.runtime.levels import context_of, decoded, law_pvalue, probs_of, text_of
 from tests.runtime.table_model import TableModel, fresh_rows
 
@@ -37,18 +37,18 @@ def _paths(draft: Draft) -> list[tuple[int, ...]]:
 
 def test_a_greedy_chain_is_what_the_model_would_say() -> None:
     model = TableModel()
-    draft = SmallDrafter(model, 11, name="tiny").propose(context_of(TOKENS, GREEDY), DraftLimit(4, 4))
+    draft = DraftModelDrafter(model, 11, name="tiny").propose(context_of(TOKENS, GREEDY), DraftLimit(4, 4))
     tokens = list(TOKENS)
     for token in draft.tokens:
         assert token == int(probs_of(model, tokens, SAMPLED).argmax())
         tokens.append(token)
-    assert (len(draft), draft.is_chain, draft.kind, draft.source) == (4, True, Kind.ONE_HOT, "tiny")
+    assert (len(draft), draft.is_chain, draft.kind, draft.source) == (4, True, DrawKind.ONE_HOT, "tiny")
 
 
 def test_the_repetition_penalty_counts_drafted_tokens_too() -> None:
     params = SamplingParams(repetition_penalty=3.0)
     model = TableModel()
-    draft = SmallDrafter(model, 11).propose(context_of(TOKENS, params), DraftLimit(6, 6))
+    draft = DraftModelDrafter(model, 11).propose(context_of(TOKENS, params), DraftLimit(6, 6))
     tokens = list(TOKENS)
     for token in draft.tokens:
         fresh = TableModel()
@@ -59,16 +59,16 @@ def test_the_repetition_penalty_counts_drafted_tokens_too() -> None:
 
 def test_a_sampled_chain_draws_with_the_numbers_of_the_positions() -> None:
     model = TableModel()
-    draft = SmallDrafter(model, 11).propose(context_of(TOKENS, SAMPLED), DraftLimit(5, 5))
+    draft = DraftModelDrafter(model, 11).propose(context_of(TOKENS, SAMPLED), DraftLimit(5, 5))
     tokens = list(TOKENS)
     for token in draft.tokens:
         assert token == draw(probs_of(model, tokens, SAMPLED), uniform(SAMPLED.seed, len(tokens)))
         tokens.append(token)
-    assert draft.kind is Kind.ONE_HOT
+    assert draft.kind is DrawKind.ONE_HOT
 
 
 def test_equal_models_agree_even_when_sampling() -> None:
-    drafter, stop = SmallDrafter(TableModel(), 11), StopRule(max_new_tokens=12)
+    drafter, stop = DraftModelDrafter(TableModel(), 11), StopRule(max_new_tokens=12)
     steps = decoded(TableModel(), context_of(TOKENS, SAMPLED), drafter, DraftLimit(3, 3), stop=stop)
     assert all(step.num_accepted == 3 for step in steps)
 
@@ -78,7 +78,7 @@ def test_equal_models_agree_even_when_sampling() -> None:
 def test_the_tree_holds_the_most_probable_paths(nodes: int, depth: int, seed: int) -> None:
     model = TableModel(vocab_size=4, seed=seed)
     tokens = [token % 4 for token in TOKENS]
-    draft = SmallDrafter(model, 4).propose(context_of(tokens, GREEDY), DraftLimit(nodes, depth, "tree"))
+    draft = DraftModelDrafter(model, 4).propose(context_of(tokens, GREEDY), DraftLimit(nodes, depth, "tree"))
     scores: dict[tuple[int, ...], float] = {(): 1.0}
     for length in range(1, depth + 1):
         for path in product(range(4), repeat=length):
@@ -95,7 +95,7 @@ def test_the_tree_holds_the_most_probable_paths(nodes: int, depth: int, seed: in
 
 
 def test_the_first_path_of_a_tree_lies_in_adjacent_rows() -> None:
-    draft = SmallDrafter(TableModel(), 11).propose(context_of(TOKENS, GREEDY), DraftLimit(8, 4, "tree"))
+    draft = DraftModelDrafter(TableModel(), 11).propose(context_of(TOKENS, GREEDY), DraftLimit(8, 4, "tree"))
     best = [-1]
     while children := draft.children(best[-1]):
         best.append(children[0])
@@ -111,13 +111,13 @@ history = st.lists(
 @given(history, st.sampled_from(["chain", "tree"]))
 def test_its_cache_follows_any_change_of_the_committed_tokens(turns: list[tuple[int, list[int]]], shape: Shape) -> None:
     model = TableModel()
-    drafter = SmallDrafter(model, 11)
+    drafter = DraftModelDrafter(model, 11)
     context = context_of([1], GREEDY)
     for forgotten, tokens in turns:
         context.truncate(max(1, len(context) - forgotten))
         context.append(tokens)
         draft = drafter.propose(context, DraftLimit(4, 3, shape))
-        expected = SmallDrafter(TableModel(), 11).propose(context, DraftLimit(4, 3, shape))
+        expected = DraftModelDrafter(TableModel(), 11).propose(context, DraftLimit(4, 3, shape))
         assert replace(draft, rows_read=expected.rows_read) == expected
         held = model.cache.tokens.tolist()
         assert held[: len(context)] == context.tokens.tolist()
@@ -125,12 +125,12 @@ def test_its_cache_follows_any_change_of_the_committed_tokens(turns: list[tuple[
 
 
 def test_drawn_siblings_differ_and_carry_the_law_they_were_drawn_from() -> None:
-    drafter = SmallDrafter(TableModel(), 11, drawn=True, branches=3)
+    drafter = DraftModelDrafter(TableModel(), 11, drawn=True, branches=3)
     for seed in range(20):
         params = SamplingParams(temperature=1.0, seed=seed)
         draft = drafter.propose(context_of(TOKENS, params), DraftLimit(6, 4, "tree"))
         first = [draft.tokens[child] for child in draft.children(-1)]
-        assert (len(set(first)), len(draft), draft.kind) == (3, 6, Kind.WITHOUT_REPLACEMENT)
+        assert (len(set(first)), len(draft), draft.kind) == (3, 6, DrawKind.WITHOUT_REPLACEMENT)
         paths = {-1: TOKENS} | {node: [*TOKENS, *path] for node, path in enumerate(_paths(draft))}
         assert set(draft.probs) == set(draft.parents)
         for parent, probs in draft.probs.items():
@@ -139,7 +139,7 @@ def test_drawn_siblings_differ_and_carry_the_law_they_were_drawn_from() -> None:
 
 def test_catching_up_and_the_first_token_take_one_forward() -> None:
     model = TableModel()
-    drafter, context = SmallDrafter(model, 11), context_of(TOKENS, GREEDY)
+    drafter, context = DraftModelDrafter(model, 11), context_of(TOKENS, GREEDY)
     draft = drafter.propose(context, DraftLimit(3, 3))
     assert draft.rows_read == len(TOKENS) - 1
     context.append([*draft.tokens, 7])  # all accepted: the last token was never fed, nor was the bonus
@@ -152,7 +152,7 @@ def test_catching_up_and_the_first_token_take_one_forward() -> None:
 
 def test_tokens_the_target_lacks_are_never_proposed() -> None:
     for shape, drawn in (("chain", False), ("tree", False), ("chain", True)):
-        drafter = SmallDrafter(TableModel(vocab_size=11), 5, drawn=drawn)
+        drafter = DraftModelDrafter(TableModel(vocab_size=11), 5, drawn=drawn)
         for start in range(5):
             draft = drafter.propose(context_of([start, 1, 2], SAMPLED), DraftLimit(8, 4, shape))
             assert draft.tokens
@@ -160,7 +160,7 @@ def test_tokens_the_target_lacks_are_never_proposed() -> None:
 
 
 def test_tokens_the_drafter_lacks_do_no_harm() -> None:
-    drafter, limit = SmallDrafter(TableModel(vocab_size=7), 11), DraftLimit(4, 4)
+    drafter, limit = DraftModelDrafter(TableModel(vocab_size=7), 11), DraftLimit(4, 4)
     tokens, plain = (text_of(TableModel(), context_of([1, 10, 10, 2], GREEDY), each, limit) for each in (drafter, None))
     assert tokens == plain
     assert max(tokens) > 6
@@ -178,5 +178,5 @@ def test_tokens_the_drafter_lacks_do_no_harm() -> None:
     ids=["block", "block on one-hot", "recursive", "recursive on one-hot", "match"],
 )
 def test_the_first_three_tokens_have_the_law_of_the_target(shape: Shape, drawn: bool, verifier: Verifier) -> None:
-    drafter = SmallDrafter(TableModel(3, seed=4), 3, drawn=drawn)
+    drafter = DraftModelDrafter(TableModel(3, seed=4), 3, drawn=drawn)
     assert law_pvalue(TableModel(3, seed=2), drafter, DraftLimit(4, 2, shape), verifier, runs=800) > 1e-3

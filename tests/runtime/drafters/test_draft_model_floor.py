@@ -11,9 +11,9 @@ import runtime.drafters.draft_model as small
 from memory.plan import Shape
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
-from runtime.decoding.draft import Draft, DraftLimit, Kind
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from tests.runtime.levels import context_of, decoded, law_pvalue, probs_of, text_of
 from tests.runtime.table_model import TableModel
 
@@ -31,7 +31,7 @@ WAYS = {
 
 
 def _propose(params: SamplingParams, limit: DraftLimit, drawn: bool = False, calibration=None) -> Draft:
-    drafter = SmallDrafter(TableModel(), 11, drawn=drawn)
+    drafter = DraftModelDrafter(TableModel(), 11, drawn=drawn)
     drafter.calibration = calibration or drafter.calibration
     return drafter.propose(context_of(TOKENS, params), limit)
 
@@ -101,7 +101,7 @@ def test_each_branch_of_a_drawn_tree_ends_by_itself() -> None:
     for seed in range(12):
         params = replace(SAMPLED, seed=seed)
         draft = _propose(params, DraftLimit(8, 4, "tree", floor=0.1), drawn=True)
-        assert draft.kind is Kind.WITHOUT_REPLACEMENT
+        assert draft.kind is DrawKind.WITHOUT_REPLACEMENT
         for path in _paths(draft):
             survival = prod(draft.chances[node] for node in path)
             worth = survival ** (1 + 1 / len(path)) >= 0.1
@@ -116,7 +116,7 @@ def test_text_stays_as_it_is(way: str, floor: float) -> None:
     params, shape, drawn = WAYS[way]
     limit = DraftLimit(6, 4, shape, floor)
     plain = text_of(TableModel(), context_of(TOKENS, params), None, limit)
-    drafter = SmallDrafter(TableModel(seed=1), 11, drawn=drawn)
+    drafter = DraftModelDrafter(TableModel(seed=1), 11, drawn=drawn)
     steps = list(decoded(TableModel(), context_of(TOKENS, params), drafter, limit, MatchVerifier()))
     assert [token for step in steps for token in step.tokens] == plain
     # What the scheduler learns from: the path that stood and, if there was one, the guess that did not.
@@ -126,6 +126,6 @@ def test_text_stays_as_it_is(way: str, floor: float) -> None:
 
 @pytest.mark.parametrize("shape", ["chain", "tree"])
 def test_drawn_drafts_that_stop_early_keep_the_law(shape: Shape) -> None:
-    drafter = SmallDrafter(TableModel(3, seed=4), 3, drawn=True)
+    drafter = DraftModelDrafter(TableModel(3, seed=4), 3, drawn=True)
     limit = DraftLimit(6, 3, shape, floor=0.3)
     assert law_pvalue(TableModel(3, seed=2), drafter, limit, RecursiveVerifier(), runs=800) > 1e-3

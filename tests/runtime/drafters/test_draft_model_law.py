@@ -10,7 +10,7 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.draft import Draft, DraftLimit, make_chain
 from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from tests.runtime.decoding.acceptance.enumerated_step import VOCAB, step_distance
 from tests.runtime.decoding.acceptance.enumeration import EXACT
 from tests.runtime.table_model import TableModel
@@ -20,8 +20,8 @@ RULES: dict[str, Verifier] = {"match": MatchVerifier(), "block": BlockVerifier()
 LIMITS = {"chain": DraftLimit(3, 3, floor=0.3), "tree": DraftLimit(6, 3, "tree", floor=0.2)}
 
 
-def _drafter(drawn: bool) -> SmallDrafter:
-    drafter = SmallDrafter(TableModel(VOCAB, seed=40), VOCAB, drawn=drawn)
+def _drafter(drawn: bool) -> DraftModelDrafter:
+    drafter = DraftModelDrafter(TableModel(VOCAB, seed=40), VOCAB, drawn=drawn)
     drafter.calibration = lambda raw: raw**0.9
     return drafter
 

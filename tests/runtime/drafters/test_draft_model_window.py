@@ -14,7 +14,7 @@ from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.window import window_of, window_start
 from tests.runtime.levels import context_of, decoded
 from tests.runtime.table_model import TableModel, fresh_rows
@@ -32,7 +32,7 @@ def _guess(draft: Draft) -> Draft:
 
 @pytest.mark.parametrize("shape", ["chain", "tree"])
 def test_drafts_inside_the_window_are_those_of_a_model_without(shape: Shape) -> None:
-    small, large = (SmallDrafter(TableModel(**sizes), 11) for sizes in (WINDOWED, {"max_rows": 4}))
+    small, large = (DraftModelDrafter(TableModel(**sizes), 11) for sizes in (WINDOWED, {"max_rows": 4}))
     tokens = [place * 7 % 11 for place in range(13)]
     for length in range(1, 14):
         context = context_of(tokens[:length], GREEDY)
@@ -43,7 +43,7 @@ def test_drafts_inside_the_window_are_those_of_a_model_without(shape: Shape) -> 
 def test_a_context_that_fits_needs_no_window() -> None:
     """Room for as many tokens as the context may have, and a draft's rows: nothing is read twice until its end."""
     model, context = TableModel(capacity=64 + 4, max_rows=4), context_of([], GREEDY)
-    drafter = SmallDrafter(model, 11)
+    drafter = DraftModelDrafter(model, 11)
     for length in range(1, 64):
         context.append([length % 11])
         depth = min(3, 64 - length)
@@ -54,12 +54,12 @@ def test_a_context_that_fits_needs_no_window() -> None:
 @pytest.mark.parametrize("shape", ["chain", "tree"])
 def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache(shape: Shape) -> None:
     model, tokens = TableModel(**WINDOWED), [place * place % 11 for place in range(64)]
-    drafter, read = SmallDrafter(model, 11), 0
+    drafter, read = DraftModelDrafter(model, 11), 0
     for length in range(1, 64):
         context, held = context_of(tokens[:length], GREEDY), model.cache.tokens.tolist()
         draft = drafter.propose(context, DraftLimit(3, 3, shape))
         window = tokens[window_start(length, 13) : length]
-        alone = SmallDrafter(TableModel(max_rows=4), 11)
+        alone = DraftModelDrafter(TableModel(max_rows=4), 11)
         assert _guess(draft) == _guess(alone.propose(context_of(window, GREEDY), DraftLimit(3, 3, shape)))
         assert 1 <= len(draft) <= 3
         assert draft.rows_read == len(window) - 1 - min(shared_prefix(held, window), len(window) - 1)
@@ -72,13 +72,13 @@ def test_a_long_conversation_keeps_its_drafts_in_a_bounded_cache(shape: Shape) -
 @given(st.lists(st.tuples(st.integers(0, 40), st.lists(st.integers(0, 10), min_size=1, max_size=30)), max_size=6))
 def test_a_window_follows_any_change_of_the_committed_tokens(turns: list[tuple[int, list[int]]]) -> None:
     model, context = TableModel(**WINDOWED), Context(256, GREEDY)
-    drafter = SmallDrafter(model, 11)
+    drafter = DraftModelDrafter(model, 11)
     context.append([1])
     for forgotten, tokens in turns:
         context.truncate(max(1, len(context) - forgotten))
         context.append(tokens)
         draft = drafter.propose(context, DraftLimit(3, 3, "tree"))
-        alone = SmallDrafter(TableModel(**WINDOWED), 11)
+        alone = DraftModelDrafter(TableModel(**WINDOWED), 11)
         assert _guess(draft) == _guess(alone.propose(context, DraftLimit(3, 3, "tree")))
         held, window = model.cache.tokens.tolist(), window_of(context.tokens, 13).tolist()
         assert held[: len(window)] == window
@@ -94,7 +94,7 @@ def test_answers_longer_than_the_window_are_those_of_plain_decoding(
     shape: Shape, drawn: bool, params: SamplingParams
 ) -> None:
     answers = []
-    for drafter in (None, SmallDrafter(TableModel(**WINDOWED), 11, drawn=drawn)):
+    for drafter in (None, DraftModelDrafter(TableModel(**WINDOWED), 11, drawn=drawn)):
         limit, stop = DraftLimit(4, 2, shape), StopRule(max_new_tokens=50)
         steps = list(decoded(TableModel(), context_of(TOKENS, params), drafter, limit, stop=stop))
         answers.append([token for step in steps for token in step.tokens])
@@ -105,14 +105,16 @@ def test_answers_longer_than_the_window_are_those_of_plain_decoding(
 
 def test_a_cache_without_room_for_a_window_gives_no_drafts() -> None:
     assert (
-        len(SmallDrafter(TableModel(capacity=8, max_rows=4), 11).propose(context_of([1], GREEDY), DraftLimit(3, 3)))
+        len(
+            DraftModelDrafter(TableModel(capacity=8, max_rows=4), 11).propose(context_of([1], GREEDY), DraftLimit(3, 3))
+        )
         == 0
     )
 
 
 def test_the_window_follows_a_model_that_was_resized() -> None:
     model, tokens = TableModel(capacity=96, max_rows=4), [place * 7 % 11 for place in range(40)]
-    drafter, small = SmallDrafter(model, 11), SmallDrafter(TableModel(**WINDOWED), 11)
+    drafter, small = DraftModelDrafter(model, 11), DraftModelDrafter(TableModel(**WINDOWED), 11)
     drafter.propose(context_of(tokens, GREEDY), DraftLimit(3, 3))
     model.cache.rollback(16)
     model.cache.resize(20)

@@ -9,10 +9,10 @@ import pytest
 
 from export.manifest import PocketspecError
 from memory.choices import Request
-from runtime.decoding.draft import DraftLimit, Kind, chain_limit, tree_limit
+from runtime.decoding.draft import DraftLimit, DrawKind, chain_limit, tree_limit
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.engine import Engine
@@ -30,7 +30,7 @@ INNER = {"none": None, "chain": chain_limit(2), "tree": DraftLimit(5, 3, "tree")
 
 def _alone(context, depth: int, **sizes: int) -> tuple[int, ...]:
     """What the intermediate drafts when nobody guesses for it."""
-    return SmallDrafter(TableModel(**sizes), 11).propose(context, chain_limit(depth)).tokens
+    return DraftModelDrafter(TableModel(**sizes), 11).propose(context, chain_limit(depth)).tokens
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -44,7 +44,7 @@ def test_a_draft_is_what_the_intermediate_would_draft_alone(
         draft = stack(TableModel(seed=lower_seed), TableModel()).propose(context, chain_limit(depth, inner))
         assert draft.tokens == _alone(context, depth)[: len(draft)]
         assert max(1, depth - (3 if inner is None else inner.depth)) <= len(draft) <= depth
-        assert (draft.is_chain, draft.kind, draft.probs, draft.source) == (True, Kind.ONE_HOT, {}, "hierarchy0")
+        assert (draft.is_chain, draft.kind, draft.probs, draft.source) == (True, DrawKind.ONE_HOT, {}, "hierarchy0")
 
 
 @pytest.mark.parametrize("guesses", [perfect, adversarial])
@@ -60,7 +60,7 @@ def test_the_steps_below_say_how_the_draft_came_about() -> None:
     limit = chain_limit(6, tree_limit(3))
     draft = stack(TableModel(seed=1), TableModel()).propose(context_of(TOKENS, GREEDY), limit)
     assert tuple(token for step in draft.below for token in step.tokens) == draft.tokens
-    assert [step.pick.name for step in draft.below] == ["small-tree3x2"] * len(draft.below)
+    assert [step.pick.name for step in draft.below] == ["draft_model-tree3x2"] * len(draft.below)
     assert sum(step.num_accepted for step in draft.below) + len(draft.below) == len(draft)
     assert all(step.finish is None for step in draft.below)
 
@@ -119,7 +119,7 @@ def test_guesses_leave_room_for_padding() -> None:
 def test_tokens_that_a_level_lacks_do_no_harm() -> None:
     for middle, lower, vocab_size in ((7, 11, 11), (11, 5, 11), (7, 5, 11), (11, 11, 5), (4, 9, 11)):
         for drawn in (False, True):
-            below = SmallDrafter(TableModel(lower, seed=1), vocab_size, drawn=drawn)
+            below = DraftModelDrafter(TableModel(lower, seed=1), vocab_size, drawn=drawn)
             drafter = HierarchyDrafter(below, TableModel(middle, seed=2), vocab_size, drawn=drawn)
             for last in range(10):
                 for inner in (chain_limit(3), tree_limit(5)):
@@ -138,15 +138,15 @@ def test_a_drawn_draft_carries_the_intermediates_distributions() -> None:
     for inner in (chain_limit(3), tree_limit(5)):
         context = context_of(TOKENS, params)
         draft = stack(TableModel(seed=1), middle, drawn=True).propose(context, chain_limit(7, inner))
-        assert draft.kind is Kind.INDEPENDENT
+        assert draft.kind is DrawKind.INDEPENDENT
         assert set(draft.probs) == set(draft.parents)
-        alone = SmallDrafter(TableModel(seed=2), 11, drawn=True)
+        alone = DraftModelDrafter(TableModel(seed=2), 11, drawn=True)
         for node in range(len(draft)):
             prefix = context_of([*TOKENS, *draft.tokens[:node]], params)
             assert np.array_equal(draft.probs[node - 1], alone.propose(prefix, chain_limit(1)).probs[-1])
             assert draft.probs[node - 1][draft.tokens[node]] > 0
     greedy = stack(TableModel(seed=1), middle, drawn=True).propose(context_of(TOKENS, GREEDY), chain_limit(7))
-    assert (greedy.kind, greedy.probs) == (Kind.ONE_HOT, {})
+    assert (greedy.kind, greedy.probs) == (DrawKind.ONE_HOT, {})
 
 
 @pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0.8, seed=5)], ids=["greedy", "sampled"])

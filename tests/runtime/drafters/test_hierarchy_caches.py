@@ -13,7 +13,7 @@ from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.window import window_of
 from tests.runtime.drafters.guesses import Scripted, perfect
@@ -74,7 +74,7 @@ def test_the_intermediates_cache_follows_any_accepts_rejects_and_edits(
         context.truncate(max(1, len(context) - forgotten))
         context.append(tokens)
         draft = drafter.propose(context, chain_limit(3, chain_limit(1)))
-        alone = SmallDrafter(TableModel(**sizes), 11).propose(context, chain_limit(3))
+        alone = DraftModelDrafter(TableModel(**sizes), 11).propose(context, chain_limit(3))
         assert draft.tokens == alone.tokens[: len(draft)]
         window = window_of(context.tokens, 13).tolist() if sizes else context.tokens.tolist()
         # What it said itself is read when it goes on, or never.

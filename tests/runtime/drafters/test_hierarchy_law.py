@@ -17,10 +17,10 @@ from runtime.decoding import sampling
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
-from runtime.decoding.draft import Draft, DraftLimit, Kind, chain_limit
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind, chain_limit
 from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from tests.runtime.decoding.acceptance.enumerated_step import VOCAB, ModelLaw, step_distance
 from tests.runtime.decoding.acceptance.enumeration import EXACT
@@ -45,7 +45,7 @@ def _model(seed: int) -> TableModel:
 
 def _hierarchy(levels: int, drawn: bool) -> HierarchyDrafter:
     """The lowest drafter, which may or may not draw, and intermediates that do."""
-    drafter: Drafter = SmallDrafter(_model(40), VOCAB, drawn=drawn)
+    drafter: Drafter = DraftModelDrafter(_model(40), VOCAB, drawn=drawn)
     for level in range(1, levels):
         drafter = HierarchyDrafter(drafter, _model(40 + level), VOCAB, f"level{level}", drawn=True)
     assert isinstance(drafter, HierarchyDrafter)
@@ -87,7 +87,7 @@ class Mistaken:
 
     def propose(self, context, limit: DraftLimit) -> Draft:
         draft = self._drafter.propose(context, limit)
-        assert draft.kind is Kind.INDEPENDENT
+        assert draft.kind is DrawKind.INDEPENDENT
         return replace(draft, probs={node - 1: self._law(draft.tokens[:node]) for node in range(len(draft))})
 
 

@@ -12,7 +12,7 @@ from runtime.decoding.draft import DraftLimit, chain_limit
 from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.engine import Engine
 from runtime.models.ort_model import OrtModel, open_session
@@ -55,11 +55,11 @@ def test_the_intermediate_says_what_it_would_say_alone(
     folder: Path, below: str, inner: DraftLimit, params: SamplingParams
 ) -> None:
     """Through full accepts, where two rows catch up in front of a tree, rejections and edits."""
-    lower: Drafter = Random(VOCAB) if below == "random" else SmallDrafter(_open(folder, 4), VOCAB)
+    lower: Drafter = Random(VOCAB) if below == "random" else DraftModelDrafter(_open(folder, 4), VOCAB)
     if below == "hierarchy":
         lower, inner = HierarchyDrafter(lower, _open(folder, 4), VOCAB, "lower"), chain_limit(5, inner)
     middle, accepted = _open(folder, 32), set()
-    drafter, alone = HierarchyDrafter(lower, middle, VOCAB), SmallDrafter(_open(folder, 32), VOCAB)
+    drafter, alone = HierarchyDrafter(lower, middle, VOCAB), DraftModelDrafter(_open(folder, 32), VOCAB)
     context = context_of(PROMPT, params, CAPACITY - ROWS)
     for turn in range(12):
         limit = chain_limit(4 + inner.depth, inner)

@@ -12,7 +12,7 @@ from runtime.decoding.draft import Draft, DraftLimit, chain_limit, tree_limit
 from runtime.decoding.protocols import Drafter
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.fallback import FallbackDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.suffix import SuffixDrafter
@@ -45,8 +45,8 @@ BELOW: dict[str, Callable[[int], Drafter]] = {
     "adversarial": lambda seed: adversarial(TableModel(seed=seed)),
     "random": lambda seed: Random(11),
     "suffix": lambda seed: SuffixDrafter(),
-    "small": lambda seed: SmallDrafter(TableModel(seed=8), 11),
-    "either": lambda seed: FallbackDrafter([SuffixDrafter(), SmallDrafter(TableModel(seed=8), 11)]),
+    "small": lambda seed: DraftModelDrafter(TableModel(seed=8), 11),
+    "either": lambda seed: FallbackDrafter([SuffixDrafter(), DraftModelDrafter(TableModel(seed=8), 11)]),
     "hierarchy": lambda seed: stack(TableModel(seed=9), TableModel(seed=8)),
 }
 # The intermediate is the target itself, another model, or one that is always wrong.

@@ -7,7 +7,7 @@ import pytest
 from runtime.decoding.context import Context
 from runtime.decoding.draft import DraftLimit
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.oracle import ReplayDrafter
+from runtime.drafters.oracle import OracleDrafter
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from runtime.drafters.oracle import ReplayDrafter
     ids=["as much as wanted", "no deeper than wanted", "what is left", "nothing is left", "another text", "no text"],
 )
 def test_it_goes_on_as_the_text_does(committed: list[int], limit: DraftLimit, expected: tuple[int, ...]) -> None:
-    drafter = ReplayDrafter("perfect")
+    drafter = OracleDrafter("perfect")
     drafter.learn([1, 2, 3, 4, 5, 6])
     drafter.learn([7, 8, 9])
     context = Context(16, SamplingParams())

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, chain_limit, make_chain
-from runtime.decoding.protocols import LooksAhead
+from runtime.decoding.protocols import DraftsAhead
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.draft_model import SmallDrafter
-from runtime.drafters.overlapped import AheadDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
+from runtime.drafters.overlapped import OverlappedDrafter
 from tests.runtime.decoding.test_loop import PROMPT, SAMPLED, reference
 from tests.runtime.drafters.guesses import plain_token
 from tests.runtime.drafters.overlapped_stack import (
@@ -67,7 +67,7 @@ ONE_WRONG = [[place != wrong for place in range(GAMMA + 1)] for wrong in range(G
 @pytest.mark.parametrize("wrong", ONE_WRONG, ids=range(GAMMA + 1))
 def test_a_wrong_token_at_any_place_goes_back_to_pre_verify(before: list[list[bool]], wrong: list[bool]) -> None:
     scripts = [*before, wrong, *[RIGHT] * 20]
-    drafter = AheadDrafter(Marked(TableModel(), scripts))
+    drafter = OverlappedDrafter(Marked(TableModel(), scripts))
     steps = list(decoded(drafter, 24))
     assert tokens_of(steps) == reference(PROMPT, 24, GREEDY)
     expected = _schedule(scripts, len(steps))
@@ -87,7 +87,7 @@ def test_a_wrong_token_at_any_place_goes_back_to_pre_verify(before: list[list[bo
     st.sampled_from([GREEDY, SAMPLED]),
 )
 def test_any_script_follows_the_modes_and_changes_no_token(scripts: list[list[bool]], sampling: SamplingParams) -> None:
-    steps = list(decoded(AheadDrafter(Marked(TableModel(), scripts)), 20, sampling=sampling))
+    steps = list(decoded(OverlappedDrafter(Marked(TableModel(), scripts)), 20, sampling=sampling))
     assert tokens_of(steps) == reference(PROMPT, 20, sampling)
     expected = _schedule(scripts, len(steps))
     assert [(step.num_drafted, step.num_accepted) for step in steps[:-1]] == expected[:-1]
@@ -95,7 +95,7 @@ def test_any_script_follows_the_modes_and_changes_no_token(scripts: list[list[bo
 
 
 def test_a_perfect_drafter_stays_ahead() -> None:
-    steps = list(decoded(AheadDrafter(SmallDrafter(TableModel(), 11)), 41))
+    steps = list(decoded(OverlappedDrafter(DraftModelDrafter(TableModel(), 11)), 41))
     assert [len(step.tokens) for step in steps] == [1] + [GAMMA + 1] * 10
     assert steps[0].pick.name == "ahead-chain3"
 
@@ -124,8 +124,8 @@ class Fixed:
     ],
 )
 def test_only_what_fits_the_text_is_used(committed: list[int], depth: int, expected: list[int]) -> None:
-    ahead = AheadDrafter(Fixed())
-    ahead.look_ahead(context_of([1, 2, 3]), make_chain([4]), chain_limit(GAMMA))
+    ahead = OverlappedDrafter(Fixed())
+    ahead.draft_ahead(context_of([1, 2, 3]), make_chain([4]), chain_limit(GAMMA))
     draft = ahead.propose(context_of(committed), chain_limit(depth))
     assert list(draft.tokens) == expected
     start = 4 - len(draft) if depth > 2 else 1
@@ -138,31 +138,33 @@ def test_only_what_fits_the_text_is_used(committed: list[int], depth: int, expec
 
 def test_nothing_is_drafted_that_the_context_has_no_room_for() -> None:
     lengths: list[int] = []
-    inner = Calling(SmallDrafter(TableModel(), 11), lambda context, limit: lengths.append(len(context) + limit.depth))
-    steps = list(decoded(AheadDrafter(inner), 99, capacity=17))
+    inner = Calling(
+        DraftModelDrafter(TableModel(), 11), lambda context, limit: lengths.append(len(context) + limit.depth)
+    )
+    steps = list(decoded(OverlappedDrafter(inner), 99, capacity=17))
     assert tokens_of(steps) == reference(PROMPT, 12, GREEDY)
     assert max(lengths) == 16  # the last token of a context is never drafted
 
 
 def test_it_is_told_from_drafters_that_wait() -> None:
-    assert isinstance(AheadDrafter(Fixed()), LooksAhead)
-    assert not isinstance(Fixed(), LooksAhead)
+    assert isinstance(OverlappedDrafter(Fixed()), DraftsAhead)
+    assert not isinstance(Fixed(), DraftsAhead)
 
 
 def test_what_is_drafted_ahead_leaves_the_distributions_of_the_draft_alone() -> None:
     """The wrapped drafter draws the next draft while the target judges this one, and writes where it wrote before."""
     model, limit = TableModel(seed=4), chain_limit(GAMMA)
-    drafter = AheadDrafter(SmallDrafter(model, model.vocab_size, drawn=True))
+    drafter = OverlappedDrafter(DraftModelDrafter(model, model.vocab_size, drawn=True))
     for seed in range(20):
         context = context_of(PROMPT, SamplingParams(1.5, seed=seed))
-        drafter.look_ahead(context, drafter.propose(context, limit), limit)
+        drafter.draft_ahead(context, drafter.propose(context, limit), limit)
         drafter._wait()
-        assert drafter._job is not None
-        context.append(drafter._job.result().tokens[:1])
+        assert drafter._pending is not None
+        context.append(drafter._pending.result().tokens[:1])
         draft = drafter.propose(context, limit)
         assert draft.probs
         before = {node: row.copy() for node, row in draft.probs.items()}
-        drafter.look_ahead(context, draft, limit)
+        drafter.draft_ahead(context, draft, limit)
         drafter._wait()
         assert all((draft.probs[node] == row).all() for node, row in before.items())
     drafter.settle()

@@ -12,8 +12,8 @@ import pytest
 from export.manifest import PocketspecError
 from memory import Placement, Request
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.draft_model import SmallDrafter
-from runtime.drafters.overlapped import AheadDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
+from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.engine import Engine
 from runtime.speculation.request import PLAIN, Speculation
 from tests.devices import AMPLE
@@ -109,7 +109,7 @@ def test_an_answer_that_is_left_leaves_no_thread(engine: Engine, end: str) -> No
 
 def test_a_drafter_of_the_callers_own_is_waited_for_as_well(engine: Engine) -> None:
     expected, full = _text(engine, PLAIN), engine.plan
-    own = AheadDrafter(SmallDrafter(engine.drafters["near"], engine.target.vocab_size), "mine")
+    own = OverlappedDrafter(DraftModelDrafter(engine.drafters["near"], engine.target.vocab_size), "mine")
     engine.add_drafter(own)
     answer = engine.generate(
         "a long one", max_new_tokens=60, ignore_eos=True, speculation=Speculation("mine", 4, "chain")

@@ -12,13 +12,13 @@ from scipy.stats import chisquare
 from runtime.decoding.acceptance.block import BlockVerifier, block_walk
 from runtime.decoding.acceptance.recursive import RecursiveVerifier, recursive_walk
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, DraftLimit, Kind, chain_limit, make_chain
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind, chain_limit, make_chain
 from runtime.decoding.loop import decode
 from runtime.decoding.protocols import Verifier
 from runtime.decoding.sampling import SamplingParams, probabilities
 from runtime.drafters import overlapped as production
-from runtime.drafters.draft_model import SmallDrafter
-from runtime.drafters.overlapped import AheadDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
+from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.decoding.acceptance.enumeration import (
     DETECTED,
@@ -54,18 +54,18 @@ class Drawn:
         for node in range(limit.depth):
             probs[node - 1] = self._table((*before, *tokens))
             tokens.append(self._coins.draw(probs[node - 1]))
-        return make_chain(tokens, kind=Kind.INDEPENDENT, probs=probs)
+        return make_chain(tokens, kind=DrawKind.INDEPENDENT, probs=probs)
 
 
 def _law(rule: Rule, target: Table, table: Table, gamma: int) -> dict[Tokens, float]:
     """Of the first ``LENGTH`` tokens. What a step brings beyond them is cut off: its law is the next steps' affair."""
 
     def program(coins: ScriptedCoins) -> Tokens:
-        drafter, context = AheadDrafter(Drawn(table, coins)), Context(LENGTH + 2, SamplingParams(1.0))
+        drafter, context = OverlappedDrafter(Drawn(table, coins)), Context(LENGTH + 2, SamplingParams(1.0))
         context.append([0])
         while len(context) <= LENGTH:
             draft = drafter.propose(context, chain_limit(min(gamma, LENGTH - len(context))))
-            drafter.look_ahead(context, draft, chain_limit(gamma))
+            drafter.draft_ahead(context, draft, chain_limit(gamma))
             drafter._wait()  # coins fall in one order
             before = tuple(context.tokens[1:].tolist())
             verdict = rule(draft, lambda node: target((*before, *path_to(draft, node))), coins)  # noqa: B023
@@ -123,7 +123,7 @@ def test_the_first_tokens_have_the_law_of_the_target(drawn: bool, verifier: Veri
         for path in product(range(vocab), repeat=3)
     }
     seen = dict.fromkeys(expected, 0)
-    drafter = AheadDrafter(SmallDrafter(TableModel(vocab, seed=4), vocab, drawn=drawn))
+    drafter = OverlappedDrafter(DraftModelDrafter(TableModel(vocab, seed=4), vocab, drawn=drawn))
     for seed in range(runs):
         context = Context(64, SamplingParams(1.5, seed=seed))
         context.append(prompt)

@@ -19,9 +19,9 @@ from runtime.decoding.context import Context
 from runtime.decoding.draft import chain_limit
 from runtime.decoding.loop import decode
 from runtime.decoding.sampling import SamplingParams
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
-from runtime.drafters.overlapped import AheadDrafter
+from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.engine import Engine
 from runtime.models.exact_widths import any_width, find_safe_widths
 from runtime.models.ort_model import OrtModel
@@ -72,15 +72,15 @@ class Levels:
                 steps, ready = steps + 1, ready + (step.num_drafted > 0)
         return context.tokens.tolist(), steps, ready
 
-    def _drafter(self, way: str) -> AheadDrafter | None:
+    def _drafter(self, way: str) -> OverlappedDrafter | None:
         if way == "plain":
             return None
-        small = [SmallDrafter(model, self.target.vocab_size, name) for name, model in self.below.items()]
+        small = [DraftModelDrafter(model, self.target.vocab_size, name) for name, model in self.below.items()]
         if way == "hierarchy":
-            return AheadDrafter(
+            return OverlappedDrafter(
                 HierarchyDrafter(small[1], self.below[small[0].name], self.target.vocab_size, "two"), cores=self.core
             )
-        return AheadDrafter(small[("near", "far").index(way)], cores=self.core)
+        return OverlappedDrafter(small[("near", "far").index(way)], cores=self.core)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
@@ -114,7 +114,7 @@ def test_so_it_is_for_the_demo_on_real_prompts(shared_data: Path, tmp_path: Path
         if not engine.target.widths.exact:
             pytest.skip("no two widths agree on this device")
         name, model = next(iter(engine.drafters.items()))
-        drafter, ready = AheadDrafter(SmallDrafter(model, engine.target.vocab_size, name)), 0
+        drafter, ready = OverlappedDrafter(DraftModelDrafter(model, engine.target.vocab_size, name)), 0
         prompts = [tokens for tokens in map(engine.encode, texts) if len(tokens) < 200]
         for prompt in prompts[:6]:
             for sampling in SAMPLINGS.values():

@@ -12,8 +12,8 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, Pick, Step, chain_limit, make_chain
 from runtime.decoding.loop import decode
-from runtime.drafters.draft_model import SmallDrafter
-from runtime.drafters.overlapped import AheadDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
+from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.decoding.test_loop import PROMPT, SAMPLED, Ends, reference
 from tests.runtime.drafters.guesses import Raising
@@ -44,9 +44,9 @@ def test_drafter_and_target_run_at_the_same_time() -> None:
         return forward(*args)
 
     target.forward = meeting_forward  # type: ignore[method-assign]
-    inner = Calling(SmallDrafter(TableModel(), 11), lambda context, limit: meet(drafting, verifying))
+    inner = Calling(DraftModelDrafter(TableModel(), 11), lambda context, limit: meet(drafting, verifying))
     steps = []
-    for step in decoded(AheadDrafter(inner), 9, target):
+    for step in decoded(OverlappedDrafter(inner), 9, target):
         steps.append(step)
         drafting.clear()
         verifying.clear()
@@ -60,11 +60,11 @@ def test_the_drafter_reads_a_copy_of_the_text_with_the_draft_behind_it() -> None
         assert changed.wait(PATIENCE)
         seen.append((context.tokens.tolist(), context.sampling, context.first, context.capacity, limit))
 
-    ahead = AheadDrafter(Calling(SmallDrafter(TableModel(), 11), read))
+    ahead = OverlappedDrafter(Calling(DraftModelDrafter(TableModel(), 11), read))
     context = Context(80, SAMPLED, first=9)
     context.append([1, 2, 3])
     limit = DraftLimit(GAMMA, GAMMA, floor=0.1, inner=chain_limit(2))
-    ahead.look_ahead(context, make_chain([4, 5]), limit)
+    ahead.draft_ahead(context, make_chain([4, 5]), limit)
     context.truncate(1)
     context.append([7] * 20)
     context.sampling, context.first = GREEDY, 0
@@ -81,10 +81,10 @@ def test_text_that_is_still_read_is_not_changed() -> None:
         assert go_on.wait(PATIENCE)
         seen.append(context.tokens.tolist())
 
-    ahead = AheadDrafter(Calling(SmallDrafter(TableModel(), 11), read))
-    ahead.look_ahead(context_of([1, 2, 3]), make_chain([4]), chain_limit(2))
+    ahead = OverlappedDrafter(Calling(DraftModelDrafter(TableModel(), 11), read))
+    ahead.draft_ahead(context_of([1, 2, 3]), make_chain([4]), chain_limit(2))
     threading.Timer(0.05, go_on.set).start()
-    ahead.look_ahead(context_of([9]), Draft(), chain_limit(2))
+    ahead.draft_ahead(context_of([9]), Draft(), chain_limit(2))
     ahead.settle()
     assert seen == [[1, 2, 3, 4], [9]]
 
@@ -99,8 +99,8 @@ def test_an_interrupt_while_it_is_waited_for_forgets_nothing(monkeypatch: pytest
         assert go_on.wait(PATIENCE)
         done.append(True)
 
-    ahead = AheadDrafter(Calling(SmallDrafter(TableModel(), 11), slow))
-    ahead.look_ahead(context_of([1]), Draft(), chain_limit(2))
+    ahead = OverlappedDrafter(Calling(DraftModelDrafter(TableModel(), 11), slow))
+    ahead.draft_ahead(context_of([1]), Draft(), chain_limit(2))
     with monkeypatch.context() as patch:
         patch.setattr("runtime.drafters.overlapped.wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -115,7 +115,7 @@ def test_an_interrupt_while_it_is_waited_for_forgets_nothing(monkeypatch: pytest
 
 @pytest.mark.parametrize("when", range(4))
 def test_an_error_in_the_drafters_thread_is_raised_by_the_next_step(when: int) -> None:
-    steps, count = decoded(AheadDrafter(Raising(when)), 24), 0
+    steps, count = decoded(OverlappedDrafter(Raising(when)), 24), 0
     with pytest.raises(RuntimeError, match="the drafter failed"):
         for count, _ in enumerate(steps, 1):  # noqa: B007
             pass
@@ -124,11 +124,11 @@ def test_an_error_in_the_drafters_thread_is_raised_by_the_next_step(when: int) -
 
 
 def test_an_error_in_a_draft_that_nobody_wants_concerns_nobody() -> None:
-    ahead = AheadDrafter(Raising(0))
-    ahead.look_ahead(context_of([1]), Draft(), chain_limit(2))
+    ahead = OverlappedDrafter(Raising(0))
+    ahead.draft_ahead(context_of([1]), Draft(), chain_limit(2))
     ahead.settle()
     assert len(ahead.propose(context_of([1]), chain_limit(2))) == 0
-    assert len(list(decoded(AheadDrafter(Raising(1)), 2))) == 2
+    assert len(list(decoded(OverlappedDrafter(Raising(1)), 2))) == 2
 
 
 def test_closing_waits_for_the_drafter_and_leaves_no_thread() -> None:
@@ -139,7 +139,7 @@ def test_closing_waits_for_the_drafter_and_leaves_no_thread() -> None:
         assert go_on.wait(PATIENCE)
         done.append(True)
 
-    steps = decoded(AheadDrafter(Calling(SmallDrafter(TableModel(), 11), slow)), 24)
+    steps = decoded(OverlappedDrafter(Calling(DraftModelDrafter(TableModel(), 11), slow)), 24)
     next(steps)
     assert begun.wait(PATIENCE)
     assert len(ahead_threads()) == 1
@@ -150,7 +150,7 @@ def test_closing_waits_for_the_drafter_and_leaves_no_thread() -> None:
 
 
 def test_an_interrupt_while_the_target_runs_leaves_nothing_going_on() -> None:
-    target, drafter = TableModel(capacity=100), AheadDrafter(SmallDrafter(TableModel(), 11))
+    target, drafter = TableModel(capacity=100), OverlappedDrafter(DraftModelDrafter(TableModel(), 11))
     forward, calls = target.forward, []
 
     def interrupted(*args):
@@ -177,7 +177,7 @@ def test_a_drafter_serves_two_ways_of_drafting_but_never_at_once() -> None:
     """The scheduler may pick it to draft ahead in one step and before the next one."""
     inside = threading.Lock()
 
-    class Alone(SmallDrafter):
+    class Alone(DraftModelDrafter):
         def propose(self, context: Context, limit: DraftLimit) -> Draft:
             assert inside.acquire(blocking=False), "two threads at once"
             try:
@@ -197,7 +197,7 @@ def test_a_drafter_serves_two_ways_of_drafting_but_never_at_once() -> None:
             return Pick(name, chain_limit(GAMMA if name else 0))
 
     alone = Alone(TableModel(seed=0), 11, "alone")
-    drafters = {"alone": alone, "ahead:alone": AheadDrafter(alone)}
+    drafters = {"alone": alone, "ahead:alone": OverlappedDrafter(alone)}
     steps = list(decode(TableModel(), context_of(PROMPT), drafters, InTurn(), MatchVerifier(), Ends(40)))
     assert tokens_of(steps) == reference(PROMPT, 40, GREEDY)
     assert {step.pick.name for step in steps} == {"ahead:alone-chain3", "alone-chain3", "plain"}
@@ -208,10 +208,10 @@ def test_a_drafter_serves_two_ways_of_drafting_but_never_at_once() -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system lets no program choose cores")
 def test_its_thread_stays_on_its_cores_and_the_callers_does_not_move() -> None:
     everywhere, seen = os.sched_getaffinity(0), []
-    inner = Calling(SmallDrafter(TableModel(), 11), lambda context, limit: seen.append(os.sched_getaffinity(0)))
+    inner = Calling(DraftModelDrafter(TableModel(), 11), lambda context, limit: seen.append(os.sched_getaffinity(0)))
     for core in everywhere:
         seen.clear()
-        list(decoded(AheadDrafter(inner, cores=(core,)), 9))
+        list(decoded(OverlappedDrafter(inner, cores=(core,)), 9))
         assert seen
         assert all(cores == {core} for cores in seen)
         assert os.sched_getaffinity(0) == everywhere

@@ -35,7 +35,7 @@ class Parrot:
 @pytest.fixture(autouse=True)
 def parrot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", dict(registry.registered()))
-    register(NAME, lambda spec, workshop: Parrot(), longest=3)
+    register(NAME, lambda spec, resources: Parrot(), longest=3)
 
 
 def _text(engine: Engine, drafter: str) -> tuple[list[int], set[str]]:
@@ -77,7 +77,7 @@ def test_commands_and_the_bench_know_it(
 @pytest.mark.parametrize("name", ["", "a>b", "a+b", "ahead:a", "a-b", "auto", "none", NAME, "suffix"])
 def test_names_that_are_taken_or_put_together_are_refused(name: str) -> None:
     with pytest.raises(PocketspecError, match="drafter"):
-        register(name, lambda spec, workshop: Parrot(), longest=3)
+        register(name, lambda spec, resources: Parrot(), longest=3)
 
 
 def test_a_name_is_parsed_once_for_all() -> None:

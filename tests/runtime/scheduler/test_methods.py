@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from runtime.decoding.draft import DraftLimit, Pick, Step, chain_limit
-from runtime.drafters.confidence import Calibration
+from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.scheduler.acceptance_stats import AcceptanceStats
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.scheduler.forecast import Forecast, Room, fastest
@@ -45,7 +45,7 @@ def _hierarchy(world: World) -> Hierarchies:
 METHODS = {
     "plain": lambda world: (Plain(), [chain_limit(0)]),
     "chain": lambda world: (
-        Chains("small", AcceptanceStats(0.8), Calibration()),
+        Chains("small", AcceptanceStats(0.8), ConfidenceCalibration()),
         [chain_limit(n) for n in (1, 2, 4, 8)],
     ),
     "tree": lambda world: (
@@ -74,11 +74,11 @@ def test_forecasts_are_within_15_percent_of_what_steps_deliver(kind: str, rows: 
 def test_steps_with_trees_tell_what_chains_would_bring() -> None:
     """A drafter that is much worse than was known: chains need not be tried for that to be seen."""
     world, acceptance = _world(FLAT, small=0.4), AcceptanceStats(0.9)
-    trees, chains = Trees("small", acceptance), Chains("small", acceptance, Calibration())
+    trees, chains = Trees("small", acceptance), Chains("small", acceptance, ConfidenceCalibration())
     for _ in range(300):
         trees.observe(world.step(Pick("small", DraftLimit(8, 3, "tree"))))
     latency = _latency(world)
-    truth = Chains("small", AcceptanceStats(0.4), Calibration()).forecast(chain_limit(1), latency)
+    truth = Chains("small", AcceptanceStats(0.4), ConfidenceCalibration()).forecast(chain_limit(1), latency)
     assert chains.forecast(chain_limit(1), latency).tokens == pytest.approx(truth.tokens, rel=0.1)
     assert trees.forecast(DraftLimit(8, 3, "tree"), latency).tokens > 1.4 * truth.tokens
 
@@ -127,7 +127,7 @@ def test_no_family_drafts_more_than_there_is_room_for() -> None:
 
 def test_of_drafts_that_are_about_as_fast_the_smallest_is_taken() -> None:
     world = _world(dict.fromkeys(FLAT, 26.0), small=0.5)  # rows cost nothing: the longest is the fastest
-    method = Chains("small", AcceptanceStats(0.5), Calibration())
+    method = Chains("small", AcceptanceStats(0.5), ConfidenceCalibration())
     latency, best = _latency(world), _best(method, world)
     rates = {limit.nodes: method.forecast(limit, latency).rate for limit in method.limits(ROOM)}
     assert best is not None
@@ -141,7 +141,7 @@ def test_what_steps_take_corrects_what_was_calibrated() -> None:
     world = _world(FLAT)
     slow = {"small": {count: 3 * ms for count, ms in SMALL.items()}, "target": {**FLAT, 4: 2 * FLAT[4]}}
     real = World(world.rows, world.chances, noise=0.0, real=slow)
-    latency, method, plain = _latency(world), Chains("small", AcceptanceStats(0.8), Calibration()), Plain()
+    latency, method, plain = _latency(world), Chains("small", AcceptanceStats(0.8), ConfidenceCalibration()), Plain()
     for _ in range(60):
         forecast = method.forecast(chain_limit(3), latency)
         latency.update(forecast, real.step(forecast.pick))
@@ -154,7 +154,7 @@ def test_what_steps_take_corrects_what_was_calibrated() -> None:
 def test_a_machine_that_slows_down_changes_no_choice() -> None:
     world = _world(FLAT)
     slow = World(world.rows, world.chances, noise=0.0, machine=lambda tokens, seconds: 3.0)
-    latency, method = _latency(world), Chains("small", AcceptanceStats(0.8), Calibration())
+    latency, method = _latency(world), Chains("small", AcceptanceStats(0.8), ConfidenceCalibration())
     forecast = method.forecast(chain_limit(3), latency)
     for _ in range(40):
         latency.update(forecast, slow.step(forecast.pick))
@@ -164,7 +164,7 @@ def test_a_machine_that_slows_down_changes_no_choice() -> None:
 
 
 def test_a_level_that_was_not_calibrated_is_never_the_fastest() -> None:
-    method = Chains("unknown", AcceptanceStats(1.0), Calibration())
+    method = Chains("unknown", AcceptanceStats(1.0), ConfidenceCalibration())
     best = _best(method, _world(FLAT))
     assert best is not None
     assert best.rate == 0.0

@@ -15,7 +15,7 @@ from export.manifest import Level
 from memory.costs import MeasuredCosts, make_row_costs
 from memory.expected import tree_tokens
 from runtime.decoding.draft import DraftLimit, Pick, Step
-from runtime.drafters.confidence import Calibration, goes_on
+from runtime.drafters.confidence import ConfidenceCalibration, is_worth_extending
 from runtime.scheduler.available import Kind, Stage, make_methods
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.forecast import Room
@@ -158,7 +158,7 @@ class World:
             self._sure.append(own)
             stands = stands and self.random.random() < own
             accepted += stands
-            if limit.floor and not goes_on(survival, drafted, limit.floor):
+            if limit.floor and not is_worth_extending(survival, drafted, limit.floor):
                 break
         if not limit.floor:
             self._sure.clear()
@@ -250,7 +250,7 @@ class Situated:
 
 def learned_state_of(world: World, only: Kind | None = None) -> LearnedState:
     """What a scheduler knows at the beginning."""
-    calibrations = {level.name: Calibration() for level in world.levels}
+    calibrations = {level.name: ConfidenceCalibration() for level in world.levels}
     stage = Stage(world.levels, calibrations, lambda name: Room(12, True), lambda name: False)
     methods = make_methods(stage, False, only)
     return LearnedState(methods, LatencyEstimates(world.costs, "target", lambda rows: rows))

@@ -17,7 +17,7 @@ from runtime.decoding.acceptance.block import block_walk
 from runtime.decoding.acceptance.coins import Coins
 from runtime.decoding.acceptance.recursive import recursive_walk
 from runtime.decoding.acceptance.sample_and_match import match_walk
-from runtime.decoding.draft import Draft, Kind, Verdict, make_chain
+from runtime.decoding.draft import Draft, DrawKind, Verdict, make_chain
 
 EXACT = 1e-12
 DETECTED = 0.01
@@ -132,10 +132,10 @@ def drawn_chain(table: Table, depth: int, coins: Coins, prefix: Tokens = ()) -> 
     for node in range(depth):
         probs[node - 1] = table((*prefix, *tokens)).astype(np.float32)
         tokens.append(coins.draw(probs[node - 1]))
-    return make_chain(tokens, kind=Kind.INDEPENDENT, probs=probs)
+    return make_chain(tokens, kind=DrawKind.INDEPENDENT, probs=probs)
 
 
-def tree(table: Table, widths: Sequence[int], kind: Kind, coins: Coins) -> Draft:
+def tree(table: Table, widths: Sequence[int], kind: DrawKind, coins: Coins) -> Draft:
     """A tree with ``widths[d]`` children for every node at depth d."""
     tokens: list[int] = []
     parents: list[int] = []
@@ -149,16 +149,16 @@ def tree(table: Table, widths: Sequence[int], kind: Kind, coins: Coins) -> Draft
                 fresh.append(len(tokens))
                 tokens.append(token)
                 parents.append(parent)
-            if kind is not Kind.ONE_HOT:
+            if kind is not DrawKind.ONE_HOT:
                 probs[parent] = row
         level = fresh
     return Draft(tuple(tokens), tuple(parents), kind, probs)
 
 
-def siblings(row: Any, width: int, kind: Kind, coins: Coins) -> Iterator[int]:
-    if kind is Kind.ONE_HOT:
+def siblings(row: Any, width: int, kind: DrawKind, coins: Coins) -> Iterator[int]:
+    if kind is DrawKind.ONE_HOT:
         yield from np.argsort(-row, kind="stable")[:width].tolist()
-    elif kind is Kind.INDEPENDENT:
+    elif kind is DrawKind.INDEPENDENT:
         yield from (coins.draw(row) for _ in range(width))
     else:
         row = row.astype(np.float64) / row.sum(dtype=np.float64)

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.decoding.acceptance.coins import Coins
 from runtime.decoding.acceptance.recursive import recursive_walk
-from runtime.decoding.draft import Draft, Kind
+from runtime.decoding.draft import Draft, DrawKind
 from tests.runtime.decoding.acceptance.enumeration import (
     EXACT,
     RULES,
@@ -33,9 +33,9 @@ def test_chains_keep_the_target_law(rule: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", DrawKind)
 @pytest.mark.parametrize("widths", [(3,), (1, 1, 1), (2, 1), (2, 2), (3, 1), (1, 3)])
-def test_trees_of_every_kind_keep_the_target_law(rule: str, kind: Kind, widths: tuple[int, ...]) -> None:
+def test_trees_of_every_kind_keep_the_target_law(rule: str, kind: DrawKind, widths: tuple[int, ...]) -> None:
     target, drafter = Table(sum(widths), 3), Table(17 + widths[0], 3)
     law = law_of(lambda coins: judge(RULES[rule], tree(drafter, widths, kind, coins), target, coins))
     assert variation(law, target, len(widths) + 1) < EXACT
@@ -43,8 +43,8 @@ def test_trees_of_every_kind_keep_the_target_law(rule: str, kind: Kind, widths: 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("target_vocab", "draft_vocab"), [(4, 3), (3, 4)])
-@pytest.mark.parametrize("kind", Kind)
-def test_vocabularies_of_different_width(rule: str, target_vocab: int, draft_vocab: int, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DrawKind)
+def test_vocabularies_of_different_width(rule: str, target_vocab: int, draft_vocab: int, kind: DrawKind) -> None:
     target, drafter = Table(5, target_vocab), Table(6, draft_vocab, holes=0)
 
     def program(coins: Coins) -> Tokens:
@@ -85,7 +85,7 @@ def test_an_invented_sibling_is_passed_over() -> None:
 
     def program(coins: Coins) -> Tokens:
         drawn = coins.draw(drafter)
-        draft = Draft((2, drawn), (-1, -1), Kind.INDEPENDENT, {-1: drafter})
+        draft = Draft((2, drawn), (-1, -1), DrawKind.INDEPENDENT, {-1: drafter})
         return judge(recursive_walk, draft, target, coins)
 
     assert variation(law_of(program), target, 2) < EXACT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.decoding.acceptance.coins import Coins
-from runtime.decoding.draft import Kind, make_chain
+from runtime.decoding.draft import DrawKind, make_chain
 from tests.runtime.decoding.acceptance.enumeration import (
     EXACT,
     RULES,
@@ -31,7 +31,7 @@ def inner_level(rule: Rule, tree_below: bool, bottom: Table, middle: Table, roun
     for _ in range(rounds):
         start = tokens
         if tree_below:
-            draft = tree(lambda path, s=start: bottom((*s, *path)), (2,), Kind.WITHOUT_REPLACEMENT, coins)
+            draft = tree(lambda path, s=start: bottom((*s, *path)), (2,), DrawKind.WITHOUT_REPLACEMENT, coins)
         else:
             draft = drawn_chain(bottom, 2, coins, tokens)
         verdict = rule(draft, lambda node, d=draft, s=start: middle((*s, *path_to(d, node))), coins)  # type: ignore[misc]
@@ -52,7 +52,7 @@ def test_a_verified_level_drafts_with_its_own_distribution(
         if outer == "one-hot":  # nothing is claimed of how the tokens came about
             return judge(RULES["recursive"], make_chain(tokens), target, coins)
         probs = {node - 1: claimed(tokens[:node]) for node in range(len(tokens))}
-        return judge(RULES[outer], make_chain(tokens, kind=Kind.INDEPENDENT, probs=probs), target, coins)
+        return judge(RULES[outer], make_chain(tokens, kind=DrawKind.INDEPENDENT, probs=probs), target, coins)
 
     assert variation(law_of(lambda coins: program(coins, middle)), target, 4) < EXACT
     if rounds == 1 and outer in ("block", "recursive"):

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.decoding.acceptance.coins import Coins
 from runtime.decoding.acceptance.recursive import recursive_walk
-from runtime.decoding.draft import Draft, Kind, Verdict, make_chain
+from runtime.decoding.draft import Draft, DrawKind, Verdict, make_chain
 from tests.runtime.decoding.acceptance.enumeration import (
     DETECTED,
     EXACT,
@@ -105,12 +105,12 @@ def test_the_bonus_must_be_filtered_too(rule: str, filtered: bool) -> None:
     assert distance < EXACT if filtered else distance > DETECTED
 
 
-@pytest.mark.parametrize("claimed", [Kind.INDEPENDENT, Kind.WITHOUT_REPLACEMENT])
-def test_chosen_siblings_must_not_be_judged_as_drawn(claimed: Kind) -> None:
+@pytest.mark.parametrize("claimed", [DrawKind.INDEPENDENT, DrawKind.WITHOUT_REPLACEMENT])
+def test_chosen_siblings_must_not_be_judged_as_drawn(claimed: DrawKind) -> None:
     target, drafter = Table(13, 3), Table(14, 3)
 
     def program(coins: Coins) -> Tokens:
-        draft = tree(drafter, (2,), Kind.ONE_HOT, coins)
+        draft = tree(drafter, (2,), DrawKind.ONE_HOT, coins)
         return judge(recursive_walk, replace(draft, kind=claimed, probs={-1: drafter(())}), target, coins)
 
     assert variation(law_of(program), target, 2) > DETECTED
@@ -120,10 +120,10 @@ def test_replacement_must_not_be_confused() -> None:
     """Siblings without replacement are no independent draws; the other way round it costs acceptance alone."""
     target, drafter = Table(13, 4, holes=0), Table(14, 4, holes=0)
 
-    def program(coins: Coins, drawn: Kind, claimed: Kind) -> Tokens:
+    def program(coins: Coins, drawn: DrawKind, claimed: DrawKind) -> Tokens:
         return judge(recursive_walk, replace(tree(drafter, (3,), drawn, coins), kind=claimed), target, coins)
 
-    independent, without = Kind.INDEPENDENT, Kind.WITHOUT_REPLACEMENT
+    independent, without = DrawKind.INDEPENDENT, DrawKind.WITHOUT_REPLACEMENT
     assert variation(law_of(lambda coins: program(coins, without, independent)), target, 2) > DETECTED
     assert variation(law_of(lambda coins: program(coins, independent, without)), target, 2) < EXACT
 

@@ -18,7 +18,7 @@ from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, Kind, Verdict, make_chain
+from runtime.decoding.draft import Draft, DrawKind, Verdict, make_chain
 from runtime.decoding.protocols import Verifier
 from runtime.decoding.sampling import (
     RandomStream,
@@ -137,7 +137,7 @@ def test_greedy_refuses_to_be_inexact() -> None:
 @pytest.mark.parametrize("verifier", SAMPLED, ids=lambda verifier: verifier.name)
 def test_rows_that_are_not_visited_are_not_read(verifier: Verifier) -> None:
     """A tree whose first branch is certain: the rows of the second may hold anything."""
-    draft = Draft((3, 4, 5), (-1, -1, 1), Kind.ONE_HOT)
+    draft = Draft((3, 4, 5), (-1, -1, 1), DrawKind.ONE_HOT)
     logits = np.full((4, VOCAB), np.nan, np.float32)
     logits[:2] = 0
     logits[0, 3] = logits[1, 6] = 200
@@ -168,12 +168,12 @@ def drawn_chain(prompt: list[int], seed: int, depth: int = 2) -> Draft:
     for node in range(depth):
         probs[node - 1] = probabilities(logits_after((*prompt, *tokens), model=1), (), params)
         tokens.append(draw(probs[node - 1], uniform(seed, len(prompt), RandomStream.DRAFTER, node)))
-    return make_chain(tokens, kind=Kind.INDEPENDENT, probs=probs)
+    return make_chain(tokens, kind=DrawKind.INDEPENDENT, probs=probs)
 
 
 def drawn_siblings(prompt: list[int], seed: int) -> Draft:
     left = probabilities(logits_after(tuple(prompt), model=1), (), SamplingParams(**SAMPLING))
-    draft = Draft((), (), Kind.WITHOUT_REPLACEMENT, {-1: left.copy()})
+    draft = Draft((), (), DrawKind.WITHOUT_REPLACEMENT, {-1: left.copy()})
     for index in range(2):
         token = draw(left, uniform(seed, len(prompt), RandomStream.DRAFTER, index))
         draft = Draft((*draft.tokens, token), (*draft.parents, -1), draft.kind, draft.probs)

@@ -8,7 +8,7 @@ from runtime.models.ort_model import OrtModel
 from runtime.models.placement import check_placement
 
 
-class UntestedLevels(Levels):
+class TimingLevels(Levels):
     """Levels whose widths are not tested: only answers depend on that, and for 64 rows the test takes minutes."""
 
     def open_target(self, plan: Plan) -> OrtModel:

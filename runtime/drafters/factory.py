@@ -1,0 +1,30 @@
+"""Makes drafters from what they are called: levels of the bundle, registered drafters, and what is put together."""
+
+from __future__ import annotations
+
+from memory.drafter_spec import DrafterSpec
+from runtime.decoding.protocols import Drafter
+from runtime.drafters.draft_model import DraftModelDrafter
+from runtime.drafters.fallback import FallbackDrafter
+from runtime.drafters.hierarchy import HierarchyDrafter
+from runtime.drafters.overlapped import OverlappedDrafter
+from runtime.drafters.registry import DrafterResources, registered
+
+
+def make_drafter(spec: DrafterSpec, resources: DrafterResources) -> Drafter:
+    """The drafter that ``spec`` describes; its parts are the resources's."""
+    if spec.kind == "overlapped":
+        (inner,) = spec.parts
+        return OverlappedDrafter(make_drafter(inner, resources), spec.name, resources.cores(inner.name))
+    if spec.kind == "fallback":
+        return FallbackDrafter([resources.drafter(part) for part in spec.parts], spec.name)
+    if spec.kind == "hierarchy":
+        lower, middle = spec.parts
+        model = resources.model(middle.name)
+        below = resources.drafter(lower)
+        return HierarchyDrafter(below, model, resources.vocab_size, spec.name, resources.drawn, resources.inner_rule)
+    if spec.name in registered():
+        return registered()[spec.name].make(spec, resources)
+    drafter = DraftModelDrafter(resources.model(spec.name), resources.vocab_size, spec.name, drawn=resources.drawn)
+    drafter.calibration = resources.calibration(spec.name)
+    return drafter
