@@ -1,7 +1,7 @@
-"""What guesses ahead: one kind of drafter a file, each a class that satisfies ``decoding.protocols.Drafter``.
+"""Drafters: one kind a file, each a class that satisfies ``decoding.protocols.Drafter``.
 
 ``factory.make_drafter`` makes any of them from its ``DrafterSpec``. A drafter that needs no model of the bundle is
-registered here, by its name; nothing else has to know of it.
+registered here by its name; no other module has to know it.
 """
 
 from runtime.drafters import suffix

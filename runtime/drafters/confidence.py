@@ -1,12 +1,13 @@
-"""How sure a drafter may be: from the probability it gave a token to the chance that the token is accepted.
+"""Calibrated confidence: the chance that a drafted token is accepted, from the probability that its drafter gave it.
 
-A drafter's own probability of a token it drafted (its raw confidence) tells good guesses from bad ones, but is no
-chance of acceptance: models are too sure of themselves, and under sampling a token is accepted by how far two
-distributions overlap. So what became of earlier tokens corrects it. With the chances of all drafted tokens multiplied,
-a drafter knows when another forward of its own is not worth it (as AdaEDL and SpecDec++ stop, without their training).
+The drafter's own probability of a token (its raw confidence) ranks guesses well, but it is not the chance of
+acceptance. Models are overconfident, and under sampling acceptance depends on how far two distributions overlap. So the
+outcome of earlier tokens corrects the raw value. The product of the corrected chances is the chance that the whole
+draft is accepted. A drafter stops when that is too small to be worth another forward, as in AdaEDL (arXiv 2410.18351)
+and SpecDec++ (arXiv 2405.19715), but without training.
 
-A draft may stop after any token it keeps. To throw away the token that made it stop would change the law of drafts that
-are drawn: what is left would no longer be what the drafter's distributions say.
+A draft may stop after any token that it keeps. It must not discard the token that made it stop: the tokens left would
+no longer be distributed as the drafter's distributions say, and sampling would not be exact.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from dataclasses import replace
 from memory.isotonic import nearest_rising
 from runtime.decoding.sampling import SamplingParams
 
-# Raw confidence is sorted by its logit, into bins of this width and centres.
+# Raw confidence is binned by its logit; these are the centres of the bins, 1 apart.
 _CENTRES = tuple(float(centre) for centre in range(-5, 7))
-# So many observations in a bin weigh as much as the assumption that the raw confidence is right, and all fade with new
-# ones, as if no more than so many were remembered: as many tokens as a few answers have. Heuristics.
-_PRIOR, _MEMORY = 6.0, 1000.0
+# Heuristics. In each bin, the assumption that raw confidence is right weighs as much as this many observations.
+_PRIOR = 6.0
+# The weight of an observation decays with every later one, with this time constant: the tokens of a few answers.
+_MEMORY = 1000.0
 _KEPT = 1 - 1 / _MEMORY
+# Probabilities closer to 0 or 1 count as this far away, so that logits are finite.
 _NEVER = 1e-6
 
 
 class ConfidenceCalibration:
-    """The chance of acceptance as a rising function of raw confidence, learnt as it is used.
+    """The chance of acceptance as a rising function of raw confidence, learned online.
 
-    In every bin the mean error of the observations, drawn towards none where they are few, corrects the raw value;
-    between the bins' centres corrections are interpolated. Without observations nothing is corrected.
+    In each bin, the mean error of the observations corrects the raw value; few observations correct less. Between the
+    centres of bins, corrections are interpolated. Without observations the chance is the raw confidence.
     """
 
     def __init__(self) -> None:
@@ -40,7 +43,7 @@ class ConfidenceCalibration:
         self._shifts: list[float] | None = None
 
     def observe(self, raw: float, accepted: bool) -> None:
-        """A token of confidence ``raw``, all above it accepted, was accepted itself or not."""
+        """Learns from a token of confidence ``raw`` that was ``accepted`` or not, and whose ancestors all were."""
         place = min(range(len(_CENTRES)), key=lambda bin: abs(_CENTRES[bin] - _logit(raw)))
         self._weights = [weight * _KEPT for weight in self._weights]
         self._errors = [error * _KEPT for error in self._errors]
@@ -49,8 +52,8 @@ class ConfidenceCalibration:
         self._shifts = None
 
     def __call__(self, raw: float) -> float:
-        """The chance of a token of confidence ``raw``, above 0 and below 1."""
-        shifts = self._shifts  # once: another thread may observe meanwhile, if a drafter looks ahead
+        """The chance that a token of confidence ``raw`` is accepted, above 0 and below 1."""
+        shifts = self._shifts  # read once: an overlapped drafter calls this while another thread observes
         if shifts is None:
             shifts = self._shifts = self._fitted()
         place = _logit(raw)
@@ -61,7 +64,7 @@ class ConfidenceCalibration:
         return _sigmoid(place + shifts[right - 1] * (1 - share) + shifts[right] * share)
 
     def _fitted(self) -> list[float]:
-        """By how much the logit is off at each centre, such that the result rises."""
+        """The correction of the logit at each centre, such that the corrected chances rise."""
         values = [
             _sigmoid(centre) + error / (weight + _PRIOR)
             for centre, error, weight in zip(_CENTRES, self._errors, self._weights, strict=True)
@@ -71,20 +74,21 @@ class ConfidenceCalibration:
 
 
 def uncalibrated(raw: float) -> float:
-    """Raw confidence taken for the chance itself: what is known before anything was observed."""
+    """Raw confidence as the chance of acceptance: the best estimate before any observation."""
     return raw
 
 
 def is_worth_extending(survival: float, drafted: int, floor: float) -> bool:
-    """Whether one more token is worth it, with chance ``survival`` that all ``drafted`` ones are accepted.
+    """Whether one more token is accepted with a chance of at least ``floor``.
 
-    The next one, of which nothing is known yet, is taken to be as good as those were on average (a heuristic).
+    ``survival`` is the chance that all ``drafted`` tokens so far are accepted. The next token's own chance is unknown
+    before its forward; it is taken to be the geometric mean of theirs (a heuristic).
     """
     return math.pow(survival, 1 + 1 / drafted) >= floor
 
 
 def confidence_sampling(params: SamplingParams) -> SamplingParams:
-    """The settings that tell raw confidence: those in force, or the model's own distribution at temperature 0."""
+    """The settings whose probabilities are raw confidence: ``params``; at temperature 0, those of the plain softmax."""
     if params.temperature > 0:
         return params
     return replace(params, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)

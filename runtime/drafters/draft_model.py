@@ -1,16 +1,17 @@
-"""A small model of the same vocabulary as drafter: a chain, or a tree of several branches.
+"""A draft model: a smaller model with the target's vocabulary, which drafts a chain or a tree.
 
-Greedy drafts take the most probable token. Under sampling a chain is drawn with the very random numbers that
-sample-and-match will use for the same positions: where both distributions put the number on the same token the draft
-is accepted, so agreement can be far above the probability of the drafted token, and any draft leaves that rule exact.
-Rules that need to know the draft's distribution get drafts drawn with numbers of the drafter's own.
+Greedy drafts take the most probable token. Under sampling, a chain is drawn with the same random numbers that
+sample-and-match will use for the same positions. A token is accepted where both distributions map the number to it, so
+acceptance can be far above the probability of the drafted token; any draft leaves that rule exact. Rules that need the
+draft's distribution get drafts drawn with random numbers of the drafter's own.
 
-The tree of the most probable branches is grown level by level, one forward each. Scores are the drafter's cumulated
-probabilities and never rise along a path, so a node outside the best ``limit.nodes`` of a level stays outside; what
-is left in the end is the best tree of that size, as in EAGLE-2 (Li et al. 2024) but without a fixed beam.
+A tree of the most probable branches grows depth by depth, with one forward for each depth. A node's score is the
+product of the chances along its path, so it never rises with depth. A node that is not among the best ``limit.nodes``
+at one depth therefore never returns, and the result is the best tree of that size, as in EAGLE-2 (arXiv 2406.16858) but
+without a fixed beam.
 
-A draft ends early where what is in it already makes a further token too unlikely to be accepted (``confidence.py``).
-Of a text longer than its cache the drafter reads the latest part; see ``window.py``.
+A draft ends early when a further token is too unlikely to be accepted (``confidence.py``). Of a text longer than its
+cache, the drafter reads the latest part (``window.py``).
 """
 
 from __future__ import annotations
@@ -30,21 +31,20 @@ from runtime.drafters.draft_tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError, LogitsError
 
-# A node that the drafter itself gives less than this is not worth a row of the target. A heuristic.
+# A node whose probability or score is below this is not worth a row of the target. A heuristic.
 _MIN_SCORE = 0.01
 
 
 class DraftModelDrafter:
-    """Drafts with ``model``, for a target with ``vocab_size`` logits; ids the target lacks are never proposed.
+    """Drafts with ``model`` for a target with ``vocab_size`` logits; ids that the target lacks are never proposed.
 
-    Trees need a graph that takes them. Drafts are ONE_HOT, for greedy decoding and sample-and-match; ``drawn`` ones
-    carry their distributions for the rules that use them: INDEPENDENT chains, WITHOUT_REPLACEMENT trees of ``branches``
-    drawn chains. At temperature 0 every draft is ONE_HOT.
+    Trees need a model that takes them. Drafts are ONE_HOT, for greedy decoding and sample-and-match. With ``drawn``
+    they carry their distributions, for the rules that use them: INDEPENDENT chains, and WITHOUT_REPLACEMENT trees of
+    ``branches`` drawn chains. At temperature 0 every draft is ONE_HOT.
 
-    ``Draft.chances`` are the drafter's own probabilities of its tokens, at temperature 0 those of the model as it is;
-    so they are of a drawn token, too: the wider its share of all random numbers, the likelier it is the target's choice
-    as well. A greedy chain has them only where ``limit.floor`` asks for them, as they cost a pass over the vocabulary.
-    ``calibration``, rising, makes of them the chances that ``limit.floor`` is compared with.
+    ``Draft.chances`` are the drafter's own probabilities of its tokens; at temperature 0, those of the plain softmax.
+    Greedy chains have them only with a ``limit.floor``, because they cost a pass over the vocabulary. ``calibration``,
+    a rising function, turns them into the chances of acceptance that ``limit.floor`` is compared with.
     """
 
     def __init__(
@@ -62,7 +62,10 @@ class DraftModelDrafter:
         self._arena = Arena()
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """See ``Drafter``. Empty only where the model's cache is too small for a window of two tokens."""
+        """See ``Drafter``. Empty only if the model's cache is too small for a window of two tokens.
+
+        DraftError if the model's logits are not finite.
+        """
         limit = limit.within(self._fitting_nodes(limit.nodes), limit.depth)
         if limit.depth <= 0 or not window_size(self._model, context.capacity):
             return Draft()
@@ -83,16 +86,16 @@ class DraftModelDrafter:
         return replace(draft, rows_read=rows_read)
 
     def _fitting_nodes(self, wanted: int) -> int:
-        """As many nodes as one forward can run, padding included."""
+        """The number of nodes, at most ``wanted``, that one forward can run with its padding."""
         nodes = min(wanted, self._model.max_rows)
         while nodes > 0 and self._model.padded(nodes) > self._model.max_rows:
             nodes -= 1
         return nodes
 
     def _catch_up(self, context: Context) -> tuple[FloatArray, int]:
-        """Brings the cache to all committed tokens of the window.
+        """Reads the committed tokens of the window that the cache lacks.
 
-        The logits that follow the last one, ``[vocab]``, and how many rows before it were read.
+        Returns the logits after the last one, float32 ``[vocab]``, and the number of rows read before it.
         """
         cache = self._model.cache
         tokens = window_of(context.tokens, window_size(self._model, context.capacity))
@@ -108,7 +111,7 @@ class DraftModelDrafter:
         return self._shared(logits)[0], rows_read
 
     def _shared(self, logits: FloatArray) -> FloatArray:
-        """Logits of the tokens that drafter and target both have."""
+        """The logits of the tokens that drafter and target both have, ``[rows, shared vocab]``."""
         shared: FloatArray = logits[:, : self._shared_vocab]
         return shared
 
@@ -158,10 +161,10 @@ class DraftModelDrafter:
         return tree.draft(best, self.name, expected=sum(tree.nodes[node].score for node in best))
 
     def _draw(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
-        """Chains drawn with the drafter's own numbers, one or ``branches`` of them, and their distributions.
+        """One chain, or ``branches`` of them, drawn with the drafter's own random numbers, with their distributions.
 
-        The numbers belong to this step alone: they hang on where it begins, and are counted. Nothing but sizes and
-        nodes that stay decides how many are drawn, as exactness demands.
+        The numbers depend on the position at which the step begins and are counted from there, so no other step uses
+        them. Exactness demands that how many tokens are drawn depends only on sizes and on tokens that stay.
         """
         kind = DrawKind.INDEPENDENT if limit.shape == "chain" else DrawKind.WITHOUT_REPLACEMENT
         branches = 1 if limit.shape == "chain" else min(self._branches, limit.nodes)
@@ -185,7 +188,7 @@ class DraftModelDrafter:
     def _draw_children(
         self, context: Context, tree: GrowingTree, node: int, probs: FloatArray, count: int
     ) -> list[int]:
-        """``count`` different children of ``node``, fewer if the distribution has fewer tokens."""
+        """Draws ``count`` different children of ``node``; fewer if the distribution has fewer tokens."""
         left, children = probs, []
         if count > 1:
             left = passing_row(len(probs))
@@ -204,7 +207,7 @@ class DraftModelDrafter:
 
 
 def _with_drafted(context: Context, tokens: Sequence[int]) -> Sequence[int] | TokenArray:
-    """Committed and drafted tokens, for the repetition penalty; none where there is no penalty to read them."""
+    """Committed and drafted tokens, which the repetition penalty reads; empty if there is no penalty."""
     if context.sampling.repetition_penalty == 1.0:
         return ()
     return np.concatenate([context.tokens, np.array(tokens, np.int32)])

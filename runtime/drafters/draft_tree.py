@@ -1,7 +1,8 @@
-"""A tree of tokens that a model grows level by level, one forward for each level.
+"""A tree of drafted tokens that a model grows depth by depth, with one forward for each depth.
 
-A graph masks rows of one forward against each other, not against rows already in the cache. So the rows of branches
-are fed again with every level and forgotten; where a single branch is left, its rows stay in the cache as the trunk.
+A tree mask covers the rows of one forward; rows in the cache are visible to all of them. So the rows of branches cannot
+stay in the cache: every forward computes them again, and the cache drops them afterwards. Once a single branch is left,
+its rows do stay in the cache. They are called the trunk.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class Node:
-    """A guessed token behind node ``parent`` (``ROOT``: behind the committed tokens).
+    """A drafted token that follows node ``parent`` (``ROOT``: the committed tokens); depth 0 follows ``ROOT``.
 
-    ``chance`` is the drafter's own probability of the token, ``score`` that of the path down to it, calibrated.
+    ``chance`` is the drafter's own probability of the token. ``score`` is the calibrated chance that the whole path
+    down to it is accepted.
     """
 
     token: int
@@ -32,7 +34,10 @@ class Node:
 
 
 class GrowingTree:
-    """Nodes in order of growth, parents first. The model's cache holds the committed tokens, all of them."""
+    """A tree in the making; ``nodes`` are in order of growth, parents first.
+
+    The cache of ``model`` must hold all committed tokens and nothing else.
+    """
 
     def __init__(self, model: Model) -> None:
         self.nodes: list[Node] = []
@@ -40,13 +45,13 @@ class GrowingTree:
         self._trunk = ROOT
 
     def add(self, token: int, parent: int, score: float, chance: float) -> int:
-        """A new node; its number."""
+        """Adds a node and returns its number."""
         depth = 0 if parent == ROOT else self.nodes[parent].depth + 1
         self.nodes.append(Node(token, parent, depth, score, chance))
         return len(self.nodes) - 1
 
     def path(self, node: int) -> list[int]:
-        """The tokens from the first guess down to ``node``."""
+        """The tokens from depth 0 down to ``node``; none for ``ROOT``."""
         tokens: list[int] = []
         while node != ROOT:
             tokens.append(self.nodes[node].token)
@@ -54,9 +59,9 @@ class GrowingTree:
         return tokens[::-1]
 
     def feed(self, level: Sequence[int]) -> FloatArray:
-        """Logits that follow the nodes of ``level``, ``[len(level), vocab]``: all of one depth, parents fed before.
+        """The logits after the nodes ``level``, float32 ``[len(level), vocab]``, valid until the model's next forward.
 
-        Later levels must descend from this one.
+        The nodes have one depth, and their parents were given to the call before. Later calls get descendants only.
         """
         rows = sorted(set().union(*map(self._behind_trunk, level)))
         tokens, held = [self.nodes[node].token for node in rows], self._model.cache.length
@@ -70,7 +75,7 @@ class GrowingTree:
         return logits
 
     def _behind_trunk(self, node: int) -> list[int]:
-        """``node`` and its ancestors up to the trunk."""
+        """``node`` and its ancestors that do not belong to the trunk."""
         nodes: list[int] = []
         while node != self._trunk:
             nodes.append(node)
@@ -85,9 +90,10 @@ class GrowingTree:
         probs: Mapping[int, FloatArray] = MappingProxyType({}),
         expected: float | None = None,
     ) -> Draft:
-        """``chosen`` nodes, closed under parents, as a draft; ``probs`` is by node here as well as there.
+        """The ``chosen`` nodes as a draft; with a node, its parent must be chosen. ``probs`` is by number of the node.
 
-        Depth first, in sibling order: accepted rows that follow one another are kept without a copy.
+        The order is depth first, siblings as they were added, so that rows of an accepted path often lie side by side
+        and the cache keeps them without a copy.
         """
         children: dict[int, list[int]] = {}
         for node in sorted(chosen):

@@ -1,4 +1,4 @@
-"""Makes drafters from what they are called: levels of the bundle, registered drafters, and what is put together."""
+"""Makes drafters from their specifications: draft models, registered drafters, and combinations of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.drafters.registry import DrafterResources, registered
 
 
 def make_drafter(spec: DrafterSpec, resources: DrafterResources) -> Drafter:
-    """The drafter that ``spec`` describes; its parts are the resources's."""
+    """The drafter that ``spec`` describes, made of ``resources``. KeyError if a level of it is not open."""
     if spec.kind == "overlapped":
         (inner,) = spec.parts
         return OverlappedDrafter(make_drafter(inner, resources), spec.name, resources.cores(inner.name))

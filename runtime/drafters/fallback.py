@@ -1,7 +1,7 @@
-"""Several drafters in order: the first that has something worthwhile to say is taken.
+"""Several drafters in order of preference: the first draft that promises enough is taken.
 
 A drafter that costs nothing and knows when it is right, such as the suffix drafter, goes before one that costs a
-forward per token.
+forward for each token.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from runtime.decoding.protocols import Drafter
 
 
 class FallbackDrafter:
-    """Asks ``drafters`` in turn, the last one without condition.
+    """Asks ``drafters`` in turn; the draft of the last one is always taken.
 
-    A draft stands if its own estimate is at least ``min_expected`` accepted tokens, or if it makes no estimate and is
-    not empty. What came of it can be told by ``Draft.source``.
+    A draft of another one is taken if it expects at least ``min_expected`` accepted tokens (``Draft.expected``), or if
+    it has no estimate and is not empty. ``Draft.source`` names the drafter.
     """
 
     def __init__(self, drafters: Sequence[Drafter], name: str = "fallback", min_expected: float = 1.0) -> None:

@@ -1,14 +1,15 @@
-"""A model as a drafter that is itself sped up by a drafter: the intermediate of a hierarchy.
+"""Hierarchical drafting: a draft model, the intermediate, that decodes speculatively itself.
 
-The intermediate decodes ahead of the committed tokens with the very loop the target decodes with: the drafter below
-proposes a chain or a tree, one forward of the intermediate judges it, and what stands is appended, with the token that
-the judgement adds, until the draft is long enough. The target sees a chain. This is the hierarchy of SpecMQuant (arXiv
-2505.22179), for sampling as well as greedy; and since the drafter below may be a hierarchy, for any number of levels.
+The intermediate decodes ahead of the committed tokens with the same loop as the target. The drafter below it proposes a
+chain or a tree, and one forward of the intermediate verifies it. The accepted tokens and the one that the verification
+adds are appended, until the draft is long enough; the target gets them as a chain. This is the hierarchy of SpecMQuant
+(arXiv 2505.22179), for sampling as well as greedy decoding. The drafter below may itself be a hierarchy, so there can
+be any number of levels.
 
-The draft is the intermediate's own text, whatever is below: greedy, or drawn with the very numbers that the target will
-use for the same positions, or, for rules that use distributions, drawn from the intermediate's own, which the draft
-carries; those of the drafter below have no part in it. Where the draft ends hangs on lengths alone, and nothing is
-thrown away: a cut that looked at the tokens it throws away would change the law of those that stay.
+The draft has the intermediate's own distribution, whatever drafts below. It is greedy; or drawn with the same random
+numbers that the target will use for the same positions; or, for rules that use distributions, drawn from the
+intermediate's distributions, which the draft carries. Where the draft ends depends only on lengths, and no token is
+discarded: discarding tokens because of their values would change the distribution of those that stay.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from runtime.decoding.stop import StopRule
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError, LogitsError
 
-# What the drafter below is asked for where no limit says. A heuristic: an intermediate in int4 pays for every row.
+# The limit for the drafter below if none is given. A heuristic: for an int4 intermediate every row has a cost.
 _INNER_LIMIT = chain_limit(3)
 
 
 class HierarchyDrafter:
-    """Drafts chains with ``middle``, itself sped up by ``lower``, for a target with ``vocab_size`` logits.
+    """Drafts chains with ``middle``, for which ``lower`` drafts, for a target with ``vocab_size`` logits.
 
-    Ids the target lacks are never proposed. Drafts are ONE_HOT, for greedy decoding and sample-and-match; ``drawn``
-    ones are INDEPENDENT and carry the distributions of ``middle``; then ``lower`` should draw as well, to be accepted
-    more often. At temperature 0 every draft is ONE_HOT. ``rule`` judges what is drafted below in place of the one that
-    fits; its drafts are ONE_HOT too.
+    Ids that the target lacks are never proposed. Drafts are ONE_HOT, for greedy decoding and sample-and-match. With
+    ``drawn`` they are INDEPENDENT and carry the distributions of ``middle``; then ``lower`` should be ``drawn`` as
+    well, because more of its tokens are accepted. At temperature 0 every draft is ONE_HOT. ``rule`` replaces the
+    acceptance rule for drafts of ``lower``; then drafts are ONE_HOT, too.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class HierarchyDrafter:
         self._arena = Arena()
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """See ``Drafter``. ``limit.inner`` bounds what the drafter below guesses at a time, None: a chain of 3.
+        """See ``Drafter``. ``limit.inner`` is the limit for each draft of the drafter below; None: a chain of 3.
 
-        A guess may be accepted as a whole, so drafting ends with ``limit.depth`` less ``limit.inner.depth`` tokens or
-        more, and at least one. Empty only where the intermediate's cache is too small for a window of two tokens.
+        Such a draft may be accepted as a whole, so drafting ends as soon as there are ``limit.depth`` less
+        ``limit.inner.depth`` tokens, and at least one. The draft is empty only if the intermediate's cache is too small
+        for a window of two tokens. DraftError if the intermediate's logits are not finite.
         """
         depth = min(limit.nodes, limit.depth, self._middle.max_rows, context.capacity - len(context))
         if depth <= 0 or not window_size(self._middle, context.capacity):
@@ -76,7 +78,7 @@ class HierarchyDrafter:
         loop = Loop(self._middle, seen, {self._lower.name: level}, level, StopRule())
         inner, steps = limit.inner or _INNER_LIMIT, list[Step]()
         while (drafted := len(text) - len(context)) < max(1, depth - inner.depth):
-            # One token is the intermediate's own, so that the draft cannot become too long.
+            # A step also adds a token of the intermediate's own; the draft must not become too long with it.
             pick = Pick(self._lower.name, inner.within(inner.nodes, depth - drafted - 1))
             try:
                 steps.append(loop.step(pick))
@@ -94,9 +96,9 @@ class HierarchyDrafter:
         )
 
     def _follow(self, context: Context) -> tuple[Context, Context]:
-        """The committed tokens as the drafter below and the rule see them, and as the intermediate reads them.
+        """The committed tokens, for the drafter below and the rule; and the window of them that the intermediate reads.
 
-        It reads a window. Ids that the target has and it lacks stand for its last one.
+        In the window, ids that the target has and the intermediate lacks are replaced by the intermediate's last id.
         """
         window = window_of(context.tokens, window_size(self._middle, context.capacity))
         if self._vocab_size > self._middle.vocab_size:
@@ -108,7 +110,7 @@ class HierarchyDrafter:
         return text, seen
 
     def _rule_for(self, sampling: SamplingParams) -> Verifier:
-        """Who judges what is drafted below, in this draft."""
+        """The acceptance rule for drafts of the drafter below."""
         if self._rule is not None:
             return self._rule
         if sampling.temperature == 0:
@@ -116,9 +118,10 @@ class HierarchyDrafter:
         return RecordingVerifier(self._arena) if self._drawn else MatchVerifier()
 
     def _catch_up(self, seen: Context) -> int:
-        """Rolls the cache back to what it has of ``seen``; how many rows are missing before the anchor's.
+        """Rolls the intermediate's cache back to its common prefix with ``seen``; returns how many rows it lacks.
 
-        They are left to the first step's forward, if that has room for them.
+        The row of the last token does not count. The first step's forward computes the missing rows if it has room for
+        them; otherwise they are computed here.
         """
         middle = self._middle
         kept = min(shared_prefix(middle.cache.tokens, seen.tokens), len(seen) - 1)
@@ -129,10 +132,11 @@ class HierarchyDrafter:
 
 
 class _InnerAdapter:
-    """What the intermediate's loop is given: the drafter below and the rule, who both see the whole ``text``.
+    """Drafter and acceptance rule of the intermediate's loop: ``lower`` and ``rule``, both on the whole ``text``.
 
-    The forward is given ids that the intermediate has; the rule judges those that were drafted, by the ``vocab_size``
-    logits that intermediate and target share. An id without a logit is never accepted, and its row never read.
+    The intermediate has ``num_ids`` ids and may lack some that were drafted. In its forward they are replaced by its
+    last id. The rule gets the draft as it was, and the ``vocab_size`` logits that intermediate and target share: an id
+    without a logit is never accepted, and its row is never read.
     """
 
     name = "level"
@@ -156,7 +160,7 @@ class _InnerAdapter:
 
 
 def _context_of(held: Context | None, context: Context, tokens: TokenArray) -> Context:
-    """A context of ``tokens`` with the settings of ``context``; ``held`` itself if it has as much room."""
+    """A context of ``tokens`` with the settings and capacity of ``context``; reuses ``held`` if that is as large."""
     if held is None or held.capacity != context.capacity:
         held = Context(context.capacity, context.sampling)
     held.sampling, held.first = context.sampling, context.position - len(tokens)

@@ -1,4 +1,4 @@
-"""A drafter that has read the answer before: what the best possible drafter would bring, at no cost of its own."""
+"""A drafter that knows the answer: an upper bound for what any drafter can gain, at no cost of its own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from runtime.decoding.draft import Draft, DraftLimit, make_chain
 
 
 class OracleDrafter:
-    """Continues a text as one of those it was given, each a prompt with its answer; no draft for any other text."""
+    """Drafts the known continuation of a text; an empty draft for a text that it does not know."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._texts: list[TokenArray] = []
 
     def learn(self, text: Sequence[int]) -> None:
-        """``text`` is how its own beginnings go on from now on."""
+        """Remembers ``text``, the token ids of a prompt with its answer."""
         self._texts.append(np.array(text, np.int32))
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:

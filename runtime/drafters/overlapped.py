@@ -1,16 +1,17 @@
 """Drafting while the target verifies: the overlap of PEARL (Liu et al., arXiv 2408.11850), for two compute units.
 
-While the target verifies a draft, the wrapped drafter goes on behind it, as if all of it were accepted. If all of it
-is, and the first token that was drafted ahead is the one that the target adds itself, the rest is the next draft and
-nobody waits for it (post-verify). Otherwise what was drafted ahead is dropped, and the target's next step has an empty
-draft: it brings one token, as a plain step does, while the drafter goes on behind the committed text; that token is
-held against the first drafted one in the same way (pre-verify). Where the drafter takes much less time than the target
-it pays to wait for it instead, as without overlap; ``memory.overlap`` says when.
+While the target verifies a draft, the wrapped drafter drafts ahead: it continues as if the whole draft were accepted.
+If that comes true, and the target's own next token equals the first token drafted ahead, the remaining tokens are the
+next draft and nobody waits for them (PEARL's post-verify). Otherwise they are dropped, and the next step has an empty
+draft: the target adds one token, as in plain decoding, while the drafter continues the committed text. The target's
+token is compared with the first one drafted ahead in the same way (PEARL's pre-verify). If the drafter is much faster
+than the target, waiting for it pays instead; ``memory.overlap`` says when.
 
-As exact as the wrapped drafter is without it, for every acceptance rule. Whether a draft is used hangs on the committed
-text and the first token drafted ahead, which that text then ends with; the rest was drawn behind that very text, by
-numbers that nobody has looked at. Those of one position may be drawn twice, but only where nothing of the first draft
-was looked at: what is looked at begins with the next token to be committed, and the next draft lies behind it.
+Overlap is exact for every acceptance rule for which the wrapped drafter is exact. Whether tokens drafted ahead are used
+depends only on the committed text and on the first of them, which the committed text then ends with. The remaining ones
+were drawn after that same text, with random numbers that no decision has used. The random numbers of a position may
+serve two drafts, but only if no token of the first one was compared at that position: comparisons end with the next
+committed token, and the next draft begins after it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from runtime.models.placement import keep_on_cores
 
 
 class OverlappedDrafter:
-    """Chains by ``drafter``, drafted in a thread of their own, which stays on ``cores`` if there are some.
+    """Has ``drafter`` draft chains in a thread, which is bound to ``cores`` if any are given.
 
-    ``drafter`` and its models belong to that thread from ``draft_ahead`` on until ``propose`` or ``settle`` returns.
+    That thread owns ``drafter`` and its models from ``draft_ahead`` until the next ``propose`` or ``settle`` returns.
     """
 
     def __init__(self, drafter: Drafter, name: str = "ahead", cores: Sequence[int] = ()) -> None:
@@ -43,22 +44,22 @@ class OverlappedDrafter:
         self._arena = Arena()
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
-        """See ``Drafter``. What was drafted ahead and still fits, or an empty draft; an error of the drafter's thread.
+        """See ``Drafter``. The tokens drafted ahead if they still continue ``context``, otherwise an empty draft.
 
-        Waits for that thread if it is not done.
+        Waits for the thread, and raises its error if there was one.
         """
         self._wait()
         job, self._pending = self._pending, None
         ready = None
         if job is not None and self._assumed is not None:
             ready = _rest(job.result(), self._assumed, context, limit)
-            if ready is not None:  # ``drafter`` drafts on while these distributions are in use
+            if ready is not None:  # a copy: ``drafter`` reuses its buffers while these distributions are in use
                 self._arena.reset()
                 ready = replace(ready, probs={node: self._arena.copy(row) for node, row in ready.probs.items()})
         return Draft(source=self.name) if ready is None else ready
 
     def draft_ahead(self, context: Context, draft: Draft, limit: DraftLimit) -> None:
-        """See ``DraftsAhead``. One token more than ``limit`` allows: the target's own goes before the next draft."""
+        """See ``DraftsAhead``. Drafts one token more than ``limit``, because the first stands for the target's own."""
         self._wait()
         self._pending = None
         length = 1 + min(limit.nodes, limit.depth, context.capacity - len(context) - len(draft) - 2)
@@ -71,19 +72,19 @@ class OverlappedDrafter:
         self._pending = self._worker.submit(self._drafter.propose, assumed, wanted)
 
     def settle(self) -> None:
-        """See ``DraftsAhead``. Ends the thread; what it has drafted is dropped, and an error in it concerns nobody."""
+        """See ``DraftsAhead``. Drops the tokens drafted ahead, and an error of the thread with them."""
         self._wait()
         worker, self._worker, self._pending = self._worker, None, None
         if worker is not None:
             worker.shutdown()
 
     def _wait(self) -> None:
-        """Until the thread is idle. Interrupted, it is as if nobody had waited yet."""
+        """Waits until the thread is idle. If Ctrl-C interrupts it, nothing has changed and it can be called again."""
         if self._pending is not None:
             wait([self._pending])
 
     def _assume(self, context: Context, draft: Draft) -> Context:
-        """The text if all of ``draft`` is accepted: a copy, because the thread reads it while the text goes on."""
+        """The text if all of ``draft`` is accepted; a copy, because the thread reads it while ``context`` changes."""
         assert draft.is_chain, draft
         assumed = self._assumed
         if assumed is None or assumed.capacity != context.capacity:
@@ -95,7 +96,7 @@ class OverlappedDrafter:
 
 
 def _rest(ahead: Draft, assumed: Context, context: Context, limit: DraftLimit) -> Draft | None:
-    """What is left of ``ahead``, which follows ``assumed``, behind ``context``; None if the text went another way."""
+    """The tokens of ``ahead``, which follows ``assumed``, that continue ``context``; None if ``context`` disagrees."""
     tokens, known = context.tokens, len(context) - len(assumed)
     if not 0 < known < len(ahead) or context.first != assumed.first:
         return None

@@ -1,8 +1,8 @@
-"""The kinds of drafters there are. A new one is a new file and one call of ``register``.
+"""The registry of drafters that need no model. A new one is a new file and one call of ``register``.
 
-A registered drafter is known by its name everywhere: ``Speculation``, ``--drafter``, the bench's contenders, and the
-scheduler, which weighs it like the suffix drafter, by how often it drafts and how much of that is accepted. A drafter
-that runs a model of the bundle is a level of the manifest instead, and is planned, opened and weighed as one.
+A registered drafter is known by its name everywhere: to ``Speculation``, ``--drafter``, the bench, and the scheduler,
+which forecasts it from how often it drafts and how much of that is accepted. A drafter that runs a model of the bundle
+is not registered: it is a level of the manifest, and is planned, opened and forecast as a draft model.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from runtime.decoding.protocols import Drafter, Model, Verifier
 
 
 class DrafterResources(Protocol):
-    """What making a drafter may use. ``vocab_size`` is the target's; ``drawn``: its rule needs drawn drafts.
+    """What a drafter can be made of.
 
-    ``inner_rule`` judges the drafts below an intermediate; None: the rule that fits.
+    ``vocab_size`` is the target's. ``drawn``: the acceptance rule needs drafts that carry their distributions.
+    ``inner_rule`` is the acceptance rule of intermediates; None: the one that suits the sampling.
     """
 
     vocab_size: int
@@ -28,19 +29,19 @@ class DrafterResources(Protocol):
     inner_rule: Verifier | None
 
     def model(self, level: str) -> Model:
-        """The model of an open level."""
+        """The model of an open level; KeyError if it is not open."""
         ...
 
     def cores(self, level: str) -> tuple[int, ...]:
-        """The cores that a level stays on; none where it has no place of its own, or is no level."""
+        """The cores that a level is bound to; empty if it is bound to none, or is no open level."""
         ...
 
     def calibration(self, level: str) -> Callable[[float], float]:
-        """From a level's own probability of a token to the chance that the token is accepted."""
+        """The function from a level's own probability of a token to the chance that the token is accepted."""
         ...
 
     def drafter(self, spec: DrafterSpec) -> Drafter:
-        """The drafter of a part."""
+        """The drafter that ``spec``, a part of another one, describes."""
         ...
 
 
@@ -49,7 +50,7 @@ DrafterFactory = Callable[[DrafterSpec, DrafterResources], Drafter]
 
 @dataclass(frozen=True)
 class RegisteredDrafter:
-    """A drafter that needs no model of the bundle: its ``name``, how it is made, and the longest chain it drafts."""
+    """A drafter that needs no model: its name, the function that makes it, and the usual most tokens of a chain."""
 
     name: str
     make: DrafterFactory
@@ -60,7 +61,11 @@ _registered: dict[str, RegisteredDrafter] = {}
 
 
 def register(name: str, make: DrafterFactory, longest: int) -> None:
-    """Makes a drafter known by ``name`` from now on, in every engine. PocketspecError if that is taken, or no name."""
+    """Makes a drafter known by ``name`` in every engine from now on.
+
+    ``longest`` is the most tokens of a chain, unless a caller gives a draft size. PocketspecError if ``name`` is taken,
+    or is not one word.
+    """
     if not re.fullmatch(r"\w+", name):
         raise PocketspecError(f"{name!r} is no name of a drafter; write one word of letters, digits and underscores")
     if name in (AUTO, NONE, *_registered):

@@ -1,10 +1,10 @@
 """Repetition as a drafter: what followed the last tokens earlier in the conversation may follow them again.
 
-After SuffixDecoding (arXiv 2411.04975): the draft is the continuation with the most expected accepted tokens, and that
-expectation decides how long it is, and whether there is one. Instead of a suffix tree with counts the index holds hash
-chains, as in LZ77: for two lengths of context, the positions after its occurrences, the latest first. It takes
-``BYTES_PER_TOKEN``, adds a token or takes one back in constant time, and a draft looks at a bounded number of
-occurrences. Nothing is kept beyond the context: a draft depends on the committed tokens and the limit alone.
+As in SuffixDecoding (arXiv 2411.04975), the draft is the continuation with the most expected accepted tokens, and that
+expectation decides how long it is, and whether there is one. The index is not a suffix tree with counts, but hash
+chains as in LZ77: for two lengths of context, the positions after its earlier occurrences, the latest first. It takes
+``BYTES_PER_TOKEN``, adds or removes a token in constant time, and a draft reads a bounded number of occurrences.
+Nothing is remembered beyond the context, so a draft depends only on the committed tokens and the limit.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from runtime.arrays import TokenArray
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit
 
-# Of the index, per token of the context's capacity: the token and its running hash (4 + 8 bytes), and for each of the
-# two lengths a link (4) and at most two table entries (8).
+# The size of the index for each token of the context's capacity: the token and its running hash (4 + 8 bytes), and for
+# each of the two lengths a link (4) and at most two table entries (8).
 BYTES_PER_TOKEN = 4 + 8 + 2 * (4 + 8)
 
-# Lengths of context that are indexed: the short one finds whatever matches, the long one what many short ones hide.
+# The lengths of context that are indexed. The short one finds every match; the long one finds long matches that are not
+# among the latest short ones.
 _SHORT, _LONG = 2, 6
-# Occurrences looked at for each length, the latest ones.
+# The number of occurrences that are read for each length: the latest ones.
 _MAX_OCCURRENCES = 24
-# A longer match counts as this long.
+# Longer matches count as this many tokens.
 _MAX_MATCH = 16
-# The weight of a token not seen here before, and what every continuation seen only once adds to it, where an occurrence
-# that matches m tokens weighs m. Fitted to 350 answers of instruction data (log loss, calibrated within 0.05 above
-# 0.2): one occurrence of a pair is right 0.41 of the time, one of 12 tokens 0.85, two that agree on a pair 0.81.
+# An occurrence that matches m tokens has weight m. These are the weight of a token that no occurrence proposes, and
+# what every token that a single occurrence proposes adds to it. Fitted to 350 answers of instruction data (log loss,
+# calibrated within 0.05 above 0.2): one occurrence of a pair is right 0.41 of the time, one of 12 tokens 0.85, two that
+# agree on a pair 0.81.
 _NOVELTY, _NOVELTY_PER_SINGLE = 1.0, 2.0
 
 _BACKWARDS = np.arange(_MAX_MATCH - 1, -1, -1, dtype=np.int32)
@@ -42,24 +44,24 @@ _MASK = (1 << 64) - 1
 
 
 class Occurrence(NamedTuple):
-    """An earlier place that reads like the end of the context: how many tokens match, and what follows it."""
+    """An earlier place that equals the end of the context: the number of equal tokens, and the tokens after it."""
 
     match: int
     continuation: list[int]
 
 
-# A match is right for long stretches or not at all, and it says how far it trusts itself.
+# The usual longest chain. It can be long, because a match is right for a long stretch or not at all, and short matches
+# draft less.
 LONGEST = 7
 NAME = "suffix"
 
 
 class SuffixDrafter:
-    """Drafts from prompt, answer and earlier turns; no model, no training.
+    """Drafts from prompt, answer and earlier turns, without a model or training.
 
-    A node is proposed if it and all above it are accepted with a chance of at least the limit's floor, or else
-    ``min_chance``, as far as the
-    occurrences tell, and if it lies at most ``reach`` times as deep as the match is long. Empty drafts are usual.
-    ``Draft.expected`` is the sum of those chances.
+    A node is proposed if the occurrences give it, with all nodes above it, at least the chance ``limit.floor`` (if that
+    is 0, ``min_chance``), and if its depth is at most ``reach`` times the length of the match. ``Draft.expected`` is
+    the sum of these chances. Drafts are ONE_HOT, and many are empty.
     """
 
     def __init__(self, name: str = NAME, min_chance: float = 0.25, reach: float = 2.0) -> None:
@@ -70,7 +72,7 @@ class SuffixDrafter:
 
     @property
     def nbytes(self) -> int:
-        """Bytes the index holds."""
+        """The size of the index in bytes."""
         return self._index.nbytes
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
@@ -85,7 +87,7 @@ class SuffixDrafter:
         return self._grow(occurrences, limit)
 
     def _grow(self, occurrences: list[Occurrence], limit: DraftLimit) -> Draft:
-        """The nodes with the best chances. Chances fall along a path, so the best open node is always the next."""
+        """The nodes with the best chances. Chances fall along a path, so a best-first search finds them in order."""
         tokens: list[int] = []
         parents: list[int] = []
         expected, serial = 0.0, 0
@@ -97,7 +99,7 @@ class SuffixDrafter:
                 children = _children(here, depth)
                 for share, token, below in children[:1] if limit.shape == "chain" else children:
                     if chance * share >= floor:
-                        serial += 1  # at equal chances the older node comes first
+                        serial += 1  # among equal chances the older node comes first
                         heapq.heappush(nodes_open, (-chance * share, serial, parent, depth + 1, token, below))
             if not nodes_open or len(tokens) == limit.nodes:
                 return Draft(tuple(tokens), tuple(parents), expected=expected, source=self.name)
@@ -109,9 +111,9 @@ class SuffixDrafter:
 
 
 def _children(occurrences: list[Occurrence], depth: int) -> list[tuple[float, int, list[Occurrence]]]:
-    """What comes next after ``depth`` tokens that all ``occurrences`` agree on: share, token and whose it is.
+    """The next tokens after ``depth`` tokens on which all ``occurrences`` agree: chance, token, and its occurrences.
 
-    The most probable first, the lower token at a tie. Every accepted token makes a match one longer.
+    The most probable comes first, at a tie the lower token id. Each of the ``depth`` tokens makes a match one longer.
     """
     groups: defaultdict[int, list[Occurrence]] = defaultdict(list)
     weight = _NOVELTY
@@ -128,16 +130,17 @@ def _children(occurrences: list[Occurrence], depth: int) -> list[tuple[float, in
 
 
 class SuffixIndex:
-    """Where each pair and each sixfold of tokens occurred, for at most ``capacity`` tokens.
+    """The positions after every sequence of 2 and of 6 tokens, for at most ``capacity`` tokens.
 
-    ``_links[n][i]`` is the next older position after the same n tokens (or others of equal hash) as position i, 0 if
-    there is none; ``_heads[n]`` has the latest, by hash. Taking tokens back undoes additions in reverse order.
+    ``_heads[n]`` maps the hash of n tokens to the latest position after them. ``_links[n][i]`` is the next older
+    position after the n tokens before position i, or after others of equal hash; 0 if there is none. Tokens are removed
+    in reverse order, which undoes their additions.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._length = 0
-        # In front of the tokens lies what no token equals, so that a match ends there.
+        # The tokens are preceded by values that no token equals, so that every match ends there.
         self._padded = np.full(_MAX_MATCH + capacity, -1, np.int32)
         self._tokens = self._padded[_MAX_MATCH:]
         self._hashes = array("Q", bytes(8 * (capacity + 1)))  # of the first i tokens
@@ -148,12 +151,12 @@ class SuffixIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """The size of all arrays in bytes."""
         arrays = [self._hashes, *self._heads.values(), *self._links.values()]
         return self._padded.nbytes + sum(len(held) * held.itemsize for held in arrays)
 
     def update(self, tokens: TokenArray) -> None:
-        """Makes ``tokens`` the indexed ones; costs as many steps as differ from those indexed before."""
+        """Indexes ``tokens``, int32 ``[length]``, in place of the earlier ones; keeps the common prefix."""
         shared = shared_prefix(self._tokens[: self._length], tokens)
         for position in range(self._length - 1, shared - 1, -1):
             self._remove(position)
@@ -164,9 +167,9 @@ class SuffixIndex:
         self._length = len(tokens)
 
     def occurrences(self, depth: int) -> list[Occurrence]:
-        """Earlier places whose last tokens are the context's, longest match first, latest first among equals.
+        """Earlier places that match at least the last two tokens, each with up to ``depth`` tokens after it.
 
-        With up to ``depth`` tokens of what follows each. Matches shorter than a pair are none.
+        The longest match comes first, among equal lengths the latest.
         """
         found = self._positions()
         if not found:
@@ -179,7 +182,7 @@ class SuffixIndex:
         return [Occurrence(match, tokens[place : min(place + depth, end)].tolist()) for match, place in ranked]
 
     def _positions(self) -> list[int]:
-        """The latest candidates of either length; some are there by an accident of hashing."""
+        """The latest positions for both lengths; some may be hash collisions."""
         found: dict[int, None] = {}
         for n in (_LONG, _SHORT):
             if self._length < n:
@@ -193,7 +196,7 @@ class SuffixIndex:
         return list(found)
 
     def _match_lengths(self, positions: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-        """How many tokens before each position equal the context's last ones, at most ``_MAX_MATCH``."""
+        """The number of tokens before each position that equal the context's last ones, at most ``_MAX_MATCH``."""
         windows = self._padded[positions[:, None] + _BACKWARDS]
         suffix = self._padded[self._length : self._length + _MAX_MATCH][::-1]
         equal = np.zeros((len(positions), _MAX_MATCH + 1), np.bool_)
@@ -214,6 +217,6 @@ class SuffixIndex:
                 self._heads[n][self._slot(n, position)] = self._links[n][position]
 
     def _slot(self, n: int, position: int) -> int:
-        """The table entry of the n tokens before ``position``: the top bits of their hash."""
+        """The table entry for the n tokens before ``position``: the top bits of their hash."""
         hashed = self._hashes[position] - self._hashes[position - n] * self._powers[n]
         return ((hashed * _BASE) & _MASK) >> (64 - self._bits)

@@ -1,13 +1,14 @@
-"""A drafter's window: what a model with few rows of cache reads of a conversation of any length.
+"""A draft model's window: the latest tokens of a text that is longer than the model's cache.
 
-Such a drafter reads the latest tokens as if the text began there, at position 0. The window's beginning moves in steps
-of half a window: then the kept half is read again, so that a token is read about twice, however long the text is. Where
-a window begins hangs on the number of tokens alone. So there is no state that could go wrong, and the common prefix
-with what the model has cached tells, as ever, what is left to read.
+The draft model reads the window as if the text began there, at position 0. The window's start moves in steps of half a
+window. After each move the remaining half is read again, so every token is read about twice, however long the text is.
+The window's start depends only on the token count. So it needs no state, and the common prefix of the window and the
+cached tokens says, as always, what is left to read.
 
-StreamingLLM (Xiao et al. 2024) also keeps the first tokens, in which attention rests. A window that is read again has
-first tokens of its own: with the text's first four in front, acceptance fell from 0.617 to 0.610 (window of 129 tokens)
-and from 0.585 to 0.555 (65; 0.625 without a window; answers of 470 tokens by a 3M model, drafted by a 260K one).
+StreamingLLM (arXiv 2309.17453) also keeps the first tokens of the text, as attention sinks. A window that is read again
+has first tokens of its own. With the text's first four tokens in front of it, acceptance fell from 0.617 to 0.610
+(window of 129 tokens) and from 0.585 to 0.555 (window of 65); without a window it was 0.625 (answers of 470 tokens by a
+3M model, drafted by a 260K one).
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from __future__ import annotations
 from runtime.arrays import TokenArray
 from runtime.decoding.protocols import Model
 
-# Of one token nothing is left when the window moves.
+# A window of one token would be empty after a move by half of it.
 _MIN_WINDOW = 2
 
 
 def window_size(model: Model, context_capacity: int) -> int:
-    """The most committed tokens in the cache of ``model``, which has ``max_rows`` rows more than it has positions.
+    """The most committed tokens that ``model`` reads; 0 if its cache is too small for a window.
 
-    One draft's rows less than the positions, so that no draft is cut short at the end of the window; all of them if
-    the context has no more, since then no draft goes beyond. 0 where that is too little for a window.
+    The cache has ``max_rows`` rows more than the model has positions. If the positions hold the whole context of
+    ``context_capacity`` tokens, the window is all of them: no draft goes beyond the context. Otherwise ``max_rows - 1``
+    of them stay free, so that a full window leaves room for a draft.
     """
     positions = model.cache.capacity - model.max_rows
     size = positions if context_capacity <= positions else positions - model.max_rows + 1
@@ -31,7 +33,7 @@ def window_size(model: Model, context_capacity: int) -> int:
 
 
 def window_start(length: int, size: int) -> int:
-    """The first of ``length`` tokens that a window of at most ``size`` tokens shows; 0 if they all fit.
+    """The index of the first of ``length`` tokens in a window of at most ``size`` tokens; 0 if all fit.
 
     With a size of 10, 10 tokens are read from 0 on, 11 to 15 from 5 on, 16 to 20 from 10 on.
     """
@@ -40,5 +42,5 @@ def window_start(length: int, size: int) -> int:
 
 
 def window_of(tokens: TokenArray, size: int) -> TokenArray:
-    """A view of the tokens in the window: at least half of ``size`` and at most ``size`` of the latest, or all."""
+    """A view of the latest tokens, int32 ``[kept]``: all, or between half of ``size`` and ``size`` of them."""
     return tokens[window_start(len(tokens), size) :]

@@ -1,4 +1,4 @@
-"""Who guesses and how guesses are judged, in the names a user knows."""
+"""How to speculate, as users ask for it: a drafter by name, the shape and size of drafts, an acceptance rule."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ from runtime.drafters.registry import registered
 from runtime.scheduler.available import Kind
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
-# The acceptance rules that use how a draft was drawn; other rules get the most probable tokens.
+# The acceptance rules that need drafts with the distributions from which they were drawn.
 NEED_DRAWN = ("block", "recursive")
 
 
 @dataclass(frozen=True)
 class Speculation:
-    """How to speculate.
+    """How to speculate. PocketspecError for values of a wrong type.
 
-    ``drafter`` is "auto" (what is expected to be fastest, step by step), "none" (plain decoding), "suffix" (repetition
-    in prompt and answer), the name of a drafter in the bundle, "LOWER>MIDDLE" (the model MIDDLE, itself sped up by
-    LOWER; chains outside), several with plus signs ("suffix+NAME": the first that has something to say), or "ahead:"
-    before any of these (it drafts on while the target verifies; chains). ``memory.drafter_spec`` reads these names, and
-    ``drafters.registry`` may know more of them. ``draft_size`` is the most nodes of a draft;
-    None, and ``shape`` None: as planned, and with "auto" what pays within that. ``limit`` says both at once, and what a
-    level below may draft. ``only`` keeps "auto" to one kind of drafts. ``acceptance`` None means greedy at temperature
-    0 and "match" above.
+    ``drafter``:
+
+    - "auto": at each step, what is expected to be fastest;
+    - "none": plain decoding;
+    - "suffix": repetition in prompt and answer; ``drafters.registry`` may know more such names;
+    - the name of a level of the bundle;
+    - "LOWER>MIDDLE": the level MIDDLE, for which LOWER drafts; drafts chains;
+    - "FIRST+SECOND": the first that has a draft worth verifying;
+    - "ahead:" in front of any of these: drafts chains while the target verifies.
+
+    ``draft_size`` is the most nodes of a draft, and ``shape`` its shape. None: as planned; with "auto", what pays
+    within the plan. ``limit`` gives both, and the limits of levels below. ``only`` restricts "auto" to one kind of
+    drafts. ``acceptance`` names the rule; None: "greedy" at temperature 0, otherwise "match".
     """
 
     drafter: str = AUTO
@@ -52,13 +57,12 @@ class Speculation:
 
     @property
     def asks_for_trees(self) -> bool:
-        """Whether trees are wanted where they are exact up to near ties alone; else they are taken where they are
-        exact."""
+        """Whether trees are wanted even where they are exact only up to near ties."""
         return self.only == "tree" or (self.limit.shape if self.limit is not None else self.shape) == "tree"
 
     @property
     def keeps_draws(self) -> bool:
-        """Whether sampled answers equal plain ones with the same seed; the other rules keep the law alone."""
+        """Whether sampled answers equal plain ones with the same seed; other rules keep only their distribution."""
         return self.acceptance not in NEED_DRAWN
 
 
@@ -66,9 +70,10 @@ PLAIN = Speculation(drafter=NONE)
 
 
 def check_drafter(name: str, levels: Collection[str], where: str, others: Collection[str] = ()) -> DrafterSpec:
-    """The drafter called ``name``, which is put together from ``levels``, registered drafters and ``others``.
+    """The drafter called ``name``, which may consist of ``levels``, registered drafters and ``others``.
 
-    PocketspecError if a part of it is none of these, or if one that is no level would have to judge drafts.
+    PocketspecError if a part of it is none of these, or if a part that is no level would have to verify drafts.
+    ``where`` says in the error what was searched, as in "in BUNDLE".
     """
     spec, known = parse_drafter(name), (*levels, *others)
     unknown = [part for part in spec.singles if part not in (*known, *registered())]
@@ -81,19 +86,16 @@ def check_drafter(name: str, levels: Collection[str], where: str, others: Collec
 
 
 def known_drafters(levels: Iterable[str]) -> tuple[str, ...]:
-    """Every name a drafter can be asked for by, given the bundle's own; ``memory.drafter_spec`` joins them."""
+    """Every name of a single drafter: ``levels``, registered drafters, "none" and "auto"."""
     return (*levels, *registered(), NONE, AUTO)
 
 
 def levels_below(manifest: Manifest) -> list[str]:
-    """The names of all levels that can draft for the target: drafters, then intermediates."""
+    """The names of all levels that can draft for the target: drafters first, then intermediates."""
     below = (level for level in manifest.levels if level.role == "intermediate")
     return [level.name for level in (*manifest.drafters(), *below)]
 
 
 def needed_levels(name: str, levels: Sequence[str]) -> tuple[str, ...] | None:
-    """Which of the bundle's ``levels`` below the target must be open for the drafter called ``name``.
-
-    None for "auto": the plan decides.
-    """
+    """Those of ``levels`` that must be open for the drafter called ``name``; None for "auto": the plan decides."""
     return None if name == AUTO else parse_drafter(name).needed_levels(levels)

@@ -1,4 +1,4 @@
-"""Turns what was asked for into what the decoding loop is given: drafters, a scheduler and an acceptance rule."""
+"""Turns a request (``Speculation``) into what the decoding loop needs: drafters, a scheduler, an acceptance rule."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from runtime.scheduler.learned_state import LearnedState, Prospect
 from runtime.scheduler.methods import DecodingMethod
 from runtime.speculation.request import AUTO, NEED_DRAWN, NONE, SHAPES, Speculation, check_drafter
 
-# Rows that an intermediate may have to read before it judges: its own last token and the target's.
+# Rows that an intermediate may have to read before those of a draft: its own last token and the target's.
 _PENDING_ROWS = 2
 
 VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
@@ -47,7 +47,7 @@ VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
 
 @dataclass(frozen=True)
 class Strategy:
-    """What the decoding loop is given. ``drop`` is told of a broken drafter."""
+    """The arguments of the decoding loop for one answer. The loop calls ``drop`` when a drafter fails."""
 
     drafters: Drafters
     scheduler: Scheduler
@@ -56,10 +56,11 @@ class Strategy:
 
 
 class Speculator:
-    """Makes strategies for one target, and keeps them within what is planned and open at the moment.
+    """Makes strategies for ``target``, and keeps them within the present plan and the levels that are open.
 
-    Drafters are made once, so that what they have learnt or cached is kept as long as the plan does not change; what
-    the scheduler has learnt of them is kept longer. ``costs`` gives this device's when they are first needed.
+    Each drafter is made once and keeps what it has learned or cached until the plan changes. What the scheduler has
+    learned about drafters outlives changes of the plan. ``costs`` is called when the costs of this device are first
+    needed. ``notify`` gets a line when a drafter fails.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Speculator:
     ) -> None:
         self.target, self.levels, self.planned = target, dict(levels), planned
         self._manifest, self._costs, self._notify = manifest, costs, notify
-        # Levels that gave no numbers: as if they were not open.
+        # Levels whose logits were not finite; they count as not open.
         self._dropped: set[str] = set()
         self.calibrations = {level.name: ConfidenceCalibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
@@ -85,11 +86,11 @@ class Speculator:
         self.inner_rule: SyntheticVerifier | None = None
 
     def add(self, drafter: Drafter) -> None:
-        """Makes a drafter of the caller's own known by its name."""
+        """Makes a drafter of the caller's known by its name."""
         self._added[drafter.name] = drafter
 
     def use(self, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:
-        """From the next step on drafts are those of ``planned``, by the drafter models ``levels``."""
+        """Follows another plan from the next step on: drafts within ``planned``, by the open ``levels``."""
         for drafter in (*self._drafters.values(), *self._added.values()):
             if isinstance(drafter, DraftsAhead):
                 drafter.settle()
@@ -98,7 +99,7 @@ class Speculator:
         self._drafters.clear()
 
     def drop(self, error: DraftError) -> None:
-        """Drafts no more with the level that ``error`` is of; its user is told in one line, once."""
+        """Stops drafting with the level that failed with ``error``; notifies the user once."""
         level = parse_drafter(error.drafter).singles[-1]
         if level not in self._dropped:
             self._dropped.add(level)
@@ -106,19 +107,21 @@ class Speculator:
         self.use(self.levels, self.planned)
 
     def close(self) -> None:
-        """Ends what drafts in threads of its own, and keeps nothing that refers to a model."""
+        """Ends the threads of drafters, and drops every reference to a model."""
         self.use({}, DraftPlan("chain", 0))
         self._added.clear()
         self._learned_states.clear()
         self._latest = self._latency = None
 
     def prospects(self) -> list[Prospect]:
-        """What the scheduler of the latest answer expected of each way and realised, the best first; empty if it had no
-        choice."""
+        """Forecast and result of each decoding method in the latest answer, best first; empty without a choice."""
         return self._latest.prospects() if self._latest is not None else []
 
     def strategy(self, speculation: Speculation, sampling: SamplingParams, context: Context) -> Strategy:
-        """The strategy for one answer, which ``context`` will hold; PocketspecError for what cannot be."""
+        """The strategy for one answer, whose text ``context`` will hold.
+
+        PocketspecError for a request that contradicts itself, or that the plan or the bundle does not allow.
+        """
         acceptance = _acceptance(speculation, sampling)
         verifier, drawn = self._simulated or VERIFIERS[acceptance](), acceptance in NEED_DRAWN
         self._latest, name = None, speculation.drafter
@@ -137,9 +140,9 @@ class Speculator:
         return Strategy(named, PlannedScheduler(scheduler, self._max_nodes), verifier, self.drop)
 
     def simulate(self, target: Sequence[float], intermediate: Sequence[float] | None) -> None:
-        """From now on the target accepts drafted tokens with these chances, depth by depth, instead of judging them.
+        """Simulates acceptance from now on: ``target`` has the target's chance to accept a token at each depth.
 
-        So does an intermediate with its own, if they are given. What is said means nothing then.
+        ``intermediate`` has an intermediate's; None: it verifies as usual. The text is meaningless then.
         """
         self._simulated = SyntheticVerifier(target)
         self.inner_rule = None if intermediate is None else SyntheticVerifier(intermediate, level=1)
@@ -151,20 +154,20 @@ class Speculator:
         return self._latency
 
     def methods(self, sampled: bool, only: Kind | None = None) -> list[DecodingMethod]:
-        """The ways to decode that the bundle has, as nobody has seen them yet."""
+        """The decoding methods that the bundle has, with nothing learned yet."""
         below = [level for level in self._manifest.levels if level.role != "target"]
-        own = weakref.proxy(self)  # what is learnt is kept here, and must not keep it in turn
+        own = weakref.proxy(self)  # methods are kept in ``self``; a reference back would be a cycle
         stage = Stage(
             below, self.calibrations, lambda level: own._room_of(level), lambda level: own._has_own_cores(level)
         )
         return make_methods(stage, sampled, only)
 
     def _is_forecast(self, name: str) -> bool:
-        """Whether the scheduler knows what to expect of the drafter called ``name``."""
+        """Whether there is a decoding method that forecasts the drafter called ``name``."""
         return any(method.drafter == name for method in self.methods(sampled=False))
 
     def _has_own_cores(self, level: str) -> bool:
-        """Whether a level is kept on cores that the target is not on."""
+        """Whether a level is bound to cores that the target is not bound to."""
         model = self.levels.get(level)
         return (
             model is not None
@@ -188,28 +191,32 @@ class Speculator:
         return CostScheduler(self._latest, _CurrentSituation(self, context, speculation.draft_size, trees))
 
     def _takes_trees(self, speculation: Speculation) -> bool:
-        """Trees whose rows do not agree with those of chains are exact up to near ties: only if they are asked for."""
+        """Whether trees may be drafted: if they are exact, or as exact as chains are here, or explicitly asked for.
+
+        Where rows of trees and chains differ in their last bits, trees are exact only up to near ties.
+        """
         widths = self.target.widths
         return widths.tree or not widths.exact or speculation.asks_for_trees
 
     def _room_of(self, middle: str) -> Room:
-        """What an intermediate can judge in one forward; nothing where it is not open."""
+        """The largest draft that an intermediate can verify in one forward; none if it is not open."""
         model = self.levels.get(middle)
         if model is None:
             return Room(0, False)
         return Room(model.max_rows - 1 - _PENDING_ROWS, model.takes_trees)
 
     def _max_nodes(self, name: str) -> int:
-        """The most nodes that the drafter called ``name`` may draft now; none if one of its models is not open."""
+        """The most nodes that the drafter called ``name`` may draft now; 0 if one of its models is not open."""
         is_open = all(part in self._known_names for part in parse_drafter(name).singles)
         return self.planned.nodes if is_open else 0
 
     @property
     def _known_names(self) -> Collection[str]:
-        """Names that a drafter may be put together from now."""
+        """The single drafters that exist now, by name."""
         return {*self.levels, *registered(), *self._added}
 
     def drafter(self, name: str, drawn: bool) -> Drafter:
+        """The drafter called ``name``; ``drawn``: its drafts carry distributions. KeyError if a level is not open."""
         if name in self._added:
             return self._added[name]
         key = (name, drawn)
@@ -218,7 +225,7 @@ class Speculator:
         return self._drafters[key]
 
     def _limit(self, speculation: Speculation, name: str) -> DraftLimit:
-        """What a drafter that was named may draft."""
+        """The limit for drafts of a drafter that was asked for by name."""
         if speculation.limit is not None:
             return speculation.limit
         planned, size = self.planned, speculation.draft_size
@@ -230,7 +237,7 @@ class Speculator:
         return tree_limit(nodes) if shape == "tree" else chain_limit(nodes)
 
     def _check(self, speculation: Speculation) -> None:
-        """PocketspecError for drafts that the target cannot judge, or that the plan has no room for."""
+        """PocketspecError for drafts that the target cannot verify, or that the plan has no room for."""
         limit, planned = speculation.limit, self.planned
         shape, size = (limit.shape, limit.nodes) if limit else (speculation.shape, speculation.draft_size)
         if shape not in (None, *SHAPES):
@@ -252,7 +259,7 @@ class Speculator:
 
 
 class _DraftersByName:
-    """Drafters by name as they are now: a model may be closed and opened again between two steps."""
+    """``Drafters`` that are looked up at every step: a model may be closed and opened again between two steps."""
 
     def __init__(self, find: Callable[[str], Drafter]) -> None:
         self._find = find
@@ -262,7 +269,7 @@ class _DraftersByName:
 
 
 class _OpenResources:
-    """See ``drafters.registry.DrafterResources``."""
+    """``DrafterResources`` of the levels that ``speculator`` has open."""
 
     def __init__(self, speculator: Speculator, drawn: bool) -> None:
         self._speculator, self.drawn = speculator, drawn
@@ -288,7 +295,10 @@ class _OpenResources:
 
 
 class _CurrentSituation:
-    """How things are between two steps of one answer: the ``Situation`` of its scheduler."""
+    """The ``Situation`` of the scheduler of one answer, read between two steps.
+
+    ``most`` bounds the nodes of a draft; None: the plan alone does. ``trees``: whether trees may be drafted.
+    """
 
     def __init__(self, speculator: Speculator, context: Context, most: int | None, trees: bool) -> None:
         self._speculator, self._context, self._max_nodes, self._trees = speculator, context, most, trees
@@ -313,6 +323,7 @@ class _CurrentSituation:
 
 
 def _acceptance(speculation: Speculation, sampling: SamplingParams) -> str:
+    """The name of the acceptance rule; PocketspecError if it does not suit the sampling."""
     name = speculation.acceptance
     if name is None:
         return "match" if sampling.temperature > 0 else "greedy"
