@@ -5,7 +5,6 @@ Bandwidth limits the speed of decoding, because every step reads all weights onc
 
 from __future__ import annotations
 
-import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -47,13 +46,3 @@ def processor_features() -> frozenset[str]:
         return frozenset()
     lines = (line.split(":", 1) for line in text.splitlines() if line.startswith(("flags", "Features")))
     return frozenset(next((names.split() for _, names in lines), ()))
-
-
-def processor_name() -> str:
-    """The name of the processor, as the system has it."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return name
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)

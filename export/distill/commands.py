@@ -21,9 +21,12 @@ from export.distill.measure import Answered, answer, markdown, measure
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
 from export.manifest import PocketspecError
+from memory.machine import measured_on, this_command
 from memory.progress_bars import ProgressBars
 
 CONSOLE = Console(stderr=True)
+# The packages that measured perplexity and agreement depend on.
+_PACKAGES = ("pocketspec", "torch", "transformers")
 COMMANDS = ("train", "lessons", "distill", "measure")
 
 
@@ -176,7 +179,9 @@ def _measure(arguments: argparse.Namespace) -> None:
         prompt = _prompt(tokenizer, record)
         reply = answer(models[target], prompt, arguments.tokens)
         answers.append(Answered(record, prompt, reply, tokenizer.decode(reply, skip_special_tokens=True)))
-    page = "\n".join(markdown(measure(models, target, answers, encode(records, tokenizer)), arguments.samples)) + "\n"
+    found = measure(models, target, answers, encode(records, tokenizer))
+    header = (f"`{this_command('export')}`", "", f"{measured_on(_PACKAGES)}.", "")
+    page = "\n".join([*header, *markdown(found, arguments.samples)]) + "\n"
     if arguments.output is None:
         print(page, end="")
     else:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from memory.commands.plan import add_plan, read_inputs
+from memory.machine import measured_on, this_command
 from memory.plan import Plan
 from memory.planner import make_plan
 from memory.sweep import sweep_plans
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
         found = verify_plan(options.bundle, make_plan(manifest, device, request))
         print(json.dumps(_as_json(found)) if options.json else "\n".join(_part_lines(found)))
         return 0 if _is_close(found) else _OFF
-    print("" if options.json else "\n".join(_HEAD), end="" if options.json else "\n")
+    if not options.json:
+        print("\n".join([f"`{this_command('memory')}`", "", f"{measured_on()}.", "", *_HEAD]))
     off = 0
     for plan in sweep_plans(manifest, device, request):
         found = verify_plan(options.bundle, plan)

@@ -1,37 +1,18 @@
-"""What measurements depend on: the processor, the versions, and the levels."""
+"""What measurements depend on beside the machine (``memory.machine``): its load, and the levels."""
 
 from __future__ import annotations
 
 import os
-import platform
-from importlib import metadata
 
 from export.manifest import Level
 from memory.plan import Placement, Plan
-from runtime.hardware import processor_name
 
 _STAND_INS = {"random-weights": "random weights", "timing-vehicle": "timing vehicle"}
-
-
-def device() -> str:
-    """The processor, and how many of its cores this process may use."""
-    return f"{processor_name()}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}"
 
 
 def read_load() -> float | None:
     """The average number of runnable processes in the last minute; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def versions() -> dict[str, str]:
-    """The versions that measurements depend on."""
-    found = {"Python": platform.python_version()}
-    for name in ("pocketspec", "onnxruntime", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # run from a checkout, or with another build of ONNX Runtime
-            found[name] = "(not installed as a package)"
-    return found
 
 
 def describe_level(level: Level) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from functools import cached_property
 from typing import Any
 
 from export.manifest import Manifest
+from memory.machine import describe_device, versions
 from memory.plan import Plan
 from runtime.bench.contenders import Contender, levels_of, references
 from runtime.bench.intervals import RatioInterval, Spread
-from runtime.bench.machine import describe_level, describe_place, device, stand_ins, versions
+from runtime.bench.machine import describe_level, describe_place, stand_ins
 from runtime.bench.measure import AnswerRecord
 from runtime.bench.prompts import BenchPrompt
 from runtime.bench.rows import Start, measure_rows
@@ -181,8 +183,9 @@ def facts(report: Report) -> dict[str, Any]:
         "command": setup.command,
         "ended_early": report.ended_early,
         "bundle": setup.manifest.name,
-        "device": device(),
+        "device": describe_device(),
         "versions": versions(),
+        "date": date.today().isoformat(),
         "load_before": setup.load,
         "kernels": list(setup.kernels),
         "threads": setup.plan.threads,

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from memory.cores import read_cores
+from memory.machine import measured_on
 from runtime.bench.acceptance import LevelAcceptance
 from runtime.bench.intervals import CONFIDENCE, RatioInterval
-from runtime.bench.machine import describe_level, describe_place, device, versions
+from runtime.bench.machine import describe_level, describe_place
 from runtime.bench.report import Report, facts
 from runtime.bench.summary import Summary
 
@@ -93,7 +94,7 @@ def preamble(report: Report) -> Iterator[str]:
         yield f"**{report.ended_early}**"
         yield ""
     threads = f"threads {setup.plan.threads or read_cores().usable}"
-    yield f"{device()}; {', '.join(f'{name} {version}' for name, version in versions().items())}; {threads};"
+    yield f"{measured_on()}; {threads};"
     sampling = setup.sampling
     chosen = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}, seed {sampling.seed}"
     yield (

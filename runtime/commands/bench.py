@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from export.manifest import Manifest, PocketspecError
 from memory.command_line import INTERRUPTED
+from memory.machine import this_command
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _measure(
     lengths = describe_lengths(task.prompts, options.prompt_tokens)
     chances = {each.name: simulation.chances(each) for each in contenders} if simulation else {}
     setup = Setup(
-        command=f"python -m runtime {shlex.join(sys.argv[1:])}",
+        command=this_command("runtime"),
         manifest=engine.manifest,
         plan=engine.plan,
         contenders=contenders,

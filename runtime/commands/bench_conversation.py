@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.manifest import PocketspecError
+from memory.command_line import INTERRUPTED
+from memory.machine import this_command
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
     from runtime.bench.conversation.measure import ConversationSetting, ConversationTask, Held
     from runtime.bench.conversation.settings import ConversationRequest
-
-_INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,13 +54,13 @@ def run(options: argparse.Namespace) -> int:
     request = _request(options)
     settings = make_settings([name.strip() for name in options.compare.split(",")], request)
     held: dict[str, list[Held]] = {setting.name: [] for setting in settings}
-    command = f"python -m runtime {shlex.join(sys.argv[1:])}"
+    command = this_command("runtime")
     report = ConversationReport(command, request.manifest, _task(options), settings, held)
     code = 0
     try:
         _talk(report.task, settings, options.repeat, held)
     except KeyboardInterrupt:
-        code = _INTERRUPTED
+        code = INTERRUPTED
     text = "\n".join(report.lines())
     print(text)
     if options.output is not None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memory.machine import measured_on, this_command
 from memory.progress_bars import ProgressBars
 from runtime.commands import options as shared
 
@@ -42,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         shared.say("interrupted: nothing was stored")
         raise
-    text = "\n".join(cost_lines(manifest.name, costs, sizes))
+    header = (f"`{this_command('runtime')}`", "", f"{measured_on()}.", "")
+    text = "\n".join([*header, *cost_lines(manifest.name, costs, sizes)])
     print(text)
     if options.output is not None:
         shared.write_report(options.output, text if options.output.suffix == ".md" else dump_costs(costs).strip())

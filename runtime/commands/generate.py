@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.manifest import PocketspecError
+from memory.command_line import INTERRUPTED
 from memory.streams import shows_everything
 from runtime.commands import options as shared
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from runtime.text.prompt import Prompt
     from runtime.text.template_data import TemplateInputs
 
-_INTERRUPTED = 130
 _NO_PROMPT = "no prompt; pass one as the last argument, with --prompt-file, or on standard input"
 
 
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
                     chunks.append(chunk)
                     _show(chunk, len(chunks), options)
             except KeyboardInterrupt:
-                code = _INTERRUPTED
+                code = INTERRUPTED
         _finish(engine, chunks, options, sampling.seed if sampling.temperature > 0 else None)
         if options.explain:
             shared.show_explanation(engine)

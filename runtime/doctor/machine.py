@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from memory.cores import Cores, read_cores
 from memory.device import Device, read_device
+from memory.machine import processor_name
 from memory.size import show_bytes
 from runtime.doctor.finding import Finding, Section
-from runtime.hardware import processor_features, processor_name
+from runtime.hardware import processor_features
 from runtime.kernels.build import INSTRUCTION_SETS
 
 

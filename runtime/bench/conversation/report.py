@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any
 
 from export.manifest import Manifest
+from memory.machine import describe_device, measured_on, versions
 from runtime.bench.conversation.measure import ConversationSetting, ConversationTask, Held
 from runtime.bench.intervals import show_spread, spread
-from runtime.bench.machine import describe_level, device, versions
+from runtime.bench.machine import describe_level
 
 _MB = 10**6
 # What SpecMemo reports for 20 queries with Vicuna-7B, in MB a query: everything at once, and planned.
@@ -62,7 +64,7 @@ class ConversationReport:
         """The Markdown form."""
         yield f"`{self.command}`"
         yield ""
-        yield f"{device()}; {', '.join(f'{name} {version}' for name, version in versions().items())}."
+        yield f"{measured_on()}."
         yield from (f"{level.role} {level.name}: {describe_level(level)}." for level in self.manifest.levels)
         yield from (f"{setting.name}: {_plan(setting)}." for setting in self.settings)
         if not self.done:
@@ -85,8 +87,9 @@ class ConversationReport:
         """Every number, unrounded; answers as whether they equal the reference's."""
         return {
             "command": self.command,
-            "device": device(),
+            "device": describe_device(),
             "versions": versions(),
+            "date": date.today().isoformat(),
             "levels": {level.name: describe_level(level) for level in self.manifest.levels},
             "turns": len(self.task.prompts),
             "plans": {setting.name: asdict(setting.plan) for setting in self.settings},

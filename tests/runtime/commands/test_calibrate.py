@@ -39,7 +39,10 @@ def test_it_prints_tables_writes_json_and_keeps_the_whole_form(
     assert code == 0
     assert "note: timing forwards" in err
     assert "bit for bit" not in err
-    assert out.startswith("tiny on this device: portable kernels, 1 thread\n")
+    command, _, machine, _, first, *_ = out.splitlines()
+    assert command.startswith("`python -m runtime ")
+    assert "; Python " in machine
+    assert first == "tiny on this device: portable kernels, 1 thread"
     for name in ("tiny", "near", "far"):
         assert f"| {name}: rows | ms behind 16 | x 1 row | ms behind 64 | x 1 row |" in out
         assert f"{name}: a step of one row takes " in out
