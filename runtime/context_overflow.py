@@ -212,7 +212,7 @@ def head_length(
     return max(KEPT_FIRST, shared_prefix(tokenizer.encode(head, add_special_tokens=False), tokens))
 
 
-def go_on(
+def steps_with_refit(
     start: Callable[[Sequence[int], StoppingCriterion, int], Generator[Step, None, None]],
     tokens: Sequence[int],
     stop: StoppingCriterion,
@@ -220,9 +220,9 @@ def go_on(
     refit: Refit,
     left_out: int = 0,
 ) -> Generator[Step, None, None]:
-    """The steps that ``start`` makes of ``tokens``; if the context ends them, those that it makes of the kept tokens.
+    """The steps of ``start(tokens, stop, left_out)``; when the context is full, those of the tokens ``refit`` keeps.
 
-    ``start`` is also given the number of tokens of the conversation that are left out before its own.
+    ``left_out`` is the number of the conversation's tokens that are missing before ``tokens``.
     """
     rule = _Resumed(stop)
     kept: Sequence[int] | None = tokens
@@ -237,7 +237,7 @@ def go_on(
 
 
 class _Resumed:
-    """A stop rule for an answer that is made by several loops, each of which knows only its own tokens."""
+    """A stop rule for an answer of several loops, each of which has only its own tokens."""
 
     def __init__(self, rule: StoppingCriterion) -> None:
         self._rule = rule
@@ -250,7 +250,7 @@ class _Resumed:
 
 
 def _bounded(first: int, capacity: int) -> int:
-    """``tokens`` of a head, at most a quarter of the context, so that the latest tokens have room."""
+    """``first`` tokens to keep, but at most a quarter of the context, so that the latest tokens have room."""
     return min(first, capacity // 4)
 
 

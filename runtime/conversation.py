@@ -1,4 +1,4 @@
-"""A conversation: messages in turn, each answered by an engine whose KV cache still holds the turns before."""
+"""A conversation: an engine answers message after message, and its KV cache keeps the turns before."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from runtime.turns import Answer
 
 
 class Conversation:
-    """The messages so far, and the next answer. ``settings`` are those of ``Engine.generate``.
+    """A conversation with ``engine``; ``messages`` has the turns so far.
 
-    ``template_arguments``, ``tools`` and ``documents`` are given to the chat template at every turn. ``when_full`` says
-    what happens when the conversation outgrows the engine's context: "stop", "drop" (the oldest turns leave
-    ``messages``) or "slide" (a window, see ``context_overflow``). ``notify`` gets a line when that happens.
+    ``system`` is the system message. ``when_full`` says what happens when the conversation outgrows the engine's
+    context: "stop", "drop" (the oldest turns leave ``messages``) or "slide" (a window, see ``context_overflow``);
+    ``notify`` gets a line when it happens. ``template_arguments``, ``tools`` and ``documents`` are given to the chat
+    template at every turn. ``settings`` are further arguments of ``Engine.generate``.
     """
 
     def __init__(
@@ -38,10 +39,10 @@ class Conversation:
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
 
     def say(self, text: str) -> Answer[TextChunk]:
-        """Answers ``text`` chunk by chunk. A cancelled answer stays in the conversation as far as it came.
+        """Answers the message ``text`` chunk by chunk; what was read of a cancelled answer stays in ``messages``.
 
         Earlier turns are not computed again, unless the template changes them or turns were dropped. ContextFullError
-        if the conversation cannot continue, BusyError while the engine answers in another thread.
+        if the conversation cannot continue; BusyError while another thread uses the engine.
         """
         self._engine.end_answer()
         messages = [*self.messages, {"role": "user", "content": text}]

@@ -1,13 +1,14 @@
 """The engine: plans, opens what is planned, decodes, and turns tokens into text. All parts meet here.
 
->>> with Engine.open(Path("bundles/demo-int4")) as engine: ...     for chunk in engine.generate("Write a bedtime
-story.", max_new_tokens=100): ...         print(chunk.text, end="")
+    with Engine.open("bundles/demo-int4") as engine:
+        for chunk in engine.generate("Write a bedtime story.", max_new_tokens=100):
+            print(chunk.text, end="")
 
-An answer is a generator: closing it cancels the answer, and the engine remains usable. The part of a prompt that is
-still in the KV cache from the last answer is not computed again.
+An answer is a generator. Closing it cancels the answer, and the engine remains usable. The beginning of a prompt that
+is still in the KV cache from the last answer is not computed again.
 
 Threads: an engine gives one answer at a time. In one thread, a new answer ends the one before. While an answer of
-another thread is not over, requests are refused (``turns.BusyError``) and that answer continues; to wait instead, put a
+another thread is not over, requests are refused (``turns.BusyError``) and that answer continues. To wait instead, put a
 lock around each answer. Any thread may close an answer or the engine, or set a budget, at any time.
 """
 
@@ -63,17 +64,19 @@ from runtime.turns import Answer, Turns
 
 
 class Engine:
-    """An open bundle, made by ``Engine.open``; everything in ``plan`` is open, and nothing else.
+    """An open bundle, made by ``Engine.open``; what ``plan`` has is open, and nothing else.
 
-    It gives one answer at a time, to any thread: BusyError while an answer of another thread is not over. ClosedError
-    after ``close``, and in a forked process.
+    It gives one answer at a time. Methods raise BusyError while an answer of another thread is not over, and
+    ClosedError after ``close`` and in a forked process.
     """
 
     def __init__(self, levels: Levels, plan: Plan, request: Request, tokenizer: Tokenizer) -> None:
         self.bundle, self.manifest, self.tokenizer = levels.bundle, levels.manifest, tokenizer
         self._turns = Turns()
-        engine = weakref.proxy(self)  # nothing in here must keep the engine alive
-        self._models = PlannedModels(levels, plan, request, lambda: costs_of(engine, levels.notify), self._turns.go_on)
+        engine = weakref.proxy(self)  # the parts must not keep the engine alive
+        self._models = PlannedModels(
+            levels, plan, request, lambda: costs_of(engine, levels.notify), self._turns.check_cancelled
+        )
         self._context = Context(plan.context, SamplingParams())
         self._notify, self._near_ties_reported = levels.notify, False
         self._warmer: Warmer | None = None
@@ -115,14 +118,20 @@ class Engine:
         progress: Progress = no_progress,
         make_levels: Callable[[Path, Manifest, Chooser, Callable[[str], None]], Levels] = Levels,
     ) -> Engine:
-        """Opens ``bundle`` within ``request``, or by the caller's own ``plan``. Errors are PocketspecError.
+        """Opens ``bundle`` with a plan made for ``request``, or with the caller's own ``plan``.
 
-        ``device`` None: this one as it is now. ``verify`` hashes all files even if they seem unchanged since the last
-        open. ``kernels``: "native" or an error, ONNX Runtime's "portable", or "auto" for native ones where they can be
-        used. ``notify`` gets lines that users should read: what the plan gave up, why kernels are not native, whether
-        output is exact. ``progress`` shows the packing of weights. Mapped weights that are not in memory are read ahead
-        during the first step, or with ``warm`` before ``open`` returns. ``make_levels`` may open levels in another way.
-        If an OverBudgetError is raised, nothing has been loaded.
+        - ``device``: what to plan for; None: this device as it is now.
+        - ``verify``: hash all files, even if they seem unchanged since the last open.
+        - ``warm``: read all mapped weights into memory before ``open`` returns; otherwise they are read ahead during
+          the first step.
+        - ``kernels``: "native" (or an error), ONNX Runtime's "portable", or "auto" for native ones where they can be
+          used.
+        - ``notify``: gets lines that users should read: what the plan gave up, why kernels are not native, whether
+          output is exact.
+        - ``progress``: shows the packing of weights.
+        - ``make_levels``: opens levels in another way.
+
+        Errors are PocketspecError. If it is an OverBudgetError, nothing has been loaded.
         """
         bundle = Path(bundle)
         manifest = read_bundle(bundle)
@@ -151,7 +160,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Cancels a running answer, ends all threads, frees all memory, then returns; from any thread."""
+        """Cancels a running answer, ends all threads and frees all memory before it returns. From any thread."""
         self._turns.close(self._release)
 
     def _release(self) -> None:
@@ -167,7 +176,7 @@ class Engine:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """A context without an answer and without changes of the plan, for callers that use the models themselves."""
+        """A context for callers that use the models themselves: no answer runs, and the plan does not change."""
         with self._turns.alone(), self._models.still(), self._watcher.tolerant():
             yield
 
@@ -211,7 +220,7 @@ class Engine:
         return None if suggestion is None or suggestion.sampling == SamplingParams() else suggestion.sampling
 
     def is_exact(self, speculation: Speculation) -> bool:
-        """Whether answers equal those of plain decoding bit for bit on this device, not only up to near ties."""
+        """Whether answers equal those of plain decoding on this device; False: only up to near ties of logits."""
         widths = self.target.widths
         return widths.exact and (widths.tree or speculation.drafter == NONE or not speculation.asks_for_trees)
 
@@ -224,31 +233,32 @@ class Engine:
         return self._open.speculator.prospects()
 
     def simulate_acceptance(self, target: Sequence[float], intermediate: Sequence[float] | None = None) -> None:
-        """Simulates acceptance from now on, with these chances by depth: for random weights.
+        """Simulates acceptance from now on, for random weights: costs are real, the text is not.
 
-        ``intermediate``: its chances for drafts of the drafter below; None: it judges them. Costs are real, the text is
-        not.
+        ``target`` has the chance of acceptance at each depth, the last one for all deeper tokens. ``intermediate`` has
+        the same for an intermediate; None: it verifies as usual.
         """
         self._open.speculator.simulate(target, intermediate)
 
     def set_budget(self, budget_bytes: int) -> None:
         """Uses at most ``budget_bytes`` from the next step on, even of a running answer, whose text does not change.
 
-        A smaller budget costs drafts, drafters and prefill chunks, a larger one brings them back; context, KV type and
-        kernels stay. OverBudgetError if that is impossible; then nothing changes. May be called from any thread.
+        A smaller budget gives up drafts, draft models and prefill chunks; a larger one brings them back. Context, KV
+        type and kernels stay. OverBudgetError if no such plan fits; then nothing changes. From any thread.
         """
         self.replan(budget_bytes)
         self._watcher.want(budget_bytes)
 
     def replan(self, budget_bytes: int) -> None:
-        """Like ``set_budget``, but only for now: the watcher returns to the budget that was set."""
+        """Like ``set_budget``, but temporary: the watcher returns to the budget that was set."""
         self._open.replan(budget_bytes)
 
     def encode(self, prompt: Prompt, *, raw: bool = False, inputs: TemplateInputs = NO_INPUTS) -> list[int]:
-        """The tokens of ``prompt``: a text (in the chat template if there is one, unless ``raw``), messages, or ids.
+        """The token ids of ``prompt``: a text, messages of a chat, or token ids.
 
-        ``inputs`` are the chat template's; ChatTemplateError if no template is used. TokenizerError for anything that
-        is not a prompt, and for a token without an embedding in the target.
+        A text goes through the chat template, if there is one and not ``raw``. ``inputs`` are further inputs of the
+        template; ChatTemplateError if none is used. TokenizerError for anything that is not a prompt, and for a token
+        without an embedding in the target.
         """
         return self._checked(encode_prompt(self.tokenizer, prompt, raw, inputs))
 
@@ -269,21 +279,26 @@ class Engine:
         left_out: int = 0,
         logprobs: int | None = None,
     ) -> Answer[TextChunk]:
-        """Answers ``prompt`` chunk by chunk; the texts of the chunks together are the answer.
+        """Answers ``prompt`` (see ``encode``) chunk by chunk; the texts of the chunks together are the answer.
 
-        The chat template gets ``template_arguments`` (``{"enable_thinking": False}``), ``tools`` (JSON schemas) and
-        ``documents``, as in transformers' ``apply_chat_template``.
+        - ``sampling``: how tokens are chosen; None: greedy.
+        - ``max_new_tokens``: None: the answer may fill the context.
+        - ``stop``: one string or several; a string that is written like a special token is that token.
+        - ``raw``: the text is continued as it is, without the chat template, and its spacing is kept.
+        - ``ignore_eos``: end tokens do not end the answer.
+        - ``speculation``: None: the scheduler chooses.
+        - ``when_full``: what happens when the context is full. "stop": the answer ends. "slide": it continues with the
+          first four tokens and the latest ones. A ``context_overflow.Refit``: with the tokens that it keeps.
+        - ``template_arguments`` (``{"enable_thinking": False}``), ``tools`` (JSON schemas) and ``documents``: for the
+          chat template, as in transformers' ``apply_chat_template``.
+        - ``left_out``: the number of the conversation's tokens that are missing before the prompt. Random numbers
+          depend on a token's position in the whole conversation.
+        - ``logprobs``: chunks get the log probability of every token, and so many of the most probable tokens at its
+          place (``TokenLogprob``). They are the model's own, whatever the sampling is, from logits that a step has
+          anyway. None: chunks get none.
 
-        Without ``max_new_tokens`` an answer may fill the context. Then it ends; or it continues with the first four
-        tokens and the latest ("slide"), or with what the caller's ``context_overflow.Refit`` keeps. A text that is
-        continued rather than answered (``raw``, or no chat template) keeps its spacing. ``stop`` is one string or
-        several; a string that is written like a special token is that token. ``left_out`` tokens of the conversation
-        come before the prompt: random numbers depend on a token's position in the whole conversation.
-
-        With ``logprobs`` chunks have the log probability of every token, and so many of the most probable tokens at its
-        place (``TokenLogprob``): the model's own, whatever the sampling is, from the logits that a step has anyway.
-
-        This thread's running answer ends when another begins; BusyError while another thread's is not over.
+        Ends this thread's running answer; BusyError while another thread's is not over. ContextFullError if the prompt
+        leaves no room for an answer. PocketspecError for arguments that make no sense here.
         """
         tokens = self.encode(prompt, raw=raw, inputs=make_inputs(template_arguments, tools, documents))
         refit = make_refit(when_full)
@@ -316,9 +331,9 @@ class Engine:
         left_out: int = 0,
         logprobs: int | None = None,
     ) -> Answer[Step]:
-        """Continues ``tokens`` step by step, without text; otherwise like ``generate``.
+        """Continues the token ids ``tokens`` step by step; like ``generate``, but without text.
 
-        ``refit`` decides which tokens are kept when the context is full; None: the answer ends.
+        When the context is full, ``refit`` decides which tokens are kept; None: the answer ends.
         """
         tokens = self._checked(tokens)
         require_room(len(tokens), self.capacity)
@@ -358,7 +373,10 @@ class Engine:
         return self._models.steps(tokens, stop, strategy, context, keep, left_out)
 
     def _report_near_ties(self, speculation: Speculation) -> None:
-        """Said once, before the first token; if nothing is exact here, it was said when the bundle was opened."""
+        """Notifies once, before the first token, that trees are exact only up to near ties.
+
+        If nothing is exact on this device, that was reported when the bundle was opened.
+        """
         if self.target.widths.exact and not self._near_ties_reported and not self.is_exact(speculation):
             self._near_ties_reported = True
             self._notify("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")

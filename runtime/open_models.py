@@ -1,4 +1,4 @@
-"""The open models, exactly as planned; another plan takes effect between two steps of an answer."""
+"""The open models, exactly as planned. Another plan takes effect between two steps of an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memory.footprint import process_of
 from memory.plan import DraftPlan, Plan
 from memory.planner import make_plan
 from runtime.calibration.stored import planning_costs
-from runtime.context_overflow import Refit, go_on
+from runtime.context_overflow import Refit, steps_with_refit
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Step
 from runtime.decoding.loop import decode
@@ -28,10 +28,10 @@ from runtime.speculation.speculator import Speculator, Strategy
 
 
 class PlannedModels:
-    """The models of ``plan``: the target, the drafters by name, and the speculator that uses them.
+    """The models of ``plan``: the target, the draft models by name, and the speculator that uses them.
 
-    ``costs`` returns the costs of forwards on this device, when they are first needed. ``before_forward`` is called
-    before each forward, and stops it by raising.
+    ``costs`` is called when the costs of forwards on this device are first needed. ``before_forward`` is called before
+    each forward, which it can prevent by raising an error.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PlannedModels:
         self._watch_forwards()
 
     def close(self) -> None:
-        """Frees the memory of all models; nothing here can be used afterwards."""
+        """Frees the memory of all models; this object cannot be used afterwards."""
         with self._stepping:
             self._next_plan = None
             self.speculator.close()
@@ -74,9 +74,10 @@ class PlannedModels:
             model.before_forward = self._before_forward
 
     def replan(self, budget_bytes: int) -> None:
-        """Plans for ``budget_bytes`` from the next step on; OverBudgetError if that is impossible.
+        """Makes a plan for ``budget_bytes`` that takes effect before the next step, or now if no step runs.
 
-        Context, KV type and kernels stay, so the text does not change. May be called from any thread.
+        Context, KV type and kernels stay, so the text does not change. OverBudgetError if no such plan fits; then
+        nothing changes. May be called from any thread.
         """
         request = replace(
             self._request,
@@ -113,9 +114,10 @@ class PlannedModels:
         refit: Refit,
         left_out: int,
     ) -> Generator[Step, None, None]:
-        """Continues ``tokens`` in ``context``; a new plan takes effect between two steps.
+        """The steps that continue ``tokens`` in ``context``; a new plan takes effect between two of them.
 
-        When the context is full, ``refit`` decides what is kept. ``left_out`` tokens come before ``tokens``.
+        When the context is full, ``refit`` decides which tokens are kept. ``left_out`` tokens of the conversation are
+        missing before ``tokens``. LogitsError, with the target's name, if the target's logits are not finite.
         """
 
         def start(tokens: Sequence[int], stop: StoppingCriterion, left_out: int) -> Generator[Step, None, None]:
@@ -126,7 +128,7 @@ class PlannedModels:
                 self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop, strategy.drop
             )
 
-        return self._within_plan(go_on(start, tokens, stop, context, refit, left_out))
+        return self._within_plan(steps_with_refit(start, tokens, stop, context, refit, left_out))
 
     def _within_plan(self, steps: Generator[Step, None, None]) -> Generator[Step, None, None]:
         with closing(steps):
@@ -142,7 +144,7 @@ class PlannedModels:
                 yield step
 
     def _follow_plan(self) -> None:
-        """Changes the open models to the latest plan: first what gets smaller, then what gets larger."""
+        """Changes the open models to the latest plan. Frees memory first, then takes more."""
         plan, self._next_plan = self._next_plan, None
         if plan is None:
             return

@@ -1,7 +1,7 @@
-"""One engine, one answer at a time, from any thread: decides who may use an engine's models.
+"""Decides who may use an engine's models: one answer at a time, read by any thread.
 
-Every model has one KV cache, so two answers cannot share it. The second of two threads is refused (BusyError), and the
-first continues. Waiting instead could take for ever, behind an answer that is never read to its end.
+Every model has one KV cache, which two answers cannot share. While a thread has an answer, other threads are refused
+(BusyError). They do not wait, because an answer that nobody reads to its end would make them wait forever.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class BusyError(PocketspecError, RuntimeError):
-    """The engine is giving an answer in another thread; it gives one answer at a time."""
+    """The engine is in use by another thread; it gives one answer at a time."""
 
 
 class ClosedError(PocketspecError, RuntimeError):
@@ -29,31 +29,31 @@ class ClosedError(PocketspecError, RuntimeError):
 
 
 class CancelledError(PocketspecError, RuntimeError):
-    """Ends the step of a cancelled answer; for its reader the answer simply ends."""
+    """Ends the step of a cancelled answer. Readers never see it: for them the answer ends."""
 
 
 class Answer(Generator[_T, None, None]):
-    """An answer piece by piece: a generator that one thread at a time may read, and any thread may close.
+    """An answer as a generator of pieces; one thread at a time may read it, and any thread may close it.
 
-    Closing cancels it, and returns when the current step has ended. An answer that ends without a piece that says why
-    (``Step.finish``) was cancelled.
+    ``close`` cancels it and returns when the current step has ended. The last piece says why the answer ended
+    (``Step.finish``); a cancelled answer has no such piece.
     """
 
     def __init__(self, pieces: Generator[_T, None, None], turns: Turns) -> None:
         self._pieces, self._turns = pieces, turns
-        # The thread that began it; None once it has been read in another thread.
+        # The thread that began it; None once another thread has read from it.
         self.owner: threading.Thread | None = threading.current_thread()
         self.is_running = self.is_cancelled = self.is_over = False
         self.ended_by: threading.Thread | None = None
         outlive_forks(self)
 
     def through(self, wrap: Callable[[Generator[_T, None, None]], Generator[_T, None, None]]) -> Answer[_T]:
-        """The same answer, with its pieces passed through ``wrap``; to be called before the first one is read."""
+        """Passes the pieces through ``wrap`` and returns this answer. Must be called before the first piece is read."""
         self._pieces = wrap(self._pieces)
         return self
 
     def send(self, value: None) -> _T:
-        """The next piece. BusyError while another thread reads one, or if another answer has replaced this one."""
+        """The next piece. BusyError while another thread uses the engine, or if another answer replaced this one."""
         return self._turns.run(self, lambda: next(self._pieces))
 
     def throw(self, kind: Any, value: Any = None, trace: TracebackType | None = None) -> _T:
@@ -69,21 +69,21 @@ class Answer(Generator[_T, None, None]):
         self._turns.end(self)
 
     def finish(self) -> None:
-        """Closes the generator of the pieces; for ``Turns``."""
+        """Closes the generator of the pieces; only ``Turns`` calls it."""
         self.is_over = True
         self._pieces.close()
 
 
 class Turns:
-    """Who uses an engine's models: nobody, an answer that is not over, or a block that needs them for itself.
+    """The user of an engine's models: nobody, an answer that is not over, or a block inside ``alone``.
 
-    Every decision is made under one lock, which is held for microseconds, and never while models run.
+    One lock guards every decision. It is held for microseconds, never while models run.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._changed = threading.Condition()
-        # The thread that uses the models now, and how many nested blocks of its own it is in.
+        # The thread that uses the models now, and how deep its uses are nested.
         self._user: int | None = None
         self._depth = 0
         self._latest: Callable[[], Answer[Any] | None] = lambda: None
@@ -99,8 +99,8 @@ class Turns:
         if self._is_closed:
             raise ClosedError("this engine is closed; open the bundle again")
 
-    def go_on(self) -> None:
-        """Called before every forward: CancelledError if its answer was cancelled."""
+    def check_cancelled(self) -> None:
+        """CancelledError if the running answer was cancelled or the engine closed. Called before every forward."""
         if os.getpid() != self._process:
             self.check()
         answer = self._current()
@@ -108,7 +108,7 @@ class Turns:
             raise CancelledError("the answer was cancelled")
 
     def begin(self, make: Callable[[], Generator[_T, None, None]]) -> Answer[_T]:
-        """An answer with the pieces of ``make``; refused like ``alone``."""
+        """Begins an answer with the pieces of ``make``. Ends this thread's; BusyError while another has one."""
         with self.alone():
             answer = Answer(make(), self)
             self._latest = weakref.ref(answer)
@@ -116,7 +116,7 @@ class Turns:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """A context for using the models without an answer. It ends this thread's; BusyError while another has one."""
+        """A context for using the models without an answer. Ends this thread's; BusyError while another has one."""
         self.check()
         with self._changed:
             self.check()
@@ -135,7 +135,7 @@ class Turns:
             self._leave()
 
     def run(self, answer: Answer[_T], advance: Callable[[], _T]) -> _T:
-        """The result of ``advance``, which uses the models for ``answer``; an error ends the answer."""
+        """Runs ``advance``, which uses the models for ``answer``, and returns its result; an error ends the answer."""
         if os.getpid() != self._process:
             self.check()
         with self._changed:
@@ -162,7 +162,7 @@ class Turns:
             self._leave()
 
     def end(self, answer: Answer[Any]) -> None:
-        """Cancels ``answer`` and waits for its step; from within that step, the step ends it."""
+        """Cancels ``answer`` and waits until its step has ended; called from within that step, it does not wait."""
         if answer.is_over or os.getpid() != self._process:
             return
         answer.is_cancelled = True
@@ -178,9 +178,9 @@ class Turns:
             self._leave()
 
     def close(self, release: Callable[[], None]) -> None:
-        """Cancels what is running, waits for it, and calls ``release`` once; later calls wait for that.
+        """Cancels the running answer, waits until it has ended, and calls ``release``, which later calls wait for.
 
-        BusyError from within a step. Does nothing in a forked process, whose threads do not exist.
+        BusyError if called from within a step. Does nothing in a forked process, which has none of the threads.
         """
         if os.getpid() != self._process:
             return
@@ -220,7 +220,7 @@ class Turns:
 
 
 def _may_end(answer: Answer[Any]) -> bool:
-    """Whether this thread may replace ``answer``: no other thread knows of it."""
+    """Whether this thread may replace ``answer``: it began the answer, and no other thread has read from it."""
     return not answer.is_running and answer.owner is threading.current_thread()
 
 
@@ -232,7 +232,7 @@ def _busy() -> BusyError:
 
 
 def _why_over(answer: Answer[Any]) -> BaseException:
-    """How an answer that is over ends for its reader: quietly, unless another one has replaced it unnoticed."""
+    """What reading an answer that is over raises: BusyError if another thread's new answer ended it, else its end."""
     if answer.ended_by in (None, threading.current_thread()):
         return StopIteration()
     return BusyError("another answer of this engine began in the thread that this one comes from, which ended this one")
