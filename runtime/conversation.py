@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from export.manifest import PocketspecError
 from runtime.context_overflow import make_policy
 from runtime.engine import Engine, TextChunk
 from runtime.text.template_data import Message, make_inputs
-from runtime.text.token_history import History
+from runtime.text.token_history import History, Turns
 from runtime.turns import Answer
+
+_SEEDS = 1 << 64
+
+
+class NoTurnError(PocketspecError, ValueError):
+    """Nothing was said yet that could be taken back, edited or answered again."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a conversation knows beside its messages: the tokens of its turns, and how many are left out of it."""
+
+    left_out: int
+    turns: Turns
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A turn: the user's message, messages and state before it, and all messages when it was answered.
+
+    ``attempt`` counts its answers, from 0.
+    """
+
+    question: Message
+    before: tuple[Message, ...]
+    state: _State
+    attempt: int = 0
+    after: tuple[Message, ...] = ()
 
 
 class Conversation:
@@ -34,9 +64,20 @@ class Conversation:
     ) -> None:
         self._engine, self._settings = engine, settings
         self._history = History(engine.tokenizer)
-        inputs = make_inputs(template_arguments, tools, documents)
-        self._policy = make_policy(when_full, engine.tokenizer, self._history, notify, inputs)
-        self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._inputs = make_inputs(template_arguments, tools, documents)
+        self._policy = make_policy(when_full, engine.tokenizer, self._history, notify, self._inputs)
+        self._answered: _Turn | None = None
+        self.messages: list[Message] = _system_messages(system)
+
+    @property
+    def system(self) -> str | None:
+        """The system message's text; None if there is none."""
+        return self.messages[0]["content"] if _has_system(self.messages) else None
+
+    @property
+    def question(self) -> Message:
+        """The latest message of the user; NoTurnError if there is none."""
+        return self._latest().question
 
     def say(self, text: str) -> Answer[TextChunk]:
         """Answers the message ``text`` chunk by chunk; what was read of a cancelled answer stays in ``messages``.
@@ -45,14 +86,73 @@ class Conversation:
         if the conversation cannot continue; BusyError while another thread uses the engine.
         """
         self._engine.end_answer()
-        messages = [*self.messages, {"role": "user", "content": text}]
-        tokens = self._policy.prompt(messages, self._engine.capacity)
-        settings = {"when_full": self._policy.refit, "left_out": self._policy.left_out, **self._settings}
-        answer = self._engine.generate(tokens, **settings)
-        return answer.through(lambda chunks: self._record(messages, chunks))
+        return self._answer(_Turn(_user(text), tuple(self.messages), self._state))
+
+    def regenerate(self) -> Answer[TextChunk]:
+        """Answers the latest message of the user again; otherwise like ``say``.
+
+        A greedy answer is the same text again. A sampled one is drawn with the seed after the one before, so the answer
+        that replaces it is another draw, and the same one whenever this is repeated.
+        """
+        self._engine.end_answer()
+        turn = self._latest()
+        return self._answer(replace(turn, attempt=turn.attempt + 1))
+
+    def edit(self, text: str) -> Answer[TextChunk]:
+        """Answers ``text`` in place of the latest message of the user; otherwise like ``say``."""
+        self._engine.end_answer()
+        return self._answer(replace(self._latest(), question=_user(text), attempt=0))
+
+    def undo(self) -> Message:
+        """Takes back the latest message of the user and its answer; returns the message."""
+        self._engine.end_answer()
+        turn = self._latest()
+        self.messages, self._state = list(turn.before), turn.state
+        return turn.question
+
+    def change_system(self, text: str | None) -> None:
+        """Puts ``text`` in place of the system message; None: there is none from now on.
+
+        The next answer reads the whole conversation again. ChatTemplateError if the template takes no system message;
+        then nothing changes.
+        """
+        self._engine.end_answer()
+        messages = [*_system_messages(text), *self.messages[_has_system(self.messages) :]]
+        self._engine.tokenizer.render_chat([*messages, _user("")], self._inputs)
+        self.messages, self._policy.left_out = messages, 0
+
+    @property
+    def _state(self) -> _State:
+        return _State(self._policy.left_out, self._history.snapshot())
+
+    @_state.setter
+    def _state(self, state: _State) -> None:
+        self._policy.left_out = state.left_out
+        self._history.restore(state.turns)
+
+    def _latest(self) -> _Turn:
+        """The latest turn: the one that was answered, or else what the caller's ``messages`` end with."""
+        if self._answered is not None and self._answered.after == tuple(self.messages):
+            return self._answered
+        places = [place for place, message in enumerate(self.messages) if message["role"] == "user"]
+        if not places:
+            raise NoTurnError("nothing was said yet in this conversation")
+        return _Turn(self.messages[places[-1]], tuple(self.messages[: places[-1]]), self._state)
+
+    def _answer(self, turn: _Turn) -> Answer[TextChunk]:
+        messages, state = [*turn.before, turn.question], self._state
+        self._state = turn.state
+        try:
+            tokens = self._policy.prompt(messages, self._engine.capacity)
+            settings = {"when_full": self._policy.refit, "left_out": self._policy.left_out, **self._settings}
+            answer = self._engine.generate(tokens, **_reseeded(settings, turn.attempt))
+        except BaseException:
+            self._state = state
+            raise
+        return answer.through(lambda chunks: self._record(messages, turn, chunks))
 
     def _record(
-        self, messages: list[Message], chunks: Generator[TextChunk, None, None]
+        self, messages: list[Message], turn: _Turn, chunks: Generator[TextChunk, None, None]
     ) -> Generator[TextChunk, None, None]:
         pieces: list[str] = []
         tokens: list[int] = []
@@ -69,3 +169,24 @@ class Conversation:
                 shown = "".join(pieces)
                 self._history.add_answer(tokens, shown, ended)
                 self.messages = [*messages, {"role": "assistant", "content": shown}]
+                self._answered = replace(turn, after=tuple(self.messages))
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _system_messages(text: str | None) -> list[Message]:
+    return [] if text is None else [{"role": "system", "content": text}]
+
+
+def _has_system(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0]["role"] == "system"
+
+
+def _reseeded(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
+    """The settings of the answer that follows ``attempt`` others to the same message."""
+    sampling = settings.get("sampling")
+    if not attempt or sampling is None:
+        return settings
+    return {**settings, "sampling": replace(sampling, seed=(sampling.seed + attempt) % _SEEDS)}

@@ -31,11 +31,18 @@ class _Turn(NamedTuple):
     tokens: tuple[int, ...]
 
     def end_in(self, text: str, start: int) -> int | None:
-        """The end of this turn in ``text``, where it begins at ``start``; None if the text differs."""
-        if not text.startswith(self.prompt, start):
+        """The end of this turn in ``text``, where it begins at ``start``; None if the text differs.
+
+        Something follows each answer, so a text that ends with the prompt has no answer, not even an empty one.
+        """
+        if not text.startswith(self.prompt, start) or len(text) == start + len(self.prompt):
             return None
         start += len(self.prompt)
         return next((start + len(own) for own in self.answers if text.startswith(own, start)), None)
+
+
+# The turns of a history at one time.
+Turns = tuple[_Turn, ...]
 
 
 class History:
@@ -50,6 +57,14 @@ class History:
     def tokens(self) -> list[int]:
         """All tokens so far."""
         return [*(token for turn in self._turns for token in turn.tokens), *self._new]
+
+    def snapshot(self) -> Turns:
+        """The turns so far, for ``restore``."""
+        return tuple(self._turns)
+
+    def restore(self, turns: Turns) -> None:
+        """Goes back to ``turns``, which ``snapshot`` gave: their tokens are known again."""
+        self._turns, self._prompt, self._new = list(turns), "", []
 
     def encode(self, text: str) -> list[int]:
         """The tokens of ``text``, a whole conversation up to where the assistant begins to speak."""
