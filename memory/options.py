@@ -23,6 +23,11 @@ _CONTEXT = re.compile(r"(up\s*to\s*)?(\d+)", re.IGNORECASE)
 def add_request(parser: argparse.ArgumentParser) -> None:
     """Declares the options: the bundle and what it may use."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder written by python -m export")
+    add_limits(parser)
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Declares what a bundle may use."""
     parser.add_argument(
         "--max-memory",
         metavar="SIZE",

@@ -15,6 +15,7 @@ from memory.command_line import make_parser, run_command
 _COMMANDS = {
     "generate": "answer or continue a prompt, streaming the text",
     "chat": "talk with the model; earlier turns stay in the KV cache",
+    "serve": "an OpenAI-compatible server on this machine",
     "compare": "one answer without and one with speculation: same text, other speed",
     "inspect": "show what is in a bundle and verify its files",
     "bench": "measure plain and speculative decoding side by side",

@@ -278,6 +278,7 @@ class Engine:
         documents: Sequence[Mapping[str, Any]] | None = None,
         left_out: int = 0,
         logprobs: int | None = None,
+        visible_tokens: Sequence[str] = (),
     ) -> Answer[TextChunk]:
         """Answers ``prompt`` (see ``encode``) chunk by chunk; the texts of the chunks together are the answer.
 
@@ -296,6 +297,8 @@ class Engine:
         - ``logprobs``: chunks get the log probability of every token, and so many of the most probable tokens at its
           place (``TokenLogprob``). They are the model's own, whatever the sampling is, from logits that a step has
           anyway. None: chunks get none.
+        - ``visible_tokens``: special tokens whose names are part of the text, such as those around tool calls. Others
+          have no text.
 
         Ends this thread's running answer; BusyError while another thread's is not over. ContextFullError if the prompt
         leaves no room for an answer. PocketspecError for arguments that make no sense here.
@@ -308,7 +311,7 @@ class Engine:
         chat = not raw and self.tokenizer.template is not None
         before = () if chat else tokens
         eos = () if ignore_eos else self.manifest.target.vocabulary.eos_token_ids
-        stops = Stops(self.tokenizer, stop)
+        stops = Stops(self.tokenizer, stop, visible_tokens)
         stream = stops.stream(before) if stops.strings else None
         rule = StopRule(eos=eos, strings=stops.strings, max_new_tokens=max_new_tokens, stream=stream)
         require_room(len(tokens), self.capacity)

@@ -65,6 +65,10 @@ class Answer(Generator[_T, None, None]):
         """Cancels the answer. Called from within its own step, it ends with that step."""
         self._turns.end(self)
 
+    def cancel(self) -> None:
+        """Cancels the answer without waiting: it ends at its next forward. It still wants to be closed."""
+        self.is_cancelled = True
+
     def __del__(self) -> None:
         self._turns.end(self)
 

@@ -74,6 +74,7 @@ ROOMS = {
         "engine",
         "conversation",
         "doctor bench",
+        "server",
         "commands",
         "__init__",
         "__main__",

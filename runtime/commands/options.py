@@ -66,6 +66,11 @@ def parse_counts(option: str, text: str) -> list[int]:
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """Options for the bundle, its share of the device, and how it is opened."""
     add_request(parser)
+    add_opening(parser)
+
+
+def add_opening(parser: argparse.ArgumentParser) -> None:
+    """Options for how a bundle is opened."""
     parser.add_argument("--verify", action="store_true", help="hash all files, even if they seem unchanged")
     parser.add_argument(
         "--warm", action="store_true", help="read all mapped weights into memory first, not while the first step runs"

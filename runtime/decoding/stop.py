@@ -74,20 +74,23 @@ class StopText:
 class Stops:
     """The stop strings of one answer; ``given`` is one string, several, or None.
 
-    Special tokens have no text. So a stop string that names one is searched for twice: as it is, and with a mark in
-    place of each special token. Marks are lone surrogates, which do not occur in text.
+    Special tokens have no text, but for those that ``visible`` names. So a stop string that names one is searched for
+    twice: as it is, and with a mark in place of each special token. Marks are lone surrogates, which do not occur in
+    text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, given: str | Sequence[str] | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, given: str | Sequence[str] | None, visible: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         strings = _checked([given] if isinstance(given, str) else () if given is None else given)
         for string in strings:
             if any("\ud800" <= character <= "\udfff" for character in string):
                 raise PocketspecError(f"a stop string is {string!r}, which is not valid Unicode text")
-        special = tokenizer.special_tokens if strings else {}
+        special = tokenizer.special_tokens if strings or visible else {}
         named = sorted((text for text in special if any(text in string for string in strings)), key=len, reverse=True)
         marks = {text: chr(_FIRST_MARK + number) for number, text in enumerate(named)}
-        self._marks = {special[text]: mark for text, mark in marks.items()}
+        shown = {special[text]: text for text in visible if text in special}
+        self._marks = shown | {special[text]: mark for text, mark in marks.items()}
+        self._hidden = "".join(marks.values())
         pattern = "|".join(map(re.escape, named))
         marked = [re.sub(pattern, lambda found: marks[found[0]], string) for string in strings] if named else []
         self.strings = tuple(dict.fromkeys((*strings, *marked)))
@@ -98,11 +101,11 @@ class Stops:
 
     def text(self) -> StopText:
         """Ends that text at a stop string, and removes the marks."""
-        return StopText(self.strings, "".join(self._marks.values()))
+        return StopText(self.strings, self._hidden)
 
 
 class _MarkedStream(TextStream):
-    """A ``TextStream`` that writes a mark for some tokens without text."""
+    """A ``TextStream`` that writes something for some tokens without text: a mark, or their own names."""
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int], marks: Mapping[int, str]) -> None:
         self._marks = marks

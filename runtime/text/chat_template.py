@@ -70,7 +70,7 @@ class ChatTemplate:
         self, source: str, special_tokens: Mapping[str, str], where: str, for_tools: ChatTemplate | None = None
     ) -> None:
         self._special_tokens = dict(special_tokens)
-        self._where = where
+        self._where, self._source = where, source
         self._for_tools = for_tools
         environment = _environment()
         try:
@@ -105,6 +105,16 @@ class ChatTemplate:
             raise ChatTemplateError(
                 f"{self._where} refuses the messages ({roles}): {_line(error)}; change them or use --raw"
             ) from None
+
+    def takes(self, name: str) -> bool:
+        """Whether the template uses the input called ``name``: tools, documents, or an argument of its own."""
+        if name == "tools" and self._for_tools is not None:
+            return True
+        return name in self._names and name not in ("messages", "add_generation_prompt", *self._special_tokens)
+
+    def mentions(self, text: str) -> bool:
+        """Whether ``text`` stands in the template, or in the one for tools."""
+        return text in self._source or (self._for_tools is not None and self._for_tools.mentions(text))
 
     def _refuse_unknown(self, inputs: TemplateInputs) -> None:
         """Refuses inputs that the template does not use: a misspelt ``enable_thinking`` would be ignored in silence."""

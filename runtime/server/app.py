@@ -1,0 +1,73 @@
+"""The application: routes, errors and middleware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from export.manifest import PocketspecError
+from runtime.server.errors import ApiError, as_api_error
+from runtime.server.routes.about import get_model, health, list_models, metrics
+from runtime.server.routes.chat import chat_completions
+from runtime.server.routes.completions import completions
+from runtime.server.routes.plan import get_plan, put_plan
+from runtime.server.security import KeyMiddleware
+from runtime.server.service import Service, Settings
+
+
+def make_app(service: Service) -> Starlette:
+    """The ASGI application of ``service``."""
+    app = Starlette(
+        routes=[
+            Route("/v1/models", list_models, methods=["GET"]),
+            Route("/v1/models/{model:path}", get_model, methods=["GET"]),
+            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/plan", get_plan, methods=["GET"]),
+            Route("/v1/plan", put_plan, methods=["PUT"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+        ],
+        middleware=_middleware(service.settings),
+        exception_handlers={HTTPException: _http_error, PocketspecError: _error, Exception: _error},
+    )
+    app.state.service = service
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """The outermost first: the host's name, origins, the key."""
+    found = []
+    if settings.hosts is not None:
+        found.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts), www_redirect=False))
+    if settings.origins:
+        found.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.origins),
+                allow_methods=["GET", "POST", "PUT"],
+                allow_headers=["authorization", "content-type"],
+            )
+        )
+    if settings.api_key is not None:
+        found.append(Middleware(KeyMiddleware, key=settings.api_key))
+    return found
+
+
+async def _http_error(request: Request, error: Any) -> Response:
+    """Unknown routes and methods."""
+    known = ApiError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code, code="no_route")
+    return JSONResponse(known.body(), error.status_code, headers=error.headers)
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    known = as_api_error(error)
+    return JSONResponse(known.body(), known.status, headers=known.headers)

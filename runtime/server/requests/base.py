@@ -1,0 +1,71 @@
+"""What all requests share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Text = Annotated[str, Field(min_length=1)]
+JsonObject = dict[str, Any]
+Nothing = Literal[None]
+
+_MOST_SEED = (1 << 64) - 1
+_MOST_TOP_K = (1 << 31) - 1
+_MOST_STOPS = 16
+
+
+class Strict(BaseModel):
+    """A JSON object with the fields that are declared, and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StreamOptions(Strict):
+    """``include_usage``: a last chunk says how many tokens there were."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
+
+
+class Sampling(Strict):
+    """How tokens are chosen; None: as the server was started. ``temperature`` 0 takes the most probable token."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=_MOST_TOP_K)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.001, le=1000)] | None = None
+    seed: Annotated[int, Field(ge=0, le=_MOST_SEED)] | None = None
+    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Literal[0] | None = None
+
+
+class Generation(Sampling):
+    """What ``/v1/chat/completions`` and ``/v1/completions`` have in common.
+
+    ``user``, ``safety_identifier`` and ``prompt_cache_key`` name the client: clients take turns in the queue.
+    ``ignore_eos`` goes on past end tokens. ``token_sources`` adds to every streamed choice who proposed its text.
+    """
+
+    model: Text | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=_MOST_STOPS)] | None = None
+    n: Literal[1] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    ignore_eos: bool = False
+    token_sources: bool = False
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def client(self) -> str | None:
+        """The name that the request gives to its client, if any."""
+        return self.user or self.safety_identifier or self.prompt_cache_key

@@ -1,0 +1,22 @@
+"""The body of ``/v1/completions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from runtime.server.requests.base import Generation, Text
+
+TokenId = Annotated[int, Field(ge=0, le=(1 << 31) - 1)]
+
+
+class CompletionRequest(Generation):
+    """A text, or token ids, to be continued without the chat template; one prompt a request."""
+
+    prompt: (
+        Text | Annotated[list[Text], Field(min_length=1, max_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+    )
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    logprobs: Literal[0] | None = None

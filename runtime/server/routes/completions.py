@@ -1,0 +1,66 @@
+"""``POST /v1/completions``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from runtime.server.prepare import prepare_completion
+from runtime.server.replies import Completion, TextChoice, make_id, timings_of, usage_of
+from runtime.server.requests.completions import CompletionRequest
+from runtime.server.service import Running, Service
+from runtime.server.streams import DONE, EventStream, event, while_connected
+
+
+async def completions(request: Request) -> Response:
+    """Continues a text, at once or in a stream."""
+    service = Service.of(request)
+    asked, prepared = await service.prepare(request, CompletionRequest, prepare_completion)
+    running = Running(service, prepared, asked.token_sources)
+    reply = _empty(running.model.name)
+    if asked.stream:
+        has_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        return EventStream(_events(running, reply, has_usage), running.release)
+    try:
+        collected = await while_connected(request, running.reader.collect())
+    finally:
+        running.release()
+    assert collected.last is not None
+    reply["choices"] = [_choice(collected.content)]
+    reply["choices"][0]["finish_reason"] = collected.finish_reason
+    reply["usage"], reply["timings"] = usage_of(collected.last.stats), timings_of(collected)
+    return JSONResponse(reply)
+
+
+async def _events(running: Running, base: Completion, has_usage: bool) -> AsyncIterator[str]:
+    if has_usage:
+        base["usage"] = None
+    async for piece in running.reader.pieces():
+        choice = _choice(piece.segment.text)
+        if piece.sources is not None:
+            choice["token_sources"] = piece.sources
+        yield event(base | {"choices": [choice]})
+    collected = running.reader.collected
+    end = _choice("")
+    end["finish_reason"] = collected.finish_reason
+    yield event(base | {"choices": [end], "timings": timings_of(collected)})
+    if has_usage and collected.last is not None:
+        yield event(base | {"usage": usage_of(collected.last.stats), "timings": timings_of(collected)})
+    yield DONE
+
+
+def _empty(model: str) -> Completion:
+    return {
+        "id": make_id("cmpl"),
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [],
+    }
+
+
+def _choice(text: str) -> TextChoice:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": None}

@@ -1,0 +1,65 @@
+"""What a format of tool calls is, and what a call is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of the function ``name``; ``arguments`` is a JSON object as text."""
+
+    name: str
+    arguments: str
+
+
+class ToolFormat(Protocol):
+    """How calls are written in the text of an answer.
+
+    ``traces``: texts in a chat template that give the format away. ``opens``: what begins calls anywhere in an answer;
+    ``opens_answer``: what does so only at its beginning. ``visible_tokens``: special tokens among them, which have no
+    text unless it is asked for.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def traces(self) -> tuple[str, ...]: ...
+
+    @property
+    def opens(self) -> tuple[str, ...]: ...
+
+    @property
+    def opens_answer(self) -> tuple[str, ...]: ...
+
+    @property
+    def visible_tokens(self) -> tuple[str, ...]: ...
+
+    def find_end(self, text: str) -> int | None:
+        """Where the calls at the beginning of ``text`` end; None while more may follow."""
+        ...
+
+    def parse(self, text: str) -> list[ToolCall]:
+        """The calls in ``text``; none if it is no call."""
+        ...
+
+
+def read_call(value: Any, arguments: tuple[str, ...] = ("arguments", "parameters")) -> ToolCall | None:
+    """The call in a JSON object with a name and one of ``arguments``; None if it is none."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    given: Any = next((value[key] for key in arguments if key in value), {})
+    if isinstance(given, str):  # some models write the object as text once more
+        given = parse_json(given)
+    return ToolCall(value["name"], json.dumps(given, ensure_ascii=False)) if isinstance(given, dict) else None
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value in ``text``; None if it is not JSON, nested too deeply, or null."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

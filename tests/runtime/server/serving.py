@@ -1,0 +1,72 @@
+"""The real server in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.places import ROOT
+
+LIMIT_SECONDS = 60  # a hang is a failure
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server; ``url`` ends in /v1."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def root(self) -> str:
+        return self.url.removesuffix("/v1")
+
+    @property
+    def port(self) -> int:
+        return int(self.root.rpartition(":")[2])
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "runtime", "serve", *map(str, words), "--threads", "1"]
+
+
+@contextmanager
+def serving(*words: str | Path, port: int = 0, **environment: str) -> Iterator[Server]:
+    """A server that is ended by SIGTERM; that must work, and nothing may be written to standard error but notes."""
+    process = subprocess.Popen(
+        command(*words, "--port", str(port)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    errors: list[str] = []
+    reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()))
+    reader.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert " at http://" in line, (line, errors)
+        yield Server(line.split()[-1], process)
+        assert process.poll() is None, errors
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        finally:
+            reader.join(LIMIT_SECONDS)
+            process.stdout.close()
+            process.stderr.close()
+    assert code == 0, errors
+    assert all(line.startswith("note: ") for line in errors), errors
