@@ -47,7 +47,7 @@ check: install
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test: check
 
@@ -55,9 +55,9 @@ test: check
 slow: install
 	$(BIN)/python -m pytest -m slow
 
-# The operators' own test program under the address, undefined and thread sanitizers; a part of the tests.
+# The operators' own test program under the address, undefined and thread sanitizers; a part of the slow tests.
 sanitize: install
-	$(BIN)/python -m pytest tests/runtime/kernels/test_sanitizers.py
+	$(BIN)/python -m pytest -m slow tests/runtime/kernels/test_sanitizers.py
 
 # The picture of measured results, from their table.
 pictures:

@@ -46,7 +46,6 @@ def test_every_level_says_what_its_kv_types_do(tiny_bundle: Path, tiny_bundle_in
                 assert 0.01 < effect.speed < 100
                 assert effect.perplexity == pytest.approx(1, abs=0.5)
             assert level.kv_effects["fp16"].perplexity == pytest.approx(1, abs=0.02)
-        assert not list(bundle.rglob("native.data"))
 
 
 def test_types_are_measured_with_onnx_runtime_where_there_are_no_kernels(

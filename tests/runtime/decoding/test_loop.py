@@ -156,7 +156,7 @@ def test_output_is_plain_decoding(name: str, sampling: SamplingParams, prompt: l
 @both_ways
 def test_an_end_token_inside_a_draft_ends_the_answer(name: str, sampling: SamplingParams) -> None:
     plain = reference(PROMPT, 24, sampling)
-    for eos in sorted(set(plain)):
+    for eos in sorted(set(plain))[::2]:
         chat = _chat(name, sampling)
         assert chat.answer(PROMPT, Ends(eos=eos)) == plain[: plain.index(eos) + 1]
 
@@ -316,7 +316,7 @@ def test_a_step_tells_whether_the_first_choice_was_right(place: int) -> None:
 scripts = st.lists(st.lists(st.tuples(st.integers(0, 8), st.booleans()), max_size=9), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(scripts, st.sampled_from([GREEDY, SAMPLED]), st.integers(1, 16), st.integers(1, 12))
 def test_any_script_of_hits_and_misses_leaves_output_and_cache_as_they_were(
     script: list[list[tuple[int, bool]]], sampling: SamplingParams, length: int, nodes: int

@@ -126,14 +126,14 @@ def test_nor_does_a_step_of_four_levels(graph: Path, inner: DraftLimit, sampling
 
 
 def measured(steps: Iterator[Step]) -> tuple[int, int]:
-    """The most bytes that one of 30 steps allocates, and what all of them leave behind beside their tokens."""
-    for _ in itertools.islice(steps, 70):
+    """The most bytes that one of 15 steps allocates, and what all of them leave behind beside their tokens."""
+    for _ in itertools.islice(steps, 35):
         pass
     tracemalloc.start()
     try:
         gc.collect()
         tokens, most, start = 0, 0, traced()
-        for _ in range(30):
+        for _ in range(15):
             before = traced()
             tracemalloc.reset_peak()
             tokens += len(next(steps).tokens)

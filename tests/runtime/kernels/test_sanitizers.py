@@ -10,11 +10,12 @@ import pytest
 from runtime.kernels.build import SOURCES, BuildError, build
 
 PROGRAM = sorted((SOURCES / "testing").glob("*.cpp"))
-# With the optimization that makes compiling and running shortest together: 30 s of one core each.
+# With the optimization that makes compiling and running shortest together.
 SANITIZERS = {"address and undefined": ("address,undefined", "-O0"), "thread": ("thread", "-O1")}
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sanitizer", "optimization"), SANITIZERS.values(), ids=SANITIZERS)
 def test_the_operators_run_clean(compiler: str, sanitizer: str, optimization: str, tmp_path: Path) -> None:
     flags = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g1")

@@ -108,7 +108,7 @@ def turns_of(tokenizer: Tokenizer, answers: list[str]) -> Iterator[tuple[str, st
         yield answer, before, tokenizer.render_chat(messages)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(both=pairs(range(len(TEMPLATES))), answers=st.lists(words, min_size=1, max_size=3))
 def test_answers_of_the_wholes_own_tokens_give_the_whole(both: tuple[Tokenizer, Inner], answers: list[str]) -> None:
     """A model that says what the tokenizer would write leaves nothing to tell the pieces from the whole."""
@@ -124,7 +124,7 @@ def test_answers_of_the_wholes_own_tokens_give_the_whole(both: tuple[Tokenizer, 
         assert history.encode(after) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     both=pairs(range(len(TEMPLATES) - 1)),
     answers=st.lists(st.lists(st.integers(3, 150), min_size=1, max_size=6), min_size=1, max_size=3),
@@ -157,7 +157,7 @@ def test_what_follows_an_answer_is_as_in_the_whole(
 _OVERLAPPING = ("<a>", "<b>", "x<", "<a><", "<c", "c<b", " <d>", "<e>")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     kind=st.sampled_from(KINDS[:5]),
     flags=st.lists(st.sampled_from(FLAGS), min_size=len(_OVERLAPPING), max_size=len(_OVERLAPPING)),
