@@ -41,10 +41,12 @@ _WORDS = "<<the user's words>>"
 class Policy(Protocol):
     """The policy of one conversation. A new policy is one class and one entry in ``POLICIES``.
 
-    ``left_out`` tokens of the conversation are missing from the latest prompt, or were dropped since.
+    ``left_out`` tokens of the conversation are missing from the latest prompt, or were dropped since; a window
+    keeps the ``first`` tokens.
     """
 
     left_out: int
+    first: int
 
     def prompt(self, messages: list[Message], capacity: int) -> list[int]:
         """The tokens to answer: fewer than ``capacity``, or ContextFullError. Dropped messages leave ``messages``."""
@@ -58,7 +60,7 @@ class Policy(Protocol):
 class Stop:
     """The conversation ends."""
 
-    left_out = 0
+    left_out = first = 0
 
     def __init__(
         self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
@@ -81,6 +83,8 @@ class Stop:
 
 class Drop:
     """Drops the oldest turns until a quarter of the context is free; messages before the first turn stay."""
+
+    first = 0
 
     def __init__(
         self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
@@ -138,24 +142,24 @@ class Slide:
         self, tokenizer: Tokenizer, history: History, notify: Notify, inputs: TemplateInputs = NO_INPUTS
     ) -> None:
         self._tokenizer, self._history, self._notify, self._inputs = tokenizer, history, notify, inputs
-        self._first, self.left_out = KEPT_FIRST, 0
+        self.first, self.left_out = KEPT_FIRST, 0
 
     def prompt(self, messages: list[Message], capacity: int) -> list[int]:
         """See ``Policy``."""
         tokens = self._history.encode(self._tokenizer.render_chat(messages, self._inputs))
         if not self.left_out:
-            self._first = head_length(self._tokenizer, messages, tokens, self._inputs)
-        if self._first + self.left_out >= len(tokens):  # the messages were changed: it is another conversation
+            self.first = head_length(self._tokenizer, messages, tokens, self._inputs)
+        if self.first + self.left_out >= len(tokens):  # the messages were changed: it is another conversation
             self.left_out = 0
-        shown = [*tokens[: self._first], *tokens[self._first + self.left_out :]]
+        shown = [*tokens[: self.first], *tokens[self.first + self.left_out :]]
         return shown if len(shown) < capacity else self.refit(shown, capacity)
 
     def refit(self, tokens: Sequence[int], capacity: int) -> list[int]:
         """See ``Policy``."""
-        self._first = self._first if self.left_out else _bounded(self._first, capacity)
-        kept = slide(tokens, capacity, self._first)
+        self.first = self.first if self.left_out else _bounded(self.first, capacity)
+        kept = slide(tokens, capacity, self.first)
         self.left_out += len(tokens) - len(kept)
-        self._notify(_notice(capacity, f"{len(tokens) - len(kept)} tokens behind the first {self._first}", len(kept)))
+        self._notify(_notice(capacity, f"{len(tokens) - len(kept)} tokens behind the first {self.first}", len(kept)))
         return kept
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from export.manifest import PocketspecError
+from export.untrusted import UntrustedError
 from runtime.context_overflow import make_policy
 from runtime.engine import Engine, TextChunk
+from runtime.sessions.conversation_record import ConversationRecord, Overflow, keep_settings, parse_conversation
+from runtime.sessions.errors import SessionError
 from runtime.text.template_data import Message, make_inputs
 from runtime.text.token_history import History, Turns
 from runtime.turns import Answer
@@ -62,7 +66,7 @@ class Conversation:
         documents: Sequence[Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> None:
-        self._engine, self._settings = engine, settings
+        self._engine, self._settings, self._when_full = engine, settings, when_full
         self._history = History(engine.tokenizer)
         self._inputs = make_inputs(template_arguments, tools, documents)
         self._policy = make_policy(when_full, engine.tokenizer, self._history, notify, self._inputs)
@@ -78,6 +82,59 @@ class Conversation:
     def question(self) -> Message:
         """The latest message of the user; NoTurnError if there is none."""
         return self._latest().question
+
+    def save(self, path: Path | str) -> None:
+        """Saves the conversation with the rows of all levels to ``path``, for ``restore`` in any process.
+
+        Of the settings, sampling, speculation, ``max_new_tokens``, ``stop``, ``ignore_eos`` and the template's are
+        kept. Whatever happens, the file is the old one or the new one; SessionError if it cannot be written.
+        """
+        self._engine.end_answer()
+        overflow = Overflow(self._when_full, self._policy.left_out, self._policy.first)
+        settings = keep_settings(self._settings)
+        turns = self._history.snapshot()
+        record = ConversationRecord(tuple(self.messages), turns, overflow, settings, self._inputs)
+        self._engine.save(path, record.dump())
+
+    @classmethod
+    def restore(
+        cls,
+        engine: Engine,
+        path: Path | str,
+        *,
+        reread: bool = False,
+        notify: Callable[[str], None] = lambda line: None,
+        **settings: Any,
+    ) -> Conversation:
+        """The conversation saved at ``path``, to be continued by ``engine``: bit for bit, and nothing is read again.
+
+        ``settings``, those of ``Conversation``, stand in place of the saved ones. SessionError if the file is missing,
+        damaged, or holds no conversation. OtherSessionError if the engine cannot use its rows (another model, KV type
+        or kernels, or a smaller plan); with ``reread`` the next answer reads its text again, and ``notify`` says why.
+        """
+        session = engine.restore(path, reread=reread)
+        if session.conversation is None:
+            raise SessionError(f"the session {path} holds no conversation; Engine.restore continues its tokens")
+        try:
+            record = parse_conversation(session.conversation)
+        except UntrustedError as error:
+            raise SessionError(f"the session {path} {error}; begin a new one") from None
+        conversation = cls(engine, notify=notify, **{**record.arguments, **settings})
+        conversation._take_over(record, session.same_vocabulary)
+        if session.reread is not None:
+            notify(f"the conversation is read again with the next answer: {session.reread}")
+        return conversation
+
+    def _take_over(self, record: ConversationRecord, same_vocabulary: bool) -> None:
+        """Continues ``record``; tokens of another vocabulary are made of its texts again."""
+        self.messages = list(record.messages)
+        if same_vocabulary:
+            for turn in record.turns:
+                self._engine.encode(turn.tokens)  # refuses tokens without an embedding
+            self._history.restore(record.turns)
+            if record.overflow.when_full == self._when_full:
+                self._policy.left_out = record.overflow.left_out
+                self._policy.first = min(record.overflow.first, self._engine.capacity // 4)
 
     def say(self, text: str) -> Answer[TextChunk]:
         """Answers the message ``text`` chunk by chunk; what was read of a cancelled answer stays in ``messages``.

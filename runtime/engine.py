@@ -54,6 +54,8 @@ from runtime.opening import device_now, open_as_planned, open_within
 from runtime.scheduler.learned_state import Prospect
 from runtime.scheduler.methods import DecodingMethod
 from runtime.sessions.held import held_levels
+from runtime.sessions.restoring import Session, restore_session
+from runtime.sessions.saving import EngineState, save_session
 from runtime.sessions.snapshot import Snapshot, put_back, take_snapshot
 from runtime.speculation.request import NONE, Speculation
 from runtime.text.prompt import Prompt, check_ids, encode_prompt
@@ -199,6 +201,34 @@ class Engine:
         """
         with self.alone():
             put_back(snapshot, held_levels(self._models, self.bundle, self.manifest), self._context)
+
+    def save(self, path: Path | str, conversation: Mapping[str, Any] | None = None) -> None:
+        """Saves rows, tokens and what drafters have learnt to ``path``, for ``restore`` in any process.
+
+        ``conversation`` is JSON data kept beside them (see ``Conversation.save``). Whatever happens, the file is the
+        old one or the new one; SessionError if it cannot be written. This thread's answer ends; BusyError while another
+        thread's is not over.
+        """
+        with self.alone():
+            save_session(Path(path), self._state(), conversation)
+
+    def restore(self, path: Path | str, *, reread: bool = False) -> Session:
+        """Takes up a saved session: a prompt that begins with its tokens is read from where they end, bit for bit.
+
+        SessionError if the file is missing, damaged, or of a newer version. OtherSessionError if its rows cannot be
+        used here: another model, KV type or kernels, or a smaller plan; with ``reread`` the next answer reads its
+        tokens again instead. A drafter that is not open here, or has too few rows, reads its text again anyway. This
+        thread's answer ends; BusyError while another thread's is not over.
+        """
+        with self.alone():
+            return restore_session(Path(path), self._state(), reread)
+
+    def _state(self) -> EngineState:
+        """What a session file keeps."""
+        levels = held_levels(self._models, self.bundle, self.manifest)
+        vocabulary = self.manifest.target.vocabulary.sha256 or levels[0].identity.model  # other builders hash nothing
+        calibrations = self._models.speculator.calibrations
+        return EngineState(levels, self._context, calibrations, vocabulary, self.target.vocab_size)
 
     def mapped_files(self) -> list[Path]:
         """The files of mapped weights that steps read, the target's first."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import replace
 
 from memory.isotonic import nearest_rising
@@ -41,6 +42,20 @@ class ConfidenceCalibration:
         self._weights = [0.0] * len(_CENTRES)
         self._errors = [0.0] * len(_CENTRES)
         self._shifts: list[float] | None = None
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing was observed yet."""
+        return not any(self._weights)
+
+    def observed(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """All that was observed: for every bin its weight and the sum of its errors."""
+        return tuple(self._weights), tuple(self._errors)
+
+    def learn(self, weights: Sequence[float], errors: Sequence[float]) -> None:
+        """Takes over what another calibration ``observed``; nothing if that had other bins."""
+        if len(weights) == len(errors) == len(_CENTRES):
+            self._weights, self._errors, self._shifts = list(weights), list(errors), None
 
     def observe(self, raw: float, accepted: bool) -> None:
         """Learns from a token of confidence ``raw`` that was ``accepted`` or not, and whose ancestors all were."""

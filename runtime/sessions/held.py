@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from export.manifest import Manifest
@@ -51,11 +52,18 @@ class HeldLevel:
         room = cache.capacity if self.is_target else cache.capacity - self.model.max_rows
         return None if rows <= room else f"it holds {rows:,} rows, and there is room for {room:,} here"
 
+    def context_fault(self, tokens: int, context: Context) -> str | None:
+        """Why ``tokens`` tokens cannot be held in ``context``; None if they can."""
+        return None if tokens <= context.capacity else f"it has {tokens:,} tokens, and the context {context.capacity:,}"
+
+    def shapes(self, rows: int) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Types and shapes of the arrays of ``rows`` rows."""
+        arrays = self.model.cache.arrays
+        return [(array.dtype, (array.shape[1], rows, array.shape[3])) for array in arrays]
+
     def require(self, what: str, identity: Identity, rows: int, context: Context, tokens: int) -> None:
         """OtherSessionError about ``what`` unless this level can hold its rows, and ``context`` its tokens."""
-        fault = self.fault(identity, rows)
-        if fault is None and tokens > context.capacity:
-            fault = f"it has {tokens:,} tokens, and the context {context.capacity:,}"
+        fault = self.fault(identity, rows) or self.context_fault(tokens, context)
         if fault is not None:
             raise OtherSessionError(f"{what} cannot be continued: {fault}", READ_AGAIN)
 

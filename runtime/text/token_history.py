@@ -20,7 +20,7 @@ _MAX_HIDDEN = 16
 _SEAM = 16
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
     """One turn: tokens of the new part of a prompt and of its answer, and the texts that templates may write for them.
 
     ``answers`` are the answer's text with the space that SentencePiece hides at its beginning, and without it.
@@ -42,7 +42,7 @@ class _Turn(NamedTuple):
 
 
 # The turns of a history at one time.
-Turns = tuple[_Turn, ...]
+Turns = tuple[Turn, ...]
 
 
 class History:
@@ -50,7 +50,7 @@ class History:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._turns: list[_Turn] = []
+        self._turns: list[Turn] = []
         self._prompt, self._new = "", list[int]()
 
     @property
@@ -63,7 +63,7 @@ class History:
         return tuple(self._turns)
 
     def restore(self, turns: Turns) -> None:
-        """Goes back to ``turns``, which ``snapshot`` gave: their tokens are known again."""
+        """Goes back to ``turns``, from ``snapshot``: their tokens are known again."""
         self._turns, self._prompt, self._new = list(turns), "", []
 
     def encode(self, text: str) -> list[int]:
@@ -92,6 +92,6 @@ class History:
             if shown.startswith(text):
                 if said:  # an empty answer loses nothing if it is encoded again
                     answers = (self._tokenizer.decode(said, front), text)
-                    self._turns.append(_Turn(self._prompt, answers, (*self._new, *said)))
+                    self._turns.append(Turn(self._prompt, answers, (*self._new, *said)))
                 self._prompt, self._new = "", []
                 return
