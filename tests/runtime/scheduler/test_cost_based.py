@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -32,6 +33,7 @@ SEEDS = range(8)
 OTHER_SEEDS = range(100, 112)
 # Choices that are clearly slower with the first of them are not run with the others.
 FIRST, CLOSE = 3, 0.92
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
 STACK = (level("small", "drafter", 0.8), level("middle", "intermediate", 0.9))
 
 
@@ -75,7 +77,7 @@ def _fixed_rates(make: Callable[[int], World], seeds: Sequence[int], pick: Pick)
     return [rate(make(seed), TOKENS, FixedScheduler(pick.drafter, pick.limit)) for seed in seeds]
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.3, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize("chance", [0.0, SLOW(0.3), 0.6, SLOW(0.8), 0.95])
 @pytest.mark.parametrize("rows", [FLAT, STEEP], ids=["flat", "steep"])
 def test_it_is_never_slower_than_plain_decoding_and_near_the_best_choice(rows: Rows, chance: float) -> None:
     auto, plain, best = _rates(lambda seed: _world(rows, chance, seed=seed))
@@ -83,7 +85,7 @@ def test_it_is_never_slower_than_plain_decoding_and_near_the_best_choice(rows: R
     assert auto >= 0.95 * best
 
 
-@pytest.mark.parametrize(("small", "middle", "inner"), [(0.6, 0.95, 0.7), (0.3, 0.9, 0.5), (0.9, 0.9, 0.9)])
+@pytest.mark.parametrize(("small", "middle", "inner"), [(0.6, 0.95, 0.7), SLOW(0.3, 0.9, 0.5), SLOW(0.9, 0.9, 0.9)])
 def test_it_finds_the_hierarchy_where_that_pays(small: float, middle: float, inner: float) -> None:
     auto, plain, best = _rates(lambda seed: _stack(small, middle, inner, seed))
     assert auto >= 1.3 * plain

@@ -72,8 +72,8 @@ EVENTS = {
     "throttled by half": Event(Throttled),
     "a stolen core": Event(Stolen),
 }
-# Of the times that it is held up, the middle one and the longest stand for all.
-LATER = ("held up 0.1 s", "held up 5.0 s")
+# Of the times that it is held up once, the middle one stands for all.
+LATER = ("held up 0.1 s", "held up 5.0 s", "suspended for a minute")
 QUICK = [pytest.param(event, marks=pytest.mark.slow) if event in LATER else event for event in EVENTS]
 
 TextEase = Callable[[float], Callable[[int], float]]
