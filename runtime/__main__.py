@@ -17,6 +17,7 @@ _COMMANDS = {
     "chat": "talk with the model; earlier turns stay in the KV cache",
     "serve": "an OpenAI-compatible server on this machine",
     "compare": "one answer without and one with speculation: same text, other speed",
+    "perplexity": "measure how well the target predicts a text file",
     "inspect": "show what is in a bundle and verify its files",
     "bench": "measure plain and speculative decoding side by side",
     "bench conversation": "hold one conversation as planned and as is usual elsewhere",

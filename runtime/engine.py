@@ -38,6 +38,7 @@ from runtime.decoding.logprobs import TokenLogprob as TokenLogprob
 from runtime.decoding.logprobs import check_alternatives
 from runtime.decoding.protocols import Drafter, StoppingCriterion
 from runtime.decoding.sampling import SamplingParams
+from runtime.decoding.scoring import check_scored
 from runtime.decoding.stats import GenerationStats
 from runtime.decoding.stop import StopRule, Stops
 from runtime.decoding.suggested_sampling import read_suggestion
@@ -371,6 +372,20 @@ class Engine:
         tokens = self._checked(tokens)
         require_room(len(tokens), self.capacity)
         return self._turns.begin(lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out, logprobs))
+
+    def score(self, prompt: Prompt, *, first: int = 1, logprobs: int = 0) -> Answer[TokenLogprob]:
+        """The log probability of each token of a given text, after those before it, from the token at ``first`` on.
+
+        A text is taken as it is, outside the chat template. Its first token has nothing before it, so it has no value:
+        ``list(engine.score(text))`` has one for each of ``engine.encode(text, raw=True)[1:]``. ``logprobs`` is the
+        number of most probable tokens that are listed for each place. A text may fill the context.
+
+        Like an answer it is computed while it is read, may be closed at any time, and ends this thread's running one.
+        """
+        tokens = self.encode(prompt, raw=True)
+        top = check_alternatives(logprobs, self.target.vocab_size)
+        check_scored(len(tokens), first, self.capacity)
+        return self._turns.begin(lambda: self._models.score(tokens, first, top))
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         """``tokens`` as integers; TokenizerError for an id without an embedding in the target."""

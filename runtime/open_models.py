@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
+from typing import TypeVar
 
 from memory.choices import Request
 from memory.costs import MeasuredCosts
@@ -18,13 +19,17 @@ from runtime.calibration.stored import planning_costs
 from runtime.context_overflow import Refit, steps_with_refit
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Step
+from runtime.decoding.logprobs import TokenLogprob
 from runtime.decoding.loop import decode
 from runtime.decoding.protocols import StoppingCriterion
+from runtime.decoding.scoring import score
 from runtime.errors import LogitsError
 from runtime.models.loader import Levels, fit
 from runtime.models.ort_model import OrtModel
 from runtime.process.allocator import give_back
 from runtime.speculation.speculator import Speculator, Strategy
+
+_T = TypeVar("_T")
 
 
 class PlannedModels:
@@ -130,7 +135,11 @@ class PlannedModels:
 
         return self._within_plan(steps_with_refit(start, tokens, stop, context, refit, left_out))
 
-    def _within_plan(self, steps: Generator[Step, None, None]) -> Generator[Step, None, None]:
+    def score(self, tokens: Sequence[int], first: int, top: int) -> Generator[TokenLogprob, None, None]:
+        """See ``scoring.score``; a new plan takes effect between two tokens."""
+        return self._within_plan(score(self.target, tokens, first, top))
+
+    def _within_plan(self, steps: Generator[_T, None, None]) -> Generator[_T, None, None]:
         with closing(steps):
             while True:
                 with self._stepping:

@@ -72,7 +72,7 @@ ROOMS = {
         "open_models",
         "sessions",
         "engine",
-        "conversation",
+        "conversation perplexity",
         "doctor bench",
         "server",
         "commands",

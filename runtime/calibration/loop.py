@@ -104,7 +104,7 @@ def _steps(
     room = min(opened.plan.context, len(text) + (patience.steps + 1) * (limit.nodes + 1))
     context = Context(room, SamplingParams())
     context.append(text)
-    fill_cache(clocks[0], context)
+    fill_cache(clocks[0], context.tokens[:-1])
     loop = Loop(clocks[0], context, {drafter.name: drafter}, GreedyVerifier(), StopRule())
     pick = Pick(drafter.name, limit) if limit.nodes else Pick(None)
     taken: list[tuple[float, int]] = []

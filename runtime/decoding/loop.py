@@ -9,10 +9,10 @@ answer, and an error within a step leaves everything as it was before the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from time import perf_counter
 
-from runtime.arrays import FloatArray
+from runtime.arrays import FloatArray, TokenArray
 from runtime.decoding.context import Context, require_room, shared_prefix
 from runtime.decoding.draft import Draft, Pick, Step, Verdict, row_of
 from runtime.decoding.protocols import (
@@ -47,7 +47,7 @@ def decode(
     ContextFullError if the context is full or the prompt does not fit the cache.
     """
     require_room(len(context), context.capacity)
-    fill_cache(target, context)
+    fill_cache(target, context.tokens[:-1])
     loop = Loop(target, context, drafters, verifier, stop)
     step: Step | None = None
     try:
@@ -64,9 +64,8 @@ def decode(
         loop.settle()
 
 
-def fill_cache(target: Model, context: Context) -> None:
-    """Brings the cache to all committed tokens but the last, keeping the prefix that it already holds."""
-    wanted = context.tokens[:-1]
+def fill_cache(target: Model, wanted: Sequence[int] | TokenArray) -> None:
+    """Brings the cache to the rows of ``wanted``, keeping the prefix that it already holds, with room for one more."""
     kept = shared_prefix(target.cache.tokens, wanted)
     target.cache.rollback(kept)
     target.cache.require(len(wanted) - kept + target.padded(1))

@@ -77,6 +77,7 @@ class Model(Protocol):
 def fitting_rows(model: Model, wanted: int) -> int:
     """How many of the ``wanted`` rows one forward can run now, padding included."""
     room = min(model.max_rows, model.cache.capacity - model.cache.length)
+    wanted = min(wanted, room)
     while wanted > 0 and model.padded(wanted) > room:
         wanted -= 1
     return wanted
