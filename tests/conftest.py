@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,19 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
 
 @pytest.fixture(scope="session")
-def lowered_once() -> Iterator[None]:
+def operators_read_once() -> Iterator[None]:
+    """torch reads the sources of all of onnxscript's operators for every graph it exports: a sixth of the time."""
+    from torch.onnx._internal.exporter import _registration
+
+    with pytest.MonkeyPatch.context() as patch:
+        apis = getattr(_registration, "onnxscript_apis", None)
+        if hasattr(apis, "get_torchlib_ops"):
+            patch.setattr(apis, "get_torchlib_ops", cache(apis.get_torchlib_ops))
+        yield
+
+
+@pytest.fixture(scope="session")
+def lowered_once(operators_read_once: None) -> Iterator[None]:
     """From here on, exports in this process build each graph once: torch takes seconds for every one."""
     from export import level
     from export.graph.recipe import LoweredGraph
