@@ -13,7 +13,12 @@ from runtime.kernels.build import LIBRARY
 from tests.places import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="no make and shell here")
-GATE = [["-m", "ruff", "format", "--check", "."], ["-m", "ruff", "check", "."], ["-m", "mypy"], ["-m", "pytest"]]
+GATE = [
+    ["-m", "ruff", "format", "--check", "."],
+    ["-m", "ruff", "check", "."],
+    ["-m", "mypy"],
+    ["-m", "pytest", "-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"],
+]
 needs_library = pytest.mark.skipif(not LIBRARY.is_file(), reason="the native kernels are not built")
 
 
