@@ -73,7 +73,7 @@ ROOMS = {
         "sessions",
         "engine",
         "conversation perplexity",
-        "doctor bench",
+        "chat doctor bench",
         "server",
         "commands",
         "__init__",

@@ -28,6 +28,7 @@ EXPECTED_PAGES = {
     "runtime/README.md",
     "runtime/bench/RESULTS.md",
     "runtime/bundle/README.md",
+    "runtime/chat/README.md",
     "runtime/decoding/README.md",
     "runtime/kernels/README.md",
     "runtime/scheduler/README.md",

@@ -94,7 +94,7 @@ def _answer(title: str, answer: Iterator[TextChunk]) -> list[TextChunk]:
     chunks = []
     for chunk in answer:
         chunks.append(chunk)
-        print(chunk.text, end="", flush=True)
+        shared.show_text(chunk.text)
     print(f"\n-- {chunks[-1].stats.line()}\n")
     return chunks
 

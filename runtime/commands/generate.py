@@ -135,7 +135,7 @@ def _make_refit(engine: Engine, prompt: Prompt, inputs: TemplateInputs) -> Refit
 
 def _show(chunk: TextChunk, number: int, options: argparse.Namespace) -> None:
     if not options.json:
-        print(chunk.text, end="", flush=True)
+        shared.show_text(chunk.text)
     if options.verbose:
         print(_step_line(number, chunk.step), file=sys.stderr)
 

@@ -118,16 +118,17 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
 
 def show_explanation(engine: Engine) -> None:
     """Prints what the scheduler expected of each decoding method and what it delivered, to standard error."""
-    prospects = engine.explain()
-    if not prospects:
-        say("nothing to explain: the way to decode was given, or there is only one")
-        return
-    width = max(len(prospect.name) for prospect in prospects)
-    print(f"{'':{width}}  expected  realised  tokens", file=sys.stderr)
-    for prospect in prospects:
-        realised = "-" if prospect.realised is None else f"{prospect.realised:.1f}"
-        line = f"{prospect.name:{width}}  {prospect.expected:8.1f}  {realised:>8}  {prospect.tokens:6}"
+    from runtime.scheduler.explanation import explanation_lines
+
+    for line in explanation_lines(engine.explain()):
         print(line, file=sys.stderr)
+
+
+def show_text(text: str) -> None:
+    """Prints a part of an answer at once: as it is to a pipe, and made visible on a terminal."""
+    from runtime.text.visible import visible
+
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -253,10 +254,15 @@ def make_speculation(options: argparse.Namespace) -> Speculation:
     return Speculation(drafter, options.draft_size, options.shape, options.acceptance)
 
 
-def open_engine(options: argparse.Namespace, kernels: Wanted | None = None, **request: Any) -> Engine:
+def open_engine(
+    options: argparse.Namespace,
+    kernels: Wanted | None = None,
+    notify: Callable[[str], None] = say,
+    **request: Any,
+) -> Engine:
     """The engine for ``options.bundle``; ``request`` are further fields of a Request.
 
-    ``kernels`` None: those of ``options``.
+    ``kernels`` None: those of ``options``. ``notify`` gets lines that users should read.
     """
     from memory.device import read_device
     from runtime.engine import Engine
@@ -267,13 +273,13 @@ def open_engine(options: argparse.Namespace, kernels: Wanted | None = None, **re
         verify=options.verify,
         warm=options.warm,
         kernels=kernels or options.kernels,
-        notify=say,
+        notify=notify,
         progress=show_progress,
     )
 
 
-def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
-    """The engine with only those levels open that ``speculation`` needs."""
+def open_for(options: argparse.Namespace, speculation: Speculation, notify: Callable[[str], None] = say) -> Engine:
+    """The engine with only those levels open that ``speculation`` needs; ``notify`` as in ``open_engine``."""
     from runtime.bundle.foreign import read_bundle
     from runtime.speculation.request import AUTO, NONE, check_drafter, levels_below, needed_levels
 
@@ -286,6 +292,7 @@ def open_for(options: argparse.Namespace, speculation: Speculation) -> Engine:
         )
     return open_engine(
         options,
+        notify=notify,
         drafters=needed_levels(speculation.drafter, levels),
         shape=speculation.shape,
         nodes=0 if speculation.drafter == NONE else speculation.draft_size,
