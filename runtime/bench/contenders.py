@@ -25,15 +25,15 @@ from runtime.speculation.request import AUTO, PLAIN, Speculation, levels_below, 
 
 PERFECT = "perfect"
 
-_FAMILIES: tuple[Kind, ...] = ("chain", "tree", "hierarchy", "ahead")
+_KINDS: tuple[Kind, ...] = ("chain", "tree", "hierarchy", "ahead")
 _COMPARED: tuple[Wanted, ...] = ("native", "portable")
-_EXACT = re.compile(r"((?:ahead:)?[^:/]+)-((?:chain|tree)\d[^-]*)")
+_SIZED = re.compile(r"((?:ahead:)?[^:/]+)-((?:chain|tree)\d[^-]*)")
 _LIMIT = re.compile(r"(chain|tree)(\d+)(?:x(\d+))?")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to decode. ``single_rows``: it runs one row a step where the engine would pad it.
+    """One method to decode. ``single_rows``: it runs one row a step where the engine would pad it.
 
     ``kernels`` None: those of the command.
     """
@@ -55,7 +55,7 @@ class Contender:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it drafts in one way only, and in one that is possible for any text."""
+        """Whether it drafts in one method only, and in one that is possible for any text."""
         return self.pick_name is not None and self.speculation.drafter != PERFECT
 
     @property
@@ -77,22 +77,22 @@ def levels_of(contender: Contender, manifest: Manifest) -> tuple[str, ...]:
 def parse_contender(text: str) -> Contender:
     """A contender from its name; PocketspecError says how names are made."""
     kernels: Wanted | None = None
-    way = text
-    for kind in _COMPARED:
-        if text.startswith(f"{kind}:"):
-            kernels, way = kind, text.removeprefix(f"{kind}:")
-    if way in ("plain", "plain-safe"):
-        return Contender(text, PLAIN, way == "plain", kernels)
-    if way == AUTO:
+    method = text
+    for which in _COMPARED:
+        if text.startswith(f"{which}:"):
+            kernels, method = which, text.removeprefix(f"{which}:")
+    if method in ("plain", "plain-safe"):
+        return Contender(text, PLAIN, method == "plain", kernels)
+    if method == AUTO:
         return Contender(text, Speculation(), kernels=kernels)
-    for family in _FAMILIES:
-        if way == family:
-            return Contender(text, Speculation(AUTO, only=family), kernels=kernels)
-    if way in registered():
-        return Contender(text, Speculation(way), kernels=kernels)
-    match = _EXACT.fullmatch(way)
+    for kind in _KINDS:
+        if method == kind:
+            return Contender(text, Speculation(AUTO, only=kind), kernels=kernels)
+    if method in registered():
+        return Contender(text, Speculation(method), kernels=kernels)
+    match = _SIZED.fullmatch(method)
     if not match:
-        sized = ", ".join(("plain", "plain-safe", *registered(), *_FAMILIES, AUTO))
+        sized = ", ".join(("plain", "plain-safe", *registered(), *_KINDS, AUTO))
         raise PocketspecError(
             f"no contender {text!r}; write {sized}, or a drafter with shape and size such as suffix-chain7,"
             " NAME-tree8x3 or LOWER>MIDDLE-chain6/tree8x3, with native: or portable: in front to compare kernels"

@@ -25,7 +25,7 @@ from runtime.models.exact_widths import any_width
 from runtime.speculation.request import PLAIN
 
 # Each sample takes Python's lock. Peaks last longer than this, and the system's high-water mark has the shorter ones.
-_LOOK_SECONDS = 0.05
+_SAMPLE_SECONDS = 0.05
 # Enough for every graph to run at every width.
 _WARM_TOKENS = 8
 
@@ -86,8 +86,8 @@ class Task:
 
     def sampling_of(self, prompt: int, repeat: int) -> SamplingParams:
         """The sampling for one prompt and repeat, the same for all contenders."""
-        apart = prompt + repeat * len(self.prompts) if self.simulated else 0
-        return replace(self.sampling, seed=self.sampling.seed + apart)
+        offset = prompt + repeat * len(self.prompts) if self.simulated else 0
+        return replace(self.sampling, seed=self.sampling.seed + offset)
 
 
 class Bench:
@@ -108,10 +108,10 @@ class Bench:
 
         Short answers to the first prompt warm up and are not yielded.
         """
-        self._teach(contenders)
+        self._teach_oracles(contenders)
         self._replays = self._replays_of(contenders)
         warm = replace(self._task, max_new_tokens=min(_WARM_TOKENS, self._task.max_new_tokens))
-        with PeakMeter(interval_seconds=_LOOK_SECONDS) as meter:
+        with PeakMeter(interval_seconds=_SAMPLE_SECONDS) as meter:
             for contender in contenders:
                 self._answer(contender, warm, 0, 0, meter)
             for repeat in range(repeats):
@@ -120,7 +120,7 @@ class Bench:
                     for contender in [*contenders[first:], *contenders[:first]]:
                         yield self._answer(contender, self._task, prompt, repeat, meter)
 
-    def _teach(self, contenders: Sequence[Contender]) -> None:
+    def _teach_oracles(self, contenders: Sequence[Contender]) -> None:
         """Gives the answers of plain decoding to the perfect drafters."""
         for kernels in {contender.kernels for contender in contenders if contender.speculation.drafter == PERFECT}:
             drafter = OracleDrafter(PERFECT)
@@ -158,7 +158,7 @@ class Bench:
         target, safe = engine.target, engine.target.widths
         target.widths = any_width(target.max_rows) if contender.single_rows else safe
         self._simulate(contender)
-        forget(engine)
+        clear_caches(engine)
         eos = () if task.simulated else engine.manifest.target.vocabulary.eos_token_ids
         rule = StopRule(eos=eos, max_new_tokens=task.max_new_tokens)
         steps: list[Step] = []
@@ -193,7 +193,7 @@ class Bench:
         )
 
 
-def forget(engine: Engine) -> None:
+def clear_caches(engine: Engine) -> None:
     """Empties the KV caches of all levels, so that the next prompt is read from its beginning."""
     for model in (engine.target, *engine.drafters.values()):
         model.cache.rollback(0)

@@ -16,7 +16,7 @@ from runtime.bench.intervals import RatioInterval, Spread
 from runtime.bench.machine import describe_level, describe_place, stand_ins
 from runtime.bench.measure import AnswerRecord
 from runtime.bench.prompts import BenchPrompt
-from runtime.bench.rows import Start, measure_rows
+from runtime.bench.rows import EngineStart, measure_rows
 from runtime.bench.summary import ComparedWith, Summary, summarize
 from runtime.decoding.sampling import SamplingParams
 from runtime.models.ort_model import OrtModel
@@ -68,7 +68,7 @@ class Report:
     setup: Setup
     answers: Sequence[AnswerRecord]
     rows: Mapping[str, Mapping[int, Spread]] = field(default_factory=dict)
-    starts: Mapping[str, Start] = field(default_factory=dict)
+    starts: Mapping[str, EngineStart] = field(default_factory=dict)
     ended_early: str | None = None
 
     @cached_property
@@ -121,14 +121,14 @@ class Report:
     def _rows_of(self, names: Sequence[str], baseline: str, category: str | None = None) -> Iterator[Summary]:
         """Summaries of the contenders that have an answer."""
         texts = references(self.setup.contenders)
-        everyone = [answer for answer in self.answers if category in (None, self._category(answer))]
+        all_answers = [answer for answer in self.answers if category in (None, self._category(answer))]
         for contender in self.setup.contenders:
-            answers = [answer for answer in everyone if answer.contender == contender.name]
+            answers = [answer for answer in all_answers if answer.contender == contender.name]
             if contender.name in names and answers:
                 keeps = self.setup.synthetic is None and contender.speculation.keeps_draws
                 reference = ComparedWith(baseline, texts[contender.name], keeps)
                 yield summarize(
-                    answers, everyone, self.setup.manifest.target, self.label(contender), category, reference
+                    answers, all_answers, self.setup.manifest.target, self.label(contender), category, reference
                 )
 
     def _category(self, answer: AnswerRecord) -> str:

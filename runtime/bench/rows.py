@@ -42,7 +42,7 @@ def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:
 
 
 @dataclass(frozen=True)
-class Start:
+class EngineStart:
     """How an engine starts.
 
     ``resident`` is the share of its mapped weights that was in memory before. ``first_token_seconds`` begin when the
@@ -54,7 +54,9 @@ class Start:
     first_token_seconds: float
 
 
-def measure_start(open_engine: Callable[[], Engine], prompt: Sequence[int], files: Sequence[Path], cold: bool) -> Start:
+def measure_start(
+    open_engine: Callable[[], Engine], prompt: Sequence[int], files: Sequence[Path], cold: bool
+) -> EngineStart:
     """Opens an engine for one token. ``cold``: the system is first asked to drop ``files`` from memory."""
     if cold:
         for file in files:
@@ -64,4 +66,4 @@ def measure_start(open_engine: Callable[[], Engine], prompt: Sequence[int], file
     with open_engine() as engine:
         opened = perf_counter()
         next(engine.steps(prompt, stop=StopRule()))
-        return Start(resident, opened - start, perf_counter() - opened)
+        return EngineStart(resident, opened - start, perf_counter() - opened)

@@ -36,10 +36,10 @@ def check_contender(contender: Contender, manifest: Manifest, where: str) -> Non
         check_drafter(speculation.drafter, levels, where)
     if _is_tree(contender) and not manifest.target.tree:
         raise PocketspecError(f"contender {contender.name}: the target {where} cannot verify trees; compare chains")
-    family = speculation.only
-    if family in ("chain", "tree") and not levels:
+    kind = speculation.only
+    if kind in ("chain", "tree") and not levels:
         raise PocketspecError(f"contender {contender.name}: no drafter {where}; compare suffix, or export one")
-    if family == "hierarchy" and all(level.role != "intermediate" for level in manifest.levels):
+    if kind == "hierarchy" and all(level.role != "intermediate" for level in manifest.levels):
         raise PocketspecError(f"contender {contender.name}: no intermediate level {where}; compare chain or tree")
 
 

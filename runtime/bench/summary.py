@@ -64,13 +64,13 @@ class ComparedWith:
 
 def summarize(
     answers: Sequence[AnswerRecord],
-    everyone: Sequence[AnswerRecord],
+    all_answers: Sequence[AnswerRecord],
     target: Level,
     label: str,
     category: str | None,
     reference: ComparedWith,
 ) -> Summary:
-    """Summarizes ``answers`` of one contender, at least one; ``everyone`` has those of all contenders."""
+    """Summarizes ``answers`` of one contender, at least one; ``all_answers`` has those of all contenders."""
     steps = [step for answer in answers for step in answer.steps]
     decoding = [step for answer in answers for step in answer.steps[1:]]
     target_seconds = _median(decoding, lambda step: step.target_seconds)
@@ -83,11 +83,11 @@ def summarize(
         category=category,
         prompts=len({answer.prompt for answer in answers}),
         answers=len(answers),
-        tokens_per_second=_middle(answers, lambda answer: answer.tokens_per_second),
-        ratio=_ratio(answers, everyone, reference.baseline, lambda answer: answer.tokens_per_second),
-        end_to_end_tokens_per_second=_middle(answers, _end_to_end) or 0.0,
-        end_to_end_ratio=_ratio(answers, everyone, reference.baseline, _end_to_end),
-        first_token_seconds=_middle(answers, lambda answer: answer.first_token_seconds) or 0.0,
+        tokens_per_second=_median_over_prompts(answers, lambda answer: answer.tokens_per_second),
+        ratio=_ratio(answers, all_answers, reference.baseline, lambda answer: answer.tokens_per_second),
+        end_to_end_tokens_per_second=_median_over_prompts(answers, _end_to_end) or 0.0,
+        end_to_end_ratio=_ratio(answers, all_answers, reference.baseline, _end_to_end),
+        first_token_seconds=_median_over_prompts(answers, lambda answer: answer.first_token_seconds) or 0.0,
         tokens_per_step=sum(len(step.tokens) for step in steps) / len(steps),
         acceptance=tuple(measure_acceptance(steps, target.name)),
         choices={name: count / len(steps) for name, count in choices.most_common()},
@@ -98,9 +98,9 @@ def summarize(
         peak=Memory(max(each.anonymous_bytes for each in peaks), max(each.file_bytes for each in peaks))
         if peaks
         else None,
-        predicted=_middle(answers, lambda answer: answer.predicted),
+        predicted=_median_over_prompts(answers, lambda answer: answer.predicted),
         prediction=_prediction(answers),
-        identical=_identical(answers, everyone, reference.text) if reference.keeps_text else None,
+        identical=_identical(answers, all_answers, reference.text) if reference.keeps_text else None,
         reference=reference.text,
     )
 
@@ -113,7 +113,9 @@ def _median(steps: Sequence[Step], value: Callable[[Step], float]) -> float | No
     return statistics.median(map(value, steps)) if steps else None
 
 
-def _middle(answers: Sequence[AnswerRecord], value: Callable[[AnswerRecord], float | None]) -> float | None:
+def _median_over_prompts(
+    answers: Sequence[AnswerRecord], value: Callable[[AnswerRecord], float | None]
+) -> float | None:
     """The median over prompts of medians over repeats, for the answers that have the value."""
     found: dict[int, list[float]] = {}
     for answer in answers:
@@ -125,12 +127,12 @@ def _middle(answers: Sequence[AnswerRecord], value: Callable[[AnswerRecord], flo
 
 def _ratio(
     answers: Sequence[AnswerRecord],
-    everyone: Sequence[AnswerRecord],
+    all_answers: Sequence[AnswerRecord],
     baseline: str,
     value: Callable[[AnswerRecord], float | None],
 ) -> RatioInterval | None:
     """Paired ratios: each answer over the baseline's to the same prompt in the same repeat."""
-    base = {(other.prompt, other.repeat): value(other) for other in everyone if other.contender == baseline}
+    base = {(other.prompt, other.repeat): value(other) for other in all_answers if other.contender == baseline}
     ratios: dict[int, list[float]] = {}
     for answer in answers:
         ours, theirs = value(answer), base.get((answer.prompt, answer.repeat))
@@ -147,10 +149,10 @@ def _prediction(answers: Sequence[AnswerRecord]) -> RatioInterval | None:
     return mean_ratio(list(ratios.values()))
 
 
-def _identical(answers: Sequence[AnswerRecord], everyone: Sequence[AnswerRecord], reference: str) -> int:
+def _identical(answers: Sequence[AnswerRecord], all_answers: Sequence[AnswerRecord], reference: str) -> int:
     """The number of answers that equal the reference's first answer to the same prompt."""
     expected: dict[int, tuple[int, ...]] = {}
-    for other in everyone:
+    for other in all_answers:
         if other.contender == reference:
             expected.setdefault(other.prompt, other.tokens)
     return sum(answer.tokens == expected.get(answer.prompt) for answer in answers)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from runtime.bench.measure import Task
     from runtime.bench.prompts import BenchPrompt
     from runtime.bench.report import Report
-    from runtime.bench.rows import Start
+    from runtime.bench.rows import EngineStart
     from runtime.bench.simulated import Simulation
     from runtime.engine import Engine
     from runtime.kernels.selection import Wanted
@@ -200,7 +200,7 @@ def _starts(
     contenders: Sequence[Contender],
     rows: Sequence[int],
     prompts: Sequence[BenchPrompt],
-) -> dict[str, Start]:
+) -> dict[str, EngineStart]:
     """A cold and a warm start with the first contender's kernels, before anything else is open."""
     from runtime.bench.rows import measure_start
 

@@ -13,7 +13,7 @@ from memory.machine import this_command
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
-    from runtime.bench.conversation.measure import ConversationSetting, ConversationTask, Held
+    from runtime.bench.conversation.measure import ConversationResult, ConversationSetting, ConversationTask
     from runtime.bench.conversation.settings import ConversationRequest
 
 
@@ -53,12 +53,12 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     request = _request(options)
     settings = make_settings([name.strip() for name in options.compare.split(",")], request)
-    held: dict[str, list[Held]] = {setting.name: [] for setting in settings}
+    results: dict[str, list[ConversationResult]] = {setting.name: [] for setting in settings}
     command = this_command("runtime")
-    report = ConversationReport(command, request.manifest, _task(options), settings, held)
+    report = ConversationReport(command, request.manifest, _task(options), settings, results)
     code = 0
     try:
-        _talk(report.task, settings, options.repeat, held)
+        _hold_conversations(report.task, settings, options.repeat, results)
     except KeyboardInterrupt:
         code = INTERRUPTED
     text = "\n".join(report.lines())
@@ -69,8 +69,11 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def _talk(
-    task: ConversationTask, settings: list[ConversationSetting], repeats: int, held: dict[str, list[Held]]
+def _hold_conversations(
+    task: ConversationTask,
+    settings: list[ConversationSetting],
+    repeats: int,
+    results: dict[str, list[ConversationResult]],
 ) -> None:
     """Runs every setting ``repeats`` times, in turns; each repeat begins with another one."""
     from runtime.bench.conversation.measure import converse
@@ -89,7 +92,7 @@ def _talk(
             # Where more is taken than planned, on purpose, the engine would only complain.
             notify = show_once if setting.planned else lambda line: None
             done = run_isolated(converse, task, setting, notify=notify)
-            held[setting.name].append(done)
+            results[setting.name].append(done)
             shared.say(
                 f"repeat {repeat + 1}: {setting.name}: {done.tokens_per_second:.1f} tokens/s, generation memory"
                 f" {done.generation_bytes / 1e6:,.1f} MB in {done.seconds:.0f} s"

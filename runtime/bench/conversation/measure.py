@@ -31,7 +31,7 @@ from runtime.speculation.request import Speculation
 from runtime.text.token_ids import open_tokenizer
 
 # The peaks that matter last for a forward of a prompt, so a longer interval is enough; each sample takes the lock.
-_LOOK_SECONDS = 0.005
+_SAMPLE_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ConversationTask:
 
 
 @dataclass(frozen=True)
-class Held:
+class ConversationResult:
     """The measurements of one conversation.
 
     ``reread_tokens`` of the history were computed again. Times are in seconds: of the steps, and of the whole
@@ -111,13 +111,13 @@ class Held:
         return self.generation_bytes - max(self.cache_bytes - self.committed_bytes, 0)
 
 
-def converse(task: ConversationTask, setting: ConversationSetting, notify: Callable[[str], None]) -> Held:
+def converse(task: ConversationTask, setting: ConversationSetting, notify: Callable[[str], None]) -> ConversationResult:
     """Holds the conversation of ``task`` in ``setting``. The process is measured, so it should do nothing else."""
     bare = read_memory()
     if bare is None:
         raise PocketspecError("this system does not tell what memory a process uses; only Linux does: measure there")
     give_back()
-    with PeakMeter(interval_seconds=_LOOK_SECONDS) as meter:
+    with PeakMeter(interval_seconds=_SAMPLE_SECONDS) as meter:
         with meter.phase("tokenizer"):
             tokenizer = open_tokenizer(task.bundle)
         tokenizer_end = meter.phases[-1].after.anonymous_bytes
@@ -139,7 +139,7 @@ def converse(task: ConversationTask, setting: ConversationSetting, notify: Calla
                 start = perf_counter()
                 turns = list(_turns(engine, task, setting.speculation))
                 seconds = perf_counter() - start
-            return _held(engine, turns, seconds, bare, tokenizer_end, meter.phases)
+            return _read_result(engine, turns, seconds, bare, tokenizer_end, meter.phases)
 
 
 @dataclass(frozen=True)
@@ -189,18 +189,18 @@ def _ask_in_chat(engine: Engine, task: ConversationTask, speculation: Speculatio
         yield conversation.say(tokenizer.decode(tokens))
 
 
-def _held(
+def _read_result(
     engine: Engine,
     turns: Sequence[_MeasuredTurn],
     seconds: float,
     bare: Memory,
     tokenizer_end: int,
     phases: Sequence[Phase],
-) -> Held:
+) -> ConversationResult:
     """Reads the measurements before the engine closes."""
     models = {engine.manifest.target.name: engine.target, **engine.drafters}
     *loading, talk = (phase.peak for phase in phases)
-    return Held(
+    return ConversationResult(
         answers=tuple(turn.answer for turn in turns),
         tokens=turns[-1].length,
         steps=sum(turn.steps for turn in turns),

@@ -9,7 +9,7 @@ from typing import Any
 
 from export.manifest import Manifest
 from memory.machine import describe_device, measured_on, versions
-from runtime.bench.conversation.measure import ConversationSetting, ConversationTask, Held
+from runtime.bench.conversation.measure import ConversationResult, ConversationSetting, ConversationTask
 from runtime.bench.intervals import show_spread, spread
 from runtime.bench.machine import describe_level
 
@@ -34,18 +34,18 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class ConversationReport:
-    """``held`` has the complete repeats of every setting; texts are compared with those of ``reference``."""
+    """``results`` has the complete repeats of every setting; texts are compared with those of ``reference``."""
 
     command: str
     manifest: Manifest
     task: ConversationTask
     settings: Sequence[ConversationSetting]
-    held: Mapping[str, Sequence[Held]]
+    results: Mapping[str, Sequence[ConversationResult]]
 
     @property
     def done(self) -> list[ConversationSetting]:
         """Settings with at least one complete conversation."""
-        return [setting for setting in self.settings if self.held.get(setting.name)]
+        return [setting for setting in self.settings if self.results.get(setting.name)]
 
     @property
     def reference(self) -> str:
@@ -55,9 +55,11 @@ class ConversationReport:
 
     def identical(self, name: str) -> int:
         """How many answers of ``name`` equal those of the reference, over all repeats."""
-        expected = self.held[self.reference][0].answers
+        expected = self.results[self.reference][0].answers
         return sum(
-            ours == theirs for held in self.held[name] for ours, theirs in zip(held.answers, expected, strict=True)
+            ours == theirs
+            for result in self.results[name]
+            for ours, theirs in zip(result.answers, expected, strict=True)
         )
 
     def lines(self) -> Iterator[str]:
@@ -98,33 +100,33 @@ class ConversationReport:
 
     def _numbers(self, name: str) -> dict[str, Any]:
         runs = [
-            {key: value for key, value in asdict(held).items() if key != "answers"}
-            | {"generation_bytes": held.generation_bytes, "tokens_per_second": held.tokens_per_second}
-            for held in self.held[name]
+            {key: value for key, value in asdict(result).items() if key != "answers"}
+            | {"generation_bytes": result.generation_bytes, "tokens_per_second": result.tokens_per_second}
+            for result in self.results[name]
         ]
-        answers = sum(len(held.answers) for held in self.held[name])
+        answers = sum(len(result.answers) for result in self.results[name])
         return {"identical": self.identical(name), "answers": answers, "runs": runs}
 
     def _cells(self, name: str) -> list[str]:
-        runs, turns = self.held[name], len(self.task.prompts)
+        runs, turns = self.results[name], len(self.task.prompts)
         last = runs[-1]
         said = sum(map(len, last.answers))
         generation = self._median(name, "generation_bytes")
         return [
-            show_spread(spread([held.tokens_per_second for held in runs]), ".1f"),
-            show_spread(spread([sum(map(len, held.answers)) / held.seconds for held in runs]), ".1f"),
+            show_spread(spread([result.tokens_per_second for result in runs]), ".1f"),
+            show_spread(spread([sum(map(len, result.answers)) / result.seconds for result in runs]), ".1f"),
             f"{said / last.steps:.2f}",
             *(f"{self._median(name, key) / _MB:,.1f}" for key in ("running_bytes", "loading_bytes", "mapped_bytes")),
             f"{last.committed_bytes / _MB:,.1f} ({last.tokens:,} tokens)",
             f"{generation / _MB:,.1f}",
             f"{generation / _MB / turns:,.1f}",
             f"{self._median(name, 'generation_bytes_in_use') / _MB:,.1f}",
-            f"{max(held.reread_tokens for held in runs):,}",
-            f"{self.identical(name)}/{sum(len(held.answers) for held in runs)}",
+            f"{max(result.reread_tokens for result in runs):,}",
+            f"{self.identical(name)}/{sum(len(result.answers) for result in runs)}",
         ]
 
     def _median(self, name: str, key: str) -> float:
-        return spread([float(getattr(held, key)) for held in self.held[name]]).median
+        return spread([float(getattr(result, key)) for result in self.results[name]]).median
 
     def _comparisons(self) -> Iterator[str]:
         """What planning saves, and what it costs: the first planned setting against each unplanned one."""
@@ -134,7 +136,7 @@ class ConversationReport:
         for other in (setting.name for setting in self.done if not setting.planned):
             keys = ("generation_bytes", "generation_bytes_in_use", "running_bytes")
             change = [self._median(planned, key) / self._median(other, key) - 1 for key in keys]
-            pairs = zip(self.held[planned], self.held[other], strict=False)
+            pairs = zip(self.results[planned], self.results[other], strict=False)
             ratio = spread([ours.tokens_per_second / theirs.tokens_per_second for ours, theirs in pairs])
             yield (
                 f"{planned} against {other}: generation memory {change[0]:+.1%} (without unused KV rows"

@@ -103,7 +103,7 @@ class _MeteredLevels(Levels):
             return super().open_drafters(plan, kept)
 
 
-class _Widest:
+class _WidestDrafter:
     """Drafts as many random nodes as are allowed, practically always wrong."""
 
     name = "widest"
@@ -128,7 +128,9 @@ def _converse(engine: Engine, meter: PeakMeter) -> tuple[int, int]:
             prompt,
             stop=StopRule(max_new_tokens=answer),
             sampling=_SAMPLED if turn % 2 else SamplingParams(),
-            speculation=Speculation(drafter, shape="tree" if trees and drafter in (SUFFIX, _Widest.name) else None),
+            speculation=Speculation(
+                drafter, shape="tree" if trees and drafter in (SUFFIX, _WidestDrafter.name) else None
+            ),
         )
         with meter.phase(f"turn {turn + 1}: prompt"):
             taken = [next(made)]
@@ -142,8 +144,8 @@ def _turns(engine: Engine) -> Iterator[tuple[str, list[int], int | None]]:
     """Drafter, prompt and most tokens of the answer by turn; the last turns take each drafter to the last row."""
     plan, vocab_size = engine.plan, engine.target.vocab_size
     tree = plan.draft.shape == "tree" and engine.target.takes_trees
-    engine.add_drafter(_Widest(vocab_size, tree))
-    drafters = [*engine.drafters, SUFFIX, _Widest.name] if plan.draft.nodes else [NONE]
+    engine.add_drafter(_WidestDrafter(vocab_size, tree))
+    drafters = [*engine.drafters, SUFFIX, _WidestDrafter.name] if plan.draft.nodes else [NONE]
     text, other = (_random_tokens(seed, vocab_size, plan.context) for seed in (1, 2))
     answer = min(_ANSWER, plan.context // 2)
     for turn in range(plan.turns):
