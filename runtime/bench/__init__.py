@@ -1,4 +1,4 @@
-"""Compares ways to decode side by side, on the same prompts in one run, and shows how sure each number is.
+"""Compares decoding methods on the same prompts in one run, and shows how certain each number is.
 
 ``contenders`` turns names into settings, ``measure`` runs them in turns and records every answer, ``summary`` computes
 from the records, and ``report``, ``table`` and ``plots`` show the result. ``conversation`` and ``memory`` are

@@ -11,10 +11,10 @@ from runtime.decoding.draft import Step
 
 @dataclass(frozen=True)
 class LevelAcceptance:
-    """What ``level`` accepted of the drafts it judged.
+    """The acceptance of the ``drafts`` that ``level`` verified; empty ones do not count.
 
-    ``rate`` is the share of all nodes. ``by_depth[d]`` is the share of accepted tokens at depth d, among the drafts
-    that were so deep and whose tokens above were all accepted. ``drafts`` counts drafts that were not empty.
+    ``rate`` is the number of accepted tokens over the number of all nodes. ``by_depth[d]`` is the share of drafts whose
+    token at depth d was accepted, among those that reach this depth and whose tokens above were accepted.
     """
 
     level: str
@@ -24,7 +24,7 @@ class LevelAcceptance:
 
 
 def measure_acceptance(steps: Sequence[Step], target: str) -> list[LevelAcceptance]:
-    """The acceptance of ``target``, whose steps these are, and of every level below that judged drafts itself."""
+    """The acceptance of ``target``, which made these steps, and of every level below that verified drafts."""
     judged = [step for step in steps if step.num_drafted]
     found = [_acceptance(target, judged)] if judged else []
     below: dict[str, list[Step]] = {}

@@ -1,4 +1,4 @@
-"""The contenders of a benchmark, made from their names.
+"""The contenders of a benchmark (decoding settings that are compared), made from their names.
 
 - ``plain`` runs one row a step, ``plain-safe`` the width that agrees bit for bit with wider steps.
 - ``suffix`` (or another registered drafter), ``chain``, ``tree``, ``hierarchy`` and ``ahead`` let the scheduler choose
@@ -33,7 +33,7 @@ _LIMIT = re.compile(r"(chain|tree)(\d+)(?:x(\d+))?")
 
 @dataclass(frozen=True)
 class Contender:
-    """One method to decode. ``single_rows``: it runs one row a step where the engine would pad it.
+    """A setting that is compared. ``single_rows``: a step of one row is not padded to a width that agrees bit for bit.
 
     ``kernels`` None: those of the command.
     """
@@ -55,7 +55,7 @@ class Contender:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it drafts in one method only, and in one that is possible for any text."""
+        """Whether it always makes the same choice, and one that is possible for any text."""
         return self.pick_name is not None and self.speculation.drafter != PERFECT
 
     @property
@@ -68,7 +68,7 @@ class Contender:
 
 
 def levels_of(contender: Contender, manifest: Manifest) -> tuple[str, ...]:
-    """The levels below the target that it may use."""
+    """The names of the levels below the target that ``contender`` may use."""
     below = levels_below(manifest)
     needed = needed_levels(contender.speculation.drafter, below)
     return tuple(below) if needed is None else needed
@@ -108,7 +108,7 @@ def parse_contender(text: str) -> Contender:
 
 
 def _parse_limits(parts: Sequence[str], text: str) -> DraftLimit:
-    """The limit for the target, with the one for the level below inside it, if there is one."""
+    """The limit of drafts for the target; ``inner`` has that for the level below, if there is one."""
     match = _LIMIT.fullmatch(parts[0])
     if not match or (match[1] == "chain" and match[3]):
         raise PocketspecError(f"contender {text!r}: {parts[0]} is no draft; write chain6, tree8 or tree8x3")
@@ -131,10 +131,10 @@ def default_names(manifest: Manifest) -> list[str]:
 
 
 def references(contenders: Sequence[Contender]) -> dict[str, str]:
-    """By contender, the one whose answers it must equal: plain decoding with the same kernels.
+    """For each contender, the name of the one whose answers it must equal.
 
-    That is plain decoding at the safe width if it is there, else of one row, else the first contender with those
-    kernels.
+    That is plain decoding with the same kernels: at the safe width if it is compared, otherwise of one row, otherwise
+    the first contender with those kernels.
     """
     found = {}
     for contender in contenders:

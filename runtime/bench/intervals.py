@@ -55,11 +55,12 @@ class RatioInterval:
 
 
 def mean_ratio(ratios: Sequence[Sequence[float]]) -> RatioInterval | None:
-    """The mean of ratios: one sequence for every prompt, with one ratio for every repeat; None if there are none.
+    """The geometric mean of ratios, with its interval; None if there are none.
 
-    Repeats of a prompt are no new evidence about other prompts. So they are averaged, and prompts are resampled
-    (bootstrap of logarithms, 4,000 draws with a fixed seed). The bootstrap interval of few prompts is too narrow: its
-    offsets are widened to those of Student's distribution (Hesterberg, arXiv 1411.5279, section 4.2).
+    ``ratios`` has a sequence for every prompt, with one ratio for every repeat. Repeats of a prompt are no evidence
+    about other prompts, so they are averaged and only prompts are resampled (bootstrap of the logarithms, 4,000 draws
+    with a fixed seed). The bootstrap interval of few prompts is too narrow, so it is widened by the ratio of Student's
+    to the normal quantile (Hesterberg, arXiv 1411.5279, section 4.2).
     """
     logs = np.array([statistics.fmean(map(math.log, prompt)) for prompt in ratios if prompt])
     count = len(logs)

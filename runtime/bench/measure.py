@@ -1,7 +1,7 @@
 """Measures contenders in turns on every prompt, in one process, so that a slow minute affects all of them.
 
-Every answer begins with empty KV caches: its first token comes after all levels that it needs have read the prompt, and
-the time after that token is decoding alone. Each answer is one record; all results are computed from records.
+Every answer begins with empty KV caches. Its first token comes after all levels that it needs have read the prompt, so
+the time after that token is decoding alone. Each answer is one record, and all results are computed from records.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from runtime.kernels.selection import Wanted
 from runtime.models.exact_widths import any_width
 from runtime.speculation.request import PLAIN
 
-# Each sample takes Python's lock. Peaks last longer than this, and the system's high-water mark has the shorter ones.
+# Seconds between samples of memory, each of which takes Python's lock. The system's high-water mark has shorter peaks.
 _SAMPLE_SECONDS = 0.05
-# Enough for every graph to run at every width.
+# Tokens of an answer that warms up: enough for every graph to run at every width.
 _WARM_TOKENS = 8
 
 
-# The chances of the target and of the intermediate, see simulated.py.
+# Simulated chances of acceptance by depth: the target's, and the intermediate's if they are given (simulated.py).
 Chances = tuple[Sequence[float], Sequence[float] | None]
 
 
 @dataclass(frozen=True)
 class AnswerRecord:
-    """One answer of ``contender`` to prompt number ``prompt``.
+    """One answer of ``contender`` to the prompt of number ``prompt``.
 
-    ``first_token_seconds`` ends with the first step, ``seconds`` with the last one; both begin with the call, are wall
-    clock and include the time between steps. ``overhead_seconds`` is the median time of a step outside ONNX Runtime.
-    ``peak`` are the process's highest bytes during the answer, None where the system does not tell. ``predicted`` are
-    the tokens/s that the cost model expects, None if it has no forecast.
+    - ``first_token_seconds`` and ``seconds``: wall-clock time from the call to the end of the first and the last step.
+    - ``overhead_seconds``: the median time of a step outside ONNX Runtime, without the first step.
+    - ``peak``: the highest bytes of the process during the answer; None where the system does not report them.
+    - ``predicted``: the tokens/s that the cost model forecasts; None if it has no forecast.
     """
 
     contender: str
@@ -85,15 +85,15 @@ class Task:
     simulated: bool = False
 
     def sampling_of(self, prompt: int, repeat: int) -> SamplingParams:
-        """The sampling for one prompt and repeat, the same for all contenders."""
+        """The sampling for one prompt and repeat; it is the same for all contenders."""
         offset = prompt + repeat * len(self.prompts) if self.simulated else 0
         return replace(self.sampling, seed=self.sampling.seed + offset)
 
 
 class Bench:
-    """Runs contenders on engines, one engine for each kind of kernels.
+    """Runs contenders on ``engines``, one for each kind of kernels.
 
-    ``chances`` are the simulated acceptance chances by contender.
+    ``chances`` has the simulated chances of acceptance by contender.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class Bench:
         self._replays: dict[str, Replay] = {}
 
     def run(self, contenders: Sequence[Contender], repeats: int) -> Iterator[AnswerRecord]:
-        """Yields every answer as soon as it is complete, prompt by prompt; each time another contender is first.
+        """Yields every answer as soon as it is complete, prompt by prompt; contenders take turns in being the first.
 
-        Short answers to the first prompt warm up and are not yielded.
+        Before that, each contender gives a short answer to the first prompt, which warms up and is not yielded.
         """
         self._teach_oracles(contenders)
         self._replays = self._replays_of(contenders)
@@ -121,7 +121,7 @@ class Bench:
                         yield self._answer(contender, self._task, prompt, repeat, meter)
 
     def _teach_oracles(self, contenders: Sequence[Contender]) -> None:
-        """Gives the answers of plain decoding to the perfect drafters."""
+        """Lets oracle drafters learn the answers of plain decoding."""
         for kernels in {contender.kernels for contender in contenders if contender.speculation.drafter == PERFECT}:
             drafter = OracleDrafter(PERFECT)
             plain = Contender("plain-safe", PLAIN, kernels=kernels)
@@ -130,9 +130,9 @@ class Bench:
             self._engines[kernels].add_drafter(drafter)
 
     def _replays_of(self, contenders: Sequence[Contender]) -> dict[str, Replay]:
-        """The cost model for every contender; empty if only plain decoding is measured.
+        """The cost model of every contender; empty if only plain decoding is measured.
 
-        The costs of rows are read from their record, or measured here, before anything is timed.
+        The costs of rows are read from the device cache, or measured now, before anything is timed.
         """
         if all(contender.is_plain for contender in contenders):
             return {}
@@ -147,7 +147,7 @@ class Bench:
         return replays
 
     def _simulate(self, contender: Contender) -> None:
-        """Sets the simulated acceptance, only if it changes: drafters begin anew with it."""
+        """Sets the simulated acceptance if it changes; drafters then lose what they have learned."""
         chances = self._chances.get(contender.name)
         if chances is not None and chances != self._simulated.get(contender.kernels):
             self._engines[contender.kernels].simulate_acceptance(*chances)

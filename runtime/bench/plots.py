@@ -1,4 +1,7 @@
-"""Draws measurements as PNG files: the cost of rows, speed by category, acceptance by depth. Loads matplotlib late."""
+"""Draws measurements as PNG files: the cost of rows, speed by category, acceptance by depth.
+
+matplotlib is optional, and is imported only when a picture is drawn.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def _save(report: Report, draw: Callable[[Axes, Report], None], path: Path) -> P
 
 
 def _label(figure: Figure, report: Report) -> None:
-    """What must be said of the numbers, for the title."""
+    """Writes below the picture what must be said of its numbers."""
     labels = dict.fromkeys(row.label for row in report.summaries if row.label)
     threads = report.setup.plan.threads
     notes = [report.setup.manifest.name, *labels, f"threads {threads}" if threads else "", report.ended_early or ""]

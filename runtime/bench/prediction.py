@@ -1,7 +1,7 @@
-"""What the cost model forecast for steps before they were taken, to show how good it is.
+"""What the cost model forecasts for measured steps, to show how accurate it is.
 
-Answers are replayed from their records. For every step the cost model forecasts from the acceptance and latencies
-learned so far; then it learns from the step, as it does while decoding.
+Answers are replayed from their records. Before every step the cost model makes a forecast from the acceptance and
+latencies that it has learned so far; then it learns from the step, as it does while decoding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from runtime.scheduler.methods import DecodingMethod
 class Replay:
     """The cost model as it learns from one contender, answer after answer.
 
-    ``methods`` have learned nothing yet; ``costs`` are this device's, of ``target`` with its rows ``padded``.
+    ``methods`` have learned nothing yet. ``costs`` are this device's, for a target called ``target``, whose forwards of
+    n rows run ``padded(n)`` of them.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class Replay:
         self._methods, self._latency = methods, LatencyEstimates(costs, target, padded)
 
     def predict(self, steps: Sequence[Step], context: int) -> float | None:
-        """The forecast in tokens/s for ``steps`` after a text of ``context`` tokens; None if a step has no method."""
+        """The forecast for ``steps`` after a text of ``context`` tokens, in tokens/s; None if no method made a step."""
         tokens = seconds = 0.0
         for step in steps:
             method = self._owner(step.pick)
@@ -42,6 +43,6 @@ class Replay:
         return tokens / seconds if seconds else None
 
     def _owner(self, pick: Pick) -> DecodingMethod | None:
-        """The method that made ``pick``: if a drafter has several kinds of drafts, the one of that shape."""
+        """The method of the picked drafter that makes drafts of the picked shape."""
         owned = [method for method in self._methods if method.drafter == pick.drafter]
         return next((method for method in owned if method.shape == pick.limit.shape), None)

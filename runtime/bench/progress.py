@@ -1,4 +1,4 @@
-"""Shows the progress of a measurement: a bar on a terminal, a line from time to time elsewhere."""
+"""Shows the progress of a measurement: a bar on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINES = 20
 
 @contextmanager
 def show_answers(total: int, say: Callable[[str], None]) -> Iterator[Callable[[AnswerRecord], None]]:
-    """Yields the function to call after every answer, of ``total`` in all; ``say`` prints a line."""
+    """Yields a function to call after each of ``total`` answers; ``say`` prints a line."""
     if not sys.stderr.isatty():
         yield _Lines(total, say)
         return

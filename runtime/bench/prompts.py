@@ -29,9 +29,9 @@ class BenchPrompt:
 def read_prompts(path: Path, count: int | None = None, per_category: int | None = None) -> list[BenchPrompt]:
     """Reads prompts from JSON lines, texts between ``<|endoftext|>``, or plain lines.
 
-    JSON lines have ``prompt`` or ``turns`` (the first turn is used), and may have ``category`` or ``kind``. The result
-    is the first ``per_category`` of every category, and of those the first ``count``. PocketspecError in one line if
-    the file cannot be read, has broken lines (all are named), or has no prompts.
+    A JSON line has ``prompt`` or ``turns`` (of which the first is used), and may have ``category`` or ``kind``. The
+    result has the first ``per_category`` prompts of every category, and of those the first ``count``. PocketspecError
+    if the file cannot be read, has broken lines, or has no prompts.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One measurement with everything needed to repeat and to question it: as summaries, and as JSON."""
+"""A measurement with everything that is needed to repeat it and to doubt it: as summaries, and as JSON."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ ALL = "all prompts"
 
 @dataclass(frozen=True)
 class Setup:
-    """The request, and what was open.
+    """What was asked for, and what was open.
 
-    ``bandwidth`` is the machine's measured memory bandwidth in bytes/s, ``synthetic`` the simulated acceptance as asked
-    for, ``load`` the average number of runnable processes before.
+    ``bandwidth`` is the machine's measured memory bandwidth in bytes/s. ``synthetic`` is the text that asked for
+    simulated acceptance. ``load`` is the average number of runnable processes before the measurement.
     """
 
     command: str
@@ -51,7 +51,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Hindsight:
-    """The fastest of the fixed choices, and the speed of ``contender``, "auto", as a multiple of its speed."""
+    """The speed of ``contender`` ("auto") over that of ``best``, the fastest of the fixed choices."""
 
     contender: str
     best: str
@@ -60,9 +60,10 @@ class Hindsight:
 
 @dataclass(frozen=True)
 class Report:
-    """``answers`` has all that were measured; ``ended_early`` says why some are missing, in a sentence.
+    """All measured ``answers``; ``ended_early`` is a sentence that says why some are missing.
 
-    ``rows`` is the cost of rows for every level, ``starts`` are cold and warm starts; both only if they were measured.
+    ``rows`` has the seconds of a forward by level and number of rows, ``starts`` the cold and the warm start; both are
+    empty if they were not measured.
     """
 
     setup: Setup
@@ -88,7 +89,7 @@ class Report:
 
     @cached_property
     def categories(self) -> dict[str, list[Summary]]:
-        """The same by category, in the order of the prompts; empty if the prompts have no categories."""
+        """The summaries for each category, in the order of the prompts; empty if the prompts have no categories."""
         names = list(dict.fromkeys(prompt.category for prompt in self.setup.prompts))
         if names == [None]:
             return {}
@@ -97,7 +98,10 @@ class Report:
 
     @cached_property
     def hindsight(self) -> dict[str, Hindsight]:
-        """ "auto" compared with the best fixed choice, over all prompts and by category; empty if one is missing."""
+        """The comparison of "auto" with the best fixed choice, for all prompts and by category.
+
+        Empty if either of them was not measured.
+        """
         names = {each.name: each.is_fixed for each in self.setup.contenders}
         auto = next((each.name for each in self.setup.contenders if each.is_auto), None)
         found = {}
@@ -111,7 +115,7 @@ class Report:
         return found
 
     def label(self, contender: Contender) -> str:
-        """What must be said in every row of ``contender``; empty for trained weights."""
+        """What must be said with every number of ``contender``: what was random or simulated; empty if nothing was."""
         manifest = self.setup.manifest
         parts = stand_ins([manifest.target, *(manifest.level(name) for name in levels_of(contender, manifest))])
         if self.setup.synthetic is not None:
@@ -160,7 +164,7 @@ class Report:
 def with_rows(
     report: Report, models: Mapping[str, OrtModel], counts: Sequence[int]
 ) -> tuple[Report, BaseException | None]:
-    """``report`` with the cost of rows for every model, and the error that ended this early, if any."""
+    """``report`` with the cost of forwards of ``counts`` rows for every model, and the error that ended this early."""
     rows: dict[str, Mapping[int, Spread]] = {}
     try:
         for name, model in models.items() if counts else ():

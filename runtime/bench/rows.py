@@ -1,4 +1,4 @@
-"""Measures what a forward costs each level by its rows, and how long an engine takes to start."""
+"""Measures the cost of a forward by its number of rows, for each level, and how long an engine takes to start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.kernels.weights.readahead import evict, resident_share
 from runtime.models.exact_widths import any_width
 from runtime.models.ort_model import OrtModel
 
-# Rows of KV cache before the timed ones: a conversation has some, too.
+# Rows of KV cache before the timed ones, because a conversation has some as well.
 _PAST_ROWS = 128
 _FORWARDS = 15
 
@@ -43,10 +43,9 @@ def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:
 
 @dataclass(frozen=True)
 class EngineStart:
-    """How an engine starts.
+    """The start of an engine: the seconds until it is open, and from then until its first token.
 
-    ``resident`` is the share of its mapped weights that was in memory before. ``first_token_seconds`` begin when the
-    engine is open.
+    ``resident`` is the share of its mapped weights that was in memory before.
     """
 
     resident: float
@@ -57,7 +56,7 @@ class EngineStart:
 def measure_start(
     open_engine: Callable[[], Engine], prompt: Sequence[int], files: Sequence[Path], cold: bool
 ) -> EngineStart:
-    """Opens an engine for one token. ``cold``: the system is first asked to drop ``files`` from memory."""
+    """Opens an engine and generates one token. ``cold``: the system is first asked to drop ``files`` from memory."""
     if cold:
         for file in files:
             evict(file)

@@ -1,4 +1,4 @@
-"""What a benchmark opens, and the loop that keeps all answers when a run ends early."""
+"""What a benchmark compares and opens, and the loop that keeps all answers when a run ends early."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from runtime.speculation.request import AUTO, check_drafter, levels_below
 
 
 def choose_contenders(names: str | None, manifest: Manifest, where: str) -> list[Contender]:
-    """The contenders in ``names``, separated by commas, or the default ones; ``where`` names the bundle in errors."""
+    """The contenders in ``names``, separated by commas; None: the default ones. PocketspecError for impossible ones.
+
+    ``where`` says in errors what was searched, as in "in BUNDLE".
+    """
     asked = default_names(manifest) if names is None else [name.strip() for name in names.split(",")]
     twice = sorted({name for name in asked if asked.count(name) > 1})
     if twice:
@@ -46,8 +49,9 @@ def check_contender(contender: Contender, manifest: Manifest, where: str) -> Non
 def request_fields(contenders: Sequence[Contender], rows: Sequence[int], manifest: Manifest) -> dict[str, Any]:
     """Fields of a Request with room for every contender, and for forwards of each number of ``rows``.
 
-    If only "auto" drafts, the plan is the usual one. Otherwise it may use all levels, and drafts as large as the
-    planner considers.
+    If only "auto" drafts, there are no fields, so the plan is the usual one. Otherwise the plan has all levels that
+    contenders may use, and drafts of the largest size that any of them has; where the scheduler chooses the size, that
+    is the largest that the planner considers. PocketspecError if it is too large.
     """
     sizes = [limit.nodes for contender in contenders for limit in _limits(contender)]
     free = [contender for contender in contenders if contender.pick_name is None]
@@ -66,10 +70,10 @@ def request_fields(contenders: Sequence[Contender], rows: Sequence[int], manifes
 
 
 def worth_comparing(contenders: Sequence[Contender], engines: Mapping[Wanted | None, Engine]) -> list[Contender]:
-    """The contenders that differ from others.
+    """The contenders without those that would tell nothing.
 
-    Plain decoding at a safe width of one row is left out, and so are trees that the scheduler would never choose,
-    because their rows do not agree with those of chains.
+    Plain decoding at the safe width is left out if that width is one row. Trees are left out if the scheduler would
+    never choose them, because their rows do not agree bit for bit with those of chains.
     """
 
     def is_worth_it(contender: Contender) -> bool:

@@ -18,7 +18,10 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class MeanLength:
-    """Mean tokens of a step, the target's own included; ``depth`` None: with each contender's own drafts."""
+    """The mean number of tokens of a step, the target's own included, with chains of ``depth`` tokens.
+
+    ``depth`` None: with drafts of each contender's own size.
+    """
 
     tokens: float
     depth: int | None
@@ -26,10 +29,10 @@ class MeanLength:
 
 @dataclass(frozen=True)
 class Simulation:
-    """Acceptance chances of ``target`` and ``intermediate``.
+    """The simulated acceptance of target and intermediate, as it was asked for in ``text``.
 
-    Each is a chance for every depth, the last one for all deeper tokens, or a mean from which a constant chance
-    follows. ``text`` is the request.
+    Each is a chance for every depth (the last one for all deeper tokens), or a mean length from which a constant chance
+    follows. ``intermediate`` None: it verifies as usual.
     """
 
     text: str
@@ -37,10 +40,10 @@ class Simulation:
     intermediate: tuple[float, ...] | MeanLength | None = None
 
     def chances(self, contender: Contender) -> Chances | None:
-        """The chances of the target and of the intermediate for ``contender``; PocketspecError if a mean is impossible.
+        """The chances of target and intermediate for ``contender``; None if it drafts nothing.
 
-        The intermediate's are None if nothing was asked for it: it judges as usual. None as a whole if nothing is
-        drafted.
+        The intermediate's are None if it verifies as usual. PocketspecError if a mean length is impossible with the
+        contender's drafts, or if their size is unknown.
         """
         if contender.is_plain:
             return None
@@ -51,9 +54,9 @@ class Simulation:
 
 
 def parse_simulation(text: str) -> Simulation:
-    """Parses ``0.8``, ``0.9,0.8,0.7``, ``mean:3.2`` or ``mean:3.2@6`` (with chains of 6); PocketspecError otherwise.
+    """Parses ``0.8``, ``0.9,0.8,0.7``, ``mean:3.2`` or ``mean:3.2@6`` (a mean with chains of 6).
 
-    Two of them with a slash between are for target and intermediate.
+    Two of these, separated by a slash, are for target and intermediate. PocketspecError for anything else.
     """
     parts = text.split("/")
     if len(parts) > 2:
@@ -96,9 +99,9 @@ def _resolve(wanted: tuple[float, ...] | MeanLength, limit: DraftLimit | None, n
 
 
 def constant_chance(tokens: float, limit: DraftLimit, name: str = "the draft") -> float:
-    """The constant acceptance chance with which a step with drafts of ``limit`` gives ``tokens`` on average.
+    """The constant chance of acceptance with which a step with drafts of ``limit`` has ``tokens`` on average.
 
-    PocketspecError if even drafts that are always right give fewer.
+    PocketspecError if a step has fewer even with all drafts accepted.
     """
     if tokens > limit.depth + 1:
         raise PocketspecError(

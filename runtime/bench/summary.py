@@ -19,11 +19,14 @@ from runtime.decoding.draft import Step
 class Summary:
     """One row of the table; ``category`` None: over all prompts.
 
-    Speeds (tokens/s) and times are medians over prompts of medians over repeats. Ratios compare with the baseline,
-    prompt by prompt. Seconds of a step, and ``read_bytes_per_second`` of the target's weights, leave out the first step
-    of an answer, which reads the prompt. ``choices`` are shares of steps. ``predicted`` is in tokens/s, ``prediction``
-    the ratio of predicted to measured speed. ``peak`` is that of the whole process. ``identical`` counts ``answers``
-    that equal the reference's; None if they need not.
+    - Speeds (tokens/s) and seconds of an answer are medians over prompts of medians over repeats.
+    - ``ratio`` and ``end_to_end_ratio`` compare speeds with the baseline, prompt by prompt.
+    - Seconds of a step are medians without the first step of an answer, which reads the prompt; so is
+      ``read_bytes_per_second``, the bandwidth at which the target's weights are read.
+    - ``choices``: the share of steps by name of the pick.
+    - ``predicted``: the forecast in tokens/s; ``prediction``: its ratio to the measured speed.
+    - ``peak``: the highest bytes of the whole process.
+    - ``identical``: how many of ``answers`` equal those of ``reference``; None if they need not.
     """
 
     contender: str
@@ -52,7 +55,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class ComparedWith:
-    """What answers are compared with: the speed of ``baseline``, and the answers of ``text``.
+    """The contenders to compare with: ``baseline`` for speed, ``text`` for answers.
 
     ``keeps_text``: whether the answers must be the same.
     """
@@ -70,7 +73,7 @@ def summarize(
     category: str | None,
     reference: ComparedWith,
 ) -> Summary:
-    """Summarizes ``answers`` of one contender, at least one; ``all_answers`` has those of all contenders."""
+    """Summarizes ``answers`` (one or more) of one contender; ``all_answers`` has those of all contenders."""
     steps = [step for answer in answers for step in answer.steps]
     decoding = [step for answer in answers for step in answer.steps[1:]]
     target_seconds = _median(decoding, lambda step: step.target_seconds)
@@ -116,7 +119,7 @@ def _median(steps: Sequence[Step], value: Callable[[Step], float]) -> float | No
 def _median_over_prompts(
     answers: Sequence[AnswerRecord], value: Callable[[AnswerRecord], float | None]
 ) -> float | None:
-    """The median over prompts of medians over repeats, for the answers that have the value."""
+    """The median over prompts of medians over repeats; answers without the value are left out."""
     found: dict[int, list[float]] = {}
     for answer in answers:
         number = value(answer)

@@ -78,7 +78,7 @@ def row_grid(report: Report) -> Grid:
 
 
 def grids(report: Report) -> list[Grid]:
-    """All tables with content."""
+    """All tables that have rows."""
     found = [main_grid(report), hindsight_grid(report), row_grid(report)]
     if report.categories:
         found.insert(1, category_grid(report))
@@ -135,7 +135,7 @@ def markdown(report: Report) -> str:
 
 
 def terminal(report: Report, width: int) -> str:
-    """The whole report in lines of at most ``width``, if cells allow it; wide tables are split and repeat the names."""
+    """The whole report for a terminal of ``width`` columns. Wide tables are split, and each part repeats the names."""
     lines = list(preamble(report))
     for titles, cells in grids(report):
         for columns in _parts([titles, *cells], width):
@@ -147,7 +147,7 @@ def terminal(report: Report, width: int) -> str:
 
 
 def _parts(rows: Sequence[Sequence[str]], width: int) -> Iterator[list[list[str]]]:
-    """Padded columns in groups that fit ``width``; every group begins with the first column."""
+    """Padded columns in groups that fit into ``width`` if possible; every group begins with the first column."""
     names, *others = (_padded([row[column] for row in rows]) for column in range(len(rows[0])))
     group = [names]
     for column in others:
@@ -164,7 +164,7 @@ def _padded(cells: Sequence[str]) -> list[str]:
 
 
 def comma_separated(report: Report) -> str:
-    """One line for every contender over all prompts, then by category, each with all shared facts."""
+    """CSV: a line for every contender over all prompts, then one by category, each with all shared facts."""
     rows = [*report.summaries, *(row for rows in report.categories.values() for row in rows)]
     shared = {name: _flat(value) for name, value in facts(report).items()}
     lines = [{**_flat_summary(row), **shared} for row in rows]
@@ -221,7 +221,7 @@ def _acceptance(each: LevelAcceptance) -> str:
 
 
 def _choices(row: Summary) -> str:
-    """What was drafted, if the contender's name does not say it."""
+    """The picks with their shares of steps; nothing if the contender's name says it."""
     first, *others = row.choices
     if not others and (row.contender.endswith(first) or row.contender.endswith("plain-safe")):
         return _NONE

@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures, then prints the tables; if something ends it early, those of the complete answers."""
+    """Measures, then prints the tables. If something ends it early, they have the complete answers."""
     from runtime.bench.report import with_rows
     from runtime.bench.setting import choose_contenders, open_models, worth_comparing
     from runtime.bench.simulated import parse_simulation
@@ -127,7 +127,7 @@ def _measure(
     prompts: Sequence[BenchPrompt],
     simulation: Simulation | None,
 ) -> tuple[Report, BaseException | None]:
-    """The report, as far as it got, and the error that ended it early."""
+    """The report on all complete answers, and the error that ended the run early, if any."""
     from runtime.bench.machine import read_load
     from runtime.bench.measure import Bench
     from runtime.bench.progress import show_answers
@@ -201,7 +201,7 @@ def _starts(
     rows: Sequence[int],
     prompts: Sequence[BenchPrompt],
 ) -> dict[str, EngineStart]:
-    """A cold and a warm start with the first contender's kernels, before anything else is open."""
+    """A cold and a warm start with the first contender's kernels. They are measured before anything else is open."""
     from runtime.bench.rows import measure_start
 
     def open_engine() -> Engine:
@@ -215,7 +215,7 @@ def _starts(
 
 
 def _show(report: Report, options: argparse.Namespace) -> None:
-    """Prints the report, and writes what else was asked for."""
+    """Prints the report, and writes the files that were asked for."""
     from runtime.bench.plots import draw_plots
     from runtime.bench.table import comma_separated, markdown, terminal
 

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Holds the conversations, then prints the table; if interrupted, of those that are complete."""
+    """Holds the conversations, then prints the table. If interrupted, it has the complete conversations."""
     from runtime.bench.conversation.report import ConversationReport
     from runtime.bench.conversation.settings import make_settings
 
@@ -89,7 +89,7 @@ def _hold_conversations(
     for repeat in range(repeats):
         first = repeat % len(settings)
         for setting in [*settings[first:], *settings[:first]]:
-            # Where more is taken than planned, on purpose, the engine would only complain.
+            # An unplanned setting takes more than its plan on purpose, so the engine's notes about that are not shown.
             notify = show_once if setting.planned else lambda line: None
             done = run_isolated(converse, task, setting, notify=notify)
             results[setting.name].append(done)

@@ -1,4 +1,4 @@
-"""``python -m runtime bench memory``: what a planned conversation really takes, measured in a process of its own."""
+"""``python -m runtime bench memory``: measures the memory of a planned conversation, held in this process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _read_plan(name: str) -> Plan:
 
 
 def _lines(measured: ConversationMemory) -> list[str]:
-    """The same as text."""
+    """The measurements as text."""
     phases = [
         f"{phase.name}: {show_bytes(phase.before.anonymous_bytes)} to {show_bytes(phase.after.anonymous_bytes)},"
         f" at most {show_bytes(phase.peak.anonymous_bytes)}"

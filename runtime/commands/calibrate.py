@@ -1,4 +1,4 @@
-"""``python -m runtime calibrate``: measures what rows cost on every level of a bundle, and stores it."""
+"""``python -m runtime calibrate``: measures the cost of rows for every level of a bundle, and stores it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> Engine:
-    """An engine with every level open, and room for more rows than answers draft."""
+    """An engine with every level open, and with room for more rows than drafts have."""
     from memory.device import read_device
     from memory.options import make_request
     from runtime.bundle.foreign import read_bundle

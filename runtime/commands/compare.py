@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runtime.engine import TextChunk
 
 _DIFFERENT = 1
-# Two runs of the same work differ by this share.
+# Two runs of the same work may differ by this share, so smaller differences in speed are not reported. A heuristic.
 _NOISE = 0.05
 
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows both answers and whether they are the same; exit code 1 if they differ and must not."""
+    """Shows both answers and whether they are the same; exit code 1 if they differ but must not."""
     from runtime.speculation.request import PLAIN
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
@@ -69,7 +69,7 @@ def _text_line(same: bool, keeps_draws: bool, stats: GenerationStats) -> str:
 
 
 def _speed_line(before: GenerationStats, after: GenerationStats) -> str:
-    """The speed of speculation, also if it is slower."""
+    """The speed of speculation against plain decoding, slower speed included."""
     gain = after.decode_tokens_per_second / before.decode_tokens_per_second
     word = "faster" if gain > 1 + _NOISE else "slower" if gain < 1 - _NOISE else "as fast"
     reason = "" if gain >= 1 - _NOISE else "; drafts did not pay for this text on this machine"

@@ -85,7 +85,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt from the command line, a file or standard input; the latter two lose one final line break."""
+    """The prompt from the command line, a file or standard input; one final line break of the latter two is dropped.
+
+    PocketspecError if there is no prompt, if there are two, or if it is not UTF-8 text.
+    """
     if prompt not in (None, "-") and file is not None:
         raise PocketspecError("a prompt and --prompt-file contradict each other; drop one")
     if file == Path("-"):
@@ -110,7 +113,10 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def make_prompt(engine: Engine, text: str, system: str | None, raw: bool) -> Prompt:
-    """The engine's prompt: messages if the model chats, else the text itself."""
+    """The prompt for ``Engine.generate``: messages if the model has a chat template and not ``raw``, else the text.
+
+    PocketspecError for a system message without a template.
+    """
     if raw or engine.tokenizer.template is None:
         if system is not None:
             reason = "--raw sends the prompt as it is" if raw else "this model has no chat template"
@@ -123,7 +129,7 @@ def make_prompt(engine: Engine, text: str, system: str | None, raw: bool) -> Pro
 
 
 def _make_refit(engine: Engine, prompt: Prompt, inputs: TemplateInputs) -> Refit:
-    """A sliding window that keeps the first tokens; of messages, everything up to the user's words."""
+    """A sliding window that keeps the first tokens; of messages, everything before the first words of the user."""
     from runtime.context_overflow import KEPT_FIRST, head_length, sliding_text
 
     if isinstance(prompt, str):

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _describe(threads: int, block_size: int) -> dict[str, Any]:
-    """Everything but times, as JSON data. The self-test is run now, even if its result is stored."""
+    """Everything but times, as JSON data. The self-test runs now, even if the result of an earlier one is stored."""
     import onnxruntime
 
     from runtime.kernels.library import library_path, verdict_on
@@ -121,7 +121,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 def _measure(
     rows: list[int], shapes: list[ProductShape], threads: int, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Times every shape and prints each at once, unless JSON is wanted."""
+    """Times every shape, and prints each as soon as it is measured, unless JSON is wanted."""
     from runtime.kernels.library import open_library
     from runtime.kernels.timing.rows import measure
 
@@ -141,7 +141,7 @@ def _measure(
 
 
 def _compare(threads: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Times every instruction set and prints each piece of work at once, unless JSON is wanted."""
+    """Times every instruction set, and prints each piece of work as soon as it is measured, unless JSON is wanted."""
     from runtime.kernels.library import PLAIN, open_library
     from runtime.kernels.timing.instruction_sets import compare_sets
 

@@ -37,9 +37,10 @@ def say(line: str) -> None:
 
 @contextmanager
 def show_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for ``total`` bytes on a terminal's standard error, a line elsewhere; yields the function that advances it.
+    """Shows the progress of ``total`` bytes on standard error: a bar on a terminal, otherwise one line.
 
-    Nothing is shown for work that is done before it could be read.
+    Yields the function to call with the number of bytes done since the last call. Work that is done before anyone could
+    read it is not shown.
     """
     if total < _SHOWN_BYTES:
         yield lambda count: None
@@ -117,7 +118,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def show_explanation(engine: Engine) -> None:
-    """Prints what the scheduler expected of each decoding method and what it delivered, to standard error."""
+    """Prints the forecast and the result of each decoding method, in tokens/s, to standard error."""
     from runtime.scheduler.explanation import explanation_lines
 
     for line in explanation_lines(engine.explain()):
@@ -196,7 +197,10 @@ def _parse_value(argument: str, value: str) -> Any:
 
 
 def make_sampling(options: argparse.Namespace, seed: int | None = None) -> SamplingParams:
-    """The sampling settings asked for. If a seed is needed and none is given, it is ``seed``, or a random one."""
+    """The sampling asked for. If it needs a seed and none is given: ``seed``; if that is None, a random one.
+
+    PocketspecError for options that contradict one another.
+    """
     from runtime.decoding.sampling import SamplingParams
 
     given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
@@ -242,7 +246,7 @@ def show_suggestion(options: argparse.Namespace) -> None:
 
 
 def make_speculation(options: argparse.Namespace) -> Speculation:
-    """The speculation asked for. Options that contradict one another are refused."""
+    """The speculation asked for; PocketspecError for options that contradict one another."""
     from runtime.speculation.request import AUTO, NONE, Speculation
 
     if options.no_speculation and options.drafter not in (None, NONE):
@@ -279,7 +283,7 @@ def open_engine(
 
 
 def open_for(options: argparse.Namespace, speculation: Speculation, notify: Callable[[str], None] = say) -> Engine:
-    """The engine with only those levels open that ``speculation`` needs; ``notify`` as in ``open_engine``."""
+    """The engine for ``options.bundle`` with the levels that ``speculation`` needs; ``notify`` is ``open_engine``'s."""
     from runtime.bundle.foreign import read_bundle
     from runtime.speculation.request import AUTO, NONE, check_drafter, levels_below, needed_levels
 
@@ -300,7 +304,7 @@ def open_for(options: argparse.Namespace, speculation: Speculation, notify: Call
 
 
 def check_report(path: Path | None, endings: Sequence[str] = (".md", ".json")) -> None:
-    """PocketspecError unless a report can be written to ``path``, in the format that its name says."""
+    """PocketspecError unless a report can be written to ``path`` in the format of its ending; None: none is wanted."""
     if path is None:
         return
     if path.suffix not in endings:
@@ -310,7 +314,7 @@ def check_report(path: Path | None, endings: Sequence[str] = (".md", ".json")) -
 
 
 def write_report(path: Path, content: str) -> None:
-    """Writes ``content`` and a line break to ``path``, completely or not at all."""
+    """Writes ``content`` and a line break to ``path``, completely or not at all; PocketspecError if that fails."""
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(content + "\n", encoding="utf-8")

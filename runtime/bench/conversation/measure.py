@@ -1,9 +1,12 @@
 """Holds one conversation in several settings, each in a process of its own, and measures time and memory.
 
-``planned`` follows the plan for the request. ``unplanned`` is the default elsewhere, with the same engine: KV caches
-for all positions of the models, filled with zeros (as Medusa does), logits for every row of a prompt, which is read in
-chunks of 512, and drafts of 15 nodes; ``unplanned-chain3`` has other drafts. ``plain`` has no drafters. All settings
-have the same KV type, kernels and prompts, and so the same text.
+- ``planned`` follows the plan for the request.
+- ``unplanned`` does what is usual elsewhere, with the same engine: KV caches for all positions of the models, filled
+  with zeros (as Medusa does); logits for every row of a prompt, which is read in chunks of 512; drafts of 15 nodes.
+  ``unplanned-chain3`` has other drafts.
+- ``plain`` has no drafters.
+
+All settings have the same KV type, kernels and prompts, and so the same text.
 
 *Generation memory* is what SpecMemo (arXiv 2506.01986) plans: the peak of anonymous bytes during the conversation,
 without the bare process, the tokenizer, the weights (mapped ones are not anonymous) and the KV rows of committed
@@ -30,13 +33,14 @@ from runtime.process.allocator import give_back
 from runtime.speculation.request import Speculation
 from runtime.text.token_ids import open_tokenizer
 
-# The peaks that matter last for a forward of a prompt, so a longer interval is enough; each sample takes the lock.
+# Seconds between samples of memory. The peaks that matter last as long as a forward of a prompt; each sample takes
+# Python's lock.
 _SAMPLE_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
 class ConversationSetting:
-    """One way to hold the conversation; ``planned`` False: everything is allocated and computed at once."""
+    """A setting to hold the conversation in; ``planned`` False: everything is allocated and computed at once."""
 
     name: str
     plan: Plan
@@ -61,12 +65,15 @@ class ConversationTask:
 
 @dataclass(frozen=True)
 class ConversationResult:
-    """The measurements of one conversation.
+    """The measurements of one conversation. Bytes are anonymous unless another kind is named.
 
-    ``reread_tokens`` of the history were computed again. Times are in seconds: of the steps, and of the whole
-    conversation. ``bare_bytes`` is the process with its libraries, ``loading`` and ``running`` are the peaks before and
-    during the conversation, ``weight_bytes`` the anonymous weights, ``mapped_bytes`` the mapped ones; at the end,
-    ``cache_bytes`` is what the KV caches occupy and ``committed_bytes`` the rows of committed tokens in them.
+    - ``answers``: the token ids of each; ``tokens`` counts those of the whole conversation, prompts included.
+    - ``reread_tokens``: tokens of the history that were computed again.
+    - ``step_seconds``: the time of the steps; ``seconds``: that of the whole conversation.
+    - ``bare_bytes``: the process with its libraries.
+    - ``weight_bytes``: the anonymous weights; ``mapped_bytes``: resident bytes of the mapped ones.
+    - ``cache_bytes``: what the KV caches occupy at the end; ``committed_bytes``: the rows of committed tokens in them.
+    - ``loading`` and ``running``: the peaks before and during the conversation.
     """
 
     answers: tuple[tuple[int, ...], ...]
@@ -101,18 +108,21 @@ class ConversationResult:
 
     @property
     def generation_bytes(self) -> int:
-        """See the module."""
+        """Generation memory, see the module."""
         known = self.bare_bytes + self.tokenizer_bytes + self.weight_bytes + self.committed_bytes
         return self.running_bytes - known
 
     @property
     def generation_bytes_in_use(self) -> int:
-        """The same without KV rows that hold no committed token."""
+        """Generation memory without KV rows that hold no committed token."""
         return self.generation_bytes - max(self.cache_bytes - self.committed_bytes, 0)
 
 
 def converse(task: ConversationTask, setting: ConversationSetting, notify: Callable[[str], None]) -> ConversationResult:
-    """Holds the conversation of ``task`` in ``setting``. The process is measured, so it should do nothing else."""
+    """Holds the conversation of ``task`` in ``setting``. This process is measured, so it should do nothing else.
+
+    PocketspecError where the system does not report a process's memory.
+    """
     bare = read_memory()
     if bare is None:
         raise PocketspecError("this system does not tell what memory a process uses; only Linux does: measure there")
@@ -159,7 +169,7 @@ def _turns(engine: Engine, task: ConversationTask, speculation: Speculation) -> 
         said = list(chunks)
         steps, stats = [chunk.step for chunk in said], said[-1].stats
         answer = tuple(token for step in steps for token in step.tokens)
-        # The last token has not been in a forward yet: the next forward begins with it.
+        # The last token's row is never in the cache after an answer: the next forward begins with it.
         reread = max(length - 1 - stats.cached_tokens, 0)
         length = stats.prompt_tokens + len(answer)
         yield _MeasuredTurn(answer, len(steps), stats.step_seconds, reread, length)

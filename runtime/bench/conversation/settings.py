@@ -1,4 +1,4 @@
-"""The settings that hold a conversation, made from their names: as planned, and as is the default elsewhere."""
+"""The settings to hold a conversation in, made from their names: planned, and as is usual elsewhere."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from runtime.kernels.selection import Chooser, Wanted
 from runtime.models.loader import Levels
 from runtime.speculation.request import PLAIN, Speculation, levels_below, needed_levels
 
-# Rows of a prompt that run at once, and nodes of a draft, without a plan: llama.cpp's default batch is 512 rows, and
-# the smallest tree that Medusa ships has 15 nodes.
+# Without a plan: rows of a prompt in one forward (llama.cpp's default), and nodes of a draft (Medusa's smallest tree).
 DEFAULT_CHUNK = 512
 DEFAULT_NODES = 15
 # Memory without a limit, in bytes.
@@ -28,7 +27,7 @@ _ENDLESS = 1 << 60
 
 @dataclass(frozen=True)
 class ConversationRequest:
-    """What all settings share: ``request`` has budget, context and turns, ``drafter`` names the drafter."""
+    """What all settings share. ``request`` has budget, context and turns; ``drafter`` names the drafter."""
 
     bundle: Path
     manifest: Manifest
@@ -65,7 +64,7 @@ def _make_setting(name: str, asked: ConversationRequest) -> ConversationSetting:
 
 
 def _planned(name: str, asked: ConversationRequest, shape: Shape | None, nodes: int | None) -> ConversationSetting:
-    """What the planner chooses where the request leaves it open."""
+    """A setting whose plan the planner makes for the request."""
     shape = shape or ("chain" if parse_drafter(asked.drafter).drafts_chains_only else None)
     request = replace(asked.request, drafters=_drafters(asked), shape=shape, nodes=nodes)
     plan = make_plan(asked.manifest, asked.device, request)
@@ -73,7 +72,7 @@ def _planned(name: str, asked: ConversationRequest, shape: Shape | None, nodes: 
 
 
 def _unplanned(name: str, asked: ConversationRequest, shape: Shape | None, nodes: int | None) -> ConversationSetting:
-    """Everything allocated at once, for as many positions as the models have."""
+    """A setting that allocates everything at once, for as many positions as the models have."""
     trees = asked.manifest.target.tree and not parse_drafter(asked.drafter).drafts_chains_only
     shape, nodes = shape or ("tree" if trees else "chain"), nodes or DEFAULT_NODES
     request = replace(

@@ -1,4 +1,4 @@
-"""What is usual elsewhere, in the same engine: all memory at once, and logits for every row of a prompt."""
+"""What is usual elsewhere, in the same engine: all memory is allocated at once, and prompts get logits in every row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime.models.ort_model import OrtModel
 
 
 class FullLogitsModel(OrtModel):
-    """A model that computes logits for every row of a prompt, wanted or not."""
+    """A model that computes logits for every row of a prompt, though only the last are used."""
 
     def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
         """See ``Model``. As many rows at a time as there is room for logits."""
@@ -23,7 +23,7 @@ class FullLogitsModel(OrtModel):
 
 
 class UnplannedLevels(Levels):
-    """Levels whose target computes logits for every row; ``allocate_all`` makes room for them."""
+    """Levels whose target is a ``FullLogitsModel``; ``allocate_all`` makes room for its logits."""
 
     target_type: ClassVar[type[OrtModel]] = FullLogitsModel
 

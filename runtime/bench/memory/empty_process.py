@@ -15,7 +15,7 @@ from memory.process import KernelKind, ProcessBytes
 
 
 def measure_process(kernels: KernelKind) -> ProcessBytes:
-    """The bytes of this process, which must not have done anything else."""
+    """The bytes that this process takes; it must not have done anything else before."""
     from runtime.__main__ import parse
 
     parse(["inspect", "."])  # as every command does

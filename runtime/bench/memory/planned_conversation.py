@@ -1,8 +1,9 @@
-"""Holds a planned conversation that touches everything the plan reserves, and measures its memory.
+"""Holds a planned conversation that touches everything that the plan reserves, and measures its memory.
 
 Prompts are random tokens, so no text is needed. Every turn ends closer to the end of the context. The drafters take
-turns with one whose drafts are as wide as planned and always wrong. After the planned turns, a whole chunk of prompt is
-read just before the end, where attention needs most, and every drafter continues to the last row.
+turns, and one of them makes drafts that are as wide as planned and practically always wrong. After the planned turns, a
+whole chunk of prompt is read just before the end of the context, where attention needs most memory, and every drafter
+continues to the last row.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from runtime.models.ort_model import OrtModel
 from runtime.speculation.request import NONE, Speculation
 from runtime.text.token_ids import open_tokenizer
 
-# Tokens of an answer; the last answers continue until the context is full.
+# Most tokens of an answer; the last answers continue until the context is full.
 _ANSWER = 16
 _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.95, seed=1)
 
@@ -40,9 +41,12 @@ _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.95, seed=1)
 class ConversationMemory:
     """The memory of a conversation, in bytes.
 
-    ``parts`` are anonymous bytes by owner ("process" or a level) and part, under the plan's names; "activations" are
-    those of all levels together, with everything that cannot be attributed. ``weights`` are the resident bytes of each
-    level's mapped files. ``loading`` and ``running`` are the peaks before and after all levels were open.
+    - ``phases``: the memory before, during and after every phase.
+    - ``parts``: anonymous bytes by owner ("process" or a level) and part, under the plan's names. "activations" are
+      those of all levels, together with everything that cannot be attributed.
+    - ``weights``: the resident bytes of each level's mapped weights; ``files``: those of every mapped file, by path.
+    - ``loading`` and ``running``: the peaks before and after all levels were open.
+    - ``tokens`` and ``steps``: their numbers in the conversation.
     """
 
     phases: tuple[Phase, ...]
@@ -56,10 +60,10 @@ class ConversationMemory:
 
 
 def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callable[[str], None]) -> ConversationMemory:
-    """Opens ``bundle`` as planned and holds a conversation, while ``meter`` watches this process.
+    """Opens ``bundle`` as planned and holds a conversation, while ``meter`` measures this process.
 
-    PlanError if the plan is for another bundle, expects the weights elsewhere in memory, or if this system does not
-    tell what a process uses.
+    PlanError if the plan is for another bundle, if it expects the weights elsewhere in memory, or if the system does
+    not report a process's memory.
     """
     manifest = read_bundle(bundle)
     check_plan(plan, manifest)
@@ -68,8 +72,8 @@ def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callabl
     with meter.phase("tokenizer"):
         tokenizer = open_tokenizer(bundle)
     kernels: Wanted = "native" if plan.target.residence == "native" else "portable"
-    # The usual number of threads, but fixed: beside other programs a portable model may open a second session, which
-    # maps the same pages again and has anonymous bytes within the plan's margin (2.4 MB of 4.4 with the demo).
+    # The usual number of threads, but fixed. Otherwise, beside other programs, a portable model may open a second
+    # session with fewer threads, which adds anonymous bytes that only the margin covers (2.4 MB of 4.4 with the demo).
     plan = replace(plan, threads=plan.threads or read_cores().usable)
     levels = _MeteredLevels(bundle, manifest, Chooser(kernels, notify), notify, meter)
     try:
@@ -88,7 +92,7 @@ def run_conversation(bundle: Path, plan: Plan, meter: PeakMeter, notify: Callabl
 
 @dataclass(frozen=True)
 class _MeteredLevels(Levels):
-    """Levels that are opened in phases of their own."""
+    """Levels whose opening is measured as phases of its own."""
 
     meter: PeakMeter
 
@@ -104,7 +108,7 @@ class _MeteredLevels(Levels):
 
 
 class _WidestDrafter:
-    """Drafts as many random nodes as are allowed, practically always wrong."""
+    """Drafts as many random nodes as the limit allows; practically all are wrong."""
 
     name = "widest"
 
@@ -141,7 +145,7 @@ def _converse(engine: Engine, meter: PeakMeter) -> tuple[int, int]:
 
 
 def _turns(engine: Engine) -> Iterator[tuple[str, list[int], int | None]]:
-    """Drafter, prompt and most tokens of the answer by turn; the last turns take each drafter to the last row."""
+    """Drafter, prompt and most tokens of the answer (None: until the context is full) for every turn."""
     plan, vocab_size = engine.plan, engine.target.vocab_size
     tree = plan.draft.shape == "tree" and engine.target.takes_trees
     engine.add_drafter(_WidestDrafter(vocab_size, tree))

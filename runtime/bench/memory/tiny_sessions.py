@@ -1,4 +1,4 @@
-"""Models of a few nodes that run the operators of either kind of kernels: the memory that running any model takes."""
+"""Models of a few nodes with the operators of either kind of kernels, to measure what running any model takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 32
 
 
 def prepare(kernels: KernelKind) -> Callable[[], None]:
-    """A function that opens a session and runs it; everything else is loaded before."""
+    """A function that opens sessions and runs them; everything else that they need is loaded before."""
     return _native() if kernels == "native" else _portable()
 
 
@@ -40,7 +40,7 @@ def _native() -> Callable[[], None]:
 
 
 def _portable() -> Callable[[], None]:
-    """Attention to the output of an int4 product, as in exported graphs."""
+    """Attention over the output of an int4 product, as in exported graphs."""
     given = _given()
     model = _portable_model({name: ValueType(array.dtype.name, array.shape) for name, array in given.items()})
 
