@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.manifest import ModelShape, PocketspecError
-from export.request import BITS, NATIVE_BLOCK_SIZES, Job
+from export.request import BITS, NATIVE_BLOCK_SIZES, ExportJob
 from export.validation.limits import LEAN_TOKENS, MAX_TOKENS, PIECE_BYTES, count_tokens
 from export.validation.peak_memory import held_bytes
 
@@ -55,7 +55,7 @@ def count_parameters(shape: ModelShape) -> int:
     return shape.layers * layer + shape.hidden_size * shape.vocab_size
 
 
-def estimate_job(job: Job, shape: ModelShape, block_size: int | None, packed: bool = False) -> Estimate:
+def estimate_job(job: ExportJob, shape: ModelShape, block_size: int | None, packed: bool = False) -> Estimate:
     """The estimate of one level; ``packed``: with packed weights as well.
 
     A block of a quantized matrix has a scale of 4 bytes, and one of 2 bytes in a packed file.

@@ -51,7 +51,7 @@ class ExportRequest:
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """One level to export: ``folder`` is its folder in the bundle, ``model`` the model that it is made of."""
 
     role: Role
@@ -62,22 +62,22 @@ class Job:
     enlarge_like: str | None = None
 
 
-def make_jobs(request: ExportRequest) -> tuple[Job, ...]:
+def make_jobs(request: ExportRequest) -> tuple[ExportJob, ...]:
     """The levels of a request: target, drafters in their order, intermediates; RequestError for contradictions."""
     _check(request)
     target = resolve(request.target)
     names = {_short(target.name)}
-    jobs = [Job("target", _short(target.name), ".", target, request.weights, request.enlarge_like)]
+    jobs = [ExportJob("target", _short(target.name), ".", target, request.weights, request.enlarge_like)]
     suggested = () if target.intermediate is None else (target.intermediate,)
     drafters = target.drafters if request.drafters is None else request.drafters
     intermediates = suggested if request.intermediates is None else request.intermediates
     for name in drafters:
         model, level = _partner(name, "drafter", names)
         weights = request.drafter_weights or request.weights
-        jobs.append(Job("drafter", level, f"drafters/{level}", model, weights))
+        jobs.append(ExportJob("drafter", level, f"drafters/{level}", model, weights))
     for name in intermediates:
         model, level = _partner(name, "intermediate", names)
-        jobs.append(Job("intermediate", level, f"intermediate/{level}", model, request.weights))
+        jobs.append(ExportJob("intermediate", level, f"intermediate/{level}", model, request.weights))
     for job in jobs:
         check_family(target, job.model)
     return tuple(jobs)

@@ -13,7 +13,7 @@ from typing import Any
 from export.graph.trace import GraphOptions
 from export.manifest import ModelShape, Vocabulary
 from export.quantization.quantize import QUANTIZERS
-from export.request import BITS, ExportRequest, Job, RequestError
+from export.request import BITS, ExportJob, ExportRequest, RequestError
 from export.sources.model_shape import refuse, shape_of
 from export.sources.opened import ModelDescription, ModelOrigin, describe_model
 from export.sources.vocabulary import check_pair, read_vocabulary
@@ -32,7 +32,7 @@ _PACKAGES = ("pocketspec", "torch", "transformers", "onnxruntime", "onnx-ir")
 class LevelTask:
     """One level to export. ``block_size`` and ``method`` are None for float weights."""
 
-    job: Job
+    job: ExportJob
     origin: ModelOrigin
     model: ModelDescription
     shape: ModelShape
@@ -48,7 +48,7 @@ class LevelTask:
         return GraphOptions(self.job.weights, self.block_size, positions=self.shape.positions)
 
 
-def make_tasks(request: ExportRequest, jobs: Sequence[Job]) -> list[LevelTask]:
+def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelTask]:
     """The tasks of ``jobs``, target first; VocabularyError for partners with another vocabulary than the target's."""
     tasks: list[LevelTask] = []
     for job in jobs:
@@ -87,7 +87,7 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _origin(job: Job, request: ExportRequest) -> ModelOrigin:
+def _origin(job: ExportJob, request: ExportRequest) -> ModelOrigin:
     """What a job's model is made of; a revision is asked of the target alone."""
     return ModelOrigin(
         job.model,

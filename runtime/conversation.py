@@ -14,7 +14,7 @@ from runtime.engine import Engine, TextChunk
 from runtime.sessions.conversation_record import ConversationRecord, Overflow, keep_settings, parse_conversation
 from runtime.sessions.errors import SessionError
 from runtime.text.template_data import Message, make_inputs
-from runtime.text.token_history import History, Turns
+from runtime.text.token_history import History, TokenizedTurns
 from runtime.turns import Answer
 
 _SEEDS = 1 << 64
@@ -25,11 +25,11 @@ class NoTurnError(PocketspecError, ValueError):
 
 
 @dataclass(frozen=True)
-class _State:
+class _ConversationState:
     """What a conversation knows beside its messages: the tokens of its turns, and how many are left out of it."""
 
     left_out: int
-    turns: Turns
+    turns: TokenizedTurns
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _Turn:
 
     question: Message
     before: tuple[Message, ...]
-    state: _State
+    state: _ConversationState
     attempt: int = 0
     after: tuple[Message, ...] = ()
 
@@ -179,11 +179,11 @@ class Conversation:
         self.messages, self._policy.left_out = messages, 0
 
     @property
-    def _state(self) -> _State:
-        return _State(self._policy.left_out, self._history.snapshot())
+    def _state(self) -> _ConversationState:
+        return _ConversationState(self._policy.left_out, self._history.snapshot())
 
     @_state.setter
-    def _state(self, state: _State) -> None:
+    def _state(self, state: _ConversationState) -> None:
         self._policy.left_out = state.left_out
         self._history.restore(state.turns)
 

@@ -17,7 +17,7 @@ from runtime.decoding.sampling import SamplingParams
 from runtime.sessions.errors import SessionError
 from runtime.speculation.request import Speculation
 from runtime.text.template_data import Message, TemplateInputs, make_inputs, plain
-from runtime.text.token_history import Turn, Turns
+from runtime.text.token_history import TokenizedTurn, TokenizedTurns
 
 _MOST_TOKEN = (1 << 31) - 1
 _FIELDS = ("messages", "turns", "overflow", "settings", "template")
@@ -53,7 +53,7 @@ class ConversationRecord:
     """A conversation; ``turns`` are those of its ``History``, ``template`` the chat template's inputs."""
 
     messages: Sequence[Message]
-    turns: Turns
+    turns: TokenizedTurns
     overflow: Overflow
     settings: AnswerSettings
     template: TemplateInputs
@@ -137,11 +137,11 @@ def _message(value: Any) -> Message:
     return value
 
 
-def _turn(value: Any) -> Turn:
-    fields = _mapping(value, Turn._fields)
+def _turn(value: Any) -> TokenizedTurn:
+    fields = _mapping(value, TokenizedTurn._fields)
     prompt, answers, tokens = fields["prompt"], _list(fields["answers"], "answers"), _list(fields["tokens"], "tokens")
     if not isinstance(prompt, str) or not all(isinstance(answer, str) for answer in answers):
         raise UntrustedError(f"has a turn that is no text: {shown(value)}")
     if not all(type(token) is int and 0 <= token <= _MOST_TOKEN for token in tokens):
         raise UntrustedError("has a turn whose tokens are none")
-    return Turn(prompt, tuple(answers), tuple(tokens))
+    return TokenizedTurn(prompt, tuple(answers), tuple(tokens))

@@ -25,7 +25,7 @@ from runtime.text.template_data import NO_INPUTS, ChatTemplateError, Message, Te
 from runtime.text.template_limits import MeteredEnvironment, compile_metered, render_metered
 
 
-class _Generation(jinja2.ext.Extension):
+class _GenerationBlock(jinja2.ext.Extension):
     """``{% generation %} ... {% endgeneration %}``: its body, in its own scope."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
@@ -127,7 +127,7 @@ class ChatTemplate:
 
 def _environment() -> MeteredEnvironment:
     environment = MeteredEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
     )
     environment.add_filter("tojson", _to_json)
     environment.globals["raise_exception"] = _raise_exception

@@ -20,7 +20,7 @@ _MAX_HIDDEN = 16
 _SEAM = 16
 
 
-class Turn(NamedTuple):
+class TokenizedTurn(NamedTuple):
     """One turn: tokens of the new part of a prompt and of its answer, and the texts that templates may write for them.
 
     ``answers`` are the answer's text with the space that SentencePiece hides at its beginning, and without it.
@@ -42,7 +42,7 @@ class Turn(NamedTuple):
 
 
 # The turns of a history at one time.
-Turns = tuple[Turn, ...]
+TokenizedTurns = tuple[TokenizedTurn, ...]
 
 
 class History:
@@ -50,7 +50,7 @@ class History:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._turns: list[Turn] = []
+        self._turns: list[TokenizedTurn] = []
         self._prompt, self._new = "", list[int]()
 
     @property
@@ -58,11 +58,11 @@ class History:
         """All tokens so far."""
         return [*(token for turn in self._turns for token in turn.tokens), *self._new]
 
-    def snapshot(self) -> Turns:
+    def snapshot(self) -> TokenizedTurns:
         """The turns so far, for ``restore``."""
         return tuple(self._turns)
 
-    def restore(self, turns: Turns) -> None:
+    def restore(self, turns: TokenizedTurns) -> None:
         """Goes back to ``turns``, from ``snapshot``: their tokens are known again."""
         self._turns, self._prompt, self._new = list(turns), "", []
 
@@ -92,6 +92,6 @@ class History:
             if shown.startswith(text):
                 if said:  # an empty answer loses nothing if it is encoded again
                     answers = (self._tokenizer.decode(said, front), text)
-                    self._turns.append(Turn(self._prompt, answers, (*self._new, *said)))
+                    self._turns.append(TokenizedTurn(self._prompt, answers, (*self._new, *said)))
                 self._prompt, self._new = "", []
                 return

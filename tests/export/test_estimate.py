@@ -15,7 +15,7 @@ from export.bundle import export_bundle
 from export.estimate import PROCESS_BYTES, TooLittleMemoryError, estimate_job, require_memory
 from export.manifest import ModelShape, read_manifest
 from export.report import LevelTiming, SilentReporter
-from export.request import ExportRequest, Job
+from export.request import ExportJob, ExportRequest
 from export.sources.targets import resolve
 from export.validation.limits import LEAN_TOKENS
 from export.validation.peak_memory import PeakWatch, held_bytes
@@ -25,7 +25,7 @@ from tests.conftest import TinyModels
 from tests.places import ROOT
 
 QWEN = ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768)
-JOB = Job("target", "qwen2-1.5b", ".", resolve("qwen2-1.5b"), "int4")
+JOB = ExportJob("target", "qwen2-1.5b", ".", resolve("qwen2-1.5b"), "int4")
 
 
 class Recorder(SilentReporter):
@@ -135,5 +135,5 @@ def test_the_estimate_is_near_the_measured_peak(tiny_models: TinyModels, tmp_pat
     words = [sys.executable, "-c", code, str(tiny_models.target), str(tmp_path / "out")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     target = read_manifest(tmp_path / "out").target
-    wanted = estimate_job(Job("target", "tiny", ".", resolve(str(tiny_models.target)), "int4"), target.shape, 32)
+    wanted = estimate_job(ExportJob("target", "tiny", ".", resolve(str(tiny_models.target)), "int4"), target.shape, 32)
     assert int(done.stdout.split()[-1]) == pytest.approx(wanted.peak_bytes, rel=0.15)

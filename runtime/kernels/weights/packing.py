@@ -43,7 +43,7 @@ _SLAB_BYTES = 2 << 20  # bytes of codes read and written at a time
 _TILE_BYTES = 128 << 10  # bytes of codes packed at a time; 3 x slower where they do not fit the cache
 _OTHERWISE = "use --kernels portable"
 
-_Piece = tuple[int, npt.NDArray[Any]]  # a position in the packed file, and its content
+_PackedPiece = tuple[int, npt.NDArray[Any]]  # a position in the packed file, and its content
 
 
 def pack(
@@ -89,11 +89,11 @@ def make_header(source_hash: str, table_hash: str, size: int, content: str) -> b
     return json.dumps({**fields, "content": content}).encode().ljust(PAGE)
 
 
-def _pieces(source: BinaryIO, table: PackingTable, threads: int) -> Iterator[_Piece]:
+def _pieces(source: BinaryIO, table: PackingTable, threads: int) -> Iterator[_PackedPiece]:
     """All pieces to be written, matrices in the order of the table."""
     for vector in table.vectors:
         yield vector.move.target, _read(source, vector.move.source, (vector.size,), np.uint8)
-    pending: deque[Future[list[_Piece]]] = deque()
+    pending: deque[Future[list[_PackedPiece]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for task in _tasks(source, table):
@@ -106,7 +106,7 @@ def _pieces(source: BinaryIO, table: PackingTable, threads: int) -> Iterator[_Pi
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _tasks(source: BinaryIO, table: PackingTable) -> Iterator[Callable[[], list[_Piece]]]:
+def _tasks(source: BinaryIO, table: PackingTable) -> Iterator[Callable[[], list[_PackedPiece]]]:
     """Reads slab after slab; each task packs one."""
     for matrix in table.matrices:
         layout = matrix.layout
@@ -141,7 +141,7 @@ def _lay_out(
     codes: npt.NDArray[np.uint8],
     scales: npt.NDArray[np.float32],
     zero_points: npt.NDArray[np.uint8] | None = None,
-) -> list[_Piece]:
+) -> list[_PackedPiece]:
     """One slab in the packed layout."""
     layout, panel = matrix.layout, first * matrix.layout.parts
     packed = _pack_tiles(panel_rows(codes, _double(layout.middle, layout.bits)), layout)
