@@ -79,6 +79,12 @@ class Conversation:
         return self.messages[0]["content"] if _has_system(self.messages) else None
 
     @property
+    def samples(self) -> bool:
+        """Whether answers are drawn; else they are greedy."""
+        sampling = self._settings.get("sampling")
+        return sampling is not None and sampling.temperature > 0
+
+    @property
     def question(self) -> Message:
         """The latest message of the user; NoTurnError if there is none."""
         return self._latest().question

@@ -13,6 +13,7 @@ from runtime.conversation import Conversation
 from runtime.decoding.stats import GenerationStats
 from runtime.engine import Engine, TextChunk
 from runtime.scheduler.explanation import explanation_lines
+from runtime.speculation.request import Speculation
 from runtime.turns import Answer
 
 
@@ -20,7 +21,7 @@ from runtime.turns import Answer
 class Chat:
     """The parts of a conversation with a user.
 
-    ``samples``: answers are drawn, not greedy. ``shows_stats`` and ``explains`` are what follows every answer.
+    ``speculation`` is what the engine was opened for. ``shows_stats`` and ``explains`` are what follows every answer.
     ``stats`` are those of the latest answer. ``is_over`` ends the conversation.
     """
 
@@ -28,7 +29,7 @@ class Chat:
     conversation: Conversation
     reader: LineReader
     presenter: Presenter
-    samples: bool
+    speculation: Speculation
     shows_stats: bool = False
     explains: bool = False
     stats: GenerationStats | None = None
@@ -42,7 +43,7 @@ class Chat:
         """Shows ``answer``, which Ctrl-C ends, and what was asked for after it."""
         chunk = None
         try:
-            with at_interrupt(answer.close), closing(answer):
+            with at_interrupt(answer.cancel), closing(answer):
                 for chunk in answer:
                     self.presenter.show(chunk.pieces)
         finally:

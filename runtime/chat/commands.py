@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from export.manifest import PocketspecError
+from export.untrusted import UntrustedError
 from memory.device import read_device
 from memory.report import given_up_lines
 from memory.size import MemoryShare, parse_size, show_bytes
 from runtime.chat.chat import Chat
 from runtime.chat.colouring import Colours, why_no_colours
 from runtime.chat.status import status_line
+from runtime.conversation import Conversation
+from runtime.sessions.record import parse_metadata
+from runtime.sessions.tensor_file import open_tensors
 from runtime.text.visible import visible_line
 
 MARK = "/"
@@ -67,7 +72,7 @@ def _undo(chat: Chat, _: str) -> None:
 
 def _regenerate(chat: Chat, _: str) -> None:
     answer = chat.conversation.regenerate()
-    if not chat.samples:
+    if not chat.conversation.samples:
         chat.presenter.note("answers are greedy, so this is the same text again; --temperature draws others")
     chat.answer(answer)
 
@@ -85,6 +90,42 @@ def _system(chat: Chat, text: str) -> None:
         chat.conversation.change_system(None if text == _NOTHING else text)
     system = chat.conversation.system
     chat.presenter.lines(["there is no system message" if system is None else f"system message: {system}"])
+
+
+def _save(chat: Chat, text: str) -> None:
+    path = _file(text, "save")
+    _require_session_or_nothing(path)
+    chat.conversation.save(path)
+    chat.presenter.lines([f"saved to {path}; {MARK}load goes on with it"])
+
+
+def _load(chat: Chat, text: str) -> None:
+    path, note = _file(text, "load"), chat.presenter.note
+    restored = Conversation.restore(chat.engine, path, reread=True, notify=note, speculation=chat.speculation)
+    chat.conversation, chat.stats = restored, None
+    messages = restored.messages
+    latest = visible_line(str(messages[-1].get("content"))) if messages else "nothing was said yet"
+    chat.presenter.lines([f"{len(messages)} messages of {path}; the latest: {latest}"])
+
+
+def _file(text: str, name: str) -> Path:
+    if not text:
+        raise CommandError(f"{MARK}{name} needs the name of a file; write {MARK}{name} {FILE}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise CommandError(f"{text}: there is no such user; write the whole path") from None
+
+
+def _require_session_or_nothing(path: Path) -> None:
+    """CommandError if another kind of file is at ``path``: it would be lost."""
+    if not path.exists():
+        return
+    try:
+        with open_tensors(path) as file:
+            parse_metadata(file.metadata)
+    except UntrustedError:
+        raise CommandError(f"{path} is there and holds no conversation; choose another name") from None
 
 
 def _stats(chat: Chat, _: str) -> None:
@@ -143,6 +184,8 @@ _ALL = (
     ),
     Command("edit", TEXT, "answer TEXT in place of the latest message; alone: edit that message", _edit),
     Command("system", TEXT, f"talk on under another system message; {_NOTHING}: none; alone: show it", _system),
+    Command("save", FILE, "keep the conversation in FILE", _save),
+    Command("load", FILE, "go on with the conversation in FILE, which is not read again", _load),
     Command("stats", NONE, "statistics of the latest answer, context and memory", _stats),
     Command(
         "budget", SIZE, "use at most SIZE of memory from now on, as in 800MB or 60%; alone: show the plan's", _budget

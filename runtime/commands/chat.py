@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             conversation,
             open_reader(None if options.no_history else history_path(), presenter.note),
             presenter,
-            samples=sampling.temperature > 0,
+            speculation,
             shows_stats=options.stats,
             explains=options.explain,
         )

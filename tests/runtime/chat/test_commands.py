@@ -19,6 +19,7 @@ from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine
 from runtime.speculation.request import PLAIN, Speculation
+from runtime.text.visible import visible_line
 from tests.runtime.chat.streams import TerminalStream
 
 SAMPLED = SamplingParams(temperature=1.5, seed=3)
@@ -48,9 +49,7 @@ class Talk:
         self.script = Script(texts, is_interactive)
         settings = {"max_new_tokens": 12, "sampling": sampling or SamplingParams(), "speculation": PLAIN}
         conversation = Conversation(engine, **settings)
-        self.chat = Chat(
-            engine, conversation, self.script, Presenter(self.output, self.notes), samples=sampling is not None
-        )
+        self.chat = Chat(engine, conversation, self.script, Presenter(self.output, self.notes), PLAIN)
         run(self.chat)
 
     @property
@@ -108,6 +107,32 @@ def test_system_messages_are_changed_shown_and_removed(engine: Engine) -> None:
     none = "there is no system message"
     assert talk.told == [none, "system message: Be kind.", none, none]
     assert talk.said[0] == ("user", "one")
+
+
+def test_a_saved_conversation_goes_on_word_for_word(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "with space.session"
+    talk = Talk(engine, "one", f"/save {file}", "two", sampling=SAMPLED)
+    assert talk.told == [f"saved to {file}; /load goes on with it"]
+    Talk(engine, "something else")
+    again = Talk(engine, "lost", f"/load {file}", "two", "/regenerate")
+    assert again.told == [f"2 messages of {file}; the latest: {visible_line(talk.answers[0])}"]
+    assert again.said[:-1] == talk.said[:-1]
+    assert again.answers[1] == talk.answers[1] != again.answers[2]
+
+
+def test_files_that_are_no_sessions_are_neither_read_nor_lost(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    talk = Talk(engine, "one", f"/save {file}", f"/load {file}", f"/load {file}.x", "/save", "/load")
+    assert talk.told[0] == f"error: {file} is there and holds no conversation; choose another name"
+    assert talk.told[1].startswith(f"error: the session {file} ")
+    assert talk.told[2:] == [
+        f"error: there is no session {file}.x",
+        "error: /save needs the name of a file; write /save FILE",
+        "error: /load needs the name of a file; write /load FILE",
+    ]
+    assert file.read_text() == "mine"
+    assert len(talk.said) == 2
 
 
 def test_stats_show_the_latest_answer_and_the_status(engine: Engine) -> None:
