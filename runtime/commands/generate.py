@@ -14,6 +14,7 @@ from export.manifest import PocketspecError
 from memory.command_line import INTERRUPTED
 from memory.streams import shows_everything
 from runtime.commands import options as shared
+from runtime.commands.session_option import add_session, check_session, kept_session
 
 if TYPE_CHECKING:
     from runtime.context_overflow import Refit
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="stop",
         help="when the context is full: stop (default), or slide a window that keeps the first tokens",
     )
+    add_session(parser)
     shared.add_explain(parser)
     parser.add_argument("--stats", action="store_true", help="one line of statistics on standard error")
     parser.add_argument("--json", action="store_true", help="one JSON object with text, tokens and statistics")
@@ -52,8 +54,9 @@ def run(options: argparse.Namespace) -> int:
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
     shared.show_suggestion(options)
     inputs = shared.make_template_inputs(options)
+    check_session(options)
     text = read_prompt(options.prompt, options.prompt_file)
-    with shared.open_for(options, speculation) as engine:
+    with shared.open_for(options, speculation) as engine, kept_session(engine, options):
         prompt = make_prompt(engine, text, options.system, options.raw)
         if options.verbose:
             _show_plan(engine)

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -220,6 +221,8 @@ def _metadata(header: Any) -> dict[str, str]:
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UntrustedError("is no session: its header has no texts")
+    if not re.fullmatch("[0-9a-f]{64}", metadata.get("sha256", "")):
+        raise UntrustedError("is no session: its header has no hash")
     return metadata
 
 
