@@ -126,8 +126,7 @@ class PlannedModels:
         """
 
         def start(tokens: Sequence[int], stop: StoppingCriterion, left_out: int) -> Generator[Step, None, None]:
-            context.truncate(0)
-            context.append(tokens)
+            context.hold(tokens)
             context.first = left_out
             return decode(
                 self.target, context, strategy.drafters, strategy.scheduler, strategy.verifier, stop, strategy.drop

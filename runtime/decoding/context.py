@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from runtime.arrays import TokenArray
+from runtime.decoding.constraint import Constraint
 from runtime.decoding.sampling import SamplingParams
 from runtime.errors import ContextFullError
 
@@ -15,7 +16,8 @@ class Context:
     """The committed tokens, in one buffer that is allocated once, and the current sampling settings.
 
     Drafters and verifiers read it; only the decoding loop and the engine write it. If it holds only the end of a
-    conversation, ``first`` tokens come before.
+    conversation, ``first`` tokens come before. ``constraint`` is that of the answer, None: any token may follow; it is
+    where the answer is.
     """
 
     def __init__(self, capacity: int, sampling: SamplingParams, first: int = 0) -> None:
@@ -23,6 +25,7 @@ class Context:
         self._length = 0
         self.sampling = sampling
         self.first = first
+        self.constraint: Constraint | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -42,15 +45,32 @@ class Context:
         """A view of the committed tokens, int32 ``[len(self)]``, valid until the next change."""
         return self._buffer[: self._length]
 
+    def hold(self, tokens: Sequence[int] | TokenArray) -> None:
+        """Holds ``tokens`` in place of what it held: a prompt, or what is kept of it and its answer.
+
+        The constraint stays where the answer is.
+        """
+        self._length = 0
+        self._write(tokens)
+
     def append(self, tokens: Sequence[int]) -> None:
-        """Commits ``tokens``."""
+        """Commits ``tokens`` of the answer."""
+        if self.constraint is not None:
+            self.constraint.append(tokens)
+        self._write(tokens)
+
+    def truncate(self, length: int) -> None:
+        """Forgets every token of the answer past ``length``."""
+        forgotten = self._length - length
+        if forgotten > 0:
+            self._length = length
+            if self.constraint is not None:
+                self.constraint.take_back(forgotten)
+
+    def _write(self, tokens: Sequence[int] | TokenArray) -> None:
         end = self._length + len(tokens)
         self._buffer[self._length : end] = tokens
         self._length = end
-
-    def truncate(self, length: int) -> None:
-        """Forgets every token past ``length``."""
-        self._length = min(self._length, length)
 
 
 def require_room(num_tokens: int, capacity: int) -> None:

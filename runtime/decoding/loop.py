@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from time import perf_counter
 
 from runtime.arrays import FloatArray, TokenArray
+from runtime.decoding.constrained import allowed_part
 from runtime.decoding.context import Context, require_room, shared_prefix
 from runtime.decoding.draft import Draft, Pick, Step, Verdict, row_of
 from runtime.decoding.protocols import (
@@ -138,7 +139,7 @@ class Loop:
         limit = pick.limit.within(nodes, context.capacity - len(context) - 1)
         if limit.depth <= 0:
             return Draft()
-        draft = drafter.propose(context, limit)
+        draft = allowed_part(drafter.propose(context, limit), context.constraint)
         assert len(draft) <= limit.nodes, (pick, draft)
         assert target.takes_trees or draft.is_chain, (pick, draft)
         return draft

@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.arrays import Arena, FloatArray, TokenArray, at_least
+from runtime.decoding.constrained import allowed_logits
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit, DrawKind, make_chain
 from runtime.decoding.protocols import Model
@@ -36,7 +37,8 @@ _MIN_SCORE = 0.01
 
 
 class DraftModelDrafter:
-    """Drafts with ``model`` for a target with ``vocab_size`` logits; ids that the target lacks are never proposed.
+    """Drafts with ``model`` for a target with ``vocab_size`` logits; ids that the target lacks are never proposed, nor
+    what a constraint does not allow.
 
     Trees need a model that takes them. Drafts are ONE_HOT, for greedy decoding and sample-and-match. With ``drawn``
     they carry their distributions, for the rules that use them: INDEPENDENT chains, and WITHOUT_REPLACEMENT trees of
@@ -122,6 +124,7 @@ class DraftModelDrafter:
         chances: list[float] = []
         while True:
             before, probs = _with_drafted(context, tokens), None
+            logits = allowed_logits(logits, context, tokens)
             row = passing_row(len(logits))
             if params.temperature == 0:
                 token = greedy_token(logits, before, params)
@@ -147,7 +150,8 @@ class DraftModelDrafter:
             for node, after in zip(level, rows, strict=True):
                 score = tree.nodes[node].score if node != ROOT else 1.0
                 floor = max(_MIN_SCORE, limit.floor, tree.nodes[best[-1]].score if len(best) == limit.nodes else 0.0)
-                before = _with_drafted(context, tree.path(node))
+                path = tree.path(node)
+                before, after = _with_drafted(context, path), allowed_logits(after, context, path)
                 probs = probabilities(after, before, params, passing_row(len(after)))
                 for token in _likeliest(probs, _MIN_SCORE, limit.nodes):
                     share = float(probs[token])
@@ -180,8 +184,9 @@ class DraftModelDrafter:
                 rows = self._shared(tree.feed(level))
             parents, level = level, []
             for node, logits in zip(parents, rows, strict=True):
-                before, row = _with_drafted(context, tree.path(node)), self._arena.take(len(logits))
-                probs[node] = probabilities(logits, before, context.sampling, row)
+                path, row = tree.path(node), self._arena.take(len(logits))
+                logits = allowed_logits(logits, context, path)
+                probs[node] = probabilities(logits, _with_drafted(context, path), context.sampling, row)
                 level += self._draw_children(context, tree, node, probs[node], 1 if depth else branches)
         return tree.draft(range(len(tree.nodes)), self.name, kind, probs)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runtime.decoding.constrained import allowed_part
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit
 from runtime.decoding.protocols import Drafter
@@ -28,7 +29,7 @@ class FallbackDrafter:
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``."""
         for drafter in self._drafters[:-1]:
-            draft = drafter.propose(context, limit)
+            draft = allowed_part(drafter.propose(context, limit), context.constraint)
             if len(draft) and (draft.expected is None or draft.expected >= self._min_expected):
                 return draft
         return self._drafters[-1].propose(context, limit)

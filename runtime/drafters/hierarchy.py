@@ -22,6 +22,7 @@ from runtime.arrays import Arena, FloatArray, TokenArray
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recorded_block import RecordingVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
+from runtime.decoding.constrained import allowed_part
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit, DrawKind, Pick, Step, Verdict, chain_limit, make_chain
 from runtime.decoding.loop import Loop
@@ -104,6 +105,7 @@ class HierarchyDrafter:
         if self._vocab_size > self._middle.vocab_size:
             window = np.minimum(window, self._middle.vocab_size - 1)
         self._text = text = _context_of(self._text, context, context.tokens)
+        text.constraint = None if context.constraint is None else context.constraint.fork()
         self._seen = seen = _context_of(self._seen, context, window)
         if context.sampling.temperature > 0 and self._drawn:
             text.sampling = replace(context.sampling, seed=seed_below(context.sampling.seed, context.position))
@@ -149,7 +151,7 @@ class _InnerAdapter:
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``."""
-        self._guess = self._lower.propose(self._text, limit)
+        self._guess = allowed_part(self._lower.propose(self._text, limit), self._text.constraint)
         return replace(self._guess, tokens=tuple(min(token, self._num_ids - 1) for token in self._guess.tokens))
 
     def accept(self, draft: Draft, logits: FloatArray, context: Context) -> Verdict:
@@ -163,7 +165,7 @@ def _context_of(held: Context | None, context: Context, tokens: TokenArray) -> C
     """A context of ``tokens`` with the settings and capacity of ``context``; reuses ``held`` if that is as large."""
     if held is None or held.capacity != context.capacity:
         held = Context(context.capacity, context.sampling)
-    held.sampling, held.first = context.sampling, context.position - len(tokens)
+    held.sampling, held.first, held.constraint = context.sampling, context.position - len(tokens), None
     held.truncate(shared_prefix(held.tokens, tokens))
     held.append(tokens[len(held) :].tolist())
     return held

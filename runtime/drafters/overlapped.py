@@ -63,8 +63,9 @@ class OverlappedDrafter:
         self._wait()
         self._pending = None
         length = 1 + min(limit.nodes, limit.depth, context.capacity - len(context) - len(draft) - 2)
-        if length < 2:
-            return
+        known = context.constraint
+        if length < 2 or (known is not None and known.count_allowed(draft.tokens) < len(draft)):
+            return  # no room, or a draft that will not be accepted as a whole
         assumed = self._assume(context, draft)
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "ahead", keep_on_cores, (self._cores,))
@@ -89,9 +90,11 @@ class OverlappedDrafter:
         assumed = self._assumed
         if assumed is None or assumed.capacity != context.capacity:
             assumed = self._assumed = Context(context.capacity, context.sampling)
-        assumed.sampling, assumed.first = context.sampling, context.first
+        assumed.sampling, assumed.first, assumed.constraint = context.sampling, context.first, None
         assumed.truncate(shared_prefix(assumed.tokens, context.tokens))
-        assumed.append([*context.tokens[len(assumed) :].tolist(), *draft.tokens])
+        assumed.append(context.tokens[len(assumed) :].tolist())
+        assumed.constraint = None if context.constraint is None else context.constraint.fork()
+        assumed.append(draft.tokens)
         return assumed
 
 

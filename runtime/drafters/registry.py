@@ -47,6 +47,9 @@ class DrafterResources(Protocol):
 
 DrafterFactory = Callable[[DrafterSpec, DrafterResources], Drafter]
 
+# The drafter of what a constraint forces, which nobody asks for by name.
+GRAMMAR = "grammar"
+
 
 @dataclass(frozen=True)
 class RegisteredDrafter:
@@ -68,7 +71,7 @@ def register(name: str, make: DrafterFactory, longest: int) -> None:
     """
     if not re.fullmatch(r"\w+", name):
         raise PocketspecError(f"{name!r} is no name of a drafter; write one word of letters, digits and underscores")
-    if name in (AUTO, NONE, *_registered):
+    if name in (AUTO, NONE, GRAMMAR, *_registered):
         raise PocketspecError(f"there is a drafter {name!r} already; take another name")
     _registered[name] = RegisteredDrafter(name, make, longest)
 

@@ -21,7 +21,8 @@ from runtime.decoding.protocols import Drafter, Drafters, DraftsAhead, Scheduler
 from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.drafters.factory import make_drafter
-from runtime.drafters.registry import registered
+from runtime.drafters.forced import ForcedDrafter
+from runtime.drafters.registry import GRAMMAR, registered
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError
 from runtime.models.ort_model import OrtModel
@@ -32,6 +33,7 @@ from runtime.scheduler.forecast import Room
 from runtime.scheduler.latency import LatencyEstimates
 from runtime.scheduler.learned_state import LearnedState, Prospect
 from runtime.scheduler.methods import DecodingMethod
+from runtime.speculation.forced_first import ForcedFirst
 from runtime.speculation.request import AUTO, NEED_DRAWN, NONE, SHAPES, Speculation, check_drafter
 
 # Rows that an intermediate may have to read before those of a draft: its own last token and the target's.
@@ -79,6 +81,7 @@ class Speculator:
         self.calibrations = {level.name: ConfidenceCalibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
         self._added: dict[str, Drafter] = {}
+        self._forced = ForcedDrafter()
         self._latency: LatencyEstimates | None = None
         self._learned_states: dict[tuple[bool, str, Kind | None], LearnedState] = {}
         self._latest: LearnedState | None = None
@@ -137,7 +140,8 @@ class Speculator:
         else:
             scheduler = FixedScheduler(name, self._limit(speculation, name))
         named = _DraftersByName(lambda wanted: self.drafter(wanted, drawn))
-        return Strategy(named, PlannedScheduler(scheduler, self._max_nodes), verifier, self.drop)
+        scheduler = ForcedFirst(PlannedScheduler(scheduler, self._max_nodes), context, lambda: self.planned.nodes)
+        return Strategy(named, scheduler, verifier, self.drop)
 
     def simulate(self, target: Sequence[float], intermediate: Sequence[float] | None) -> None:
         """Simulates acceptance from now on: ``target`` has the target's chance to accept a token at each depth.
@@ -217,6 +221,8 @@ class Speculator:
 
     def drafter(self, name: str, drawn: bool) -> Drafter:
         """The drafter called ``name``; ``drawn``: its drafts carry distributions. KeyError if a level is not open."""
+        if name == GRAMMAR:
+            return self._forced
         if name in self._added:
             return self._added[name]
         key = (name, drawn)

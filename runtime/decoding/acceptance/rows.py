@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from runtime.arrays import FloatArray, TokenArray
+from runtime.decoding.constrained import allowed_logits
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, row_of
 from runtime.decoding.sampling import greedy_token, passing_row, probabilities
 
 
 class TargetRows:
-    """The target's distributions after the nodes of ``draft``, under the context's sampling settings.
+    """The target's distributions after the nodes of ``draft``, under the context's constraint and sampling settings.
 
     ``logits`` is float32 ``[1 + nodes, vocab]``; row 0 follows the anchor. The settings see the committed tokens and
     the path down to the node. ``take(size)`` gives the array for a distribution; by default each is valid until the
@@ -30,19 +31,26 @@ class TargetRows:
 
     def probs(self, node: int) -> FloatArray:
         """The distribution of the token after ``node`` (-1: the anchor), float32 ``[vocab]``."""
-        logits = self._logits[row_of(node)]
-        return probabilities(logits, self._before(node), self._context.sampling, self._take(len(logits)))
+        path = self._path(node)
+        logits = allowed_logits(self._logits[row_of(node)], self._context, path)
+        return probabilities(logits, self._before(path), self._context.sampling, self._take(len(logits)))
 
     def token(self, node: int) -> int:
         """The greedy token after ``node`` (-1: the anchor)."""
-        return greedy_token(self._logits[row_of(node)], self._before(node), self._context.sampling)
+        path = self._path(node)
+        logits = allowed_logits(self._logits[row_of(node)], self._context, path)
+        return greedy_token(logits, self._before(path), self._context.sampling)
 
-    def _before(self, node: int) -> Sequence[int] | TokenArray:
-        """The tokens down to ``node``; empty if no setting reads them."""
-        if self._context.sampling.repetition_penalty == 1.0:
-            return ()
+    def _path(self, node: int) -> list[int]:
+        """The drafted tokens down to ``node``."""
         path = []
         while node >= 0:
             path.append(self._draft.tokens[node])
             node = self._draft.parents[node]
-        return np.concatenate([self._context.tokens, np.array(path[::-1], np.int32)])
+        return path[::-1]
+
+    def _before(self, path: Sequence[int]) -> Sequence[int] | TokenArray:
+        """All tokens to the end of ``path``; empty if no setting reads them."""
+        if self._context.sampling.repetition_penalty == 1.0:
+            return ()
+        return np.concatenate([self._context.tokens, np.array(path, np.int32)])

@@ -1,0 +1,102 @@
+"""Compiles constraints for one vocabulary: once each, within bounds of time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from runtime.constraints.library import load_library
+from runtime.constraints.matcher import Matcher, one_line
+from runtime.constraints.request import Constrained, ConstraintError, Grammar, JsonObject, JsonSchema, Regex
+from runtime.constraints.schema_errors import failing_part
+from runtime.constraints.vocabulary import make_trie
+from runtime.process.allocator import give_back
+from runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+# One space after each colon and comma, as most JSON in texts has it. A model that may put any white space anywhere may
+# never stop doing so, and nothing between two values would be forced.
+_SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+# What parsing may take. The lexer's states take up to 2 KB each, so at most 64 MB; the others are llguidance's own,
+# some 20 to 50 ms of work at once.
+_LIMITS = {"max_lexer_states": 32_000}
+# Compiled constraints that are kept, the latest ones.
+_KEPT = 8
+
+
+class Compiler:
+    """Makes matchers for a model with ``size`` logits, whose answers end with one of ``ends``.
+
+    The trie of the vocabulary is built at the first constraint and kept, like the constraints compiled last.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> None:
+        self._tokenizer, self._size, self._ends = tokenizer, size, tuple(ends)
+        self._trie: llguidance.LLTokenizer | None = None
+        self._compiled: dict[Constrained, Matcher] = {}
+
+    def matcher(self, constraint: Constrained) -> Matcher:
+        """A matcher at the beginning of an answer. ConstraintError if there is none, in one line that says why."""
+        if not isinstance(constraint, Constrained):
+            raise ConstraintError(
+                f"{constraint!r} is no constraint; there are JsonSchema, JsonObject, Regex and Grammar"
+            )
+        compiled = self._compiled.pop(constraint, None) or self._compile(constraint)
+        self._compiled[constraint] = compiled
+        if len(self._compiled) > _KEPT:
+            del self._compiled[next(iter(self._compiled))]
+        return compiled.fork()
+
+    def _compile(self, constraint: Constrained) -> Matcher:
+        library = load_library()
+        grammar = _grammar_of(library, constraint)
+        if self._trie is None:
+            self._trie = make_trie(self._tokenizer, self._size, self._ends)
+            give_back()  # building it leaves as much free memory behind as it keeps
+        inner = library.LLMatcher(self._trie, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))
+        if inner.is_error():
+            raise ConstraintError(f"{_name(constraint)} cannot be compiled: {one_line(inner.get_error())}")
+        matcher = Matcher(inner, frozenset(self._ends), self._size)
+        try:
+            matcher.mask()
+        except ConstraintError:
+            raise ConstraintError(f"{_name(constraint)} allows no answer: no text is complete in it") from None
+        if inner.is_stopped():
+            raise ConstraintError(f"{_name(constraint)} allows no answer but the empty one")
+        return matcher
+
+
+def _grammar_of(library: Any, constraint: Constrained) -> str:
+    """The grammar in the library's form; ConstraintError says what is wrong with it, and where."""
+    match constraint:
+        case JsonSchema():
+            grammar = _from_schema(library, constraint.text)
+        case JsonObject():
+            grammar = _from_schema(library, '{"type": "object"}')
+        case Regex(pattern):
+            grammar = library.LLMatcher.grammar_from_regex(pattern)
+        case Grammar(lark):
+            grammar = library.LLMatcher.grammar_from_lark(lark)
+    error = library.LLMatcher.validate_grammar(grammar)
+    if error:
+        part = ""
+        if isinstance(constraint, JsonSchema):
+            part = failing_part(constraint.text, lambda text: _schema_error(library, text))
+        raise ConstraintError(f"{_name(constraint)} cannot be compiled{part}: {one_line(error)}")
+    return grammar
+
+
+def _from_schema(library: Any, text: str) -> str:
+    return str(library.LLMatcher.grammar_from_json_schema(text, defaults=_SPACING))
+
+
+def _schema_error(library: Any, text: str) -> str:
+    return str(library.LLMatcher.validate_grammar(_from_schema(library, text)))
+
+
+def _name(constraint: Constrained) -> str:
+    return {JsonSchema: "the JSON schema", Regex: "the regular expression", Grammar: "the grammar"}.get(
+        type(constraint), "the constraint"
+    )
