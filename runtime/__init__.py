@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.constraints.request import ConstraintError, Grammar, JsonObject, JsonSchema, Regex
     from runtime.decoding.logprobs import TokenLogprob
     from runtime.decoding.sampling import SamplingParams
     from runtime.decoding.stats import GenerationStats
@@ -26,11 +27,29 @@ _HOMES = {
     "SamplingParams": "runtime.decoding.sampling",
     "GenerationStats": "runtime.decoding.stats",
     "TokenLogprob": "runtime.decoding.logprobs",
+    "JsonSchema": "runtime.constraints.request",
+    "JsonObject": "runtime.constraints.request",
+    "Regex": "runtime.constraints.request",
+    "Grammar": "runtime.constraints.request",
+    "ConstraintError": "runtime.constraints.request",
     "BusyError": "runtime.turns",
     "ClosedError": "runtime.turns",
 }
 
-__all__ = ["BusyError", "ClosedError", "Engine", "GenerationStats", "SamplingParams", "TextChunk", "TokenLogprob"]
+__all__ = [
+    "BusyError",
+    "ClosedError",
+    "ConstraintError",
+    "Engine",
+    "GenerationStats",
+    "Grammar",
+    "JsonObject",
+    "JsonSchema",
+    "Regex",
+    "SamplingParams",
+    "TextChunk",
+    "TokenLogprob",
+]
 
 
 def __getattr__(name: str) -> Any:

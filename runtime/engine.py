@@ -30,8 +30,12 @@ from memory.planner import request_of
 from runtime.arguments import as_whole
 from runtime.bundle.foreign import check_bundle, read_bundle
 from runtime.calibration.stored import costs_of
+from runtime.constraints.compiler import Compiler
+from runtime.constraints.request import Constrained
 from runtime.context_overflow import Refit, make_refit
 from runtime.decoding.acceptance.with_logprobs import WithLogprobs
+from runtime.decoding.constrained import EndingWith
+from runtime.decoding.constraint import Constraint
 from runtime.decoding.context import Context, require_room, shared_prefix
 from runtime.decoding.draft import Step
 from runtime.decoding.logprobs import TokenLogprob as TokenLogprob
@@ -81,6 +85,8 @@ class Engine:
             levels, plan, request, lambda: costs_of(engine, levels.notify), self._turns.check_cancelled
         )
         self._context = Context(plan.context, SamplingParams())
+        ends = levels.manifest.target.vocabulary.eos_token_ids
+        self._constraints = Compiler(tokenizer, self.target.vocab_size, ends)
         self._notify, self._near_ties_reported = levels.notify, False
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)
@@ -310,6 +316,7 @@ class Engine:
         left_out: int = 0,
         logprobs: int | None = None,
         visible_tokens: Sequence[str] = (),
+        constraint: Constrained | None = None,
     ) -> Answer[TextChunk]:
         """Answers ``prompt`` (see ``encode``) chunk by chunk; the texts of the chunks together are the answer.
 
@@ -330,17 +337,21 @@ class Engine:
           anyway. None: chunks get none.
         - ``visible_tokens``: special tokens whose names are part of the text, such as those around tool calls. Others
           have no text.
+        - ``constraint``: what the answer must be, one of ``runtime.constraints.request``. It ends where nothing may
+          follow any more; an answer that "length" or "context" ends is cut off.
 
         Ends this thread's running answer; BusyError while another thread's is not over. ContextFullError if the prompt
-        leaves no room for an answer. PocketspecError for arguments that make no sense here.
+        leaves no room for an answer. ConstraintError for a constraint that cannot be compiled, PocketspecError for
+        arguments that make no sense here.
         """
         tokens = self.encode(prompt, raw=raw, inputs=make_inputs(template_arguments, tools, documents))
         refit = make_refit(when_full)
         if refit is not None and len(tokens) >= self.capacity:
             kept = self._checked(refit(tokens, self.capacity) or tokens)
             left_out, tokens = left_out + len(tokens) - len(kept), kept
+        matcher = self._matcher(constraint)
         chat = not raw and self.tokenizer.template is not None
-        before = () if chat else tokens
+        before = () if chat and matcher is None else tokens  # a constraint says itself whether a space comes first
         eos = () if ignore_eos else self.manifest.target.vocabulary.eos_token_ids
         stops = Stops(self.tokenizer, stop, visible_tokens)
         stream = stops.stream(before) if stops.strings else None
@@ -348,7 +359,7 @@ class Engine:
         require_room(len(tokens), self.capacity)
 
         def make() -> Generator[TextChunk, None, None]:
-            steps = self._decode(tokens, rule, sampling, speculation, refit, left_out, logprobs)
+            steps = self._decode(tokens, rule, sampling, speculation, refit, left_out, logprobs, matcher)
             stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
             return text_chunks(steps, stats, stops.stream(before), stops.text())
 
@@ -364,6 +375,7 @@ class Engine:
         refit: Refit | None = None,
         left_out: int = 0,
         logprobs: int | None = None,
+        constraint: Constrained | None = None,
     ) -> Answer[Step]:
         """Continues the token ids ``tokens`` step by step; like ``generate``, but without text.
 
@@ -371,7 +383,14 @@ class Engine:
         """
         tokens = self._checked(tokens)
         require_room(len(tokens), self.capacity)
-        return self._turns.begin(lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out, logprobs))
+        matcher = self._matcher(constraint)
+        return self._turns.begin(
+            lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out, logprobs, matcher)
+        )
+
+    def _matcher(self, constraint: Constrained | None) -> Constraint | None:
+        """What keeps one answer to ``constraint``."""
+        return None if constraint is None else self._constraints.matcher(constraint)
 
     def score(self, prompt: Prompt, *, first: int = 1, logprobs: int = 0) -> Answer[TokenLogprob]:
         """The log probability of each token of a given text, after those before it, from the token at ``first`` on.
@@ -400,6 +419,7 @@ class Engine:
         refit: Refit | None,
         left_out: int,
         logprobs: int | None,
+        matcher: Constraint | None,
     ) -> Generator[Step, None, None]:
         sampling, speculation, context = sampling or SamplingParams(), speculation or Speculation(), self._context
         for given, kind in ((sampling, SamplingParams), (speculation, Speculation)):
@@ -412,7 +432,8 @@ class Engine:
             top = check_alternatives(logprobs, self.target.vocab_size)
             strategy = replace(strategy, verifier=WithLogprobs(strategy.verifier, top))
         self._report_near_ties(speculation)
-        context.sampling = sampling
+        context.sampling, context.constraint = sampling, matcher
+        stop = stop if matcher is None else EndingWith(stop, matcher)
 
         def keep(tokens: Sequence[int], capacity: int) -> list[int] | None:
             kept = None if refit is None else refit(tokens, capacity)

@@ -62,7 +62,7 @@ ROOMS = {
         "errors arguments process hardware arrays",
         "bundle text",
         "decoding",
-        "kernels",
+        "kernels constraints",
         "models",
         "drafters",
         "scheduler",

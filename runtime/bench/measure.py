@@ -15,6 +15,7 @@ from memory.meter import Memory, PeakMeter
 from runtime.bench.contenders import PERFECT, Contender
 from runtime.bench.prediction import Replay
 from runtime.calibration import costs_of
+from runtime.constraints.request import Constrained
 from runtime.decoding.draft import Step
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.stop import StopRule
@@ -76,13 +77,14 @@ class Task:
     """What every contender is given: the tokens of the prompts, and ``max_new_tokens`` for every answer.
 
     ``simulated``: acceptance is simulated, so end tokens do not end an answer, and random numbers differ by prompt and
-    repeat.
+    repeat. ``constraint``: what every answer must be.
     """
 
     prompts: Sequence[Sequence[int]]
     max_new_tokens: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
     simulated: bool = False
+    constraint: Constrained | None = None
 
     def sampling_of(self, prompt: int, repeat: int) -> SamplingParams:
         """The sampling for one prompt and repeat; it is the same for all contenders."""
@@ -168,7 +170,14 @@ class Bench:
             with meter.phase(contender.name):
                 before, start = _session_seconds(engine), perf_counter()
                 sampling, tokens = task.sampling_of(prompt, repeat), task.prompts[prompt]
-                for step in engine.steps(tokens, stop=rule, sampling=sampling, speculation=contender.speculation):
+                answer = engine.steps(
+                    tokens,
+                    stop=rule,
+                    sampling=sampling,
+                    speculation=contender.speculation,
+                    constraint=task.constraint,
+                )
+                for step in answer:
                     end, now = perf_counter(), _session_seconds(engine)
                     if steps:  # the first step reads the prompt
                         overheads.append(step.seconds - (now - before))

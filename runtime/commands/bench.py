@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also time the first token of a new engine, its weights on disk or in memory",
     )
     shared.add_sampling_law(parser)
+    shared.add_constraint(parser)
     shared.add_acceptance(parser)
     parser.add_argument(
         "--synthetic-acceptance",
@@ -178,7 +179,10 @@ def _task(options: argparse.Namespace, engine: Engine, prompts: Sequence[BenchPr
             f" context of {engine.capacity} has room for {engine.capacity - 1}: pass --prompt-tokens, or more --context"
         )
     # A fixed seed, so that the same command measures the same texts.
-    return Task(tokens, options.tokens, shared.make_sampling(options, seed=0), simulated=simulated)
+    sampling, constraint = shared.make_sampling(options, seed=0), shared.make_constraint(options)
+    if simulated and constraint is not None:
+        raise PocketspecError("--synthetic-acceptance would refuse what a constraint forces; drop one of them")
+    return Task(tokens, options.tokens, sampling, simulated, constraint)
 
 
 def _open(

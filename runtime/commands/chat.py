@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_template_arguments(parser)
     shared.add_speculation(parser)
     shared.add_sampling(parser)
+    shared.add_constraint(parser)
     parser.add_argument(
         "--when-full",
         choices=("stop", "drop", "slide"),
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.conversation import Conversation
 
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    constraint = shared.make_constraint(options)
     shared.show_suggestion(options)
     inputs = shared.make_template_inputs(options)
     presenter = Presenter(sys.stdout, sys.stderr)
@@ -61,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
             max_new_tokens=options.max_new_tokens,
             stop=options.stop,
             speculation=speculation,
+            constraint=constraint,
         )
         chat = Chat(
             engine,

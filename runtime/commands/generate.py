@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_template_arguments(parser)
     shared.add_speculation(parser)
     shared.add_sampling(parser)
+    shared.add_constraint(parser)
     parser.add_argument(
         "--when-full",
         choices=("stop", "slide"),
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Generates; an interrupted answer is kept, with exit code 130."""
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
+    constraint = shared.make_constraint(options)
     shared.show_suggestion(options)
     inputs = shared.make_template_inputs(options)
     check_session(options)
@@ -71,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
             template_arguments=inputs.arguments,
             tools=inputs.tools,
             documents=inputs.documents,
+            constraint=constraint,
         )
         chunks: list[TextChunk] = []
         code = 0
@@ -82,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 code = INTERRUPTED
         _finish(engine, chunks, options, sampling.seed if sampling.temperature > 0 else None)
+        shared.report_cut(constraint, chunks[-1].step.finish if chunks else None)
         if options.explain:
             shared.show_explanation(engine)
     return code

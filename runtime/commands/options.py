@@ -18,6 +18,7 @@ from memory.options import add_request, make_request
 from memory.progress_bars import ProgressBars
 
 if TYPE_CHECKING:
+    from runtime.constraints.request import Constrained
     from runtime.decoding.sampling import SamplingParams
     from runtime.engine import Engine
     from runtime.kernels.selection import Wanted
@@ -153,6 +154,46 @@ def add_sampling_law(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-p", type=float, metavar="P", help="keep tokens of at least P times the best one's")
     parser.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1, tokens seen are less likely")
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: another each time)")
+
+
+def add_constraint(parser: argparse.ArgumentParser) -> None:
+    """Options for what an answer must be, one at most."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--json-schema", type=Path, metavar="FILE", help="answer with JSON of the schema in FILE")
+    group.add_argument("--json-object", action="store_true", help="answer with a JSON object")
+    group.add_argument("--regex", metavar="PATTERN", help="answer with a text that matches PATTERN as a whole")
+    group.add_argument(
+        "--grammar", type=Path, metavar="FILE", help="answer in the language of the Lark grammar in FILE"
+    )
+
+
+def make_constraint(options: argparse.Namespace) -> Constrained | None:
+    """What the answer was asked to be; None: anything."""
+    from runtime.constraints.request import Grammar, JsonObject, JsonSchema, Regex
+
+    if options.json_schema is not None:
+        return JsonSchema(_read_text("--json-schema", options.json_schema))
+    if options.grammar is not None:
+        return Grammar(_read_text("--grammar", options.grammar))
+    if options.regex is not None:
+        return Regex(options.regex)
+    return JsonObject() if options.json_object else None
+
+
+def report_cut(constraint: Constrained | None, finish: str | None) -> None:
+    """Prints a line if a constrained answer ended before it had to."""
+    if constraint is not None and finish in ("length", "context"):
+        remedy = "raise --max-new-tokens" if finish == "length" else "open the bundle with a larger --context"
+        say(f"the answer was cut off and may be incomplete ({finish}): {remedy}")
+
+
+def _read_text(option: str, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PocketspecError(f"{option} {file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise PocketspecError(f"{option} {file}: not UTF-8 text at byte {error.start}") from None
 
 
 def add_template_arguments(parser: argparse.ArgumentParser) -> None:

@@ -60,10 +60,10 @@ class Compiler:
             raise ConstraintError(f"{_name(constraint)} cannot be compiled: {one_line(inner.get_error())}")
         matcher = Matcher(inner, frozenset(self._ends), self._size)
         try:
-            matcher.mask()
+            is_empty = matcher.is_complete
         except ConstraintError:
             raise ConstraintError(f"{_name(constraint)} allows no answer: no text is complete in it") from None
-        if inner.is_stopped():
+        if is_empty:
             raise ConstraintError(f"{_name(constraint)} allows no answer but the empty one")
         return matcher
 
@@ -89,7 +89,10 @@ def _grammar_of(library: Any, constraint: Constrained) -> str:
 
 
 def _from_schema(library: Any, text: str) -> str:
-    return str(library.LLMatcher.grammar_from_json_schema(text, defaults=_SPACING))
+    try:
+        return str(library.LLMatcher.grammar_from_json_schema(text, defaults=_SPACING))
+    except ValueError as error:
+        raise ConstraintError(f"the JSON schema cannot be compiled: {one_line(str(error))}") from None
 
 
 def _schema_error(library: Any, text: str) -> str:

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 class Matcher:
     """See ``decoding.constraint.Constraint``. It moves along drafted paths, and back to where two paths part.
 
-    ``inner`` has consumed the answer's tokens up to its end; end tokens, and what follows them in a draft, are counted
-    here alone. ``ends`` are the end tokens, ``size`` is the number of logits. ConstraintError if following the
-    constraint takes more than llguidance's limits allow.
+    ``inner`` has consumed the answer's tokens up to where it left the language: by an end token, or by one that is not
+    allowed. ``ends`` are the end tokens, ``size`` is the number of logits. ConstraintError if following the constraint
+    takes more than llguidance's limits allow.
     """
 
     def __init__(self, inner: llguidance.LLMatcher, ends: frozenset[int], size: int) -> None:
         self._inner, self._ends = inner, ends
-        at_end = np.zeros(-(-size // 8) * 8, np.bool_)
-        at_end[list(ends)] = True
-        self._at_end: Bits = np.packbits(at_end, bitorder="little")
+        end_tokens = np.zeros(-(-size // 8) * 8, np.bool_)
+        end_tokens[list(ends)] = True
+        self._after_end: Bits = np.packbits(end_tokens, bitorder="little")
+        self._anything: Bits = np.full_like(self._after_end, 0xFF)
         self._committed: list[int] = []
         # Tokens behind the committed ones where the matcher is now, and how many tokens of both ``inner`` consumed.
         self._path: list[int] = []
@@ -39,35 +40,38 @@ class Matcher:
         key = tuple(path)
         if key not in self._masks:
             self._move(path)
-            self._masks[key] = self._at_end if self._is_over else self._compute()
+            self._masks[key] = self._compute()
         return self._masks[key]
 
     def _compute(self) -> Bits:
+        if self._beyond:
+            return self._after_end if self._may_stand else self._anything
         try:
             bits = np.frombuffer(self._inner.compute_bitmask(), np.uint8)
         except ValueError:
-            bits = self._at_end[:0]
+            bits = self._after_end[:0]
         self._check()
         if not bits.any():
             raise ConstraintError("the constraint allows no token here; it can have no answer")
         return bits
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing but an end token may follow."""
+        return self._ends.issuperset(np.flatnonzero(np.unpackbits(self.mask(), bitorder="little")).tolist())
+
     def count_allowed(self, tokens: Sequence[int]) -> int:
         """See ``Constraint``."""
-        self._move(())
-        ordinary = next((place for place, token in enumerate(tokens) if token in self._ends), len(tokens))
-        count = 0 if self._is_over else int(self._inner.validate_tokens(list(tokens[:ordinary])))
-        if count < ordinary or count == len(tokens):
-            return count
-        self._move(tokens[:count])
-        if not self._is_over and not self._inner.is_accepting():
-            return count
-        return next((place for place in range(count, len(tokens)) if tokens[place] not in self._ends), len(tokens))
+        for count in range(len(tokens), 0, -1):
+            self._move(tokens[:count])
+            if self._may_stand:
+                return count
+        return 0
 
     def forced(self) -> Sequence[int]:
         """See ``Constraint``."""
         self._move(())
-        found = [] if self._is_over else self._inner.compute_ff_tokens()
+        found = [] if self._beyond else self._inner.compute_ff_tokens()
         self._check()
         return found
 
@@ -75,10 +79,8 @@ class Matcher:
         """See ``Constraint``."""
         for count in range(1, len(tokens) + 1):
             self._move(tokens[:count])
-            if self._is_over:
+            if self._beyond or self._inner.is_stopped():
                 return Cut(count, "eos" if tokens[count - 1] in self._ends else "stop")
-            if self._inner.is_stopped():
-                return Cut(count, "stop")
         return None
 
     def append(self, tokens: Sequence[int]) -> None:
@@ -106,9 +108,16 @@ class Matcher:
         return other
 
     @property
-    def _is_over(self) -> bool:
-        """Whether an end token has come."""
-        return self._consumed < len(self._committed) + len(self._path)
+    def _beyond(self) -> list[int]:
+        """The tokens from where the answer left the language on."""
+        place = self._consumed - len(self._committed)
+        return self._path[place:] if place >= 0 else [*self._committed[place:], *self._path]
+
+    @property
+    def _may_stand(self) -> bool:
+        """Whether the answer may be as it is: nothing but end tokens follow the language, and only where it may end."""
+        beyond = self._beyond
+        return not beyond or (self._ends.issuperset(beyond) and self._inner.is_accepting())
 
     def _move(self, path: Sequence[int]) -> None:
         """Goes to ``path`` behind the committed tokens."""
@@ -121,14 +130,10 @@ class Matcher:
             self._consumed = length
         del self._path[kept:]
         for token in path[kept:]:
-            if not self._is_over and token not in self._ends:
-                self._consume(token)
-            self._path.append(token)
-
-    def _consume(self, token: int) -> None:
-        if not self._inner.consume_token(token):
-            self._check()
-        self._consumed += 1
+            if not self._beyond and token not in self._ends:
+                self._consumed += self._inner.try_consume_tokens([int(token)])
+                self._check()
+            self._path.append(int(token))
 
     def _check(self) -> None:
         if self._inner.is_error():

@@ -18,7 +18,7 @@ def failing_part(text: str, error_of: Callable[[str], str]) -> str:
     """`` at #/properties/age`` for the smallest failing schema inside schema ``text``; empty for the whole.
 
     ``error_of`` compiles a schema and returns its error, empty if there is none. A part is at fault if another error is
-    found, or none, once anything is allowed in its place.
+    found, or none, once something simple is in its place.
     """
     schema = json.loads(text)
     error, tries = error_of(text), _MOST_TRIES
@@ -29,7 +29,8 @@ def failing_part(text: str, error_of: Callable[[str], str]) -> str:
             if tries == 0:
                 break
             tries -= 1
-            part, holder[key] = holder[key], True
+            # Where one schema of several will do, one that allows anything would hide the others.
+            part, holder[key] = holder[key], {"type": "null"} if name.startswith(("anyOf/", "oneOf/")) else True
             is_at_fault = error_of(json.dumps(schema)) != error
             holder[key] = part
             if is_at_fault:

@@ -34,7 +34,8 @@ _floats = Scratch(np.float32)
 def allowed_logits(logits: FloatArray, context: Context, path: Sequence[int]) -> FloatArray:
     """``logits``, float32 ``[vocab]``, with minus infinity for tokens that may not follow ``path`` in ``context``.
 
-    Valid until this thread's next call; ``logits`` itself if the context has no constraint.
+    Valid until this thread's next call; ``logits`` itself if the context has no constraint, or if it allows none of
+    these tokens, as a drafter may lack the only one. Then what is drafted will not stand.
     """
     if context.constraint is None:
         return logits
@@ -44,14 +45,16 @@ def allowed_logits(logits: FloatArray, context: Context, path: Sequence[int]) ->
 def _masked(logits: FloatArray, bits: Bits, out: FloatArray) -> FloatArray:
     """Writes ``logits`` to ``out`` where ``bits`` allow the token, else minus infinity; bits may be more or fewer."""
     known = min(len(logits), 8 * len(bits))
-    out[known:] = -np.inf
     used = np.flatnonzero(bits)
     if len(used) < _FEW:
-        out.fill(-np.inf)
         chosen = (8 * used[:, None] + _EIGHT)[np.unpackbits(bits[used, None], axis=1, bitorder="little").view(np.bool_)]
         chosen = chosen[chosen < known]
+        if not len(chosen):
+            return logits
+        out.fill(-np.inf)
         out[chosen] = logits[chosen]
         return out
+    out[known:] = -np.inf
     added = _floats.take("added", _PIECE).reshape(-1, 8)
     for start in range(0, known, _PIECE):
         end = min(start + _PIECE, known)

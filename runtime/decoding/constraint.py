@@ -17,14 +17,14 @@ Bits = npt.NDArray[np.uint8]
 class Constraint(Protocol):
     """Where an answer stands in the language that it must be of. It commits tokens as the answer does.
 
-    ``path`` are drafted tokens behind the committed ones, each of them allowed after those before it. For one thread at
-    a time; ``fork`` makes one for another.
+    ``path`` are drafted tokens behind the committed ones. For one thread at a time; ``fork`` makes one for another.
     """
 
     def mask(self, path: Sequence[int] = ()) -> Bits:
-        """Which tokens may follow ``path``, at least one; behind the end of the answer, end tokens alone.
+        """Which tokens may follow ``path``, at least one. Behind the end of the answer it is end tokens alone.
 
-        Valid until the next commit. It depends on the tokens before it alone, not on earlier calls.
+        Behind a token that is not allowed any may follow: that path will not stand. Valid until the next commit. It
+        depends on the tokens before it alone, not on earlier calls.
         """
         ...
 
@@ -41,7 +41,7 @@ class Constraint(Protocol):
         ...
 
     def append(self, tokens: Sequence[int]) -> None:
-        """Commits ``tokens``, all of them allowed."""
+        """Commits ``tokens``."""
         ...
 
     def take_back(self, count: int) -> None:

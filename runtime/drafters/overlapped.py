@@ -63,9 +63,8 @@ class OverlappedDrafter:
         self._wait()
         self._pending = None
         length = 1 + min(limit.nodes, limit.depth, context.capacity - len(context) - len(draft) - 2)
-        known = context.constraint
-        if length < 2 or (known is not None and known.count_allowed(draft.tokens) < len(draft)):
-            return  # no room, or a draft that will not be accepted as a whole
+        if length < 2:
+            return
         assumed = self._assume(context, draft)
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "ahead", keep_on_cores, (self._cores,))

@@ -77,6 +77,5 @@ def put_back(snapshot: Snapshot, held: Sequence[HeldLevel], context: Context) ->
             for place, array in zip(level.empty(len(rows.tokens)), rows.arrays, strict=True):
                 place[...] = array
             level.keep(rows.tokens)
-    context.truncate(0)
-    context.append(snapshot.tokens.tolist())
+    context.hold(snapshot.tokens)
     context.first = snapshot.left_out

@@ -13,6 +13,7 @@ import runtime.decoding.acceptance.recorded_block as record
 import runtime.decoding.acceptance.recursive as recursive
 import runtime.decoding.acceptance.sample_and_match as match
 import runtime.drafters.draft_model as small
+from runtime.decoding.constraint import Constraint
 from runtime.decoding.draft import DraftLimit, Pick
 from runtime.decoding.loop import Loop
 from runtime.decoding.protocols import Drafter, Verifier
@@ -46,8 +47,13 @@ def step_distance(
     limit: DraftLimit,
     verifier: Verifier,
     params: SamplingParams,
+    constraint: Constraint | None = None,
+    wanted: Table | None = None,
 ) -> float:
-    """Total variation between what a step emits, the target alone going on behind it, and the target alone."""
+    """Total variation between what a step emits, the target alone going on behind it, and the target alone.
+
+    Under a ``constraint`` the law that is ``wanted`` of the target is another.
+    """
     lengths = set()
 
     def program(coins: ScriptedCoins) -> Tokens:
@@ -57,11 +63,13 @@ def step_distance(
             patch.setattr(draws, "draw", lambda probs, number: coins.draw(probs))
         target.cache.rollback(0)
         target.prefill(PROMPT[:-1])
-        loop = Loop(target, context_of(PROMPT, params, 16), {drafter.name: drafter}, verifier, StopRule())
+        context = context_of(PROMPT, params, 16)
+        context.constraint = None if constraint is None else constraint.fork()
+        loop = Loop(target, context, {drafter.name: drafter}, verifier, StopRule())
         tokens = loop.step(Pick(drafter.name, limit)).tokens
         lengths.add(len(tokens))
         return tokens
 
     law = law_of(program)
-    assert len(lengths) > 1
-    return variation(law, ModelLaw(target, params), max(lengths))
+    assert len(lengths) > 1 or constraint is not None
+    return variation(law, wanted or ModelLaw(target, params), max(lengths))

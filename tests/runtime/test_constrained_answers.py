@@ -1,0 +1,157 @@
+"""Constrained answers of an engine: the same text with every drafter, forced tokens as drafts, and ends that fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from memory import Request
+from runtime.constraints.request import Constrained, ConstraintError, Grammar, JsonObject, JsonSchema, Regex
+from runtime.conversation import Conversation
+from runtime.decoding.sampling import SamplingParams
+from runtime.engine import Engine, TextChunk
+from runtime.speculation.request import PLAIN, Speculation
+from tests.runtime.test_engine import text_of, tokens_of
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "kind": {"enum": ["cat", "canary", "dog"]},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "kind", "age"],
+    "additionalProperties": False,
+}
+CONSTRAINTS: dict[str, Constrained] = {
+    "schema": JsonSchema(SCHEMA),
+    "object": JsonObject(),
+    "regex": Regex(r" ?Once upon a time[a-z ,]{3,20}\."),
+    "grammar": Grammar('start: item (", " item)*\nitem: /[a-z]+/ " is " ("red" | "green")'),
+}
+SPECULATIONS = [
+    Speculation(),
+    Speculation("near", 6),
+    Speculation("near", 7, "tree"),
+    Speculation("far", 3),
+    Speculation("suffix", 5),
+    Speculation("suffix+near", 4),
+    Speculation("ahead:near", 4),
+]
+SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=7)
+both_ways = pytest.mark.parametrize("sampling", [SamplingParams(), SAMPLED], ids=["greedy", "sampled"])
+
+
+def answer(engine: Engine, constraint: Constrained | None, **settings: Any) -> list[TextChunk]:
+    return list(engine.generate("Hello there", constraint=constraint, **{"max_new_tokens": 70, **settings}))
+
+
+def sources_of(chunks: list[TextChunk]) -> list[str]:
+    return [source for chunk in chunks for source in chunk.step.sources]
+
+
+@both_ways
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_every_drafter_gives_the_plain_answer(engine: Engine, name: str, sampling: SamplingParams) -> None:
+    constraint = CONSTRAINTS[name]
+    plain = answer(engine, constraint, sampling=sampling, speculation=PLAIN)
+    assert set(sources_of(plain)) == {"target"}
+    for speculation in SPECULATIONS:
+        ours = answer(engine, constraint, sampling=sampling, speculation=speculation)
+        assert tokens_of(ours) == tokens_of(plain), speculation
+        assert text_of(ours) == text_of(plain)
+        assert ours[-1].stats.finish == plain[-1].stats.finish
+
+
+@pytest.mark.parametrize("rule", ["match", "block", "recursive"])
+def test_answers_follow_the_schema_and_end_with_it(engine: Engine, rule: str) -> None:
+    for seed in range(3):
+        speculation = Speculation("near", 4, acceptance=rule)
+        sampling = SamplingParams(temperature=1.0, seed=seed)
+        chunks = answer(engine, CONSTRAINTS["schema"], sampling=sampling, speculation=speculation)
+        jsonschema.validate(json.loads(text_of(chunks)), SCHEMA)
+        assert chunks[-1].stats.finish == "stop"
+        assert tokens_of(chunks) == engine.encode(text_of(chunks), raw=True)  # no end token was needed
+
+
+def test_forced_tokens_are_free_drafts_wherever_drafts_are_allowed(engine: Engine) -> None:
+    for speculation in (Speculation(), Speculation("near", 4), Speculation("suffix", 4)):
+        chunks = answer(engine, CONSTRAINTS["schema"], speculation=speculation)
+        forced = [chunk.step for chunk in chunks if chunk.step.pick.drafter == "grammar"]
+        assert all(step.num_drafted == step.num_accepted > 0 for step in forced)
+        assert sources_of(chunks).count("grammar") > 15
+        assert max(step.num_drafted for step in forced) <= engine.plan.draft.nodes
+
+
+def test_the_scheduler_learns_nothing_from_forced_tokens(random_bundle: Path) -> None:
+    with Engine.open(random_bundle, Request(threads=1, nodes=6)) as engine:
+        chunks = answer(engine, Regex("abcdefgh[xy]ijklmnop"))
+        assert chunks[0].step.pick.drafter == "grammar"
+        counted = sum(prospect.tokens for prospect in engine.explain())
+        assert counted <= len(sources_of(chunks)) - sources_of(chunks).count("grammar")
+        list(engine.generate("Hello there", max_new_tokens=10))
+        assert "grammar" not in [prospect.name for prospect in engine.explain()]
+
+
+def test_an_answer_that_is_cut_off_says_so(engine: Engine) -> None:
+    chunks = answer(engine, CONSTRAINTS["schema"], max_new_tokens=8)
+    assert chunks[-1].stats.finish == "length"
+    whole = answer(engine, Regex("abcdefgh"), max_new_tokens=8)
+    assert (text_of(whole), whole[-1].stats.finish) == ("abcdefgh", "stop")
+
+
+def test_end_tokens_end_an_answer_even_if_they_are_to_be_ignored(engine: Engine) -> None:
+    for seed in range(4):
+        sampling = SamplingParams(temperature=2.0, seed=seed)
+        chunks = answer(engine, Regex("a(bc)*"), ignore_eos=True, sampling=sampling, max_new_tokens=60)
+        text = text_of(chunks)
+        assert text == "a" + "bc" * (len(text) // 2)
+        if chunks[-1].stats.finish == "eos":
+            return
+    raise AssertionError("no answer ended")
+
+
+def test_a_constraint_is_forgotten_with_its_answer(engine: Engine) -> None:
+    free = answer(engine, None)
+    next(iter(engine.generate("Hello there", constraint=CONSTRAINTS["schema"])))
+    assert tokens_of(answer(engine, None)) == tokens_of(free)
+
+
+def test_a_constraint_goes_on_where_the_context_slides(random_bundle: Path) -> None:
+    with Engine.open(random_bundle, Request(threads=1, context=48, nodes=4)) as engine:
+        for speculation in (PLAIN, Speculation(), Speculation("near", 3)):
+            chunks = answer(
+                engine, Regex("(ab|cd){40}e"), when_full="slide", max_new_tokens=200, speculation=speculation
+            )
+            assert chunks[-1].stats.finish == "stop"
+            assert len(text_of(chunks)) == 81
+
+
+def test_a_budget_that_changes_changes_no_constrained_text(engine: Engine) -> None:
+    expected = tokens_of(answer(engine, CONSTRAINTS["object"], speculation=Speculation("near", 4)))
+    tokens: list[int] = []
+    settings = {"max_new_tokens": 70, "speculation": Speculation("near", 4), "constraint": CONSTRAINTS["object"]}
+    for number, chunk in enumerate(engine.generate("Hello there", **settings)):
+        tokens += chunk.step.tokens
+        if number in (2, 6):
+            engine.replan(engine.plan.total_bytes - (100_000 if number == 2 else -2_000_000))
+    assert tokens == expected
+
+
+def test_a_bad_constraint_is_refused_and_a_running_answer_goes_on(engine: Engine) -> None:
+    running = engine.generate("Hello there", max_new_tokens=20)
+    first = next(running)
+    with pytest.raises(ConstraintError, match="at #/properties/a"):
+        engine.generate("Hello", constraint=JsonSchema({"properties": {"a": {"not": {}}}}))
+    assert len([*first.step.tokens, *tokens_of(list(running))]) == 20
+
+
+def test_a_conversation_keeps_every_answer_to_the_constraint(engine: Engine) -> None:
+    conversation = Conversation(engine, max_new_tokens=70, constraint=CONSTRAINTS["schema"])
+    for _ in range(2):
+        list(conversation.say("And now?"))
+        jsonschema.validate(json.loads(conversation.messages[-1]["content"]), SCHEMA)
