@@ -16,15 +16,15 @@ from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.constrained import EndingWith, allowed_logits, allowed_part
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, DraftLimit, Kind, Pick, Step, chain_limit
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind, Pick, Step, chain_limit
 from runtime.decoding.loop import Loop, decode
 from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams, draw, greedy_token, probabilities, uniform
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.fallback import FallbackDrafter
 from runtime.drafters.forced import ForcedDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
-from runtime.drafters.overlapped import AheadDrafter
+from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.decoding.language import Language
@@ -103,14 +103,14 @@ DRAFTERS: dict[str, Callable[[bool], Drafter]] = {
     "grammar": lambda drawn: ForcedDrafter(),
     "suffix": lambda drawn: SuffixDrafter(min_chance=0.01),
     "random": lambda drawn: Random(VOCAB),
-    "same model": lambda drawn: SmallDrafter(_model(0), VOCAB, drawn=drawn),
-    "other model": lambda drawn: SmallDrafter(_model(1), VOCAB, drawn=drawn),
-    "smaller vocabulary": lambda drawn: SmallDrafter(TableModel(VOCAB - 1, seed=0), VOCAB, drawn=drawn),
-    "hierarchy": lambda drawn: _hierarchy(SmallDrafter(_model(1), VOCAB, drawn=drawn), drawn),
+    "same model": lambda drawn: DraftModelDrafter(_model(0), VOCAB, drawn=drawn),
+    "other model": lambda drawn: DraftModelDrafter(_model(1), VOCAB, drawn=drawn),
+    "smaller vocabulary": lambda drawn: DraftModelDrafter(TableModel(VOCAB - 1, seed=0), VOCAB, drawn=drawn),
+    "hierarchy": lambda drawn: _hierarchy(DraftModelDrafter(_model(1), VOCAB, drawn=drawn), drawn),
     "suffix below": lambda drawn: _hierarchy(SuffixDrafter(min_chance=0.01), drawn),
-    "fallback": lambda drawn: FallbackDrafter([SuffixDrafter(), SmallDrafter(_model(0), VOCAB, drawn=drawn)]),
-    "ahead": lambda drawn: AheadDrafter(SmallDrafter(_model(0), VOCAB, drawn=drawn)),
-    "ahead suffix": lambda drawn: AheadDrafter(SuffixDrafter(min_chance=0.01)),
+    "fallback": lambda drawn: FallbackDrafter([SuffixDrafter(), DraftModelDrafter(_model(0), VOCAB, drawn=drawn)]),
+    "ahead": lambda drawn: OverlappedDrafter(DraftModelDrafter(_model(0), VOCAB, drawn=drawn)),
+    "ahead suffix": lambda drawn: OverlappedDrafter(SuffixDrafter(min_chance=0.01)),
 }
 RULES: dict[str, Callable[[], Verifier]] = {"block": BlockVerifier, "recursive": RecursiveVerifier}
 
@@ -220,7 +220,7 @@ def test_what_is_left_of_a_draft_is_all_that_may_stand(nodes: list[tuple[int, in
 
 
 def test_what_was_drawn_is_not_left_out() -> None:
-    draft = Draft((5, 6), (-1, 0), Kind.INDEPENDENT)
+    draft = Draft((5, 6), (-1, 0), DrawKind.INDEPENDENT)
     assert allowed_part(draft, Language(VOCAB, 2)) is draft
 
 

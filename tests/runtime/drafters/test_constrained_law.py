@@ -11,7 +11,7 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.draft import Draft, DraftLimit, chain_limit
 from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams, probabilities
-from runtime.drafters.draft_model import SmallDrafter
+from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.forced import ForcedDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from tests.runtime.decoding.acceptance.enumerated_step import PROMPT, VOCAB, ModelLaw, step_distance
@@ -52,7 +52,7 @@ class MaskedLaw(ModelLaw):
 
 
 def _drafter(kind: str, drawn: bool) -> Drafter:
-    small = SmallDrafter(TableModel(VOCAB, seed=40), VOCAB, drawn=drawn)
+    small = DraftModelDrafter(TableModel(VOCAB, seed=40), VOCAB, drawn=drawn)
     if kind == "forced":
         return ForcedDrafter()
     return HierarchyDrafter(small, TableModel(VOCAB, seed=41), VOCAB, drawn=drawn) if kind == "hierarchy" else small
