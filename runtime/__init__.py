@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.constraints.request import ConstraintError, Grammar, JsonObject, JsonSchema, Regex
+    from runtime.constraints.request import AnyJsonObject, ConstraintError, Grammar, JsonSchema, Regex
     from runtime.decoding.logprobs import TokenLogprob
     from runtime.decoding.sampling import SamplingParams
     from runtime.decoding.stats import GenerationStats
@@ -28,7 +28,7 @@ _HOMES = {
     "GenerationStats": "runtime.decoding.stats",
     "TokenLogprob": "runtime.decoding.logprobs",
     "JsonSchema": "runtime.constraints.request",
-    "JsonObject": "runtime.constraints.request",
+    "AnyJsonObject": "runtime.constraints.request",
     "Regex": "runtime.constraints.request",
     "Grammar": "runtime.constraints.request",
     "ConstraintError": "runtime.constraints.request",
@@ -37,13 +37,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "AnyJsonObject",
     "BusyError",
     "ClosedError",
     "ConstraintError",
     "Engine",
     "GenerationStats",
     "Grammar",
-    "JsonObject",
     "JsonSchema",
     "Regex",
     "SamplingParams",

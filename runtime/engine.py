@@ -30,7 +30,7 @@ from memory.planner import request_of
 from runtime.arguments import as_whole
 from runtime.bundle.foreign import check_bundle, read_bundle
 from runtime.calibration.stored import costs_of
-from runtime.constraints.compiler import Compiler
+from runtime.constraints.compiler import ConstraintCompiler
 from runtime.constraints.request import Constrained
 from runtime.context_overflow import Refit, make_refit
 from runtime.decoding.acceptance.with_logprobs import WithLogprobs
@@ -86,7 +86,7 @@ class Engine:
         )
         self._context = Context(plan.context, SamplingParams())
         ends = levels.manifest.target.vocabulary.eos_token_ids
-        self._constraints = Compiler(tokenizer, self.target.vocab_size, ends)
+        self._constraints = ConstraintCompiler(tokenizer, self.target.vocab_size, ends)
         self._notify, self._near_ties_reported = levels.notify, False
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)

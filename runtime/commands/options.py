@@ -169,7 +169,7 @@ def add_constraint(parser: argparse.ArgumentParser) -> None:
 
 def make_constraint(options: argparse.Namespace) -> Constrained | None:
     """What the answer was asked to be; None: anything."""
-    from runtime.constraints.request import Grammar, JsonObject, JsonSchema, Regex
+    from runtime.constraints.request import AnyJsonObject, Grammar, JsonSchema, Regex
 
     if options.json_schema is not None:
         return JsonSchema(_read_text("--json-schema", options.json_schema))
@@ -177,7 +177,7 @@ def make_constraint(options: argparse.Namespace) -> Constrained | None:
         return Grammar(_read_text("--grammar", options.grammar))
     if options.regex is not None:
         return Regex(options.regex)
-    return JsonObject() if options.json_object else None
+    return AnyJsonObject() if options.json_object else None
 
 
 def report_cut(constraint: Constrained | None, finish: str | None) -> None:

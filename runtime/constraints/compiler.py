@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.constraints.library import load_library
 from runtime.constraints.matcher import Matcher, one_line
-from runtime.constraints.request import Constrained, ConstraintError, Grammar, JsonObject, JsonSchema, Regex
+from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema, Regex
 from runtime.constraints.schema_errors import failing_part
 from runtime.constraints.vocabulary import make_trie
 from runtime.process.allocator import give_back
@@ -26,7 +26,7 @@ _LIMITS = {"max_lexer_states": 32_000}
 _KEPT = 8
 
 
-class Compiler:
+class ConstraintCompiler:
     """Makes matchers for a model with ``size`` logits, whose answers end with one of ``ends``.
 
     The trie of the vocabulary is built at the first constraint and kept, like the constraints compiled last.
@@ -41,7 +41,7 @@ class Compiler:
         """A matcher at the beginning of an answer. ConstraintError if there is none, in one line that says why."""
         if not isinstance(constraint, Constrained):
             raise ConstraintError(
-                f"{constraint!r} is no constraint; there are JsonSchema, JsonObject, Regex and Grammar"
+                f"{constraint!r} is no constraint; there are JsonSchema, AnyJsonObject, Regex and Grammar"
             )
         compiled = self._compiled.pop(constraint, None) or self._compile(constraint)
         self._compiled[constraint] = compiled
@@ -73,7 +73,7 @@ def _grammar_of(library: Any, constraint: Constrained) -> str:
     match constraint:
         case JsonSchema():
             grammar = _from_schema(library, constraint.text)
-        case JsonObject():
+        case AnyJsonObject():
             grammar = _from_schema(library, '{"type": "object"}')
         case Regex(pattern):
             grammar = library.LLMatcher.grammar_from_regex(pattern)

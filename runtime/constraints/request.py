@@ -51,7 +51,7 @@ class JsonSchema:
 
 
 @dataclass(frozen=True)
-class JsonObject:
+class AnyJsonObject:
     """An answer that is any JSON object, with spaces as in ``JsonSchema``."""
 
 
@@ -78,7 +78,7 @@ class Grammar:
         _check_text("the grammar", self.lark)
 
 
-Constrained = JsonSchema | JsonObject | Regex | Grammar
+Constrained = JsonSchema | AnyJsonObject | Regex | Grammar
 
 
 def _check_text(what: str, text: object) -> None:

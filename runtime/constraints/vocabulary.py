@@ -25,7 +25,7 @@ _MARK = 0xFF
 _SAMPLE = '{"name": "two words", "numbers": [1, 2.5]}'
 
 
-class _Vocabulary:
+class _TokenTable:
     """What llguidance's ``TokenizerWrapper`` is made from. Padding ids, special and end tokens have no bytes.
 
     Calling it tokenizes bytes that a grammar forces, so that they come in the tokens the model is used to.
@@ -76,7 +76,7 @@ def make_trie(tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> llguidanc
     ends = [token for token in ends if token < size]
     if not ends:
         raise ConstraintError("this bundle names no end token, so a constrained answer could not end; export it again")
-    library, vocabulary = load_library(), _Vocabulary(tokenizer, size, ends)
+    library, vocabulary = load_library(), _TokenTable(tokenizer, size, ends)
     missing = [chr(value) for value in _PRINTABLE if value not in vocabulary.single]
     if missing:
         raise ConstraintError(

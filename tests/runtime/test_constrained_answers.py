@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from memory import Request
-from runtime.constraints.request import Constrained, ConstraintError, Grammar, JsonObject, JsonSchema, Regex
+from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema, Regex
 from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
@@ -29,7 +29,7 @@ SCHEMA = {
 }
 CONSTRAINTS: dict[str, Constrained] = {
     "schema": JsonSchema(SCHEMA),
-    "object": JsonObject(),
+    "object": AnyJsonObject(),
     "regex": Regex(r" ?Once upon a time[a-z ,]{3,20}\."),
     "grammar": Grammar('start: item (", " item)*\nitem: /[a-z]+/ " is " ("red" | "green")'),
 }

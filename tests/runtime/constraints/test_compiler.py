@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.constraints.compiler import Compiler
-from runtime.constraints.request import Constrained, ConstraintError, Grammar, JsonObject, JsonSchema, Regex
+from runtime.constraints.compiler import ConstraintCompiler
+from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema, Regex
 from runtime.text.token_ids import TokenIds
 from tests.runtime.constraints.test_matcher import compiler_of, walk
 from tests.runtime.constraints.vocabularies import KINDS, byte_level, word_pieces
@@ -88,7 +88,7 @@ def test_an_empty_constraint_is_refused(text: str) -> None:
 
 def test_other_values_are_refused() -> None:
     compiler, _ = compiler_of(byte_level())
-    with pytest.raises(ConstraintError, match="JsonSchema, JsonObject, Regex and Grammar"):
+    with pytest.raises(ConstraintError, match="JsonSchema, AnyJsonObject, Regex and Grammar"):
         compiler.matcher({"type": "object"})  # type: ignore[arg-type]
     with pytest.raises(ConstraintError, match="must be a text"):
         Regex(3)  # type: ignore[arg-type]
@@ -101,19 +101,19 @@ def test_vocabularies_that_cannot_be_constrained_are_refused(tmp_path: Path) -> 
         (word_pieces(), [0], "do not add up"),
     ):
         with pytest.raises(ConstraintError, match=why):
-            Compiler(tokenizer, 400, ends).matcher(JsonObject())
+            ConstraintCompiler(tokenizer, 400, ends).matcher(AnyJsonObject())
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    assert "pip install 'pocketspec[structured]'" in refusal(JsonObject())
+    assert "pip install 'pocketspec[structured]'" in refusal(AnyJsonObject())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trie_has_the_bytes_that_tokens_add_to_a_text(kind: str) -> None:
     tokenizer = KINDS[kind]()
     compiler, _ = compiler_of(tokenizer)
-    compiler.matcher(JsonObject())
+    compiler.matcher(AnyJsonObject())
     trie = compiler._trie
     assert trie is not None
     special = set(tokenizer.special_tokens.values())
@@ -129,7 +129,7 @@ def test_the_trie_has_the_bytes_that_tokens_add_to_a_text(kind: str) -> None:
 def test_a_constraint_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler, _ = compiler_of(byte_level())
     first = compiler.matcher(JsonSchema({"type": "integer"}))
-    monkeypatch.setattr(Compiler, "_compile", lambda self, constraint: pytest.fail("compiled again"))
+    monkeypatch.setattr(ConstraintCompiler, "_compile", lambda self, constraint: pytest.fail("compiled again"))
     second = compiler.matcher(JsonSchema('{"type": "integer"}'))
     first.append(walk(first, 0, 1))
     assert first is not second

@@ -10,9 +10,9 @@ import jsonschema
 import numpy as np
 import pytest
 
-from runtime.constraints.compiler import Compiler
+from runtime.constraints.compiler import ConstraintCompiler
 from runtime.constraints.matcher import Matcher
-from runtime.constraints.request import Constrained, Grammar, JsonObject, JsonSchema, Regex
+from runtime.constraints.request import AnyJsonObject, Constrained, Grammar, JsonSchema, Regex
 from runtime.decoding.stop import Cut
 from runtime.text.tokenizer import Tokenizer
 from tests.runtime.constraints.vocabularies import KINDS, byte_fallback, byte_level
@@ -29,7 +29,7 @@ SCHEMA = {
 }
 CONSTRAINTS: dict[str, Constrained] = {
     "schema": JsonSchema(SCHEMA),
-    "object": JsonObject(),
+    "object": AnyJsonObject(),
     "regex": Regex(r"name: [a-z]{2,5}( and [a-z]{2,5})?(, é+)?\."),
     "grammar": Grammar('start: "in " (pair | "the" ", " start)\npair: /[a-z]+/ "=" /[0-9]{1,3}/'),
 }
@@ -38,10 +38,10 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 every_constraint = pytest.mark.parametrize("name", CONSTRAINTS)
 
 
-def compiler_of(tokenizer: Tokenizer) -> tuple[Compiler, int]:
+def compiler_of(tokenizer: Tokenizer) -> tuple[ConstraintCompiler, int]:
     """A compiler for a model with some padding ids, and its end token."""
     end = next(token for text, token in tokenizer.special_tokens.items() if text in ("<|end|>", "</s>"))
-    return Compiler(tokenizer, tokenizer.entries + PADDING, [end]), end
+    return ConstraintCompiler(tokenizer, tokenizer.entries + PADDING, [end]), end
 
 
 def allowed(matcher: Matcher, path: list[int] | tuple[int, ...] = ()) -> list[int]:
