@@ -91,7 +91,8 @@ class History:
             text = self._tokenizer.decode(said)
             if shown.startswith(text):
                 if said:  # an empty answer loses nothing if it is encoded again
-                    answers = (self._tokenizer.decode(said, front), text)
+                    # A space behind an answer of spaces alone is the template's, and may belong to its end token.
+                    answers = (self._tokenizer.decode(said, front), text) if text.strip(" ") else (text,)
                     self._turns.append(TokenizedTurn(self._prompt, answers, (*self._new, *said)))
                 self._prompt, self._new = "", []
                 return

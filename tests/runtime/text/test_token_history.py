@@ -154,6 +154,18 @@ def test_what_follows_an_answer_is_as_in_the_whole(
         prompt = tokens
 
 
+def test_a_space_that_the_template_writes_behind_an_empty_answer_is_the_end_tokens() -> None:
+    """The end token of this tokenizer includes the space before it; the answer is a token that shows nothing."""
+    ours, library = pair("prepend", 0, True, 2)
+    space, history = library.token_to_id("▁"), History(ours)
+    history.encode(ours.render_chat([{"role": "user", "content": "one"}]))
+    assert ours.decode([space]) == ""
+    history.add_answer([space], "", ended=False)
+    turns = (("user", "one"), ("assistant", ""), ("user", "two"))
+    text = ours.render_chat([{"role": role, "content": content} for role, content in turns])
+    assert history.encode(text).count(library.token_to_id("<|end|>")) == len(turns)
+
+
 _OVERLAPPING = ("<a>", "<b>", "x<", "<a><", "<c", "c<b", " <d>", "<e>")
 
 
