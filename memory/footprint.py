@@ -1,8 +1,8 @@
 """Every byte of a level and of the process, part by part and by kind: anonymous, hot and cold.
 
 Anonymous memory can be given back by the process alone. Pages of mapped files can be dropped by the system and read
-again. *Hot* pages are those that every step reads: all weights but the tables of which it reads a few rows. The rest is
-*cold*: evicting it costs nothing that a user would notice.
+again. *Hot* pages are those that are in memory while steps run: libraries, weights, and of tables the rows that are
+read. The rest is *cold*: evicting it costs nothing that a user would notice.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Footprint:
 
     @property
     def hot(self) -> int:
-        """Bytes of mapped files that every step reads."""
+        """Bytes of mapped files that are in memory while steps run."""
         return sum(part.hot for part in self.parts)
 
     @property
@@ -231,8 +231,11 @@ def _weights(level: Level, residence: Residence, tokens: int) -> Part:
         return Part("weights", anonymous=hot + level.sparse_bytes)
     # The prepacked file that ONNX Runtime writes has the unpacked weights as well.
     others = level.sparse_bytes + (level.weight_bytes if residence == "prepacked" else 0)
-    rows = min(_embedding_rows(level, residence, tokens), others)
-    return Part("weights", hot=hot + rows, cold=others - rows)
+    touched = _embedding_rows(level, residence, tokens) + _rotary_rows(level, tokens)
+    if residence == "prepacked":
+        touched += _unpacked_scales(level)
+    touched = min(touched, others)
+    return Part("weights", hot=hot + touched, cold=others - touched)
 
 
 def _embedding_rows(level: Level, residence: Residence, tokens: int) -> int:
@@ -245,6 +248,26 @@ def _embedding_rows(level: Level, residence: Residence, tokens: int) -> int:
     if level.sparse_bytes >= table:
         return min(table, tokens * _FAULT_AROUND)
     return table if residence == "prepacked" else 0
+
+
+def _rotary_rows(level: Level, tokens: int) -> int:
+    """Bytes of the rotary tables, cosines and sines (float32): the rows of ``tokens`` positions."""
+    shape = level.shape
+    table = shape.positions * shape.head_size * 2
+    rows = min(table, tokens * shape.head_size * 2 + _FAULT_AROUND)
+    return min(2 * rows, level.sparse_bytes)
+
+
+def _unpacked_scales(level: Level) -> int:
+    """Bytes of the scales that a prepacked file has beside the packed ones.
+
+    ONNX Runtime 1.32 reads all of them as it opens a session, but of the codes beside them only the edges that the
+    system maps around scales.
+    """
+    bits, block = {"int4": 4, "int8": 8}.get(level.quantization.weights), level.quantization.block_size
+    if bits is None or block is None:
+        return 0
+    return int((level.weight_bytes - level.sparse_bytes) * 4 / (block * bits / 8 + 4))
 
 
 def _bits(quantization: Quantization) -> int:

@@ -1,0 +1,46 @@
+"""Which pages of the weights' files are in memory while steps run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from memory.device import Residence
+from memory.footprint import LevelSizes, Part, hot_weight_bytes, level_footprint
+from tests.memory.manifests import QWEN, TARGET
+
+# The cosines and sines of all positions, float32.
+ROTARY = QWEN.positions * QWEN.head_size * 4
+FAULT_AROUND = 1 << 16
+LEVEL = replace(TARGET, sparse_bytes=ROTARY)
+
+
+def weights(residence: Residence, capacity: int) -> Part:
+    return level_footprint(LEVEL, LevelSizes("fp32", capacity, 8, 8, 64, tree=False), residence, 2).part("weights")
+
+
+@pytest.mark.parametrize("capacity", [100, 1024, 30_000])
+def test_of_rotary_tables_the_rows_of_the_context_are_in_memory(capacity: int) -> None:
+    rows = weights("native", capacity).hot - hot_weight_bytes(LEVEL, "native")
+    assert rows == min(capacity * QWEN.head_size * 4 + 2 * FAULT_AROUND, ROTARY)
+
+
+def test_no_table_has_more_rows_than_positions() -> None:
+    part = weights("native", 2 * QWEN.positions)
+    assert (part.hot, part.cold) == (hot_weight_bytes(LEVEL, "native") + ROTARY, 0)
+
+
+def test_a_prepacked_file_has_its_scales_twice_in_memory() -> None:
+    packed = weights("prepacked", 1024).hot - weights("native", 1024).hot
+    packed -= hot_weight_bytes(LEVEL, "prepacked") - hot_weight_bytes(LEVEL, "native")
+    table = QWEN.vocab_size * QWEN.hidden_size // 2
+    # A block of 128 codes of 4 bits has a scale of 4 bytes.
+    assert packed - table == pytest.approx((LEVEL.weight_bytes - ROTARY) * 4 / (64 + 4), abs=1)
+
+
+@pytest.mark.parametrize("residence", get_args(Residence))
+def test_hot_and_cold_pages_are_all_of_the_file(residence: Residence) -> None:
+    sizes = {weights(residence, capacity).hot + weights(residence, capacity).cold for capacity in (64, 1024, 30_000)}
+    assert len(sizes) == 1
