@@ -26,6 +26,8 @@ from memory.process import REFERENCE, KernelKind, ProcessBytes, read_process
 from runtime.bundle.device_cache import look_up, remember, user_folder
 
 _LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "jinja2")
+# Version of what the process does that is measured; numbers of another version are measured again.
+_METHOD = 2
 _PATIENCE_SECONDS = 60
 _CHUNK = 1 << 20
 
@@ -82,7 +84,7 @@ def _key(kernels: KernelKind) -> list[Any]:
     library = library_path() if kernels == "native" else None
     digest = sha256_of(library) if library is not None and library.is_file() else None
     versions = [platform.python_version(), *map(_version, _LIBRARIES)]
-    return [versions, platform.machine(), os.cpu_count(), digest]
+    return [_METHOD, versions, platform.machine(), os.cpu_count(), digest]
 
 
 def _version(name: str) -> str:

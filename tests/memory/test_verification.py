@@ -15,6 +15,7 @@ from export.manifest import read_manifest
 from export.request import ExportRequest
 from memory import Plan, Request, make_plan, read_device
 from memory.__main__ import main
+from memory.footprint import LIBRARIES
 from memory.plan import PlanError, parse_plan
 from memory.process import REFERENCE, find_process
 from memory.sweep import sweep_plans
@@ -71,6 +72,10 @@ def test_a_real_bundle_takes_what_was_predicted(tiny_bundle_int4: Path, tmp_path
     found = verify_plan(bundle, plan)
     assert abs(found.anonymous.difference) < 0.04
     assert abs(found.total.difference) < 0.04
+    files = next(row for row in found.parts if row.name == f"{LIBRARIES}, files")
+    assert abs(files.difference) < 0.02
+    weights = [row for row in found.parts if row.name.endswith("weights, files")]
+    assert all(0 < row.measured < row.predicted + (128 << 10) for row in weights)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """``python -m runtime.bench.memory.empty_process KERNELS``: measures itself, and prints what it takes as JSON.
 
-It loads what a conversation needs and runs a tiny model; ``runtime.calibration.process_baseline`` starts it.
+It loads what a conversation needs, runs a tiny model and holds a tiny conversation.
+``runtime.calibration.process_baseline`` starts it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ def measure_process(kernels: KernelKind) -> ProcessBytes:
 
     parse(["inspect", "."])  # as every command does
     loaded = _memory()
+    from runtime.bench.memory.tiny_conversation import converse
     from runtime.bench.memory.tiny_sessions import prepare
 
     run = prepare(kernels)
     before = _memory()
     run()
-    after = _memory()
-    session = max(after.anonymous_bytes - before.anonymous_bytes, 0)
-    return ProcessBytes(loaded.anonymous_bytes, session, after.file_bytes)
+    session = max(_memory().anonymous_bytes - before.anonymous_bytes, 0)
+    converse()
+    return ProcessBytes(loaded.anonymous_bytes, session, _memory().file_bytes)
 
 
 def _memory() -> Memory:

@@ -8,6 +8,7 @@ continues to the last row.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,10 +208,15 @@ def _measured(
         parts[name] = {**held[name], "session": opening - before}
     files = read_mapped_files() or {}
     weights = {
-        name: sum(files.get(str(file.resolve()), 0) for file in model.kernels.mapped_files(manifest.level(name)))
+        name: sum(_resident_bytes(files, file) for file in model.kernels.mapped_files(manifest.level(name)))
         for name, model in _models(engine).items()
     }
     return ConversationMemory(tuple(phases), parts, weights, files, loading, running, *counts)
+
+
+def _resident_bytes(files: Mapping[str, int], wanted: Path) -> int:
+    """Of the mapped ``files``, the bytes of ``wanted`` under any of its names: KV types share a file by hard links."""
+    return sum(count for path, count in files.items() if os.path.exists(path) and os.path.samefile(path, wanted))
 
 
 def _growths(phases: list[Phase]) -> Iterator[tuple[str, int]]:
