@@ -1,13 +1,13 @@
 """How rows reach a session: the graph's inputs and outputs, their buffers, and one binding per number of rows.
 
-ONNX Runtime looks up and checks names at every call unless they are bound. A ``Binding`` is bound once, for one number
-of rows. A step then fills arrays in place and binds only the attention mask (and the tree bias with it), because its
-length changes from step to step.
+ONNX Runtime looks up and checks names at every call unless they are bound. The KV cache is bound once, for all numbers
+of rows. Forwards of another number of rows than before bind ids, positions and logits. A step fills these arrays in
+place and binds only the attention mask (and the tree bias with it), because its length changes from step to step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from runtime.models.kv_cache import KVCache
 
 # The bias that hides a row from another: finite, so that biases can be added, and low enough for exp to give zero.
 HIDDEN = np.float32(-1e30)
+
+# Rows, rows with logits, and whether they are a tree: forwards of one kind do the same work.
+ForwardKind = tuple[int, int, bool]
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -100,66 +103,96 @@ class Buffers:
         self.kv = cache.arrays
 
 
-class KeptBinding:
-    """An ``IOBinding`` that keeps bound arrays alive.
+class BoundArray:
+    """A contiguous array and ONNX Runtime's view of it, which holds no reference to it before 1.29."""
 
-    ONNX Runtime reads their memory, and before 1.29 it holds no reference to them.
-    """
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        # Another array would be copied, and results would go to the copy.
+        assert array.flags.c_contiguous
+        self.array, self.value = array, ort.OrtValue.ortvalue_from_numpy(array)
+
+
+class KeptBinding:
+    """An ``IOBinding`` that keeps bound arrays alive, because ONNX Runtime reads their memory."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self.io = session.io_binding()
         self._kept: dict[str, npt.NDArray[Any]] = {}
+        self._kind: ForwardKind | None = None
 
     def bind_input(self, name: str, array: npt.NDArray[Any]) -> None:
         """Reads input ``name``, which may be optional, from the contiguous ``array``."""
-        self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(self._keep(name, array)))
+        self._bind(self.io.bind_ortvalue_input, name, BoundArray(array))
 
     def bind_required_input(self, name: str, array: npt.NDArray[Any]) -> None:
         """The same for a required input, which takes 1 microsecond instead of 3 (EPYC Zen 4)."""
-        self.io.bind_cpu_input(name, self._keep(name, array))
+        assert array.flags.c_contiguous, name
+        self._kept[name] = array
+        self.io.bind_cpu_input(name, array)
 
     def bind_output(self, name: str, array: npt.NDArray[Any]) -> None:
         """Writes output ``name`` to the contiguous ``array``."""
-        self.io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(self._keep(name, array)))
+        self._bind(self.io.bind_ortvalue_output, name, BoundArray(array))
 
-    def _keep(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        # Another array would be copied, and results would go to the copy.
-        assert array.flags.c_contiguous, name
-        self._kept[name] = array
-        return array
+    def use(self, kind: ForwardKind, inputs: Mapping[str, BoundArray], logits: BoundArray) -> None:
+        """Binds what belongs to forwards of ``kind``, unless the last one was of that kind."""
+        if kind != self._kind:
+            self._kind = None
+            for name, bound in inputs.items():
+                self._bind(self.io.bind_ortvalue_input, name, bound)
+            self._bind(self.io.bind_ortvalue_output, "logits", logits)
+            self._kind = kind
+
+    def _bind(self, bind: Callable[[str, ort.OrtValue], None], name: str, bound: BoundArray) -> None:
+        self._kept[name] = bound.array
+        bind(name, bound.value)
+
+
+class SharedBindings:
+    """What all bindings of a session share: one ``IOBinding`` for chains and one for trees, with the KV cache bound.
+
+    The cache is most of what is bound: 26 KB for ten layers, which every number of rows would hold again.
+    """
+
+    def __init__(self, session: ort.InferenceSession, signature: Signature, buffers: Buffers) -> None:
+        self.signature, self.buffers = signature, buffers
+        self._session = session
+        self._bound: dict[bool, KeptBinding] = {}
+
+    def of(self, tree: bool) -> KeptBinding:
+        """The one for trees or for chains. They differ, because an optional input cannot be unbound."""
+        bound = self._bound.get(tree)
+        if bound is None:
+            bound = self._bound[tree] = KeptBinding(self._session)
+            names = zip(self.signature.kv_inputs, self.signature.kv_outputs, self.buffers.kv, strict=True)
+            for taken, given, array in names:
+                bound.bind_input(taken, array)
+                bound.bind_output(given, array)
+        return bound
 
 
 class Binding:
     """Everything bound for forwards of ``width`` rows that give logits for the last ``logits_rows`` of them."""
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        signature: Signature,
-        buffers: Buffers,
-        width: int,
-        logits_rows: int,
-        tree: bool,
-    ) -> None:
+    def __init__(self, shared: SharedBindings, width: int, logits_rows: int, tree: bool) -> None:
+        signature, buffers = shared.signature, shared.buffers
         self.kind = (width, logits_rows, tree)
-        self._bound = KeptBinding(session)
+        self._bound = shared.of(tree)
         self.io = self._bound.io
         self.logits = buffers.logits[: logits_rows * signature.vocab_size].reshape(logits_rows, signature.vocab_size)
         self._ids, self._positions = buffers.ids[:width], buffers.positions[:width]
         self._offsets, self._mask, self._bias = buffers.offsets[:width], buffers.mask, buffers.bias
         self._width, self._tree = width, tree
-        self._bound.bind_input("input_ids", self._ids[None])
+        self._inputs = {"input_ids": BoundArray(self._ids[None])}
         if signature.takes_positions:
-            self._bound.bind_input("position_ids", self._positions[None])
+            self._inputs["position_ids"] = BoundArray(self._positions[None])
         if signature.limits_logits:
-            self._bound.bind_input("logits_from", np.array([width - logits_rows], np.int64))
-        self._bound.bind_output("logits", self.logits[None])
-        for taken, given, array in zip(signature.kv_inputs, signature.kv_outputs, buffers.kv, strict=True):
-            self._bound.bind_input(taken, array)
-            self._bound.bind_output(given, array)
+            self._inputs["logits_from"] = BoundArray(np.array([width - logits_rows], np.int64))
+        self._output = BoundArray(self.logits[None])
 
     def fill(self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None, past: int) -> None:
         """Sets the inputs for ``tokens`` after ``past`` rows of cache. Padding repeats the last token."""
+        self._bound.use(self.kind, self._inputs, self._output)
         rows, width = len(tokens), self._width
         self._ids[:rows] = tokens
         self._ids[rows:] = tokens[-1]

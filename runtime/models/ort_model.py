@@ -27,7 +27,7 @@ from runtime.errors import UnsupportedModelError
 from runtime.kernels.backends import PORTABLE, Kernels
 from runtime.kernels.threads import NativeCrew
 from runtime.models.exact_widths import SafeWidths, even_widths
-from runtime.models.io_binding import Binding, Buffers, read_signature
+from runtime.models.io_binding import Binding, Buffers, ForwardKind, SharedBindings, read_signature
 from runtime.models.kv_cache import KVCache
 from runtime.models.placement import CPU, on_cores
 from runtime.models.single_thread_session import SessionCrew
@@ -35,8 +35,6 @@ from runtime.models.thread_choice import WorkerChoice
 from runtime.process.allocator import map_large_blocks
 from runtime.process.forks import outlive_forks
 
-# Rows, rows with logits, and whether they are a tree: forwards of one kind do the same work.
-ForwardKind = tuple[int, int, bool]
 # A second session is opened during an answer if the first one took no longer than this to open.
 _SOON_OPEN_SECONDS = 0.5
 # Weights that one thread reads in less time than two threads need to meet. With the demo's 5.9 MB, two threads are 5 to
@@ -133,14 +131,18 @@ class OrtModel:
         self.cache.resize(capacity)
         self.max_rows = max_rows
         self._bindings.clear()
-        del self._buffers
+        del self._shared, self._buffers
         self._make_buffers(prefill_chunk)
 
     def _make_buffers(self, prefill_chunk: int) -> None:
         # Without logits_from every row of a chunk has logits, and the plan has room for max_rows of them.
         self._chunk = prefill_chunk if self._signature.limits_logits else min(prefill_chunk, self.max_rows)
         self._buffers = Buffers(self._signature, self.cache, max(self._chunk, self.max_rows), self.max_rows)
+        self._forget_bindings()
+
+    def _forget_bindings(self) -> None:
         self._bindings: dict[ForwardKind, Binding] = {}
+        self._shared = SharedBindings(self._session, self._signature, self._buffers)
 
     @property
     def arrays(self) -> dict[str, tuple[npt.NDArray[Any], ...]]:
@@ -181,7 +183,7 @@ class OrtModel:
         self.before_forward = _refuse
         self._bindings.clear()
         self._workers = self._sessions = None
-        del self._buffers, self._session
+        del self._shared, self._buffers, self._session
         self.cache.close()
 
     @contextmanager
@@ -213,7 +215,7 @@ class OrtModel:
         logits, before = last.logits.copy(), self._session
         for session in (sessions.wanted, before):
             self._session = session
-            self._bindings.clear()
+            self._forget_bindings()
             self._run(self._filled(last.kind, tokens, parents))
             if np.array_equal(logits.view(np.uint8), last.logits.view(np.uint8)):
                 return
@@ -233,7 +235,7 @@ class OrtModel:
     def _binding(self, kind: ForwardKind) -> Binding:
         binding = self._bindings.get(kind)
         if binding is None:
-            binding = Binding(self._session, self._signature, self._buffers, *kind)
+            binding = Binding(self._shared, *kind)
             # The last chunks of prompts have many different sizes: their bindings are not kept.
             if kind[0] <= self.max_rows or kind[0] == self._chunk:
                 self._bindings[kind] = binding

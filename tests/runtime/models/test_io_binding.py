@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
-from runtime.models.io_binding import Binding, Buffers, read_signature
+from runtime.models.io_binding import Binding, Buffers, SharedBindings, read_signature
 from runtime.models.kv_cache import KVCache
 from runtime.models.ort_model import open_session
 from tests.runtime.tiny_graph import write_tiny_graph
@@ -33,12 +33,13 @@ class ForgetfulBinding:
 
 
 class ForgetfulSession:
-    """Gives one binding."""
+    """Counts its bindings, and has the last."""
 
     def __init__(self) -> None:
-        self.binding = ForgetfulBinding()
+        self.count = 0
 
     def io_binding(self) -> ForgetfulBinding:
+        self.count, self.binding = self.count + 1, ForgetfulBinding()
         return self.binding
 
 
@@ -51,7 +52,7 @@ def test_whatever_is_bound_lives_as_long_as_the_binding(
     buffers = Buffers(signature, cache, ROWS, ROWS)
     session: Any = ForgetfulSession()
     monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", lambda array: array)
-    binding = Binding(session, signature, buffers, ROWS, ROWS, tree)
+    binding = Binding(SharedBindings(session, signature, buffers), ROWS, ROWS, tree)
     binding.fill([1, 2, 3], [-1, 0, 0] if tree else None, past=5)
     bound = session.binding.bound
     del cache, buffers
@@ -66,7 +67,7 @@ def test_what_is_bound_last_replaces_what_was_bound_before(tmp_path: Path) -> No
     session = open_session(write_tiny_graph(tmp_path / "model.onnx"), 1)
     signature = read_signature(session)
     cache = KVCache(signature.kv_shapes, signature.kv_types, 16)
-    binding = Binding(session, signature, Buffers(signature, cache, ROWS, ROWS), ROWS, 1, tree=False)
+    binding = Binding(SharedBindings(session, signature, Buffers(signature, cache, ROWS, ROWS)), ROWS, 1, tree=False)
     told = []
     for past in (0, 0, 4):
         binding.fill([1, 2, 3, 4], None, past)
@@ -74,3 +75,40 @@ def test_what_is_bound_last_replaces_what_was_bound_before(tmp_path: Path) -> No
         told.append(np.array(binding.logits))
     assert np.array_equal(told[0], told[1])
     assert not np.array_equal(told[0], told[2])
+
+
+def test_no_number_of_rows_binds_the_cache_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signature = read_signature(open_session(write_tiny_graph(tmp_path / "model.onnx"), 1))
+    cache = KVCache(signature.kv_shapes, signature.kv_types, 16)
+    session: Any = ForgetfulSession()
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", lambda array: array)
+    shared = SharedBindings(session, signature, Buffers(signature, cache, ROWS, ROWS))
+    kept = [Binding(shared, width, 1, tree) for width in range(1, ROWS + 1) for tree in (False, True)]
+    assert len({id(binding.io) for binding in kept}) == session.count == 2
+
+
+def test_forwards_of_different_kinds_take_turns(tmp_path: Path) -> None:
+    session = open_session(write_tiny_graph(tmp_path / "model.onnx"), 1)
+    signature = read_signature(session)
+
+    def run(binding: Binding, tokens: list[int], past: int) -> npt.NDArray[Any]:
+        binding.fill(tokens, None if len(tokens) < 3 else [-1, 0, 0], past)
+        session.run_with_iobinding(binding.io)
+        return np.array(binding.logits)
+
+    def make() -> tuple[Binding, ...]:
+        cache = KVCache(signature.kv_shapes, signature.kv_types, 16)
+        shared = SharedBindings(session, signature, Buffers(signature, cache, ROWS, ROWS))
+        return (
+            Binding(shared, 1, 1, False),
+            Binding(shared, 2, 1, False),
+            Binding(shared, 2, 2, False),
+            Binding(shared, 3, 3, True),
+        )
+
+    rows = [[5], [6, 7], [6, 7], [6, 7, 8]]
+    alone = [run(make()[place], tokens, 0) for place, tokens in enumerate(rows)]
+    together = make()
+    for _ in range(2):
+        for binding, tokens, expected in zip(together, rows, alone, strict=True):
+            assert np.array_equal(run(binding, tokens, 0), expected)
