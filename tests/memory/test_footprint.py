@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 
 from memory.device import Residence
-from memory.footprint import LevelSizes, Part, hot_weight_bytes, level_footprint
-from tests.memory.manifests import QWEN, TARGET
+from memory.footprint import LevelSizes, Part, hot_weight_bytes, level_footprint, packing_bytes
+from tests.memory.manifests import MIDDLE, QWEN, TARGET
 
 # The cosines and sines of all positions, float32.
 ROTARY = QWEN.positions * QWEN.head_size * 4
@@ -44,3 +44,10 @@ def test_a_prepacked_file_has_its_scales_twice_in_memory() -> None:
 def test_hot_and_cold_pages_are_all_of_the_file(residence: Residence) -> None:
     sizes = {weights(residence, capacity).hot + weights(residence, capacity).cold for capacity in (64, 1024, 30_000)}
     assert len(sizes) == 1
+
+
+def test_recognizing_a_head_takes_its_packed_form_and_its_scales() -> None:
+    """Measured with ONNX Runtime 1.31 and 1.32, without the rest of the process."""
+    small = replace(TARGET, shape=MIDDLE, quantization=replace(TARGET.quantization, block_size=32))
+    assert packing_bytes(small) == pytest.approx(120e6, rel=0.02)
+    assert packing_bytes(TARGET) == pytest.approx(137e6, rel=0.02)
