@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ SIZE = 1 << 20
 # Saves the numbers 0, 1, 2, ... one after another, each in a file that says which number it is full of.
 SAVE_FOR_EVER = f"""
 import itertools, sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from runtime.sessions.tensor_file import write_tensors
@@ -30,6 +34,8 @@ for number in itertools.count():
 """
 FILL_THE_DISK = """
 import resource, sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from runtime.sessions.errors import SessionError
@@ -56,6 +62,17 @@ def read(path: Path) -> int:
     return number
 
 
+@contextmanager
+def saving(program: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs ``program`` on ``path``, and is killed at the end of the context, whatever happens in it."""
+    process = subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(LIMIT_SECONDS)
+
+
 def test_a_file_that_was_written_is_read(tmp_path: Path) -> None:
     write(tmp_path / "session", 3)
     assert read(tmp_path / "session") == 3
@@ -66,12 +83,11 @@ def test_a_killed_save_leaves_the_old_or_the_new_file(tmp_path: Path, kills: int
     path = tmp_path / "session"
     for kill in range(kills):
         write(path, -2)
-        with subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, str(path)], cwd=ROOT) as process:
+        with saving(SAVE_FOR_EVER, path):
             end = time.monotonic() + LIMIT_SECONDS
             while read(path) == -2:
                 assert time.monotonic() < end
             time.sleep(kill % 7 * 0.003)
-            process.kill()
         assert read(path) >= 0
     write(path, 7)
     assert read(path) == 7
@@ -113,7 +129,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "session"
     write(path, 1)
     program = SAVE_FOR_EVER.replace("count()", "repeat(5)")
-    with subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+    with saving(program, path) as process:
         end = time.monotonic() + LIMIT_SECONDS
         while read(path) == 1:
             assert time.monotonic() < end
