@@ -11,13 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from export.manifest import PocketspecError
 from runtime.server.errors import ApiError, as_api_error
 from runtime.server.routes.about import get_model, health, list_models, metrics
 from runtime.server.routes.chat import chat_completions
 from runtime.server.routes.completions import completions
+from runtime.server.routes.page import PREFIX, PageFiles, page
 from runtime.server.routes.plan import get_plan, put_plan
 from runtime.server.security import KeyMiddleware
 from runtime.server.service import Service, Settings
@@ -35,6 +36,8 @@ def make_app(service: Service) -> Starlette:
             Route("/v1/plan", put_plan, methods=["PUT"]),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
+            Route("/", page, methods=["GET"]),
+            Mount(PREFIX, PageFiles()),
         ],
         middleware=_middleware(service.settings),
         exception_handlers={HTTPException: _http_error, PocketspecError: _error, Exception: _error},

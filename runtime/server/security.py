@@ -9,9 +9,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runtime.server.errors import ApiError
+from runtime.server.routes.page import PREFIX
 
 # Open to all: nothing of a conversation is told here.
-_PUBLIC = {"/health"}
+_PUBLIC = {"/health", "/"}
 
 
 class KeyMiddleware:
@@ -22,7 +23,7 @@ class KeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or scope["path"] in _PUBLIC or self._is_known(Headers(scope=scope)):
+        if scope["type"] != "http" or _is_public(scope["path"]) or self._is_known(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
         error = ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
@@ -32,3 +33,7 @@ class KeyMiddleware:
     def _is_known(self, headers: Headers) -> bool:
         kind, _, given = headers.get("authorization", "").partition(" ")
         return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key)
+
+
+def _is_public(path: str) -> bool:
+    return path in _PUBLIC or path.startswith(f"{PREFIX}/")
