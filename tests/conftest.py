@@ -7,6 +7,7 @@ the two agree on some tokens and differ on others. Both speak bytes.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,6 +18,9 @@ import pytest
 
 from tests.places import SHARED
 
+# Whoever starts the tests in the background of a shell lets them ignore Ctrl-C, and so do the programs they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For torch, which splits matrices of a few rows among threads that then wait for each other: 8 times as slow beside
