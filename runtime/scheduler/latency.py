@@ -62,8 +62,8 @@ class LatencyEstimates:
             self._forwards.clear()
 
     def target(self, rows: int) -> float:
-        """Seconds of a forward of the target with ``rows`` rows."""
-        return self.forward(self._target, 1) * self._slope.factor(self._extra(rows))
+        """Seconds of a forward of the target with ``rows`` rows, which is no dearer than a forward for each."""
+        return self.forward(self._target, 1) * min(self._slope.factor(self._extra(rows)), self._padded(rows))
 
     def forward(self, level: str, rows: int) -> float:
         """Seconds of a forward of a level as calibrated, uncorrected; infinite for a level that was not."""
