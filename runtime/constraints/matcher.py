@@ -24,7 +24,7 @@ class Matcher:
     """
 
     def __init__(self, inner: llguidance.LLMatcher, ends: frozenset[int], size: int) -> None:
-        self._inner, self._ends = inner, ends
+        self._inner, self._ends, self._size = inner, ends, size
         end_tokens = np.zeros(-(-size // 8) * 8, np.bool_)
         end_tokens[list(ends)] = True
         self._after_end: Bits = np.packbits(end_tokens, bitorder="little")
@@ -54,6 +54,22 @@ class Matcher:
         if not bits.any():
             raise ConstraintError("the constraint allows no token here; it can have no answer")
         return bits
+
+    def allows(self, path: Sequence[int], token: int) -> bool:
+        """See ``Constraint``."""
+        known = self._masks.get(tuple(path))
+        if known is not None:
+            return bool(known[token >> 3] >> (token & 7) & 1)
+        self._move(path)
+        if self._beyond:
+            return not self._may_stand or token in self._ends
+        forced = self._inner.compute_ff_tokens()
+        if token in self._ends:
+            found = not forced and self._inner.is_accepting()
+        else:
+            found = token == forced[0] if forced else self._inner.validate_tokens([token]) == 1
+        self._check()
+        return found
 
     @property
     def is_complete(self) -> bool:
@@ -130,7 +146,7 @@ class Matcher:
             self._consumed = length
         del self._path[kept:]
         for token in path[kept:]:
-            if not self._beyond and token not in self._ends:
+            if not self._beyond and token not in self._ends and 0 <= token < self._size:
                 self._consumed += self._inner.try_consume_tokens([int(token)])
                 self._check()
             self._path.append(int(token))

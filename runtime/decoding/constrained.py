@@ -12,11 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.arrays import FloatArray, Scratch
+from runtime.arrays import FloatArray, Scratch, TokenArray
 from runtime.decoding.constraint import Bits, Constraint
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DrawKind
 from runtime.decoding.protocols import StoppingCriterion
+from runtime.decoding.sampling import greedy_token
 from runtime.decoding.stop import Cut
 
 # Logits that are masked at a time, so that intermediate results stay in the second-level cache.
@@ -40,6 +41,20 @@ def allowed_logits(logits: FloatArray, context: Context, path: Sequence[int]) ->
     if context.constraint is None:
         return logits
     return _masked(logits, context.constraint.mask(path), _floats.take("allowed", len(logits)))
+
+
+def allowed_greedy_token(
+    logits: FloatArray, context: Context, path: Sequence[int], before: Sequence[int] | TokenArray
+) -> int:
+    """The greedy token among those that may follow ``path``: of ``allowed_logits``, with ``before`` as in
+    ``sampling.greedy_token``.
+
+    Most often the most probable token of all may follow, and then no logits are masked.
+    """
+    token = greedy_token(logits, before, context.sampling)
+    if context.constraint is None or context.constraint.allows(path, token):
+        return token
+    return greedy_token(allowed_logits(logits, context, path), before, context.sampling)
 
 
 def _masked(logits: FloatArray, bits: Bits, out: FloatArray) -> FloatArray:

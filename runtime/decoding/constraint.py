@@ -28,6 +28,10 @@ class Constraint(Protocol):
         """
         ...
 
+    def allows(self, path: Sequence[int], token: int) -> bool:
+        """Whether ``mask(path)`` allows ``token``; much less work than all tokens."""
+        ...
+
     def count_allowed(self, tokens: Sequence[int]) -> int:
         """How many of ``tokens`` may be next, one after another."""
         ...

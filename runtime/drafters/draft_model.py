@@ -22,11 +22,11 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.arrays import Arena, FloatArray, TokenArray, at_least
-from runtime.decoding.constrained import allowed_logits
+from runtime.decoding.constrained import allowed_greedy_token, allowed_logits
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit, DrawKind, make_chain
 from runtime.decoding.protocols import Model
-from runtime.decoding.sampling import RandomStream, draw, greedy_token, passing_row, probabilities, uniform
+from runtime.decoding.sampling import RandomStream, draw, passing_row, probabilities, uniform
 from runtime.drafters.confidence import confidence_sampling, is_worth_extending, uncalibrated
 from runtime.drafters.draft_tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of, window_size
@@ -124,13 +124,14 @@ class DraftModelDrafter:
         chances: list[float] = []
         while True:
             before, probs = _with_drafted(context, tokens), None
-            logits = allowed_logits(logits, context, tokens)
             row = passing_row(len(logits))
             if params.temperature == 0:
-                token = greedy_token(logits, before, params)
-                probs = probabilities(logits, before, confidence_sampling(params), row) if limit.floor > 0 else None
+                token = allowed_greedy_token(logits, context, tokens, before)
+                if limit.floor > 0:
+                    allowed = allowed_logits(logits, context, tokens)
+                    probs = probabilities(allowed, before, confidence_sampling(params), row)
             else:
-                probs = probabilities(logits, before, params, row)
+                probs = probabilities(allowed_logits(logits, context, tokens), before, params, row)
                 token = draw(probs, uniform(params.seed, context.position + len(tokens)))
             tokens.append(token)
             if probs is not None:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from runtime.arrays import FloatArray, TokenArray
-from runtime.decoding.constrained import allowed_logits
+from runtime.decoding.constrained import allowed_greedy_token, allowed_logits
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, row_of
-from runtime.decoding.sampling import greedy_token, passing_row, probabilities
+from runtime.decoding.sampling import passing_row, probabilities
 
 
 class TargetRows:
@@ -38,8 +38,7 @@ class TargetRows:
     def token(self, node: int) -> int:
         """The greedy token after ``node`` (-1: the anchor)."""
         path = self._path(node)
-        logits = allowed_logits(self._logits[row_of(node)], self._context, path)
-        return greedy_token(logits, self._before(path), self._context.sampling)
+        return allowed_greedy_token(self._logits[row_of(node)], self._context, path, self._before(path))
 
     def _path(self, node: int) -> list[int]:
         """The drafted tokens down to ``node``."""

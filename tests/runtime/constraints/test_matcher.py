@@ -110,6 +110,21 @@ def test_a_mask_hangs_on_the_tokens_alone(kind: str, name: str) -> None:
 
 @every_kind
 @every_constraint
+def test_one_token_is_allowed_if_the_mask_allows_it(kind: str, name: str) -> None:
+    tokenizer = KINDS[kind]()
+    compiler, end = compiler_of(tokenizer)
+    for seed in range(2):
+        tokens = walk(compiler.matcher(CONSTRAINTS[name]), seed, 25)
+        for path in (*(tokens[:place] for place in range(len(tokens) + 1)), [*tokens, end], [*tokens[:2], 1, 2]):
+            masked, asked = compiler.matcher(CONSTRAINTS[name]), compiler.matcher(CONSTRAINTS[name])
+            wanted = {token for token in allowed(masked, path) if token < tokenizer.entries + PADDING}
+            asked_for = range(tokenizer.entries + PADDING)
+            assert {token for token in asked_for if asked.allows(path, token)} == wanted
+            assert masked.allows(path, end) == (end in wanted)
+
+
+@every_kind
+@every_constraint
 def test_forced_tokens_are_the_only_ones_allowed(kind: str, name: str) -> None:
     compiler, _ = compiler_of(KINDS[kind]())
     seen = 0
@@ -149,6 +164,7 @@ def test_end_tokens_follow_where_the_grammar_is_complete_and_nothing_follows_the
     assert matcher.count_allowed([a, end, end]) == 3
     assert matcher.count_allowed([a, end, b]) == 2
     assert matcher.count_allowed([a, b, end]) == 2
+    assert matcher.count_allowed([a, 10**6]) == 1
     assert matcher.end([a, end]) == Cut(2, "eos")
     assert matcher.end([a, b, c]) == Cut(3, "stop")
     assert matcher.end([a, b]) is None

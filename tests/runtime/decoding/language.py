@@ -48,6 +48,9 @@ class Language:
         bits[list(self.after((*self.prefix, *map(int, path))))] = True
         return np.packbits(bits, bitorder="little")
 
+    def allows(self, path: Sequence[int], token: int) -> bool:
+        return bool(np.unpackbits(self.mask(path), bitorder="little")[token])
+
     def count_allowed(self, tokens: Sequence[int]) -> int:
         whole = [*self.prefix, *map(int, tokens)]
         for place, token in enumerate(whole):
