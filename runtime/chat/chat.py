@@ -9,6 +9,7 @@ from runtime.chat.interrupts import at_interrupt
 from runtime.chat.line_reader import LineReader
 from runtime.chat.presenter import Presenter
 from runtime.chat.status import status_line
+from runtime.constraints.request import Constrained, cut_notice
 from runtime.conversation import Conversation
 from runtime.decoding.stats import GenerationStats
 from runtime.engine import Engine, TextChunk
@@ -21,8 +22,9 @@ from runtime.turns import Answer
 class Chat:
     """The parts of a conversation with a user.
 
-    ``speculation`` is what the engine was opened for. ``shows_stats`` and ``explains`` are what follows every answer.
-    ``stats`` are those of the latest answer. ``is_over`` ends the conversation.
+    ``speculation`` is what the engine was opened for, ``constraint`` what answers must be. ``shows_stats`` and
+    ``explains`` are what follows every answer. ``stats`` are those of the latest answer. ``is_over`` ends the
+    conversation.
     """
 
     engine: Engine
@@ -32,6 +34,7 @@ class Chat:
     speculation: Speculation
     shows_stats: bool = False
     explains: bool = False
+    constraint: Constrained | None = None
     stats: GenerationStats | None = None
     is_over: bool = False
 
@@ -54,6 +57,8 @@ class Chat:
         self.stats = chunk.stats
         if chunk.step.finish is None:
             self.presenter.note("stopped; the conversation keeps the answer as far as it came")
+        if notice := cut_notice(self.constraint, chunk.step.finish):
+            self.presenter.note(notice)
         if self.shows_stats:
             self.presenter.lines([chunk.stats.line()])
         if self.explains:

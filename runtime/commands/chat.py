@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
             speculation,
             shows_stats=options.stats,
             explains=options.explain,
+            constraint=constraint,
         )
         if options.color:
             try:

@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Generates; an interrupted answer is kept, with exit code 130."""
+    from runtime.constraints.request import cut_notice
+
     sampling, speculation = shared.make_sampling(options), shared.make_speculation(options)
     constraint = shared.make_constraint(options)
     shared.show_suggestion(options)
@@ -85,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 code = INTERRUPTED
         _finish(engine, chunks, options, sampling.seed if sampling.temperature > 0 else None)
-        shared.report_cut(constraint, chunks[-1].step.finish if chunks else None)
+        if notice := cut_notice(constraint, chunks[-1].step.finish if chunks else None):
+            shared.say(notice)
         if options.explain:
             shared.show_explanation(engine)
     return code

@@ -180,13 +180,6 @@ def make_constraint(options: argparse.Namespace) -> Constrained | None:
     return AnyJsonObject() if options.json_object else None
 
 
-def report_cut(constraint: Constrained | None, finish: str | None) -> None:
-    """Prints a line if a constrained answer ended before it had to."""
-    if constraint is not None and finish in ("length", "context"):
-        remedy = "raise --max-new-tokens" if finish == "length" else "open the bundle with a larger --context"
-        say(f"the answer was cut off and may be incomplete ({finish}): {remedy}")
-
-
 def _read_text(option: str, file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")

@@ -81,6 +81,14 @@ class Grammar:
 Constrained = JsonSchema | AnyJsonObject | Regex | Grammar
 
 
+def cut_notice(constraint: Constrained | None, finish: str | None) -> str | None:
+    """What a user must know of a constrained answer that ended by ``finish``; None: nothing."""
+    if constraint is None or finish not in ("length", "context"):
+        return None
+    remedy = "raise --max-new-tokens" if finish == "length" else "open the bundle with a larger --context"
+    return f"the answer was cut off and may be incomplete ({finish}): {remedy}"
+
+
 def _check_text(what: str, text: object) -> None:
     if not isinstance(text, str):
         raise ConstraintError(f"{what} is {text!r}; it must be a text")
