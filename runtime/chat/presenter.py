@@ -35,7 +35,7 @@ class Presenter:
         """Ends an answer."""
         self._write("\n")
         if self.colours is not None and (legend := self.colours.legend()):
-            print(f"drafted by {legend}; the rest by the target", file=self._notes)
+            self._write(f"drafted by {legend}; the rest by the target\n")
 
     def note(self, line: str) -> None:
         """Shows a line that the user should read."""

@@ -45,6 +45,16 @@ def test_every_source_has_a_colour_of_its_own() -> None:
     assert colours.legend() == "\x1b[36mnear\x1b[0m, \x1b[33mfar\x1b[0m"
 
 
+def test_the_colours_are_explained_where_they_are_seen() -> None:
+    output, notes = TerminalStream(), io.StringIO()
+    presenter = Presenter(output, notes)
+    presenter.colours = Colours()
+    presenter.show([TextPiece("a", "near")])
+    presenter.end()
+    assert output.getvalue().splitlines()[1] == "drafted by \x1b[36mnear\x1b[0m; the rest by the target"
+    assert notes.getvalue() == ""
+
+
 def test_notes_in_the_middle_of_an_answer_have_lines_of_their_own() -> None:
     terminal = TerminalStream()
     presenter = Presenter(terminal, terminal)
