@@ -31,7 +31,12 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
     if inputs.request.placements:
         activations = [sum(activations)]  # levels with cores of their own may run at the same time
     process = process_footprint(
-        manifest, inputs.device.process(sized[0][2]), choices.context, activations, suffix=choices.nodes > 0
+        manifest,
+        inputs.device.process(sized[0][2]),
+        choices.context,
+        activations,
+        suffix=choices.nodes > 0,
+        application=inputs.request.application_bytes,
     )
     plans = tuple(_level_plan(level, inputs, sizes) for level, sizes, _ in sized)
     loading = loading_bytes(
@@ -52,6 +57,7 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
         tokens_per_second=tokens_per_second,
         bounds=Bounds(None, 0),
         fixed_width=inputs.request.fixed_width,
+        kept_conversations=choices.kept_conversations,
     )
     return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes, plan.hot_bytes))
 
@@ -72,6 +78,8 @@ def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:
         logits_rows=1 if level.role == "drafter" and not tree else rows,
         prefill_chunk=choices.prefill_chunk,
         tree=tree,
+        # One copy more than are kept, for the moment in which two conversations change places.
+        kept_rows=(choices.kept_conversations + 1) * choices.context if is_target and choices.kept_conversations else 0,
     )
 
 

@@ -42,6 +42,8 @@ class Request:
     ``placements``: by the name of a level or by its role, what of the device it runs on; other levels have ``threads``.
     ``fixed_width``: every step of the target runs as many rows as the largest draft has, for devices whose programs are
     compiled for one size.
+    ``kept_conversations``: how many conversations beside the current one keep their KV rows, or fewer if memory is
+    short. ``application_bytes``: anonymous memory that the program around the engine takes in the same process.
     ``may_give_up``: what the plan may give up that it otherwise keeps. "precision": KV types that cost the target
     measurably in perplexity; "context"; "disk": weights that do not fit are read from disk in every step.
     """
@@ -58,6 +60,8 @@ class Request:
     threads: int | None = None
     placements: Mapping[str, Placement] = field(default_factory=dict, hash=False)
     fixed_width: bool = False
+    kept_conversations: int = 0
+    application_bytes: int = 0
     may_give_up: frozenset[Allowed] = frozenset()
 
     @property
@@ -71,8 +75,8 @@ class Choices:
     """What the planner decides: one rung of the ladder, from which a plan is computed.
 
     ``drafters`` are the levels loaded beside the target. Their KV caches, of ``drafter_kv_type``, hold the last
-    ``window`` tokens of the conversation. With ``nodes`` 0 decoding is plain; with nodes and without ``drafters`` the
-    suffix drafter drafts alone.
+    ``window`` tokens of the conversation. ``kept_conversations`` others keep the target's KV rows. With ``nodes`` 0
+    decoding is plain; with nodes and without ``drafters`` the suffix drafter drafts alone.
     """
 
     context: int
@@ -83,6 +87,7 @@ class Choices:
     drafter_kv_type: str
     kv_type: str
     prefill_chunk: int
+    kept_conversations: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,9 @@ def check_request(inputs: PlanInputs) -> None:
         raise PocketspecError(
             f"{request.turns} turns do not fit a context of {context} tokens; ask for 1 to {context // MIN_CONTEXT}"
         )
+    for name in ("kept_conversations", "application_bytes"):
+        if getattr(request, name) < 0:
+            raise PocketspecError(f"{name} is {getattr(request, name)}; it must be at least 0")
     if request.nodes is not None and not 0 <= request.nodes <= MAX_NODES:
         raise PocketspecError(
             f"a draft size of {request.nodes}: allowed are 1 to {MAX_NODES}, and 0 for plain decoding"

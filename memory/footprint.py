@@ -18,6 +18,8 @@ from memory.process import ProcessBytes
 MIB = 1 << 20
 LIBRARIES = "Python and libraries"
 SESSION = "first session"
+APPLICATION = "application"
+KEPT = "kept conversations"
 
 # Bytes that the suffix drafter keeps per token of the context, as tests/runtime/drafters/test_suffix.py checks.
 SUFFIX_BYTES_PER_TOKEN = 36
@@ -92,6 +94,7 @@ class LevelSizes:
 
     ``capacity``: rows of the KV cache, of ``kv_type``. ``rows``: most rows of a forward of a draft, which is a tree if
     ``tree``; ``logits_rows``: rows of it whose logits are computed. ``prefill_chunk``: rows of a prompt at once.
+    ``kept_rows``: copies of rows of other conversations.
     """
 
     kv_type: str
@@ -100,6 +103,7 @@ class LevelSizes:
     logits_rows: int
     prefill_chunk: int
     tree: bool
+    kept_rows: int = 0
 
 
 def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
@@ -125,6 +129,7 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
         (
             _weights(level, residence, sizes.capacity),
             Part("KV cache", sizes.capacity * kv_bytes_per_token(shape, sizes.kv_type, residence)),
+            Part(KEPT, sizes.kept_rows * kv_bytes_per_token(shape, sizes.kv_type, residence)),
             Part("logits", sizes.logits_rows * shape.vocab_size * 4),
             Part("inputs", _inputs(sizes)),
             Part("scratch", _scratch(level, sizes, residence, threads)),
@@ -134,9 +139,10 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
 
 
 def process_footprint(
-    manifest: Manifest, process: ProcessBytes, context: int, activations: Iterable[int], suffix: bool
+    manifest: Manifest, process: ProcessBytes, context: int, activations: Iterable[int], suffix: bool, application: int
 ) -> Footprint:
-    """What the levels share: libraries, tokenizer, tokens, sampling, activations, and with ``suffix`` its index.
+    """What the levels share: libraries, tokenizer, tokens, sampling, activations, and with ``suffix`` its index; also
+    the bytes of the ``application`` around them.
 
     ``activations`` has the bytes of every level. The largest counts: levels do not run at once, and a forward keeps
     nothing.
@@ -144,6 +150,7 @@ def process_footprint(
     parts = [
         Part(LIBRARIES, process.modules, process.files),
         Part(SESSION, process.session),
+        Part(APPLICATION, application),
         Part("tokenizer", tokenizer_bytes(manifest)),
         Part("tokens", context * 8),
         Part("sampling", _SAMPLING * manifest.target.shape.vocab_size),
@@ -166,7 +173,7 @@ def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, F
     The tokenizer is parsed before any session is opened. ONNX Runtime packs the matrices of a prepacked file once more
     to recognize them, one after the other.
     """
-    held = process.part(LIBRARIES).anonymous + process.part("tokenizer").anonymous
+    held = sum(process.part(name).anonymous for name in (LIBRARIES, APPLICATION, "tokenizer"))
     parsing = _TOKENIZER_PARSE if manifest.schema >= _COMPACT_SINCE else _PUBLISHED_PARSE
     peak = held + int(_tokenizer_file_bytes(manifest) * parsing)
     held += process.part(SESSION).anonymous

@@ -1,4 +1,5 @@
-"""What is given up when memory is short, in a fixed order: everything on the drafters' side before the target.
+"""What is given up when memory is short, in a fixed order: what is kept for later, then everything on the drafters'
+side, then the target.
 
 Every step of the ladder is one function below and one entry of ``STEPS``, in the same order. A step leads from given
 choices to leaner ones, one after the other; each of them is a rung. All rungs together lead from the choices that give
@@ -53,6 +54,13 @@ def rungs(start: Choices, inputs: PlanInputs, weigh: Callable[[Choices], int]) -
             if (needed := weigh(choices)) < least:
                 yield Rung(step, choices)
                 current, least = choices, needed
+
+
+def _fewer_kept_conversations(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
+    """Half of the conversations that keep their rows, again and again, down to none."""
+    while choices.kept_conversations:
+        choices = replace(choices, kept_conversations=choices.kept_conversations // 2)
+        yield choices
 
 
 def _smaller_tree(choices: Choices, inputs: PlanInputs) -> Iterator[Choices]:
@@ -154,6 +162,12 @@ def _names(drafters: tuple[str, ...], none: str) -> str:
 
 
 STEPS: tuple[LadderStep, ...] = (
+    LadderStep(
+        "kept conversations",
+        "no answer is slower, but a conversation that comes back may have to be read again",
+        _fewer_kept_conversations,
+        lambda choices: f"{choices.kept_conversations}",
+    ),
     LadderStep(
         "shape of the tree",
         "candidates of a tree resemble one another: the last ones bring the fewest tokens for their rows of logits",

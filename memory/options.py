@@ -43,6 +43,14 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         "--turns", type=int, default=1, metavar="N", help="turns of the planned conversation (default: 1)"
     )
     parser.add_argument(
+        "--kept-conversations",
+        type=int,
+        default=0,
+        metavar="N",
+        help="conversations beside the current one whose KV rows are kept, where there is memory for them, so that they"
+        " go on without being read again (default: %(default)s)",
+    )
+    parser.add_argument(
         "--kv-type", metavar="TYPE", help="of the target's KV cache: fp32, fp16, int8, int4 (default: planned)"
     )
     parser.add_argument(
@@ -88,6 +96,7 @@ def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Re
         threads=check_threads(options.threads),
         placements=parse_placements(options.place),
         fixed_width=options.fixed_width,
+        kept_conversations=options.kept_conversations,
         may_give_up=frozenset(options.allow),
         **more,
     )

@@ -109,7 +109,7 @@ class Plan:
     ``margin_bytes``: how far the prediction may be off, and the system's page tables. ``disk_bytes``: of the hot bytes,
     those that do not fit the budget and are read from disk in every step. ``tokens_per_second``: predicted.
     ``warnings``: sentences that a user should read before the plan runs. ``fixed_width``: the target runs the same
-    number of rows in every step.
+    number of rows in every step. ``kept_conversations`` beside the current one may keep copies of their KV rows.
     """
 
     bundle: str
@@ -129,6 +129,7 @@ class Plan:
     given_up: tuple[GivenUp, ...] = ()
     warnings: tuple[str, ...] = ()
     fixed_width: bool = False
+    kept_conversations: int = 0
     schema: int = SCHEMA
 
     @property

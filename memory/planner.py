@@ -23,6 +23,7 @@ from memory.choices import (
 )
 from memory.costs import MeasuredCosts
 from memory.device import Device
+from memory.footprint import APPLICATION
 from memory.forward_costs import forward_costs
 from memory.ladder import Rung, rungs
 from memory.plan import Bounds, GivenUp, OverBudgetError, Placement, Plan, Shape
@@ -107,6 +108,7 @@ class Planner:
             kv_type=request.kv_type or inputs.kv_types(inputs.manifest.target.name)[0],
             prefill_chunk=request.prefill_chunk
             or min((c for c in PREFILL_CHUNKS if c >= turn), default=PREFILL_CHUNKS[0]),
+            kept_conversations=request.kept_conversations,
         )
         if request.drafters is None and drafters:
             start = replace(start, drafters=(*drafters, *self._middle(start)))
@@ -179,6 +181,8 @@ def request_of(plan: Plan) -> Request:
         threads=plan.threads,
         placements={level.name: level.placement for level in plan.levels if level.placement != Placement()},
         fixed_width=plan.fixed_width,
+        kept_conversations=plan.kept_conversations,
+        application_bytes=plan.process.part(APPLICATION).anonymous,
     )
 
 

@@ -19,6 +19,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     turns = "" if plan.turns == 1 else f" for {plan.turns} turns of {per_turn:,}"
     yield f"  context {plan.context:,} tokens{turns}; prompts are read in chunks of {plan.prefill_chunk} rows"
     yield f"  drafts: {_draft(plan)}"
+    if plan.kept_conversations:
+        yield f"  conversations kept beside the current one: {plan.kept_conversations}"
     for level in plan.levels:
         yield f"  {level.role} {level.name}: {_level(level)}"
     yield ""

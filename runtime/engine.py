@@ -59,6 +59,7 @@ from runtime.opening import device_now, open_as_planned, open_within
 from runtime.scheduler.learned_state import Prospect
 from runtime.scheduler.methods import DecodingMethod
 from runtime.sessions.held import held_levels
+from runtime.sessions.kept import KeptConversations
 from runtime.sessions.restoring import Session, restore_session
 from runtime.sessions.saving import EngineState, save_session
 from runtime.sessions.snapshot import Snapshot, put_back, take_snapshot
@@ -81,8 +82,14 @@ class Engine:
         self.bundle, self.manifest, self.tokenizer = levels.bundle, levels.manifest, tokenizer
         self._turns = Turns()
         engine = weakref.proxy(self)  # the parts must not keep the engine alive
+        self._kept = KeptConversations(plan.kept_conversations)
         self._models = PlannedModels(
-            levels, plan, request, lambda: costs_of(engine, levels.notify), self._turns.check_cancelled
+            levels,
+            plan,
+            request,
+            lambda: costs_of(engine, levels.notify),
+            self._turns.check_cancelled,
+            lambda plan: engine._kept.allow(plan.kept_conversations),
         )
         self._context = Context(plan.context, SamplingParams())
         ends = levels.manifest.target.vocabulary.eos_token_ids
@@ -176,6 +183,7 @@ class Engine:
         if self._warmer is not None:
             self._warmer.close()
         self._watcher.close()
+        self._kept.allow(0)
         self._models.close()
 
     def end_answer(self) -> None:
@@ -388,6 +396,11 @@ class Engine:
             lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out, logprobs, matcher)
         )
 
+    def check_constraint(self, constraint: Constrained) -> None:
+        """ConstraintError unless answers can be kept to ``constraint``; from any thread, also during an answer."""
+        self._turns.check()
+        self._matcher(constraint)
+
     def _matcher(self, constraint: Constrained | None) -> Constraint | None:
         """What keeps one answer to ``constraint``."""
         return None if constraint is None else self._constraints.matcher(constraint)
@@ -427,6 +440,8 @@ class Engine:
                 raise PocketspecError(f"{given!r} is given where a {kind.__name__} belongs")
         if as_whole(left_out) is None or left_out < 0:
             raise PocketspecError(f"left_out is {left_out!r}; it is a number of tokens")
+        with self._models.still():
+            self._kept.turn_to(tokens, held_levels(self._models, self.bundle, self.manifest)[0], context)
         strategy = self._models.speculator.strategy(speculation, sampling, context)
         if logprobs is not None:
             top = check_alternatives(logprobs, self.target.vocab_size)

@@ -36,7 +36,8 @@ class PlannedModels:
     """The models of ``plan``: the target, the draft models by name, and the speculator that uses them.
 
     ``costs`` is called when the costs of forwards on this device are first needed. ``before_forward`` is called before
-    each forward, which it can prevent by raising an error.
+    each forward, which it can prevent by raising an error. ``on_plan`` is called with another plan before anything
+    changes for it.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class PlannedModels:
         request: Request,
         costs: Callable[[], MeasuredCosts],
         before_forward: Callable[[], None] = lambda: None,
+        on_plan: Callable[[Plan], None] = lambda plan: None,
     ) -> None:
         self.plan = plan
+        self._on_plan = on_plan
         self._before_forward = before_forward
         self.target: OrtModel = levels.open_target(plan)
         self.drafters: dict[str, OrtModel] = levels.open_drafters(plan)
@@ -156,6 +159,7 @@ class PlannedModels:
         plan, self._next_plan = self._next_plan, None
         if plan is None:
             return
+        self._on_plan(plan)
         kept = {name: model for name, model in self.drafters.items() if plan.level(name) is not None}
         self.speculator.use({}, DraftPlan("chain", 0))
         self.drafters = kept

@@ -316,8 +316,10 @@ def open_engine(
     )
 
 
-def open_for(options: argparse.Namespace, speculation: Speculation, notify: Callable[[str], None] = say) -> Engine:
-    """The engine for ``options.bundle`` with the levels that ``speculation`` needs; ``notify`` is ``open_engine``'s."""
+def open_for(
+    options: argparse.Namespace, speculation: Speculation, notify: Callable[[str], None] = say, **request: Any
+) -> Engine:
+    """The engine for ``options.bundle`` with the levels that ``speculation`` needs; the rest is ``open_engine``'s."""
     from runtime.bundle.foreign import read_bundle
     from runtime.speculation.request import AUTO, NONE, check_drafter, levels_below, needed_levels
 
@@ -334,6 +336,7 @@ def open_for(options: argparse.Namespace, speculation: Speculation, notify: Call
         drafters=needed_levels(speculation.drafter, levels),
         shape=speculation.shape,
         nodes=0 if speculation.drafter == NONE else speculation.draft_size,
+        **request,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.manifest import PocketspecError
+from memory.meter import Memory, read_memory
 from memory.options import add_limits
 from memory.size import MemoryShare, parse_size
 from runtime.commands import options as shared
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from runtime.speculation.request import Speculation
 
 _KEY_VARIABLE = "POCKETSPEC_API_KEY"
+_KEPT_CONVERSATIONS = 4
+# Bodies that are read and parsed at once, each as it came and as Python's objects.
+_BODIES, _BODY_COPIES = 4, 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-queue", type=int, default=64, metavar="N", help="requests that may wait for a model (default: 64)"
     )
     add_limits(parser)
+    parser.set_defaults(kept_conversations=_KEPT_CONVERSATIONS)
     shared.add_opening(parser)
     shared.add_speculation(parser)
     shared.add_sampling_law(parser)
@@ -58,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serves until it is interrupted."""
+    import runtime.engine  # noqa: F401  (what engines need is planned by itself)
+
+    before = read_memory()
     _require_packages()
     from runtime.server.app import make_app
     from runtime.server.listening import is_loopback, listen, url_of
@@ -65,9 +73,10 @@ def run(options: argparse.Namespace) -> int:
     from runtime.server.service import Service
 
     settings, speculation = _settings(options), shared.make_speculation(options)
+    own_bytes = _anonymous(read_memory()) - _anonymous(before) + _BODIES * _BODY_COPIES * settings.max_body_bytes
     if not is_loopback(options.host) and settings.api_key is None:
         shared.say(f"{options.host} can be reached from other machines, and no key is asked for; pass --api-key-file")
-    with listen(options.host, options.port) as listener, _models(options, speculation) as models:
+    with listen(options.host, options.port) as listener, _models(options, speculation, own_bytes) as models:
         print(f"serving {', '.join(models.by_name)} at {url_of(listener)}/v1", flush=True)
         serve(make_app(Service(models, settings)), listener, lambda: _stop(models))
     return 0
@@ -82,6 +91,10 @@ def _require_packages() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise PocketspecError(f"{error.name} is not installed; pip install 'pocketspec[server]'") from None
+
+
+def _anonymous(memory: Memory | None) -> int:
+    return 0 if memory is None else memory.anonymous_bytes
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -112,8 +125,8 @@ def _api_key(options: argparse.Namespace) -> str | None:
 
 
 @contextmanager
-def _models(options: argparse.Namespace, speculation: Speculation) -> Iterator[ServedModels]:
-    """The open models with their workers; at the end all are closed."""
+def _models(options: argparse.Namespace, speculation: Speculation, own_bytes: int) -> Iterator[ServedModels]:
+    """The open models with their workers, planned beside ``own_bytes`` of the server; at the end all are closed."""
     from runtime.server.served import ServedModels
 
     bundles = name_bundles(options.bundles)
@@ -121,7 +134,7 @@ def _models(options: argparse.Namespace, speculation: Speculation) -> Iterator[S
         models: dict[str, ServedModel] = {}
         for name, bundle in bundles.items():
             own = argparse.Namespace(**{**vars(options), "bundle": bundle})
-            engine = stack.enter_context(shared.open_for(own, speculation))
+            engine = stack.enter_context(shared.open_for(own, speculation, application_bytes=own_bytes))
             models[name] = _serve(name, engine, own, speculation)
             stack.callback(models[name].worker.join)
             stack.callback(models[name].worker.stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from runtime.constraints.library import load_library
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 # One space after each colon and comma, as most JSON in texts has it. A model that may put any white space anywhere may
 # never stop doing so, and nothing between two values would be forced.
-_SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+JSON_SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 # What parsing may take. The lexer's states take up to 2 KB each, so at most 64 MB; the others are llguidance's own,
 # some 20 to 50 ms of work at once.
 _LIMITS = {"max_lexer_states": 32_000}
@@ -36,18 +37,20 @@ class ConstraintCompiler:
         self._tokenizer, self._size, self._ends = tokenizer, size, tuple(ends)
         self._trie: llguidance.LLTokenizer | None = None
         self._compiled: dict[Constrained, Matcher] = {}
+        self._lock = Lock()
 
     def matcher(self, constraint: Constrained) -> Matcher:
-        """A matcher at the beginning of an answer. ConstraintError if there is none, in one line that says why."""
+        """A matcher at the beginning of an answer, for any thread. ConstraintError says why there is none."""
         if not isinstance(constraint, Constrained):
             raise ConstraintError(
                 f"{constraint!r} is no constraint; there are JsonSchema, AnyJsonObject, Regex and Grammar"
             )
-        compiled = self._compiled.pop(constraint, None) or self._compile(constraint)
-        self._compiled[constraint] = compiled
-        if len(self._compiled) > _KEPT:
-            del self._compiled[next(iter(self._compiled))]
-        return compiled.fork()
+        with self._lock:
+            compiled = self._compiled.pop(constraint, None) or self._compile(constraint)
+            self._compiled[constraint] = compiled
+            if len(self._compiled) > _KEPT:
+                del self._compiled[next(iter(self._compiled))]
+            return compiled.fork()
 
     def _compile(self, constraint: Constrained) -> Matcher:
         library = load_library()
@@ -90,7 +93,7 @@ def _grammar_of(library: Any, constraint: Constrained) -> str:
 
 def _from_schema(library: Any, text: str) -> str:
     try:
-        return str(library.LLMatcher.grammar_from_json_schema(text, defaults=_SPACING))
+        return str(library.LLMatcher.grammar_from_json_schema(text, defaults=JSON_SPACING))
     except ValueError as error:
         raise ConstraintError(f"the JSON schema cannot be compiled: {one_line(str(error))}") from None
 

@@ -15,11 +15,9 @@ from starlette.routing import Mount, Route
 
 from export.manifest import PocketspecError
 from runtime.server.errors import ApiError, as_api_error
-from runtime.server.routes.about import get_model, health, list_models, metrics
-from runtime.server.routes.chat import chat_completions
-from runtime.server.routes.completions import completions
+from runtime.server.openapi import openapi
+from runtime.server.operations import OPERATIONS, Operation
 from runtime.server.routes.page import PREFIX, PageFiles, page
-from runtime.server.routes.plan import get_plan, put_plan
 from runtime.server.security import KeyMiddleware
 from runtime.server.service import Service, Settings
 
@@ -28,14 +26,8 @@ def make_app(service: Service) -> Starlette:
     """The ASGI application of ``service``."""
     app = Starlette(
         routes=[
-            Route("/v1/models", list_models, methods=["GET"]),
-            Route("/v1/models/{model:path}", get_model, methods=["GET"]),
-            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/plan", get_plan, methods=["GET"]),
-            Route("/v1/plan", put_plan, methods=["PUT"]),
-            Route("/health", health, methods=["GET"]),
-            Route("/metrics", metrics, methods=["GET"]),
+            *(Route(_path(each), each.endpoint, methods=[each.method]) for each in OPERATIONS),
+            Route("/openapi.json", openapi, methods=["GET"]),
             Route("/", page, methods=["GET"]),
             Mount(PREFIX, PageFiles()),
         ],
@@ -44,6 +36,11 @@ def make_app(service: Service) -> Starlette:
     )
     app.state.service = service
     return app
+
+
+def _path(operation: Operation) -> str:
+    """The path as Starlette writes it; names of models may have slashes."""
+    return operation.path.replace("{model}", "{model:path}")
 
 
 def _middleware(settings: Settings) -> list[Middleware]:

@@ -19,6 +19,7 @@ _IDLE_SECONDS, _MOST_CONNECTIONS = 60, 512
 # Seconds that open replies get to say that the server stops.
 _STOP_SECONDS = 5
 _BACKLOG = 128
+_LAST_PORT = 65_535
 
 
 def is_loopback(host: str) -> bool:
@@ -33,14 +34,14 @@ def is_loopback(host: str) -> bool:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on ``port`` of ``host`` (0: a free one); PocketspecError says why there is none."""
+    if not 0 <= port <= _LAST_PORT:
+        raise PocketspecError(f"--port {port}: ports are 0 to {_LAST_PORT}; 0 is a free one")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except socket.gaierror:
         raise PocketspecError(f"--host {host}: no address of this machine has that name") from None
-    except OverflowError:
-        raise PocketspecError(f"--port {port}: ports are 0 to 65535") from None
     except OSError as error:
         raise PocketspecError(
             f"cannot listen on port {port} of {host}: {error.strerror}; pass another --port, or 0 for a free one"

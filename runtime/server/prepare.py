@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from export.manifest import PocketspecError
+from runtime.server.constraining import constraint_of
 from runtime.server.errors import ApiError, as_api_error
 from runtime.server.messages import template_messages, template_tools
 from runtime.server.reasoning import find_markers, is_open
@@ -44,9 +45,14 @@ def prepare_chat(model: ServedModel, request: ChatRequest, host: str) -> Prepare
         )
     tools = _tool_format(model, template, request)
     text = _render(model, template, request)
-    markers = find_markers(template)
+    constraint = constraint_of(model, request, tools)
+    # An answer of a given form has no room for reasoning.
+    markers = find_markers(template) if constraint is None else None
     visible = (*(tools.visible_tokens if tools else ()), *((markers.opening, markers.closing) if markers else ()))
     tokens = tokenizer.encode(text, add_special_tokens=False)
+    logprobs = _logprobs(request)
+    if logprobs is not None:
+        tokenizer.token_bytes(0)  # reads the vocabulary, once, and not in the event loop
     _require_room(model, tokens, "messages")
     work = Work(
         tokens,
@@ -56,6 +62,8 @@ def prepare_chat(model: ServedModel, request: ChatRequest, host: str) -> Prepare
         request.stops,
         ignore_eos=request.ignore_eos,
         visible_tokens=visible,
+        logprobs=logprobs,
+        constraint=constraint,
     )
     inside = is_open(markers, text)
     client = request.client or (host, text[:_BEGINNING])
@@ -72,6 +80,8 @@ def prepare_completion(model: ServedModel, request: CompletionRequest, host: str
     except PocketspecError as error:
         raise as_api_error(error, "prompt") from None
     _require_room(model, tokens, "prompt")
+    if request.logprobs is not None:
+        model.engine.tokenizer.token_bytes(0)
     work = Work(
         tokens,
         model.sampling_of(request),
@@ -80,6 +90,7 @@ def prepare_completion(model: ServedModel, request: CompletionRequest, host: str
         request.stops,
         raw=True,
         ignore_eos=request.ignore_eos,
+        logprobs=request.logprobs,
     )
     return Prepared(model, work, request.client or (host, tuple(tokens[:_BEGINNING])))
 
@@ -122,6 +133,13 @@ def _render(model: ServedModel, template: ChatTemplate, request: ChatRequest) ->
         return template.render(template_messages(request.messages), inputs)
     except ChatTemplateError as error:
         raise as_api_error(error, "messages") from None
+
+
+def _logprobs(request: ChatRequest) -> int | None:
+    """How many alternatives each token gets; None: no log probabilities."""
+    if request.top_logprobs is not None and not request.logprobs:
+        raise ApiError("top_logprobs is given without logprobs; add logprobs: true, or drop it", param="top_logprobs")
+    return (request.top_logprobs or 0) if request.logprobs else None
 
 
 def _max_tokens(request: ChatRequest) -> int | None:

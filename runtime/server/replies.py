@@ -23,6 +23,12 @@ class PromptTokensDetails(TypedDict):
     cached_tokens: int
 
 
+class CompletionTokensDetails(TypedDict):
+    """``reasoning_tokens`` of the answer are reasoning."""
+
+    reasoning_tokens: int
+
+
 class Usage(TypedDict):
     """Tokens of one answer."""
 
@@ -30,6 +36,7 @@ class Usage(TypedDict):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class Timings(TypedDict):
@@ -64,6 +71,36 @@ class ReplyToolCall(TypedDict):
     function: Function
 
 
+class TopLogprob(TypedDict):
+    """A token that could have been; ``bytes`` is null for a token without text."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ContentLogprob(TopLogprob):
+    """A token of the answer, with the most probable ones at its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    """Log probabilities of all tokens of the answer, those of reasoning and tool calls included."""
+
+    content: list[ContentLogprob]
+    refusal: None
+
+
+class TextLogprobs(TypedDict):
+    """Log probabilities in the form of ``/v1/completions``; offsets count from the beginning of the answer."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
 class ReplyMessage(TypedDict):
     """The answer. ``content`` is null if there are only tool calls."""
 
@@ -78,7 +115,7 @@ class Choice(TypedDict):
 
     index: int
     message: ReplyMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason
 
 
@@ -99,7 +136,7 @@ class TextChoice(TypedDict):
 
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: FinishReason | None
     token_sources: NotRequired[list[TokenSource]]
 
@@ -173,13 +210,15 @@ class ErrorReply(TypedDict):
     error: ErrorObject
 
 
-def usage_of(stats: GenerationStats) -> Usage:
+def usage_of(collected: Collected) -> Usage:
     """The tokens of an answer."""
+    stats = GenerationStats() if collected.last is None else collected.last.stats
     return {
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.tokens,
         "total_tokens": stats.prompt_tokens + stats.tokens,
         "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": collected.reasoning_tokens},
     }
 
 

@@ -13,12 +13,12 @@ from runtime.server.checking import parse_body, read_body
 from runtime.server.metrics import Metrics
 from runtime.server.prepare import Prepared
 from runtime.server.reading import Reader
-from runtime.server.requests.base import Generation, Strict
+from runtime.server.requests.base import Asked, Strict
 from runtime.server.served import ServedModel, ServedModels
 from runtime.server.worker import Job
 
 _Body = TypeVar("_Body", bound=Strict)
-_Asked = TypeVar("_Asked", bound=Generation)
+_Form = TypeVar("_Form", bound=Asked)
 _T = TypeVar("_T")
 # What programs on this machine call it. Another name in a request means that a web page was led here (DNS rebinding).
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
@@ -72,9 +72,9 @@ class Service:
     async def prepare(
         self,
         request: Request,
-        kind: type[_Asked],
-        prepare: Callable[[ServedModel, _Asked, str], Prepared],
-    ) -> tuple[_Asked, Prepared]:
+        kind: type[_Form],
+        prepare: Callable[[ServedModel, _Form, str], Prepared],
+    ) -> tuple[_Form, Prepared]:
         """The checked body, and the work that it asks for."""
         asked = await self.read(request, kind)
         model = self.models.find(asked.model)

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.constraints.request import Constrained
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
 from runtime.server.errors import ApiError, shutting_down
@@ -39,6 +40,8 @@ class Work:
     raw: bool = False
     ignore_eos: bool = False
     visible_tokens: tuple[str, ...] = ()
+    logprobs: int | None = None
+    constraint: Constrained | None = None
 
     def begin(self, engine: Engine) -> Answer[TextChunk]:
         """The answer of ``engine``."""
@@ -103,6 +106,7 @@ class Worker:
         self._engine, self._name = engine, name
         self.queue: FairQueue[Job] = FairQueue(limit)
         self._current: Job | None = None
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name=f"pocketspec-{name}")
 
     def start(self) -> None:
@@ -141,6 +145,7 @@ class Worker:
 
     def stop(self) -> None:
         """Refuses what waits and ends the running answer, without waiting for its step."""
+        self._is_stopped = True
         for job in self.queue.close():
             job.end(shutting_down())
         if (current := self._current) is not None:
@@ -154,6 +159,8 @@ class Worker:
     def _run(self) -> None:
         while (job := self.queue.take()) is not None:
             self._current = job
+            if self._is_stopped:  # it was taken just before
+                job.cancel(shutting_down())
             try:
                 self._answer(job)
             except Exception as error:  # of one answer: it must not end the others

@@ -31,6 +31,7 @@ REQUESTS = {
     "a tree": (PAIR, Request(context=2048, shape="tree", nodes=15)),
     "a tree, context may go": (PAIR, Request(context=2048, shape="tree", may_give_up=frozenset({"context"}))),
     "plain": (PAIR, Request(context=2048, nodes=0)),
+    "kept conversations": (PAIR, Request(context=2048, kept_conversations=5, application_bytes=20_000_000)),
     "a KV type": (PAIR, Request(context=2048, kv_type="int8")),
 }
 KV_ORDER = ("int4", "int8", "fp16", "fp32")
@@ -89,6 +90,7 @@ def test_every_rung_takes_fewer_bytes_and_is_no_faster_than_the_one_before(name:
 
 def test_the_order_is_the_documented_one() -> None:
     assert [step.name for step in STEPS] == [
+        "kept conversations",
         "shape of the tree",
         "length of the chain",
         "drafters' KV window",

@@ -41,22 +41,34 @@ class Sampling(Strict):
     frequency_penalty: Literal[0] | None = None
 
 
-class Generation(Sampling):
-    """What ``/v1/chat/completions`` and ``/v1/completions`` have in common.
+class Asked(Sampling):
+    """What all answers have in common.
 
     ``user``, ``safety_identifier`` and ``prompt_cache_key`` name the client: clients take turns in the queue.
-    ``ignore_eos`` goes on past end tokens. ``token_sources`` adds to every streamed choice who proposed its text.
     """
 
     model: Text | None = None
     stream: bool | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @property
+    def client(self) -> str | None:
+        """The name that the request gives to its client, if any."""
+        return self.user or self.safety_identifier or self.prompt_cache_key
+
+
+class Generation(Asked):
+    """What ``/v1/chat/completions`` and ``/v1/completions`` have in common.
+
+    ``ignore_eos`` goes on past end tokens. ``token_sources`` adds to every streamed choice who proposed its text.
+    """
+
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=_MOST_STOPS)] | None = None
     n: Literal[1] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
     ignore_eos: bool = False
     token_sources: bool = False
 
@@ -64,8 +76,3 @@ class Generation(Sampling):
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
-    def client(self) -> str | None:
-        """The name that the request gives to its client, if any."""
-        return self.user or self.safety_identifier or self.prompt_cache_key

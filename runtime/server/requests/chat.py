@@ -82,7 +82,7 @@ class FunctionTool(Strict):
     name: Text
     description: str | None = None
     parameters: JsonObject | None = None
-    strict: Literal[False] | None = None
+    strict: bool | None = None
 
 
 class Tool(Strict):
@@ -92,10 +92,48 @@ class Tool(Strict):
     function: FunctionTool
 
 
-class ResponseFormat(Strict):
+class FreeText(Strict):
     """Free text."""
 
     type: Literal["text"]
+
+
+class AnyObject(Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(Strict):
+    """A JSON schema; it is always followed to the letter, whatever ``strict`` says."""
+
+    name: Text
+    description: str | None = None
+    schema_: Annotated[JsonObject | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class SchemaFormat(Strict):
+    """JSON of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[FreeText | AnyObject | SchemaFormat, Field(discriminator="type")]
+
+
+class NamedFunction(Strict):
+    """A function by its name."""
+
+    name: Text
+
+
+class NamedChoice(Strict):
+    """The one function that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class ChatRequest(Generation):
@@ -105,11 +143,11 @@ class ChatRequest(Generation):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(min_length=1)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: Literal[True] | None = None
     chat_template_kwargs: JsonObject | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] | None = None

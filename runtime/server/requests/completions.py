@@ -19,4 +19,4 @@ class CompletionRequest(Generation):
     )
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
-    logprobs: Literal[0] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from runtime.decoding.logprobs import TokenLogprob
+from runtime.server.logprobs import chat_logprobs
 from runtime.server.prepare import prepare_chat
 from runtime.server.reading import Collected, Piece
 from runtime.server.replies import ChatCompletion, ReplyMessage, make_id, timings_of, tool_call, usage_of
 from runtime.server.requests.chat import ChatRequest
+from runtime.server.served import ServedModel
 from runtime.server.service import Running, Service
 from runtime.server.streams import DONE, EventStream, event, while_connected
 
@@ -28,41 +31,40 @@ async def chat_completions(request: Request) -> Response:
         collected = await while_connected(request, running.reader.collect())
     finally:
         running.release()
-    return JSONResponse(_reply(running.model.name, collected))
+    return JSONResponse(_reply(running.model, collected, prepared.work.logprobs is not None))
 
 
-def _reply(model: str, collected: Collected) -> ChatCompletion:
-    assert collected.last is not None
+def _reply(model: ServedModel, collected: Collected, has_logprobs: bool) -> ChatCompletion:
     message: ReplyMessage = {"role": "assistant", "content": collected.content}
     if collected.reasoning:
         message["reasoning_content"] = collected.reasoning
     if collected.calls:
         message["content"] = collected.content or None
         message["tool_calls"] = [tool_call(call) for call in collected.calls]
+    logprobs = chat_logprobs(model.engine.tokenizer, collected.logprobs) if has_logprobs else None
     return {
         "id": make_id("chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": collected.finish_reason}],
-        "usage": usage_of(collected.last.stats),
+        "model": model.name,
+        "choices": [{"index": 0, "message": message, "logprobs": logprobs, "finish_reason": collected.finish_reason}],
+        "usage": usage_of(collected),
         "timings": timings_of(collected),
     }
 
 
 async def _events(running: Running, asked: ChatRequest) -> AsyncIterator[str]:
     """The role, the pieces, why it ended, and the usage if it was asked for."""
-    chunk = _Chunks(running.model.name, bool(asked.stream_options and asked.stream_options.include_usage))
-    yield chunk.event({"role": "assistant", "content": ""})
+    chunks = _Chunks(running.model, asked)
+    yield chunks.event({"role": "assistant", "content": ""})
     calls = 0
     async for piece in running.reader.pieces():
-        delta = _delta(piece, calls)
+        yield chunks.event(_delta(piece, calls), piece.logprobs, sources=piece.sources)
         calls += len(piece.segment.calls)
-        yield chunk.event(delta, sources=piece.sources)
     collected = running.reader.collected
-    yield chunk.event({}, finish_reason=collected.finish_reason, timings=timings_of(collected))
-    if chunk.has_usage and collected.last is not None:
-        yield chunk.usage_event(collected)
+    yield chunks.event({}, collected.late_logprobs, collected.finish_reason, timings=timings_of(collected))
+    if chunks.has_usage:
+        yield chunks.usage_event(collected)
     yield DONE
 
 
@@ -78,27 +80,35 @@ def _delta(piece: Piece, calls: int) -> dict[str, Any]:
 class _Chunks:
     """The events of one stream, which share an id."""
 
-    def __init__(self, model: str, has_usage: bool) -> None:
-        self.has_usage = has_usage
-        self._base = {
+    def __init__(self, model: ServedModel, asked: ChatRequest) -> None:
+        self.has_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        self._has_logprobs, self._tokenizer = bool(asked.logprobs), model.engine.tokenizer
+        self._base: dict[str, Any] = {
             "id": make_id("chatcmpl"),
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": model,
+            "model": model.name,
         }
-        if has_usage:
+        if self.has_usage:
             self._base["usage"] = None
 
     def event(
-        self, delta: dict[str, Any], finish_reason: str | None = None, sources: Any = None, timings: Any = None
+        self,
+        delta: dict[str, Any],
+        logprobs: Sequence[TokenLogprob] = (),
+        finish_reason: str | None = None,
+        **more: Any,
     ) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        if sources is not None:
-            choice["token_sources"] = sources
-        return event(self._base | {"choices": [choice]} | ({} if timings is None else {"timings": timings}))
+        """One chunk; ``more`` are ``sources`` of its text and ``timings``, None for none."""
+        choice: dict[str, Any] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        if self._has_logprobs and logprobs:
+            choice["logprobs"] = chat_logprobs(self._tokenizer, logprobs)
+        if more.get("sources") is not None:
+            choice["token_sources"] = more["sources"]
+        timings = {"timings": more["timings"]} if "timings" in more else {}
+        return event({**self._base, "choices": [choice], **timings})
 
     def usage_event(self, collected: Collected) -> str:
-        assert collected.last is not None
-        return event(
-            self._base | {"choices": [], "usage": usage_of(collected.last.stats), "timings": timings_of(collected)}
-        )
+        """The last chunk, which has no choices."""
+        end = {"choices": [], "usage": usage_of(collected), "timings": timings_of(collected)}
+        return event({**self._base, **end})

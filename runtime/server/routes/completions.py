@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from runtime.server.logprobs import text_logprobs
 from runtime.server.prepare import prepare_completion
 from runtime.server.replies import Completion, TextChoice, make_id, timings_of, usage_of
 from runtime.server.requests.completions import CompletionRequest
@@ -22,33 +23,42 @@ async def completions(request: Request) -> Response:
     running = Running(service, prepared, asked.token_sources)
     reply = _empty(running.model.name)
     if asked.stream:
-        has_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        return EventStream(_events(running, reply, has_usage), running.release)
+        return EventStream(_events(running, reply, asked), running.release)
     try:
         collected = await while_connected(request, running.reader.collect())
     finally:
         running.release()
-    assert collected.last is not None
-    reply["choices"] = [_choice(collected.content)]
-    reply["choices"][0]["finish_reason"] = collected.finish_reason
-    reply["usage"], reply["timings"] = usage_of(collected.last.stats), timings_of(collected)
+    choice = _choice(collected.content)
+    choice["finish_reason"] = collected.finish_reason
+    if asked.logprobs is not None:
+        choice["logprobs"] = text_logprobs(running.model.engine.tokenizer, collected.logprobs)
+    reply["choices"] = [choice]
+    reply["usage"], reply["timings"] = usage_of(collected), timings_of(collected)
     return JSONResponse(reply)
 
 
-async def _events(running: Running, base: Completion, has_usage: bool) -> AsyncIterator[str]:
+async def _events(running: Running, base: Completion, asked: CompletionRequest) -> AsyncIterator[str]:
+    """The pieces, why it ended, and the usage if it was asked for."""
+    has_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    tokenizer, offset = running.model.engine.tokenizer, 0
     if has_usage:
         base["usage"] = None
     async for piece in running.reader.pieces():
         choice = _choice(piece.segment.text)
         if piece.sources is not None:
             choice["token_sources"] = piece.sources
+        if asked.logprobs is not None and piece.logprobs:
+            choice["logprobs"] = logprobs = text_logprobs(tokenizer, piece.logprobs, offset)
+            offset += sum(len(token) for token in logprobs["tokens"])
         yield event(base | {"choices": [choice]})
     collected = running.reader.collected
     end = _choice("")
     end["finish_reason"] = collected.finish_reason
+    if asked.logprobs is not None and collected.late_logprobs:
+        end["logprobs"] = text_logprobs(tokenizer, collected.late_logprobs, offset)
     yield event(base | {"choices": [end], "timings": timings_of(collected)})
-    if has_usage and collected.last is not None:
-        yield event(base | {"usage": usage_of(collected.last.stats), "timings": timings_of(collected)})
+    if has_usage:
+        yield event(base | {"usage": usage_of(collected), "timings": timings_of(collected)})
     yield DONE
 
 

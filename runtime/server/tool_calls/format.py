@@ -20,7 +20,8 @@ class ToolFormat(Protocol):
 
     ``traces``: texts in a chat template that give the format away. ``opens``: what begins calls anywhere in an answer;
     ``opens_answer``: what does so only at its beginning. ``visible_tokens``: special tokens among them, which have no
-    text unless it is asked for.
+    text unless it is asked for. ``around``: the texts before and after the JSON object of one call, markers by
+    themselves; ``arguments_key``: the key of its arguments.
     """
 
     @property
@@ -37,6 +38,12 @@ class ToolFormat(Protocol):
 
     @property
     def visible_tokens(self) -> tuple[str, ...]: ...
+
+    @property
+    def around(self) -> tuple[tuple[str, ...], tuple[str, ...]]: ...
+
+    @property
+    def arguments_key(self) -> str: ...
 
     def find_end(self, text: str) -> int | None:
         """Where the calls at the beginning of ``text`` end; None while more may follow."""

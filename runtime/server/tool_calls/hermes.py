@@ -15,6 +15,8 @@ class Hermes:
     opens = (_OPEN,)
     opens_answer: tuple[str, ...] = ()
     visible_tokens = (_OPEN, _CLOSE)
+    around = ((_OPEN, "\n"), ("\n", _CLOSE))
+    arguments_key = "arguments"
 
     def find_end(self, text: str) -> int | None:
         """Behind the closing mark."""

@@ -18,6 +18,8 @@ class Llama3:
     opens = (_TAG,)
     opens_answer = ("{",)
     visible_tokens = (_TAG,)
+    around: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    arguments_key = "parameters"
 
     def find_end(self, text: str) -> int | None:
         """Only the end of the answer ends calls."""

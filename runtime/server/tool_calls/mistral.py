@@ -15,6 +15,8 @@ class Mistral:
     opens = (_OPEN,)
     opens_answer: tuple[str, ...] = ()
     visible_tokens = (_OPEN, _ARGUMENTS, _ID)
+    around = ((_OPEN, "["), ("]",))
+    arguments_key = "arguments"
 
     def find_end(self, text: str) -> int | None:
         """Only the end of the answer ends calls."""

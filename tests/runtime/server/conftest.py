@@ -17,9 +17,9 @@ from tests.runtime.server.serving import Server, serving
 from tests.runtime.tiny_bundle import write_tiny_bundle
 
 TOOLS_TEMPLATE = (
-    "{% if tools %}Call as <tool_call>{{ tools[0].function.name }}{% endif %}"
+    "{% if tools %}Call {{ tools[0].function.name }} as [TOOL_CALLS]{% endif %}"
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}"
-    "{% for call in m.tool_calls %}<tool_call>{{ call.function.arguments | tojson }}</tool_call>{% endfor %}"
+    "{% for call in m.tool_calls %}[TOOL_CALLS]{{ call.function.arguments | tojson }}{% endfor %}"
     "<|end|>{% endfor %}[assistant] {% if enable_thinking %}<think>{% else %}</think>{% endif %}"
 )
 
