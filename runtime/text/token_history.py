@@ -30,15 +30,15 @@ class TokenizedTurn(NamedTuple):
     answers: tuple[str, ...]
     tokens: tuple[int, ...]
 
-    def end_in(self, text: str, start: int) -> int | None:
-        """The end of this turn in ``text``, where it begins at ``start``; None if the text differs.
+    def ends_in(self, text: str, start: int) -> list[int]:
+        """Where this turn may end in ``text``, in which it begins at ``start``; empty if the text differs.
 
         Something follows each answer, so a text that ends with the prompt has no answer, not even an empty one.
         """
         if not text.startswith(self.prompt, start) or len(text) == start + len(self.prompt):
-            return None
+            return []
         start += len(self.prompt)
-        return next((start + len(own) for own in self.answers if text.startswith(own, start)), None)
+        return [start + len(own) for own in dict.fromkeys(self.answers) if text.startswith(own, start)]
 
 
 # The turns of a history at one time.
@@ -70,14 +70,23 @@ class History:
         """The tokens of ``text``, a whole conversation up to where the assistant begins to speak."""
         known = place = 0
         for turn in self._turns:
-            end = turn.end_in(text, place)
-            if end is None:
+            ends = turn.ends_in(text, place)
+            if not ends:
                 break
-            known, place = known + 1, end
+            known, place = known + 1, self._chosen(text, ends)
         del self._turns[known:]
         self._prompt, self._new = text[place:], []
         self._new = self._tokenizer.encode_rest(text, place, self.tokens)
         return self.tokens
+
+    def _chosen(self, text: str, ends: Sequence[int]) -> int:
+        """The first of ``ends`` that is inside no token of ``text``, else the last.
+
+        There are several only behind an answer of spaces: the last space may be the template's, and part of a token.
+        """
+        if len(ends) == 1:
+            return ends[0]
+        return next((end for end in ends if self._tokenizer.is_between_tokens(text, end)), ends[-1])
 
     def add_answer(self, tokens: Sequence[int], shown: str, ended: bool) -> None:
         """Adds the answer ``tokens`` to the text encoded last; ``shown`` is what the next text will contain of them.
@@ -91,8 +100,7 @@ class History:
             text = self._tokenizer.decode(said)
             if shown.startswith(text):
                 if said:  # an empty answer loses nothing if it is encoded again
-                    # A space behind an answer of spaces alone is the template's, and may belong to its end token.
-                    answers = (self._tokenizer.decode(said, front), text) if text.strip(" ") else (text,)
+                    answers = (self._tokenizer.decode(said, front), text)
                     self._turns.append(TokenizedTurn(self._prompt, answers, (*self._new, *said)))
                 self._prompt, self._new = "", []
                 return

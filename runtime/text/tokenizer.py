@@ -119,6 +119,10 @@ class Tokenizer:
         is_cut = end > start and ids[first - 1] not in before[-1:]
         return [*(self.encode_behind(text[start:end]) if is_cut else []), *ids[first:]]
 
+    def is_between_tokens(self, text: str, place: int) -> bool:
+        """Whether no token of ``text`` spans ``place``, a number of characters."""
+        return not any(start < place < end for start, end in self._encoding(text).offsets)
+
     def encode_behind(self, text: str) -> list[int]:
         """The ids of ``text`` after other text: without the space that some tokenizers put in front."""
         front = self.encode(_FRONT, add_special_tokens=False)
