@@ -101,7 +101,8 @@ def _save(chat: Chat, text: str) -> None:
 
 def _load(chat: Chat, text: str) -> None:
     path, note = _file(text, "load"), chat.presenter.note
-    restored = Conversation.restore(chat.engine, path, reread=True, notify=note, speculation=chat.speculation)
+    own = {"speculation": chat.speculation, "constraint": chat.constraint}  # files keep no constraints
+    restored = Conversation.restore(chat.engine, path, reread=True, notify=note, **own)
     chat.conversation, chat.stats = restored, None
     messages = restored.messages
     latest = visible_line(str(messages[-1].get("content"))) if messages else "nothing was said yet"

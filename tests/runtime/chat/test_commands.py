@@ -12,9 +12,10 @@ import pytest
 from export.manifest import PocketspecError
 from memory import Request
 from runtime.chat.chat import Chat
-from runtime.chat.commands import COMMANDS, MARK
+from runtime.chat.commands import COMMANDS, MARK, run_command
 from runtime.chat.loop import run
 from runtime.chat.presenter import Presenter
+from runtime.constraints.request import Regex
 from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine
@@ -118,6 +119,16 @@ def test_a_saved_conversation_goes_on_word_for_word(engine: Engine, tmp_path: Pa
     assert again.told == [f"2 messages of {file}; the latest: {visible_line(talk.answers[0])}"]
     assert again.said[:-1] == talk.said[:-1]
     assert again.answers[1] == talk.answers[1] != again.answers[2]
+
+
+def test_a_constraint_holds_for_a_loaded_conversation(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "conversation.session"
+    Talk(engine, "one", f"/save {file}")
+    talk = Talk(engine)
+    talk.chat.constraint = Regex("[0-9]{3}")
+    run_command(talk.chat, f"/load {file}")
+    talk.chat.answer(talk.chat.conversation.say("two"))
+    assert talk.answers[-1].isdigit()
 
 
 def test_files_that_are_no_sessions_are_neither_read_nor_lost(engine: Engine, tmp_path: Path) -> None:
