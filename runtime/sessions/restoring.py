@@ -30,7 +30,8 @@ class Session:
     """A session that was restored: a prompt that begins with ``tokens`` continues it, given ``left_out``.
 
     ``sampling`` was in force last. ``reread`` says why the rows could not be used, so that the next answer reads the
-    tokens again; None if they are used. Without ``same_vocabulary`` the tokens mean nothing here, and are left out.
+    tokens again; None if they are used. Tokens that cannot be read again here are left out: more than the context
+    holds, or without ``same_vocabulary``.
     ``conversation`` is JSON data as it was saved, and not checked.
     """
 
@@ -56,16 +57,12 @@ def restore_session(path: Path, state: EngineState, reread: bool) -> Session:
         if reason is None:
             tokens = _take_over(file, record, state)
         elif _may_reread(state, record, conversation) and reread:
-            tokens = np.empty(record.tokens, np.int32)
-            file.read({TOKENS: tokens})
+            tokens = _read_tokens(file, record, state)
         else:
             remedy = READ_AGAIN if _may_reread(state, record, conversation) else "begin a new one"
             raise OtherSessionError(f"the session {path} cannot be continued here: {reason}", remedy)
         same = record.vocabulary == state.vocabulary
-        if same:
-            _check_tokens(tokens, state.vocab_size)
-        known = tuple(tokens.tolist()) if same else ()
-        return Session(known, record.left_out, record.sampling, conversation, reason, same)
+        return Session(tuple(tokens.tolist()), record.left_out, record.sampling, conversation, reason, same)
 
 
 @contextmanager
@@ -81,6 +78,9 @@ def _explained(path: Path) -> Iterator[None]:
 def _check_names(tensors: Mapping[str, Tensor], record: SessionRecord) -> None:
     """UntrustedError unless the file has exactly the arrays of ``record``, and its tokens are as many as that says."""
     sizes = {TOKENS: record.tokens, **{level.tokens_name: level.rows for level in record.levels}}
+    count = len(sizes) + sum(level.arrays for level in record.levels)
+    if count > len(tensors):  # before any of them is named: a file of a few bytes may claim millions
+        raise UntrustedError(f"has {len(tensors):,} arrays, and its levels {count:,}")
     names = {level.array_name(number) for level in record.levels for number in range(level.arrays)}
     if odd := (sizes.keys() | names) ^ tensors.keys():
         kind = "lacks" if min(odd) not in tensors else "has an unknown"
@@ -102,8 +102,22 @@ def _why_other(state: EngineState, record: SessionRecord) -> str | None:
 
 def _may_reread(state: EngineState, record: SessionRecord, conversation: Any) -> bool:
     """Whether the session can be read again here: its tokens, or the messages of its conversation."""
-    fits = 0 < record.tokens < state.context.capacity
-    return conversation is not None or (record.vocabulary == state.vocabulary and fits)
+    return conversation is not None or (record.tokens > 0 and _may_reread_tokens(state, record))
+
+
+def _may_reread_tokens(state: EngineState, record: SessionRecord) -> bool:
+    return record.vocabulary == state.vocabulary and record.tokens < state.context.capacity
+
+
+def _read_tokens(file: TensorFile, record: SessionRecord, state: EngineState) -> TokenArray:
+    """The committed tokens, and nothing else of a file whose rows are of no use here; none if they are not either."""
+    if not _may_reread_tokens(state, record):
+        file.read({})
+        return np.empty(0, np.int32)
+    tokens = np.empty(record.tokens, np.int32)
+    file.read({TOKENS: tokens})
+    _check_tokens(tokens, state.vocab_size)
+    return tokens
 
 
 def _take_over(file: TensorFile, record: SessionRecord, state: EngineState) -> TokenArray:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -192,6 +193,37 @@ def test_arrays_of_another_shape_are_not_read(small: Engine, saved: Path, place:
     with pytest.raises(SessionError, match="and the cache one of"):
         small.restore(place)
     assert small.target.cache.tokens.tolist() == before, "it was read although its shape is wrong"
+
+
+def test_a_file_names_no_more_arrays_than_it_has(small: Engine, saved: Path, place: Path) -> None:
+    """The names of the arrays of all these levels would take gigabytes."""
+    header, content = split(saved.read_bytes())
+    levels = header["__metadata__"]["session"]["levels"]
+    levels += [{**levels[0], "name": f"level {number}", "arrays": 1 << 16} for number in range(2000)]
+    place.write_bytes(forge(header, content))
+    with pytest.raises(SessionError, match="arrays, and its levels"):
+        small.restore(place)
+
+
+def test_tokens_that_no_context_holds_are_not_read(small: Engine, saved: Path, place: Path) -> None:
+    """A conversation may be read again from its messages; a file of zeros takes no room on a disk, and would here."""
+    header, content = split(saved.read_bytes())
+    begin, end = header["tokens"]["data_offsets"]
+    assert begin == 0
+    many, level = 1 << 22, header["__metadata__"]["session"]["levels"][0]
+    header["__metadata__"]["session"]["tokens"], level["identity"]["kv_type"] = many, "int8"
+    header["tokens"] = {"dtype": "I32", "shape": [many], "data_offsets": [0, 4 * many]}
+    for name, entry in header.items():
+        if name not in ("tokens", "__metadata__"):
+            entry["data_offsets"] = [each + 4 * many - end for each in entry["data_offsets"]]
+    place.write_bytes(forge(header, bytes(4 * many) + content[end:]))
+    tracemalloc.start()
+    try:
+        assert Conversation.restore(small, place, reread=True).messages
+        assert tracemalloc.get_traced_memory()[1] < 4 * many
+        assert small.restore(place, reread=True).tokens == ()
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "link"])
