@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from export.manifest import PocketspecError
@@ -96,8 +96,8 @@ def parse_conversation(data: Any) -> ConversationRecord:
     if not isinstance(data, dict) or set(data) != set(_FIELDS):
         raise UntrustedError(f"has a conversation without {', '.join(_FIELDS)}")
     try:
-        settings = build_record(AnswerSettings, data["settings"], "its settings")
-        overflow = build_record(Overflow, data["overflow"], "its overflow")
+        settings = _settings(data["settings"])
+        overflow = build_record(Overflow, data["overflow"], "is malformed in its overflow")
         template = _template(_mapping(data["template"], ("arguments", "tools", "documents")))
     except PocketspecError as error:
         raise UntrustedError(f"has settings that mean nothing: {error}") from None
@@ -110,6 +110,19 @@ def parse_conversation(data: Any) -> ConversationRecord:
         settings,
         template,
     )
+
+
+def _settings(value: Any) -> AnswerSettings:
+    """The settings in ``value``. Stop strings may have characters that no other text of a record has."""
+    if not isinstance(value, dict):
+        raise UntrustedError(f"has {shown(value)} for settings")
+    settings: AnswerSettings = build_record(AnswerSettings, {**value, "stop": None}, "is malformed in its settings")
+    if value.get("stop") is None:
+        return settings
+    stop = tuple(_list(value["stop"], "stop strings"))
+    if not all(isinstance(string, str) for string in stop):
+        raise UntrustedError(f"has {shown(value['stop'])} for stop strings")
+    return replace(settings, stop=stop)
 
 
 def _list(value: Any, what: str) -> list[Any]:

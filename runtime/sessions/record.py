@@ -81,7 +81,9 @@ def parse_metadata(metadata: Mapping[str, str]) -> tuple[SessionRecord, Any]:
         advice = "; update pocketspec" if is_newer else ""
         raise UntrustedError(f"has version {shown(version)} of the format, and this program reads {VERSION}{advice}")
     try:
-        record: SessionRecord = build_record(SessionRecord, parse_own_json(metadata.get("session", "")), "its session")
+        record: SessionRecord = build_record(
+            SessionRecord, parse_own_json(metadata.get("session", "")), "is malformed in its session"
+        )
     except PocketspecError as error:
         raise UntrustedError(f"has settings that mean nothing: {error}") from None
     if len({level.name for level in record.levels}) < len(record.levels):

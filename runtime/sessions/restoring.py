@@ -130,7 +130,7 @@ def _take_over(file: TensorFile, record: SessionRecord, state: EngineState) -> T
     ]
     for level, held in used:
         _check_shapes(file.tensors, level, held)
-    state.context.truncate(0)
+    state.context.hold(())
     places: dict[str, npt.NDArray[Any]] = {TOKENS: np.empty(record.tokens, np.int32)}
     for level, held in used:
         places[level.tokens_name] = np.empty(level.rows, np.int32)
@@ -141,7 +141,7 @@ def _take_over(file: TensorFile, record: SessionRecord, state: EngineState) -> T
         _check_tokens(places[level.tokens_name], held.model.vocab_size)
     for level, held in used:
         held.keep(places[level.tokens_name])
-    state.context.append(places[TOKENS].tolist())
+    state.context.hold(places[TOKENS])
     state.context.first, state.context.sampling = record.left_out, record.sampling
     for name, learnt in record.calibrations.items():
         if name in state.calibrations and state.calibrations[name].is_blank:

@@ -136,8 +136,16 @@ def _refuse_unfit(path: Path) -> None:
     if not path.parent.is_dir():
         raise OSError(errno.ENOENT, f"there is no folder {path.parent}")
     with suppress(FileNotFoundError):
-        if fault := _kind_fault(path.lstat().st_mode):
+        if fault := _kind_fault(_mode(path)):
             raise OSError(errno.EINVAL, f"it {fault}")
+
+
+def _mode(path: Path) -> int:
+    """What ``path`` is, no link followed; OSError for a name that no file can have, too."""
+    try:
+        return path.lstat().st_mode
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"it is no name of a file: {error}") from None
 
 
 def _kind_fault(mode: int) -> str | None:
@@ -204,7 +212,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
     """
     flags = ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
     try:
-        if fault := _kind_fault(path.lstat().st_mode):
+        if fault := _kind_fault(_mode(path)):
             raise UntrustedError(fault)
         handle = os.open(path, os.O_RDONLY | sum(getattr(os, name, 0) for name in flags))
         with FileIO(handle, "rb") as file:

@@ -17,6 +17,8 @@ from safetensors.numpy import load_file
 
 from export.manifest import FILE_NAME, PocketspecError
 from memory import Request
+from runtime.constraints.matcher import Matcher
+from runtime.constraints.request import Regex
 from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
@@ -232,6 +234,26 @@ def test_settings_that_are_given_stand_in_place_of_saved_ones(stacked: Engine, t
     spoken(stacked, tmp_path / "session")
     restored = Conversation.restore(stacked, tmp_path / "session", max_new_tokens=3)
     assert len(talk(restored, "Go on")[0]) == 3
+
+
+def test_the_constraint_of_an_answer_that_is_over_has_no_say(
+    stacked: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(stacked.generate("Hello there, who is it?", max_new_tokens=8, ignore_eos=True))
+    stacked.save(tmp_path / "session")
+    list(stacked.generate("Hello", constraint=Regex("[a-z]{4}"), max_new_tokens=8))
+    for name in ("append", "take_back"):
+        monkeypatch.setattr(Matcher, name, lambda self, tokens: pytest.fail("it was asked"))
+    session = stacked.restore(tmp_path / "session")
+    assert stacked.snapshot().tokens.tolist() == list(session.tokens)
+
+
+def test_stop_strings_are_kept_whatever_is_in_them(stacked: Engine, tmp_path: Path) -> None:
+    stops = ["\r\n", "\x1b[0m", "end" * 5000]
+    conversation = Conversation(stacked, stop=stops, max_new_tokens=4)
+    talk(conversation, "Hello")
+    conversation.save(tmp_path / "session")
+    assert Conversation.restore(stacked, tmp_path / "session")._settings["stop"] == tuple(stops)
 
 
 def test_a_session_of_an_engine_alone_holds_no_conversation(stacked: Engine, tmp_path: Path) -> None:

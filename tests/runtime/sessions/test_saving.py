@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.untrusted import UntrustedError
 from runtime.sessions.errors import SessionError
 from runtime.sessions.tensor_file import open_tensors, write_tensors
 from tests.places import ROOT
@@ -122,6 +123,14 @@ def test_places_where_nothing_can_be_saved_are_said(tmp_path: Path) -> None:
         with pytest.raises(SessionError, match=words):
             write(tmp_path / name, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_what_can_be_no_name_is_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SessionError, match="cannot save the session"):
+        write(tmp_path / name, 1)
+    with pytest.raises(UntrustedError, match="cannot be read"), open_tensors(tmp_path / name):
+        pass
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of other systems")
