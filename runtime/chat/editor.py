@@ -32,6 +32,8 @@ class Editor:
     """A ``LineReader`` with a line editor; ``history`` is the file of its history, None to keep none."""
 
     is_interactive = True
+    # Modules 9.2 MB, and 5.1 MB more within three texts (prompt_toolkit 3.0.53, Python 3.11, Linux x86-64).
+    memory_bytes = 15_000_000
 
     def __init__(self, history: Path | None, note: Callable[[str], None]) -> None:
         self._status = ""

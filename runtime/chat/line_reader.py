@@ -11,9 +11,13 @@ PROMPT = "> "
 
 
 class LineReader(Protocol):
-    """``is_interactive``: somebody is there who can read an error and go on."""
+    """``is_interactive``: somebody is there who can read an error and go on.
+
+    ``memory_bytes``: the anonymous memory that it takes, for the plan.
+    """
 
     is_interactive: bool
+    memory_bytes: int
 
     def read(self, status: str, draft: str = "") -> str | None:
         """The next text of the user; None at the end. TokenizerError if it is none.
@@ -25,6 +29,8 @@ class LineReader(Protocol):
 
 class PlainReader:
     """Reads standard input line by line. The prompt mark goes to standard error, with the notes."""
+
+    memory_bytes = 0
 
     def __init__(self) -> None:
         self.is_interactive = sys.stdin.isatty()

@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
     shared.show_suggestion(options)
     inputs = shared.make_template_inputs(options)
     presenter = Presenter(sys.stdout, sys.stderr)
-    with shared.open_for(options, speculation, presenter.note) as engine:
+    reader = open_reader(None if options.no_history else history_path(), presenter.note)
+    with shared.open_for(options, speculation, presenter.note, application_bytes=reader.memory_bytes) as engine:
         if engine.tokenizer.template is None:
             raise PocketspecError("this model has no chat template and cannot chat; use generate --raw")
         conversation = Conversation(
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         chat = Chat(
             engine,
             conversation,
-            open_reader(None if options.no_history else history_path(), presenter.note),
+            reader,
             presenter,
             speculation,
             shows_stats=options.stats,

@@ -60,7 +60,8 @@ export class PlanPanel {
 function partsOf(plan, needed) {
   const [target, ...drafters] = plan.levels.map((level) => level.footprint.parts);
   const of = (name) => sum(target.filter((part) => part.name === name));
-  const libraries = sum(plan.process.parts.filter((part) => part.name === "Python and libraries"));
+  const isLibrary = (part) => ["Python and libraries", "application"].includes(part.name);
+  const libraries = sum(plan.process.parts.filter(isLibrary));
   const kept = of("kept conversations");
   const working = sum(plan.process.parts) - libraries + sum(target) - of("weights") - of("KV cache") - kept;
   const parts = [
@@ -69,7 +70,7 @@ function partsOf(plan, needed) {
     ["drafters", sum(drafters.flat())],
     ["kept conversations", kept],
     ["working memory", working],
-    ["Python and libraries", libraries],
+    ["Python, libraries, server", libraries],
   ].map(([name, bytes], index) => ({ name, bytes, className: `part-${index}` }));
   const rest = needed - parts.reduce((total, part) => total + part.bytes, 0);
   return [...parts, { name: "margin", bytes: Math.max(rest, 0), className: "part-6" }].filter((part) => part.bytes > 0);

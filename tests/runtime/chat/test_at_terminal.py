@@ -57,6 +57,7 @@ def test_a_conversation_at_a_terminal(endless_bundle: Path, tmp_path: Path) -> N
         terminal.wait_for("tokens/s · context ")
         terminal.type(UP + CTRL_C + CTRL_D)
         assert terminal.wait_for_end() == 0
+        assert "what else runs in it is not in the plan" not in terminal.text
     kept = next(tmp_path.rglob("chat_history")).read_text(encoding="utf-8")
     assert "+one\n+two\n+three\n+four\n" in kept
     assert "dropped" not in kept

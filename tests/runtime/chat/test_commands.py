@@ -29,6 +29,8 @@ SAMPLED = SamplingParams(temperature=1.5, seed=3)
 class Script:
     """Reads prepared texts; ``drafts`` has what was there to be edited."""
 
+    memory_bytes = 0
+
     def __init__(self, texts: Sequence[str], is_interactive: bool) -> None:
         self._texts, self.is_interactive = list(texts), is_interactive
         self.drafts: list[str] = []
