@@ -21,13 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from export.manifest import Manifest, PocketspecError
+from export.manifest import Manifest
 from memory.choices import Request
 from memory.device import Device, read_device
 from memory.meter import read_memory
 from memory.plan import Plan
 from memory.planner import request_of
-from runtime.arguments import as_whole
 from runtime.bundle.foreign import check_bundle, read_bundle
 from runtime.calibration.stored import costs_of
 from runtime.constraints.compiler import ConstraintCompiler
@@ -63,6 +62,7 @@ from runtime.sessions.kept import KeptConversations
 from runtime.sessions.restoring import Session, restore_session
 from runtime.sessions.saving import EngineState, save_session
 from runtime.sessions.snapshot import Snapshot, put_back, take_snapshot
+from runtime.speculation.answer_settings import AnswerSettings
 from runtime.speculation.request import NONE, Speculation
 from runtime.text.prompt import Prompt, check_ids, encode_prompt
 from runtime.text.template_data import NO_INPUTS, TemplateInputs, make_inputs
@@ -357,6 +357,7 @@ class Engine:
         if refit is not None and len(tokens) >= self.capacity:
             kept = self._checked(refit(tokens, self.capacity) or tokens)
             left_out, tokens = left_out + len(tokens) - len(kept), kept
+        settings = AnswerSettings(sampling or SamplingParams(), speculation or Speculation(), left_out, logprobs)
         matcher = self._matcher(constraint)
         chat = not raw and self.tokenizer.template is not None
         before = () if chat and matcher is None else tokens  # a constraint says itself whether a space comes first
@@ -367,7 +368,7 @@ class Engine:
         require_room(len(tokens), self.capacity)
 
         def make() -> Generator[TextChunk, None, None]:
-            steps = self._decode(tokens, rule, sampling, speculation, refit, left_out, logprobs, matcher)
+            steps = self._decode(tokens, rule, settings, refit, matcher)
             stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
             return text_chunks(steps, stats, stops.stream(before), stops.text())
 
@@ -391,10 +392,9 @@ class Engine:
         """
         tokens = self._checked(tokens)
         require_room(len(tokens), self.capacity)
+        settings = AnswerSettings(sampling or SamplingParams(), speculation or Speculation(), left_out, logprobs)
         matcher = self._matcher(constraint)
-        return self._turns.begin(
-            lambda: self._decode(tokens, stop, sampling, speculation, refit, left_out, logprobs, matcher)
-        )
+        return self._turns.begin(lambda: self._decode(tokens, stop, settings, refit, matcher))
 
     def check_constraint(self, constraint: Constrained) -> None:
         """ConstraintError unless answers can be kept to ``constraint``; from any thread, also during an answer."""
@@ -427,34 +427,27 @@ class Engine:
         self,
         tokens: Sequence[int],
         stop: StoppingCriterion,
-        sampling: SamplingParams | None,
-        speculation: Speculation | None,
+        settings: AnswerSettings,
         refit: Refit | None,
-        left_out: int,
-        logprobs: int | None,
         matcher: Constraint | None,
     ) -> Generator[Step, None, None]:
-        sampling, speculation, context = sampling or SamplingParams(), speculation or Speculation(), self._context
-        for given, kind in ((sampling, SamplingParams), (speculation, Speculation)):
-            if not isinstance(given, kind):
-                raise PocketspecError(f"{given!r} is given where a {kind.__name__} belongs")
-        if as_whole(left_out) is None or left_out < 0:
-            raise PocketspecError(f"left_out is {left_out!r}; it is a number of tokens")
-        with self._models.still():
-            self._kept.turn_to(tokens, held_levels(self._models, self.bundle, self.manifest)[0], context)
-        strategy = self._models.speculator.strategy(speculation, sampling, context)
-        if logprobs is not None:
-            top = check_alternatives(logprobs, self.target.vocab_size)
+        context = self._context
+        if self._kept.limit:
+            with self._models.still():
+                self._kept.turn_to(tokens, held_levels(self._models, self.bundle, self.manifest)[0], context)
+        strategy = self._models.speculator.strategy(settings.speculation, settings.sampling, context)
+        if settings.logprobs is not None:
+            top = check_alternatives(settings.logprobs, self.target.vocab_size)
             strategy = replace(strategy, verifier=WithLogprobs(strategy.verifier, top))
-        self._report_near_ties(speculation)
-        context.sampling, context.constraint = sampling, matcher
+        self._report_near_ties(settings.speculation)
+        context.sampling, context.constraint = settings.sampling, matcher
         stop = stop if matcher is None else EndingWith(stop, matcher)
 
         def keep(tokens: Sequence[int], capacity: int) -> list[int] | None:
             kept = None if refit is None else refit(tokens, capacity)
             return None if kept is None else self._checked(kept)
 
-        return self._models.steps(tokens, stop, strategy, context, keep, left_out)
+        return self._models.steps(tokens, stop, strategy, context, keep, settings.left_out)
 
     def _report_near_ties(self, speculation: Speculation) -> None:
         """Notifies once, before the first token, that trees are exact only up to near ties.

@@ -20,7 +20,7 @@ class KeptConversations:
     """At most ``limit`` copies, the one that was used last at the end; one more while two change places."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._kept: list[Snapshot] = []
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class KeptConversations:
 
     def allow(self, limit: int) -> None:
         """Keeps at most ``limit`` from now on, the latest ones."""
-        self._limit = limit
+        self.limit = limit
         self._drop_beyond(limit)
 
     def _drop_beyond(self, count: int) -> None:
@@ -54,7 +54,7 @@ class KeptConversations:
         # A prompt that is held as a whole is the same conversation, answered once more.
         if best is not None:
             self._kept = [each for each in self._kept if each is not best]
-        if self._limit and here < len(tokens) - 1 and len(held) - here >= _FEW_ROWS:
+        if self.limit and here < len(tokens) - 1 and len(held) - here >= _FEW_ROWS:
             self._keep(target, context)
         if best is not None:
             put_back(best, [target], context)
@@ -62,7 +62,7 @@ class KeptConversations:
     def _keep(self, target: HeldLevel, context: Context) -> None:
         """Keeps what ``target`` holds, without earlier states of it; the oldest copies make room."""
         self._kept = [each for each in self._kept if not self._is_begun_by(each, target)]
-        self._drop_beyond(self._limit - 1)
+        self._drop_beyond(self.limit - 1)
         self._kept.append(take_snapshot([target], context))
 
     def _is_begun_by(self, snapshot: Snapshot, target: HeldLevel) -> bool:
