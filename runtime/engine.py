@@ -62,7 +62,7 @@ from runtime.sessions.kept import KeptConversations
 from runtime.sessions.restoring import Session, restore_session
 from runtime.sessions.saving import EngineState, save_session
 from runtime.sessions.snapshot import Snapshot, put_back, take_snapshot
-from runtime.speculation.answer_settings import AnswerSettings
+from runtime.speculation.decoding_settings import DecodingSettings
 from runtime.speculation.request import NONE, Speculation
 from runtime.text.prompt import Prompt, check_ids, encode_prompt
 from runtime.text.template_data import NO_INPUTS, TemplateInputs, make_inputs
@@ -357,7 +357,7 @@ class Engine:
         if refit is not None and len(tokens) >= self.capacity:
             kept = self._checked(refit(tokens, self.capacity) or tokens)
             left_out, tokens = left_out + len(tokens) - len(kept), kept
-        settings = AnswerSettings(sampling or SamplingParams(), speculation or Speculation(), left_out, logprobs)
+        settings = DecodingSettings(sampling or SamplingParams(), speculation or Speculation(), left_out, logprobs)
         matcher = self._matcher(constraint)
         chat = not raw and self.tokenizer.template is not None
         before = () if chat and matcher is None else tokens  # a constraint says itself whether a space comes first
@@ -392,7 +392,7 @@ class Engine:
         """
         tokens = self._checked(tokens)
         require_room(len(tokens), self.capacity)
-        settings = AnswerSettings(sampling or SamplingParams(), speculation or Speculation(), left_out, logprobs)
+        settings = DecodingSettings(sampling or SamplingParams(), speculation or Speculation(), left_out, logprobs)
         matcher = self._matcher(constraint)
         return self._turns.begin(lambda: self._decode(tokens, stop, settings, refit, matcher))
 
@@ -427,7 +427,7 @@ class Engine:
         self,
         tokens: Sequence[int],
         stop: StoppingCriterion,
-        settings: AnswerSettings,
+        settings: DecodingSettings,
         refit: Refit | None,
         matcher: Constraint | None,
     ) -> Generator[Step, None, None]:

@@ -11,7 +11,7 @@ from runtime.speculation.request import Speculation
 
 
 @dataclass(frozen=True)
-class AnswerSettings:
+class DecodingSettings:
     """See ``Engine.generate``. PocketspecError for a value of a wrong type, and a negative ``left_out``."""
 
     sampling: SamplingParams
