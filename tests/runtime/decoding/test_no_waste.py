@@ -113,7 +113,11 @@ def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampl
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)
-@pytest.mark.parametrize("inner", [chain_limit(2), DraftLimit(4, 2, "tree")], ids=["chain", "tree"])
+@pytest.mark.parametrize(
+    "inner",
+    [pytest.param(chain_limit(2), marks=pytest.mark.slow), DraftLimit(4, 2, "tree")],
+    ids=["chain", "tree"],
+)
 @pytest.mark.parametrize("drawn", [False, True], ids=["matched", "drawn"])
 def test_nor_does_a_step_of_four_levels(graph: Path, inner: DraftLimit, sampling: str, drawn: bool) -> None:
     drafter: Drafter = DraftModelDrafter(open_model(graph), VOCAB, drawn=drawn)
@@ -145,7 +149,7 @@ def measured(steps: Iterator[Step]) -> tuple[int, int]:
     return most, kept - tokens * TOKEN_BYTES
 
 
-@pytest.mark.parametrize("kind", ["widest", "hierarchy"])
+@pytest.mark.parametrize("kind", [pytest.param("widest", marks=pytest.mark.slow), "hierarchy"])
 def test_ten_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Path, kind: str) -> None:
     """In a process of its own, with drafts that are as wide as they may be, and always wrong at the lowest level."""
     write_tiny_graph(tmp_path / "model.onnx", layers=1)
