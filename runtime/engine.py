@@ -398,12 +398,14 @@ class Engine:
 
     def check_constraint(self, constraint: Constrained) -> None:
         """ConstraintError unless answers can be kept to ``constraint``; from any thread, also during an answer."""
-        self._turns.check()
         self._matcher(constraint)
 
     def _matcher(self, constraint: Constrained | None) -> Constraint | None:
         """What keeps one answer to ``constraint``."""
-        return None if constraint is None else self._constraints.matcher(constraint)
+        if constraint is None:
+            return None
+        self._turns.check()  # first: in a forked process, the compiler's lock may be held for ever
+        return self._constraints.matcher(constraint)
 
     def score(self, prompt: Prompt, *, first: int = 1, logprobs: int = 0) -> Answer[TokenLogprob]:
         """The log probability of each token of a given text, after those before it, from the token at ``first`` on.

@@ -15,6 +15,7 @@ from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
 from runtime.speculation.request import PLAIN, Speculation
+from runtime.turns import ClosedError
 from tests.runtime.test_engine import text_of, tokens_of
 
 SCHEMA = {
@@ -148,6 +149,16 @@ def test_a_bad_constraint_is_refused_and_a_running_answer_goes_on(engine: Engine
     with pytest.raises(ConstraintError, match="at #/properties/a"):
         engine.generate("Hello", constraint=JsonSchema({"properties": {"a": {"not": {}}}}))
     assert len([*first.step.tokens, *tokens_of(list(running))]) == 20
+
+
+def test_a_closed_engine_waits_for_no_compiler(random_bundle: Path) -> None:
+    """As in a forked process, where a thread that stayed behind may hold the lock for ever."""
+    with Engine.open(random_bundle, Request(threads=1, nodes=0)) as engine:
+        pass
+    engine._constraints._lock = pytest.fail  # type: ignore[assignment]
+    for ask in (engine.check_constraint, lambda constraint: engine.generate([1, 2], constraint=constraint)):
+        with pytest.raises(ClosedError):
+            ask(AnyJsonObject())
 
 
 def test_a_conversation_keeps_every_answer_to_the_constraint(engine: Engine) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runtime.constraints import compiler as compiler_module
 from runtime.constraints.compiler import ConstraintCompiler
 from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema, Regex
 from runtime.text.token_ids import TokenIds
@@ -124,6 +129,23 @@ def test_the_trie_has_the_bytes_that_tokens_add_to_a_text(kind: str) -> None:
         tokens = tokenizer.encode_behind(text)
         assert trie.decode_bytes(tokens) == text.encode()
         assert trie.tokenize_str(text) == tokens
+
+
+def test_threads_compile_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trie of a large vocabulary takes a second, and as much memory for every thread that builds one."""
+    compiler, _ = compiler_of(byte_level())
+    begun, make = list[int](), compiler_module.make_trie
+
+    def make_slowly(*arguments: Any) -> Any:
+        begun.append(threading.get_ident())
+        time.sleep(0.05)
+        return make(*arguments)
+
+    monkeypatch.setattr(compiler_module, "make_trie", make_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        matchers = list(pool.map(compiler.matcher, [Regex(f"a{{{number}}}b") for number in range(1, 9)]))
+    assert len(begun) == 1
+    assert [len(walk(matcher, 0)) for matcher in matchers] == list(range(2, 10))
 
 
 def test_a_constraint_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
