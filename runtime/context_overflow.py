@@ -52,6 +52,10 @@ class Policy(Protocol):
         """The tokens to answer: fewer than ``capacity``, or ContextFullError. Dropped messages leave ``messages``."""
         ...
 
+    def shown(self, tokens: list[int]) -> list[int]:
+        """Those of the ``tokens`` in the conversation's history that the model sees."""
+        ...
+
     def refit(self, tokens: Sequence[int], capacity: int) -> list[int] | None:
         """See ``Refit``; ``prompt`` made the prompt of the last answer."""
         ...
@@ -71,6 +75,10 @@ class Stop:
         """See ``Policy``."""
         tokens = self._history.encode(self._tokenizer.render_chat(messages, self._inputs))
         _refuse_full(len(tokens), capacity, "choose --when-full drop or slide")
+        return tokens
+
+    def shown(self, tokens: list[int]) -> list[int]:
+        """See ``Policy``."""
         return tokens
 
     def refit(self, tokens: Sequence[int], capacity: int) -> None:
@@ -102,6 +110,10 @@ class Drop:
             _refuse_full(len(kept), capacity, "no turn is left to drop; say less at a time")
             self.left_out, tokens = self.left_out + len(tokens) - len(kept), kept
         self._prompt_length = len(tokens)
+        return tokens
+
+    def shown(self, tokens: list[int]) -> list[int]:
+        """See ``Policy``; dropped turns are in no history."""
         return tokens
 
     def refit(self, tokens: Sequence[int], capacity: int) -> list[int] | None:
@@ -151,8 +163,12 @@ class Slide:
             self.first = head_length(self._tokenizer, messages, tokens, self._inputs)
         if self.first + self.left_out >= len(tokens):  # the messages were changed: it is another conversation
             self.left_out = 0
-        shown = [*tokens[: self.first], *tokens[self.first + self.left_out :]]
+        shown = self.shown(tokens)
         return shown if len(shown) < capacity else self.refit(shown, capacity)
+
+    def shown(self, tokens: list[int]) -> list[int]:
+        """See ``Policy``."""
+        return [*tokens[: self.first], *tokens[self.first + self.left_out :]]
 
     def refit(self, tokens: Sequence[int], capacity: int) -> list[int]:
         """See ``Policy``."""

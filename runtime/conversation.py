@@ -92,6 +92,7 @@ class Conversation:
     def save(self, path: Path | str) -> None:
         """Saves the conversation with the rows of all levels to ``path``, for ``restore`` in any process.
 
+        If the engine has spoken with others since, only rows of text that both have are saved; the rest is read again.
         Of the settings, sampling, speculation, ``max_new_tokens``, ``stop``, ``ignore_eos`` and the template's are
         kept. Whatever happens, the file is the old one or the new one; SessionError if it cannot be written.
         """
@@ -100,7 +101,7 @@ class Conversation:
         settings = keep_settings(self._settings)
         turns = self._history.snapshot()
         record = ConversationRecord(tuple(self.messages), turns, overflow, settings, self._inputs)
-        self._engine.save(path, record.dump())
+        self._engine.save(path, record.dump(), tokens=self._policy.shown(self._history.tokens))
 
     @classmethod
     def restore(

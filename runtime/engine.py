@@ -217,15 +217,23 @@ class Engine:
         with self.alone():
             put_back(snapshot, held_levels(self._models, self.bundle, self.manifest), self._context)
 
-    def save(self, path: Path | str, conversation: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self,
+        path: Path | str,
+        conversation: Mapping[str, Any] | None = None,
+        *,
+        tokens: Sequence[int] | None = None,
+    ) -> None:
         """Saves rows, tokens and what drafters have learnt to ``path``, for ``restore`` in any process.
 
-        ``conversation`` is JSON data kept beside them (see ``Conversation.save``). Whatever happens, the file is the
-        old one or the new one; SessionError if it cannot be written. This thread's answer ends; BusyError while another
-        thread's is not over.
+        ``conversation`` is JSON data kept beside them (see ``Conversation.save``). With ``tokens``, those of one
+        conversation, nothing is saved of another that the engine holds instead; None: all that it holds. Whatever
+        happens, the file is the old one or the new one; SessionError if it cannot be written. This thread's answer
+        ends; BusyError while another thread's is not over.
         """
         with self.alone():
-            save_session(Path(path), self._state(), conversation)
+            state = self._state()
+            save_session(Path(path), state if tokens is None else state.limited_to(tokens), conversation)
 
     def restore(self, path: Path | str, *, reread: bool = False) -> Session:
         """Takes up a saved session: a prompt that begins with its tokens is read from where they end, bit for bit.

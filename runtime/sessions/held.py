@@ -7,7 +7,7 @@ again, as it does whenever its cache does not fit the text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from export.manifest import Manifest
 from runtime.arrays import TokenArray
-from runtime.decoding.context import Context
+from runtime.decoding.context import Context, shared_prefix
+from runtime.drafters.window import window_of, window_size
 from runtime.models.ort_model import OrtModel
 from runtime.open_models import PlannedModels
 from runtime.sessions.errors import OtherSessionError
@@ -27,22 +28,33 @@ READ_AGAIN = "read its tokens again instead (reread=True, --reread)"
 
 @dataclass(frozen=True)
 class HeldLevel:
-    """An open level: ``model`` with its cache, and the ``identity`` of the rows that it computes."""
+    """An open level: ``model`` with its cache, and the ``identity`` of the rows that it computes.
+
+    ``most`` is how many of its rows are seen, the first ones; None: all.
+    """
 
     name: str
     is_target: bool
     identity: Identity
     model: OrtModel
+    most: int | None = None
 
     @property
     def tokens(self) -> TokenArray:
         """The tokens whose rows are held, int32 ``[rows]``: a view, valid until the next change."""
-        return self.model.cache.tokens
+        return self.model.cache.tokens[: self.most]
 
     @property
     def arrays(self) -> list[npt.NDArray[Any]]:
         """Views of the rows held, ``[kv_heads, rows, head_size]`` for every key and value in the graph's order."""
-        return self._rows(self.model.cache.length)
+        return self._rows(len(self.tokens))
+
+    def limited_to(self, context: Context) -> HeldLevel:
+        """This level with those rows alone that the text of ``context`` can use."""
+        tokens = context.tokens
+        if not self.is_target:
+            tokens = window_of(tokens, max(2, window_size(self.model, context.capacity)))
+        return replace(self, most=shared_prefix(self.tokens, tokens))
 
     def fault(self, identity: Identity, rows: int) -> str | None:
         """Why ``rows`` rows of ``identity`` cannot be held here; None if they can."""

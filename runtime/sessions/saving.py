@@ -6,7 +6,7 @@ Rows go from the caches to the file, so that saving takes no memory beside the p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from export.untrusted import UntrustedError
-from runtime.decoding.context import Context
+from runtime.decoding.context import Context, shared_prefix
+from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.sessions.errors import SessionError
 from runtime.sessions.held import HeldLevel
@@ -46,6 +47,14 @@ class EngineState:
     def target(self) -> HeldLevel:
         """The level whose rows must be usable."""
         return self.levels[0]
+
+    def limited_to(self, tokens: Sequence[int]) -> EngineState:
+        """What the conversation of ``tokens`` can use of it, and nothing of others that are still held."""
+        context, shared = self.context, shared_prefix(self.context.tokens, tokens)
+        if shared < len(tokens):
+            context = Context(context.capacity, SamplingParams())
+            context.hold(self.context.tokens[:shared])
+        return replace(self, context=context, levels=[level.limited_to(context) for level in self.levels])
 
 
 def save_session(path: Path, state: EngineState, conversation: Mapping[str, Any] | None) -> None:

@@ -20,6 +20,7 @@ from memory import Request
 from runtime.constraints.matcher import Matcher
 from runtime.constraints.request import Regex
 from runtime.conversation import Conversation
+from runtime.decoding.context import shared_prefix
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
 from runtime.kernels.library import library_path
@@ -254,6 +255,31 @@ def test_stop_strings_are_kept_whatever_is_in_them(stacked: Engine, tmp_path: Pa
     talk(conversation, "Hello")
     conversation.save(tmp_path / "session")
     assert Conversation.restore(stacked, tmp_path / "session")._settings["stop"] == tuple(stops)
+
+
+@pytest.mark.parametrize("when_full", ["stop", "drop", "slide"])
+def test_a_conversation_saves_nothing_of_another_one(
+    short: tuple[Engine, Engine], tmp_path: Path, when_full: str
+) -> None:
+    engine, other = short
+    mine = Conversation(engine, "Be brief.", when_full, max_new_tokens=8, speculation=Speculation("near", 4))
+    talk(mine, *["Hello there"] * (1 if when_full == "stop" else 5))
+    mine.save(tmp_path / "own")
+    own = load_file(tmp_path / "own")
+    yours = Conversation(engine, "Be brief.", max_new_tokens=8, speculation=Speculation("near", 4))
+    talk(yours, "My secret is 42")
+    held = engine.snapshot()
+    mine.save(tmp_path / "session")
+    saved = load_file(tmp_path / "session")
+    shared = shared_prefix(own["tokens"], held.tokens)
+    assert saved["tokens"].tolist() == own["tokens"][:shared].tolist()
+    for name in saved:
+        if name.endswith("/tokens"):
+            assert saved[name].tolist() == own["tokens"][: len(saved[name])].tolist()
+    assert engine.snapshot().tokens.tolist() == held.tokens.tolist()
+    expected = talk(mine, "Go on")
+    empty(other)
+    assert talk(Conversation.restore(other, tmp_path / "session"), "Go on") == expected
 
 
 def test_a_session_of_an_engine_alone_holds_no_conversation(stacked: Engine, tmp_path: Path) -> None:
