@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.manifest import Level
+from export.manifest import Level, Manifest
 from memory.choices import INNER_NODES, Choices, PlanInputs
 from memory.footprint import (
+    CONSTRAINTS,
+    Footprint,
     LevelSizes,
+    Part,
     activation_bytes,
+    constraint_bytes,
     level_footprint,
     loading_bytes,
     margin_bytes,
     process_footprint,
 )
-from memory.plan import Bounds, DraftPlan, LevelPlan, Plan
+from memory.plan import Bounds, DraftPlan, LevelPlan, OverBudgetError, Plan
+from memory.refusal import no_constraints_text
 
 # Rows that a growing KV cache begins with, and grows by.
 GROWTH_ROWS = 1024
@@ -37,6 +42,7 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
         activations,
         suffix=choices.nodes > 0,
         application=inputs.request.application_bytes,
+        constrained=inputs.request.constrained,
     )
     plans = tuple(_level_plan(level, inputs, sizes) for level, sizes, _ in sized)
     loading = loading_bytes(
@@ -60,6 +66,22 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
         kept_conversations=choices.kept_conversations,
     )
     return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes, plan.hot_bytes))
+
+
+def plan_with_constraints(plan: Plan, manifest: Manifest) -> Plan:
+    """``plan`` with the bytes of constrained answers; OverBudgetError if its budget has no room for them.
+
+    Nothing else changes, and nothing is given up, so a plan in effect may become this one.
+    """
+    if plan.process.part(CONSTRAINTS).anonymous:
+        return plan
+    added = constraint_bytes(manifest)
+    parts = (*(part for part in plan.process.parts if part.name != CONSTRAINTS), Part(CONSTRAINTS, added))
+    found = replace(plan, process=Footprint(parts))
+    found = replace(found, margin_bytes=margin_bytes(found.anonymous_bytes, found.hot_bytes))
+    if found.needed_bytes > plan.budget_bytes:
+        raise OverBudgetError(no_constraints_text(plan, added, found.needed_bytes), found.needed_bytes)
+    return found
 
 
 def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:

@@ -44,6 +44,7 @@ class Request:
     compiled for one size.
     ``kept_conversations``: how many conversations beside the current one keep their KV rows, or fewer if memory is
     short. ``application_bytes``: anonymous memory that the program around the engine takes in the same process.
+    ``constrained``: answers may be kept to a schema, a regular expression or a grammar, which takes memory.
     ``may_give_up``: what the plan may give up that it otherwise keeps. "precision": KV types that cost the target
     measurably in perplexity; "context"; "disk": weights that do not fit are read from disk in every step.
     """
@@ -62,6 +63,7 @@ class Request:
     fixed_width: bool = False
     kept_conversations: int = 0
     application_bytes: int = 0
+    constrained: bool = False
     may_give_up: frozenset[Allowed] = frozenset()
 
     @property

@@ -80,6 +80,15 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_constrained(parser: argparse.ArgumentParser) -> None:
+    """Declares that answers may be constrained, for commands that do not see a constraint before they plan."""
+    parser.add_argument(
+        "--constrained",
+        action="store_true",
+        help="have memory ready for answers that are kept to a schema, a regular expression or a grammar",
+    )
+
+
 def make_request(options: argparse.Namespace, device: Device, **more: Any) -> Request:
     """The request in the options; ``more`` are fields for which a command has options of its own."""
     context, up_to = _parse_context(options.context)

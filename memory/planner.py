@@ -23,7 +23,7 @@ from memory.choices import (
 )
 from memory.costs import MeasuredCosts
 from memory.device import Device
-from memory.footprint import APPLICATION
+from memory.footprint import APPLICATION, CONSTRAINTS
 from memory.forward_costs import forward_costs
 from memory.ladder import Rung, rungs
 from memory.plan import Bounds, GivenUp, OverBudgetError, Placement, Plan, Shape
@@ -183,6 +183,7 @@ def request_of(plan: Plan) -> Request:
         fixed_width=plan.fixed_width,
         kept_conversations=plan.kept_conversations,
         application_bytes=plan.process.part(APPLICATION).anonymous,
+        constrained=plan.process.part(CONSTRAINTS).anonymous > 0,
     )
 
 

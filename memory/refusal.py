@@ -33,6 +33,15 @@ def unavailable_text(plan: Plan, device: Device, needed: int) -> str:
     )
 
 
+def no_constraints_text(plan: Plan, added: int, needed: int) -> str:
+    """Why answers cannot be constrained beside ``plan``, which would need ``needed`` bytes with ``added`` for them."""
+    return (
+        f"constrained answers of {plan.bundle} take {added:,} bytes that its plan does not count:"
+        f" {needed:,} would be needed and {plan.budget_bytes:,} are allowed; allow {needed:,}, or open the bundle for"
+        " them (--constrained, Request(constrained=True)), so that something else is given up"
+    )
+
+
 def _origin(plan: Plan, device: Device) -> str:
     """Where a budget that the user did not name comes from, and how to get a larger one."""
     raised = "" if device.container_bytes is None else ", or raise the limit"

@@ -93,7 +93,7 @@ class Engine:
         )
         self._context = Context(plan.context, SamplingParams())
         ends = levels.manifest.target.vocabulary.eos_token_ids
-        self._constraints = ConstraintCompiler(tokenizer, self.target.vocab_size, ends)
+        self._constraints = ConstraintCompiler(tokenizer, self.target.vocab_size, ends, self._models.count_constraints)
         self._notify, self._near_ties_reported = levels.notify, False
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import RLock
 from typing import TypeVar
 
+from memory.build import plan_with_constraints
 from memory.choices import Request
 from memory.costs import MeasuredCosts
 from memory.device import Device, kernels_of
@@ -105,6 +106,16 @@ class PlannedModels:
                 self._follow_plan()
             finally:
                 self._stepping.release()
+
+    def count_constraints(self) -> None:
+        """Has the plan count constrained answers from now on; OverBudgetError if its budget has no room for them.
+
+        Waits for the end of a running step. May be called from any thread.
+        """
+        with self._stepping:
+            self._follow_plan()
+            self.plan = plan_with_constraints(self.plan, self._levels.manifest)
+            self._request = replace(self._request, constrained=True)
 
     @contextmanager
     def still(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from export.manifest import Manifest, read_manifest
 from memory.choices import Request
 from memory.device import Device, read_device
-from memory.options import add_request, make_request
+from memory.options import add_constrained, add_request, make_request
 from memory.plan import dump_plan
 from memory.planner import make_plan
 from memory.process import KernelKind, find_process
@@ -25,6 +25,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     """Declares the options that a plan is made from."""
     add_request(parser)
     parser.add_argument("--drafter", action="append", metavar="NAME", help="load this one; 'none': no drafter model")
+    add_constrained(parser)
     parser.add_argument("--shape", choices=("chain", "tree"), help="of drafts (default: the faster one)")
     parser.add_argument("--draft-size", type=int, metavar="N", help="most nodes of a draft; 0: plain decoding")
     parser.add_argument(
@@ -43,7 +44,14 @@ def read_inputs(options: argparse.Namespace, *, both_kernels: bool = False) -> t
         read_device(), kernels=options.kernels, processes={kernels: find_process(kernels) for kernels in kinds}
     )
     drafters = None if options.drafter is None else tuple(name for name in options.drafter if name != "none")
-    request = make_request(options, device, drafters=drafters, shape=options.shape, nodes=options.draft_size)
+    request = make_request(
+        options,
+        device,
+        drafters=drafters,
+        shape=options.shape,
+        nodes=options.draft_size,
+        constrained=options.constrained,
+    )
     return manifest, device, request
 
 

@@ -15,7 +15,7 @@ from time import thread_time
 import numpy as np
 
 from memory.machine import measured_on
-from memory.meter import read_memory
+from memory.meter import PeakMeter, read_memory
 from runtime.arrays import FloatArray
 from runtime.constraints.compiler import ConstraintCompiler
 from runtime.constraints.matcher import Matcher
@@ -69,14 +69,16 @@ def report(folder: Path, size: int, answers: int, end: str) -> list[str]:
     tokenizer = Tokenizer.open(folder)
     before = _anonymous()
     compiler = ConstraintCompiler(tokenizer, size, [tokenizer.special_tokens[end]])
-    start = thread_time()
-    compiler.matcher(JsonSchema(_SCHEMA))
-    built, held = thread_time() - start, _anonymous() - before
+    with PeakMeter() as meter, meter.phase("constrained answers"):
+        start = thread_time()
+        compiler.matcher(JsonSchema(_SCHEMA))
+        built, held = thread_time() - start, _anonymous() - before
+        texts = [draw_answer(compiler.matcher(JsonSchema(_SCHEMA)), seed, 128) for seed in range(answers)]
+    most = max((phase.peak.anonymous_bytes - before for phase in meter.phases), default=0)
     logits = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    texts = [draw_answer(compiler.matcher(JsonSchema(_SCHEMA)), seed, 128) for seed in range(answers)]
     lines = [
         f"{measured_on(('llguidance', 'numpy'))}; {size:,} logits, {answers} answers",
-        f"trie and constraint: {built:.2f} s once, {held / 2**20:.0f} MiB of memory",
+        f"trie and constraint: {built:.2f} s once, {held / 1e6:.1f} MB held, {most / 1e6:.1f} MB at most with answers",
         "",
         f"| rows | mean ms | median ms | 99% ms | mean share of {_STEP_SECONDS * 1e3:.0f} ms |",
         "| --- | --- | --- | --- | --- |",

@@ -195,7 +195,8 @@ def _open(
     """An engine with room for every contender, so that engines with other kernels get the same plan."""
     from runtime.bench.setting import request_fields
 
-    return shared.open_engine(options, kernels, **request_fields(contenders, rows, manifest))
+    constrained = shared.make_constraint(options) is not None
+    return shared.open_engine(options, kernels, constrained=constrained, **request_fields(contenders, rows, manifest))
 
 
 def _starts(

@@ -49,7 +49,9 @@ def run(options: argparse.Namespace) -> int:
     inputs = shared.make_template_inputs(options)
     presenter = Presenter(sys.stdout, sys.stderr)
     reader = open_reader(None if options.no_history else history_path(), presenter.note)
-    with shared.open_for(options, speculation, presenter.note, application_bytes=reader.memory_bytes) as engine:
+    with shared.open_for(
+        options, speculation, presenter.note, application_bytes=reader.memory_bytes, constrained=constraint is not None
+    ) as engine:
         if engine.tokenizer.template is None:
             raise PocketspecError("this model has no chat template and cannot chat; use generate --raw")
         conversation = Conversation(

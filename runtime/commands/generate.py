@@ -60,7 +60,10 @@ def run(options: argparse.Namespace) -> int:
     inputs = shared.make_template_inputs(options)
     check_session(options)
     text = read_prompt(options.prompt, options.prompt_file)
-    with shared.open_for(options, speculation) as engine, kept_session(engine, options):
+    with (
+        shared.open_for(options, speculation, constrained=constraint is not None) as engine,
+        kept_session(engine, options),
+    ):
         prompt = make_prompt(engine, text, options.system, options.raw)
         if options.verbose:
             _show_plan(engine)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from export.manifest import PocketspecError
 from memory.meter import Memory, read_memory
-from memory.options import add_limits
+from memory.options import add_constrained, add_limits
 from memory.size import MemoryShare, parse_size
 from runtime.commands import options as shared
 
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-queue", type=int, default=64, metavar="N", help="requests that may wait for a model (default: 64)"
     )
     add_limits(parser)
+    add_constrained(parser)
     parser.set_defaults(kept_conversations=_KEPT_CONVERSATIONS)
     shared.add_opening(parser)
     shared.add_speculation(parser)
@@ -134,7 +135,9 @@ def _models(options: argparse.Namespace, speculation: Speculation, own_bytes: in
         models: dict[str, ServedModel] = {}
         for name, bundle in bundles.items():
             own = argparse.Namespace(**{**vars(options), "bundle": bundle})
-            engine = stack.enter_context(shared.open_for(own, speculation, application_bytes=own_bytes))
+            engine = stack.enter_context(
+                shared.open_for(own, speculation, application_bytes=own_bytes, constrained=options.constrained)
+            )
             models[name] = _serve(name, engine, own, speculation)
             stack.callback(models[name].worker.join)
             stack.callback(models[name].worker.stop)

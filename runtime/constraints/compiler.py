@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,14 @@ class ConstraintCompiler:
     """Makes matchers for a model with ``size`` logits, whose answers end with one of ``ends``.
 
     The trie of the vocabulary is built at the first constraint and kept, like the constraints compiled last.
+    ``before_trie`` is called before that, and can prevent it by raising an error.
     """
 
-    def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, size: int, ends: Sequence[int], before_trie: Callable[[], None] = lambda: None
+    ) -> None:
         self._tokenizer, self._size, self._ends = tokenizer, size, tuple(ends)
+        self._before_trie = before_trie
         self._trie: llguidance.LLTokenizer | None = None
         self._compiled: dict[Constrained, Matcher] = {}
         self._lock = Lock()
@@ -56,6 +60,7 @@ class ConstraintCompiler:
         library = load_library()
         grammar = _grammar_of(library, constraint)
         if self._trie is None:
+            self._before_trie()
             self._trie = make_trie(self._tokenizer, self._size, self._ends)
             give_back()  # building it leaves as much free memory behind as it keeps
         inner = library.LLMatcher(self._trie, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, overload
 
 from runtime.constraints.library import load_library
 from runtime.constraints.request import ConstraintError
@@ -25,6 +24,30 @@ _MARK = 0xFF
 _SAMPLE = '{"name": "two words", "numbers": [1, 2.5]}'
 
 
+class _Spellings(Sequence[bytes]):
+    """The bytes of each token, kept as one text, which takes a tenth of the memory of a list."""
+
+    def __init__(self, spelled: Iterable[bytes]) -> None:
+        text, stops = bytearray(), array("i", [0])
+        for each in spelled:
+            text += each
+            stops.append(len(text))
+        self._text, self._stops = bytes(text), stops
+
+    def __len__(self) -> int:
+        return len(self._stops) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        found = range(len(self))[place]
+        if isinstance(found, range):
+            return [self[each] for each in found]
+        return self._text[self._stops[found] : self._stops[found + 1]]
+
+
 class _TokenTable:
     """What llguidance's ``TokenizerWrapper`` is made from. Padding ids, special and end tokens have no bytes.
 
@@ -34,16 +57,15 @@ class _TokenTable:
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> None:
-        self.tokens = [tokenizer.token_bytes(token) for token in range(size)]
-        for token in (*ends, *(token for token, spelled in enumerate(self.tokens) if _MARK in spelled)):
-            self.tokens[token] = b""
+        def spell(token: int) -> bytes:
+            spelled = b"" if token in ends else tokenizer.token_bytes(token)
+            return b"" if _MARK in spelled else spelled
+
+        self.tokens = _Spellings(map(spell, range(size)))
         self.eos_token_id = ends[0]
         # A grammar that names one of these allows it there; nothing else does.
         self.special_token_ids = [token for token in tokenizer.special_tokens.values() if token < size]
         self._tokenizer = tokenizer
-        # What tokens say, as one text, which takes a tenth of the memory of a list.
-        self._text = b"".join(self.tokens)
-        self._stops = np.cumsum([0, *map(len, self.tokens)], dtype=np.int32)
         self.single = {spelled[0]: token for token, spelled in enumerate(self.tokens) if len(spelled) == 1}
 
     def __call__(self, spelled: bytes) -> list[int]:
@@ -61,9 +83,7 @@ class _TokenTable:
         return b"".join(map(self._bytes_of, self._tokenizer.encode_behind(text))) == text.encode()
 
     def _bytes_of(self, token: int) -> bytes:
-        if token + 1 >= len(self._stops):
-            return b""
-        return self._text[self._stops[token] : self._stops[token + 1]]
+        return self.tokens[token] if token < len(self.tokens) else b""
 
 
 def make_trie(tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> llguidance.LLTokenizer:
@@ -89,5 +109,4 @@ def make_trie(tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> llguidanc
         )
     wrapper = library.TokenizerWrapper(vocabulary)
     trie: llguidance.LLTokenizer = library.LLTokenizer(wrapper, n_vocab=size, eos_token=ends, slices=_SLICES)
-    wrapper.tokens = vocabulary.tokens = []  # the trie has them now
     return trie

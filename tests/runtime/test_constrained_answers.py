@@ -10,6 +10,9 @@ import jsonschema
 import pytest
 
 from memory import Request
+from memory.footprint import CONSTRAINTS as CONSTRAINTS_PART
+from memory.footprint import constraint_bytes
+from memory.plan import OverBudgetError
 from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema, Regex
 from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams
@@ -166,3 +169,25 @@ def test_a_conversation_keeps_every_answer_to_the_constraint(engine: Engine) -> 
     for _ in range(2):
         list(conversation.say("And now?"))
         jsonschema.validate(json.loads(conversation.messages[-1]["content"]), SCHEMA)
+
+
+def test_the_plan_counts_constraints_from_the_first_one_on(random_bundle: Path) -> None:
+    with Engine.open(random_bundle, Request(threads=1, nodes=4, context=256)) as engine:
+        assert engine.plan.process.part(CONSTRAINTS_PART).anonymous == 0
+        answer(engine, CONSTRAINTS["schema"], max_new_tokens=4)
+        assert engine.plan.process.part(CONSTRAINTS_PART).anonymous == constraint_bytes(engine.manifest) > 0
+        engine.replan(engine.plan.needed_bytes - 1)  # whatever else is given up then
+        assert engine.plan.process.part(CONSTRAINTS_PART).anonymous == constraint_bytes(engine.manifest)
+
+
+def test_a_budget_without_room_for_constraints_refuses_them_and_nothing_else(random_bundle: Path) -> None:
+    with Engine.open(random_bundle, Request(threads=1, nodes=4, context=256)) as engine:
+        engine.set_budget(engine.plan.needed_bytes)
+        running = engine.generate("Hello there", max_new_tokens=10)
+        first = next(running)
+        with pytest.raises(OverBudgetError, match="--constrained, Request") as caught:
+            engine.check_constraint(CONSTRAINTS["schema"])
+        assert engine.plan.process.part(CONSTRAINTS_PART).anonymous == 0
+        assert len([*first.step.tokens, *tokens_of(list(running))]) == 10
+        engine.set_budget(caught.value.smallest_bytes)
+        assert text_of(answer(engine, Regex("abcdefgh"))) == "abcdefgh"
