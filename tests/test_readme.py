@@ -32,6 +32,7 @@ EXPECTED_PAGES = {
     "runtime/decoding/README.md",
     "runtime/kernels/README.md",
     "runtime/scheduler/README.md",
+    "runtime/server/README.md",
     "runtime/sessions/README.md",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -68,6 +69,8 @@ def run(app: Starlette, listener: socket.socket, stop_work: Callable[[], None]) 
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
+    for name in ("uvicorn.error", "asyncio"):  # what clients do wrong, or that they are gone, is told to them alone
+        logging.getLogger(name).setLevel(logging.ERROR)
     server = _Server(config, stop_work)
     # uvicorn raises a signal again when it has stopped; it is over by then.
     before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}

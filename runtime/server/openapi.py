@@ -60,7 +60,7 @@ def _describe(operation: Operation, schemas: dict[Any, Any], models: list[str]) 
     if operation.reply is not None:
         reply = {_JSON: {"schema": schemas[operation.reply]}}
     if operation.streams:
-        reply[_EVENTS] = {"schema": {"type": "string"}}
+        reply[_EVENTS] = {}  # as OpenAI streams them
     error = {"description": "What is wrong", "content": {_JSON: {"schema": schemas[ErrorReply]}}}
     found: dict[str, Any] = {
         "summary": operation.summary,

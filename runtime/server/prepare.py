@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sized
 from dataclasses import dataclass
 
 from export.manifest import PocketspecError
@@ -20,6 +20,9 @@ from runtime.server.worker import Work
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.template_data import ChatTemplateError, TemplateInputs, make_inputs
 
+# The longest tokens of usual vocabularies, runs of spaces, have so many characters. A text that cannot fit is refused
+# before it is encoded, which would keep the event loop waiting for up to 0.1 s for 500,000 characters.
+_LONGEST_TOKEN = 128
 # Characters of a conversation that tell it from others in the queue.
 _BEGINNING = 1000
 
@@ -49,6 +52,7 @@ def prepare_chat(model: ServedModel, request: ChatRequest, host: str) -> Prepare
     # An answer of a given form has no room for reasoning.
     markers = find_markers(template) if constraint is None else None
     visible = (*(tools.visible_tokens if tools else ()), *((markers.opening, markers.closing) if markers else ()))
+    _require_length(model, text, "messages")
     tokens = tokenizer.encode(text, add_special_tokens=False)
     logprobs = _logprobs(request)
     if logprobs is not None:
@@ -75,6 +79,7 @@ def prepare_completion(model: ServedModel, request: CompletionRequest, host: str
     prompt = request.prompt
     if isinstance(prompt, list) and isinstance(prompt[0], str):
         prompt = prompt[0]
+    _require_length(model, prompt, "prompt")
     try:
         tokens = model.engine.encode(prompt, raw=True)
     except PocketspecError as error:
@@ -147,6 +152,19 @@ def _max_tokens(request: ChatRequest) -> int | None:
     if len(given) > 1:
         raise ApiError("max_tokens and max_completion_tokens differ; drop max_tokens", param="max_tokens")
     return given.pop() if given else None
+
+
+def _require_length(model: ServedModel, prompt: Sized, param: str) -> None:
+    """ApiError 413 for a text that has too many tokens whatever they are."""
+    most = model.engine.capacity * _LONGEST_TOKEN
+    if len(prompt) > most:
+        raise ApiError(
+            f"the prompt has {len(prompt):,} characters, and the context of {model.name} of {model.engine.capacity:,}"
+            f" tokens cannot hold more than {most:,}; shorten it, or start the server with a larger --context",
+            status=413,
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def _require_room(model: ServedModel, tokens: list[int], param: str) -> None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
 JsonObject = dict[str, Any]
 Nothing = Literal[None]
+
+# Values that ask for nothing. In Python 0 is False and 1 is True, but not in JSON.
+_NUMBER = BeforeValidator(lambda value: None if isinstance(value, bool) else value)
+_BOOLEAN = BeforeValidator(lambda value: value if isinstance(value, bool) else None)
+Zero = Annotated[Literal[0], _NUMBER]
+One = Annotated[Literal[1], _NUMBER]
+No = Annotated[Literal[False], _BOOLEAN]
+Yes = Annotated[Literal[True], _BOOLEAN]
 
 _MOST_SEED = (1 << 64) - 1
 _MOST_TOP_K = (1 << 31) - 1
@@ -25,7 +33,7 @@ class StreamOptions(Strict):
     """``include_usage``: a last chunk says how many tokens there were."""
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: No | None = None
 
 
 class Sampling(Strict):
@@ -37,8 +45,8 @@ class Sampling(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.001, le=1000)] | None = None
     seed: Annotated[int, Field(ge=0, le=_MOST_SEED)] | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
 
 
 class Asked(Sampling):
@@ -68,7 +76,7 @@ class Generation(Asked):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=_MOST_STOPS)] | None = None
-    n: Literal[1] | None = None
+    n: One | None = None
     ignore_eos: bool = False
     token_sources: bool = False
 

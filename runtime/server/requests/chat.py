@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runtime.server.requests.base import Generation, JsonObject, Nothing, Strict, Text
+from runtime.server.requests.base import Generation, JsonObject, No, Nothing, Strict, Text, Yes
 
 
 class TextPart(Strict):
@@ -144,10 +144,10 @@ class ChatRequest(Generation):
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(min_length=1)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
-    parallel_tool_calls: Literal[True] | None = None
+    parallel_tool_calls: Yes | None = None
     chat_template_kwargs: JsonObject | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
+    store: No | None = None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from runtime.server.requests.base import Generation, Text
+from runtime.server.requests.base import Generation, No, One, Text
 
 TokenId = Annotated[int, Field(ge=0, le=(1 << 31) - 1)]
 
@@ -17,6 +17,6 @@ class CompletionRequest(Generation):
     prompt: (
         Text | Annotated[list[Text], Field(min_length=1, max_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
     )
-    echo: Literal[False] | None = None
-    best_of: Literal[1] | None = None
+    echo: No | None = None
+    best_of: One | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

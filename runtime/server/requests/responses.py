@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from runtime.server.requests.base import Asked, JsonObject, Nothing, Strict, Text
+from runtime.server.requests.base import Asked, JsonObject, No, Nothing, Strict, Text, Yes, Zero
 from runtime.server.requests.chat import AnyObject, ChatRequest, FreeText
 
 
@@ -116,12 +116,12 @@ class ResponsesRequest(Asked):
     text: TextSettings | None = None
     tools: Annotated[list[ResponseTool], Field(min_length=1)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenFunction | None = None
-    parallel_tool_calls: Literal[True] | None = None
+    parallel_tool_calls: Yes | None = None
     chat_template_kwargs: JsonObject | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
+    store: No | None = None
     truncation: Literal["disabled"] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Zero | None = None
 
 
 # Where a field of the chat request comes from; others have the same name.
