@@ -59,7 +59,9 @@ def sources_of(chunks: list[TextChunk]) -> list[str]:
 
 
 @both_ways
-@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize(
+    "name", ["schema", "regex", *(pytest.param(name, marks=pytest.mark.slow) for name in ("object", "grammar"))]
+)
 def test_every_drafter_gives_the_plain_answer(engine: Engine, name: str, sampling: SamplingParams) -> None:
     constraint = CONSTRAINTS[name]
     plain = answer(engine, constraint, sampling=sampling, speculation=PLAIN)

@@ -67,7 +67,7 @@ def test_whatever_is_drawn_is_an_answer(kind: str) -> None:
     tokenizer = KINDS[kind]()
     compiler, end = compiler_of(tokenizer)
     schema, regex, complete = CONSTRAINTS["schema"], CONSTRAINTS["regex"], 0
-    for seed in range(12):
+    for seed in range(8):
         matcher = compiler.matcher(schema)
         tokens = walk(matcher, seed, 80)
         if matcher.end(tokens) is not None:
@@ -79,7 +79,7 @@ def test_whatever_is_drawn_is_an_answer(kind: str) -> None:
         if matcher.end(tokens) is not None:
             assert re.fullmatch(regex.pattern, text_of(tokenizer, tokens, end))
             complete += 1
-    assert complete > 6
+    assert complete > 4
 
 
 @every_kind
@@ -113,14 +113,13 @@ def test_a_mask_hangs_on_the_tokens_alone(kind: str, name: str) -> None:
 def test_one_token_is_allowed_if_the_mask_allows_it(kind: str, name: str) -> None:
     tokenizer = KINDS[kind]()
     compiler, end = compiler_of(tokenizer)
-    for seed in range(2):
-        tokens = walk(compiler.matcher(CONSTRAINTS[name]), seed, 25)
-        for path in (*(tokens[:place] for place in range(len(tokens) + 1)), [*tokens, end], [*tokens[:2], 1, 2]):
-            masked, asked = compiler.matcher(CONSTRAINTS[name]), compiler.matcher(CONSTRAINTS[name])
-            wanted = {token for token in allowed(masked, path) if token < tokenizer.entries + PADDING}
-            asked_for = range(tokenizer.entries + PADDING)
-            assert {token for token in asked_for if asked.allows(path, token)} == wanted
-            assert masked.allows(path, end) == (end in wanted)
+    tokens = walk(compiler.matcher(CONSTRAINTS[name]), 0, 16)
+    for path in (*(tokens[:place] for place in range(len(tokens) + 1)), [*tokens, end], [*tokens[:2], 1, 2]):
+        masked, asked = compiler.matcher(CONSTRAINTS[name]), compiler.matcher(CONSTRAINTS[name])
+        wanted = {token for token in allowed(masked, path) if token < tokenizer.entries + PADDING}
+        asked_for = range(tokenizer.entries + PADDING)
+        assert {token for token in asked_for if asked.allows(path, token)} == wanted
+        assert masked.allows(path, end) == (end in wanted)
 
 
 @every_kind

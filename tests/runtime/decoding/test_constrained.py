@@ -16,7 +16,7 @@ from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.constrained import EndingWith, allowed_logits, allowed_part
 from runtime.decoding.context import Context
-from runtime.decoding.draft import Draft, DraftLimit, DrawKind, Pick, Step, chain_limit
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind, Pick, Step, Verdict, chain_limit
 from runtime.decoding.loop import Loop, decode
 from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams, draw, greedy_token, probabilities, uniform
@@ -148,26 +148,89 @@ def test_constrained_speculative_text_is_constrained_plain_text(name: str, sampl
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_rules_that_use_distributions_stay_in_the_language(name: str, rule: str) -> None:
-    for seed in range(4):
+    for seed in range(2):
         language = Language(VOCAB, seed, END)
         steps = decoded(language, DRAFTERS[name](True), chain_limit(4), RULES[rule](), replace(SAMPLED, seed=seed))
         tokens = [token for step in steps for token in step.tokens]
         assert language.count_allowed(tokens) == len(tokens)
 
 
-@pytest.mark.parametrize("name", ["same model", "other model", "hierarchy", "suffix", "fallback"])
-def test_nothing_is_drafted_that_cannot_stand(name: str) -> None:
-    language = Language(VOCAB, 3, END)
+def assert_may_stand(draft: Draft, context: Context) -> None:
+    """Every node of ``draft`` is allowed behind those above it."""
+    paths: dict[int, list[int]] = {-1: []}
+    for node, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
+        paths[node] = [*paths[parent], token]
+        assert context.constraint is not None
+        assert context.constraint.count_allowed(paths[node]) == len(paths[node])
 
-    class Checking(MatchVerifier):
-        def accept(self, draft, logits, context):
-            paths: dict[int, list[int]] = {-1: []}
-            for node, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
-                paths[node] = [*paths[parent], token]
-                assert context.constraint.count_allowed(paths[node]) == len(paths[node])
-            return super().accept(draft, logits, context)
 
-    assert decoded(language, DRAFTERS[name](False), chain_limit(5), Checking(), SAMPLED)
+class Checked:
+    """A drafter whose drafts are all allowed, before anyone cuts them."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.name, self._drafter = drafter.name, drafter
+
+    def propose(self, context: Context, limit: DraftLimit) -> Draft:
+        draft = self._drafter.propose(context, limit)
+        assert_may_stand(draft, context)
+        return draft
+
+
+class CheckingVerifier(MatchVerifier):
+    def accept(self, draft: Draft, logits: np.ndarray, context: Context) -> Verdict:
+        assert_may_stand(draft, context)
+        return super().accept(draft, logits, context)
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_nothing_is_verified_that_cannot_stand(name: str) -> None:
+    assert decoded(Language(VOCAB, 3, END), DRAFTERS[name](False), chain_limit(5), CheckingVerifier(), SAMPLED)
+
+
+@pytest.mark.parametrize("limit", [chain_limit(5), DraftLimit(6, 3, "tree")], ids=["chain", "tree"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("drawn", [False, True], ids=["chosen", "drawn"])
+def test_models_propose_nothing_that_cannot_stand(drawn: bool, sampling: SamplingParams, limit: DraftLimit) -> None:
+    rule = RecursiveVerifier() if drawn else MatchVerifier() if sampling is SAMPLED else GreedyVerifier()
+    for seed in range(2):
+        drafters: list[Drafter] = [DraftModelDrafter(_model(1), VOCAB, drawn=drawn)]
+        drafters.append(FallbackDrafter([Random(VOCAB), drafters[0]]))
+        if limit.shape == "chain":
+            drafters.append(_hierarchy(Checked(DraftModelDrafter(_model(1), VOCAB, drawn=drawn)), drawn))
+        for drafter in drafters:
+            assert decoded(Language(VOCAB, seed, END), Checked(drafter), limit, rule, sampling)
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["chosen", "drawn"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_model_that_drafts_for_itself_is_always_right(sampling: SamplingParams, drawn: bool) -> None:
+    """It sees the same mask as the rows that judge it, and is as sure of its tokens."""
+    rule: Verifier = BlockVerifier() if drawn else MatchVerifier() if sampling is SAMPLED else GreedyVerifier()
+    for seed in range(3):
+        for name in ("same model", "ahead"):
+            if name == "ahead" and drawn:
+                continue
+            steps = decoded(Language(VOCAB, seed, END), DRAFTERS[name](drawn), chain_limit(4), rule, sampling)
+            drafted = [step for step in steps if step.finish is None]
+            assert sum(step.num_drafted for step in drafted) > 0
+            assert all(step.num_accepted == step.num_drafted for step in drafted)
+
+
+def test_chances_are_those_among_what_is_allowed() -> None:
+    """Where one token alone is allowed, it is certain."""
+    certain = 0
+    for seed in range(4):
+        language = Language(VOCAB, seed, END)
+        context = Context(80, GREEDY)
+        context.hold(PROMPT)
+        context.constraint = language
+        drafter = DraftModelDrafter(_model(1), VOCAB)
+        draft = drafter.propose(context, replace(chain_limit(6), floor=1e-9))
+        for place, chance in enumerate(draft.chances):
+            if len(language.after(draft.tokens[:place])) == 1:
+                assert chance == 1.0
+                certain += 1
+    assert certain
 
 
 def test_forced_tokens_are_all_accepted() -> None:
