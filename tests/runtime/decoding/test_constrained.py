@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.decoding import loop as loop_module
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.constrained import EndingWith, allowed_logits, allowed_part
+from runtime.decoding.constraint import Constraint
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, DrawKind, Pick, Step, Verdict, chain_limit
 from runtime.decoding.loop import Loop, decode
@@ -231,6 +233,27 @@ def test_chances_are_those_among_what_is_allowed() -> None:
                 assert chance == 1.0
                 certain += 1
     assert certain
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("name", ["same model", "other model", "hierarchy", "ahead"])
+def test_models_draft_under_the_constraint_themselves(
+    name: str, sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of their drafts is left out afterwards: a draft that was cut would be shorter for nothing."""
+    drafted = 0
+
+    def check(draft: Draft, constraint: Constraint | None) -> Draft:
+        nonlocal drafted
+        drafted += len(draft)
+        assert allowed_part(draft, constraint) == draft
+        return draft
+
+    monkeypatch.setattr(loop_module, "allowed_part", check)
+    for seed in range(4):
+        rule = GreedyVerifier() if sampling is GREEDY else MatchVerifier()
+        decoded(Language(VOCAB, seed, END), DRAFTERS[name](False), chain_limit(5), rule, sampling)
+    assert drafted
 
 
 def test_forced_tokens_are_all_accepted() -> None:

@@ -25,6 +25,7 @@ from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
 from runtime.kernels.library import library_path
 from runtime.sessions.errors import OtherSessionError, SessionError
+from runtime.sessions.held import held_levels
 from runtime.speculation.request import PLAIN, Speculation
 from tests.runtime.sessions.rows_read import rows_read
 from tests.runtime.tiny_bundle import write_tiny_bundle
@@ -148,6 +149,24 @@ def test_every_type_of_cache_is_saved_bit_for_bit(
         chunks = list(engine.generate(prompt, max_new_tokens=12, ignore_eos=True))
         assert tokens_of(chunks) == whole
         assert chunks[-1].stats.cached_tokens == len(tokens) - 1
+
+
+def test_the_place_in_a_conversation_and_the_sampling_are_saved(stacked: Engine, other: Engine, tmp_path: Path) -> None:
+    list(stacked.generate("Hello", sampling=SAMPLED, max_new_tokens=4, left_out=100))
+    stacked.save(tmp_path / "session")
+    session = other.restore(tmp_path / "session")
+    assert (session.left_out, session.sampling) == (100, SAMPLED)
+    assert other.snapshot().left_out == 100
+    other.save(tmp_path / "again")
+    assert stacked.restore(tmp_path / "again").sampling == SAMPLED
+
+
+def test_a_drafter_keeps_room_for_a_draft(stacked: Engine) -> None:
+    target, *drafters = held_levels(stacked._models, stacked.bundle, stacked.manifest)
+    for level, reserve in ((target, 0), *((level, level.model.max_rows) for level in drafters)):
+        room = level.model.cache.capacity - reserve
+        assert level.fault(level.identity, room) is None
+        assert "there is room for" in (level.fault(level.identity, room + 1) or "")
 
 
 def test_what_drafters_have_learnt_is_saved(stacked: Engine, other: Engine, tmp_path: Path) -> None:
