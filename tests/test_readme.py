@@ -136,6 +136,13 @@ def _quick() -> list[Command]:
     ]
 
 
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is an empty one: some commands and examples write files."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize("command", _quick(), ids=str)
 def test_quick_commands_run(
     command: Command, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -153,6 +160,7 @@ def test_quick_commands_run(
     assert capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize(
     "example", [pytest.param(code, id=page.name) for page in CURRENT for code in page.blocks("python")]
 )

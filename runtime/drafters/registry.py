@@ -71,9 +71,14 @@ def register(name: str, make: DrafterFactory, longest: int) -> None:
     """
     if not re.fullmatch(r"\w+", name):
         raise PocketspecError(f"{name!r} is no name of a drafter; write one word of letters, digits and underscores")
+    require_free(name)
+    _registered[name] = RegisteredDrafter(name, make, longest)
+
+
+def require_free(name: str) -> None:
+    """PocketspecError if ``name`` means something already in every engine."""
     if name in (AUTO, NONE, GRAMMAR, *_registered):
         raise PocketspecError(f"there is a drafter {name!r} already; take another name")
-    _registered[name] = RegisteredDrafter(name, make, longest)
 
 
 def registered() -> Mapping[str, RegisteredDrafter]:

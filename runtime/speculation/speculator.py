@@ -22,7 +22,7 @@ from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.drafters.factory import make_drafter
 from runtime.drafters.forced import ForcedDrafter
-from runtime.drafters.registry import GRAMMAR, registered
+from runtime.drafters.registry import GRAMMAR, registered, require_free
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError
 from runtime.models.ort_model import OrtModel
@@ -89,7 +89,8 @@ class Speculator:
         self.inner_rule: SyntheticVerifier | None = None
 
     def add(self, drafter: Drafter) -> None:
-        """Makes a drafter of the caller's known by its name."""
+        """Makes a drafter of the caller's known by its name; PocketspecError if that means another one already."""
+        require_free(drafter.name)
         self._added[drafter.name] = drafter
 
     def use(self, levels: Mapping[str, OrtModel], planned: DraftPlan) -> None:

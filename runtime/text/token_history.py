@@ -97,10 +97,9 @@ class History:
         front = self.tokens[-_SEAM:]
         for hidden in range(min(end, _MAX_HIDDEN) + 1):
             said = tokens[: end - hidden]
-            text = self._tokenizer.decode(said)
-            if shown.startswith(text):
+            answers = (self._tokenizer.decode(said, front), self._tokenizer.decode(said))
+            if shown.startswith(answers):
                 if said:  # an empty answer loses nothing if it is encoded again
-                    answers = (self._tokenizer.decode(said, front), text)
                     self._turns.append(TokenizedTurn(self._prompt, answers, (*self._new, *said)))
                 self._prompt, self._new = "", []
                 return

@@ -80,6 +80,14 @@ def test_names_that_are_taken_or_put_together_are_refused(name: str) -> None:
         register(name, lambda spec, resources: Parrot(), longest=3)
 
 
+@pytest.mark.parametrize("name", ["auto", "none", "grammar", "suffix"])
+def test_one_engines_own_drafter_takes_no_name_that_means_another(random_bundle: Path, name: str) -> None:
+    own = Parrot()
+    own.name = name
+    with Engine.open(random_bundle, Request(threads=1)) as engine, pytest.raises(PocketspecError, match="already"):
+        engine.add_drafter(own)
+
+
 def test_a_name_is_parsed_once_for_all() -> None:
     spec = parse_drafter("ahead:suffix+a>b>c")
     assert (spec.kind, spec.parts[0].kind) == ("overlapped", "fallback")

@@ -55,12 +55,27 @@ def _drafting_share(steps: Sequence[Step], start: int, end: int) -> float:
 @pytest.mark.parametrize("pauses", [(20,), tuple(range(15, 40, 5))], ids=["once", "again and again"])
 def test_a_real_forward_that_is_held_up_keeps_no_drafter_away(random_bundle: Path, pauses: tuple[int, ...]) -> None:
     """A second once, or a fifth of a second again and again, while there are drafts; then 50 tokens to come back."""
-    with Engine.open(random_bundle, Request(threads=1, shape="chain", nodes=7, drafters=("near",))) as engine:
+    with _open(random_bundle) as engine:
         target = Slowed(engine.target)
-        before = _drafting_share(_steps(engine), 50, TOKENS)  # costs are measured with it, too
-        if before < 0.8:
-            pytest.skip("this machine is too busy: drafts do not pay")
+        before = _undisturbed_share(engine)
         target.hold_up(pauses, 1.0 if len(pauses) == 1 else 0.2)
         steps = _steps(engine)
     end = sum(len(step.tokens) for step in steps[: max(pauses) + 2])
-    assert _drafting_share(steps, end + BACK, TOKENS) > 0.8 * before
+    after = _drafting_share(steps, end + BACK, TOKENS)
+    if after <= 0.8 * before:  # unless another program takes the processor, which an engine without a past tells
+        with _open(random_bundle) as engine:
+            Slowed(engine.target)
+            _undisturbed_share(engine)
+    assert after > 0.8 * before
+
+
+def _open(bundle: Path) -> Engine:
+    return Engine.open(bundle, Request(threads=1, shape="chain", nodes=7, drafters=("near",)))
+
+
+def _undisturbed_share(engine: Engine) -> float:
+    """How much is drafted in an answer that nothing holds up; skips where that is little."""
+    share = _drafting_share(_steps(engine), 50, TOKENS)  # costs are measured with it, too
+    if share < 0.8:
+        pytest.skip("this machine is too busy: drafts do not pay")
+    return share

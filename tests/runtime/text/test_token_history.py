@@ -166,6 +166,20 @@ def test_a_space_that_the_template_writes_behind_an_empty_answer_is_the_end_toke
     assert history.encode(text).count(library.token_to_id("<|end|>")) == len(turns)
 
 
+@pytest.mark.parametrize("kind", ["metaspace always", "prepend", "unigram"])
+def test_an_answer_that_is_shown_with_its_first_space_keeps_its_tokens(kind: str) -> None:
+    """A constrained answer may begin with the space that such tokenizers hide."""
+    ours, _ = pair(kind, 0, False, 0)
+    history, messages = History(ours), [{"role": "user", "content": "one"}]
+    prompt = history.encode(ours.render_chat(messages))
+    said = ours.encode("two", add_special_tokens=False)
+    shown = ours.decode(said, prompt[-16:])
+    assert shown == " two"
+    history.add_answer(said, shown, ended=False)
+    messages += [{"role": "assistant", "content": shown}, {"role": "user", "content": "three"}]
+    assert history.encode(ours.render_chat(messages))[: len(prompt) + len(said)] == [*prompt, *said]
+
+
 _OVERLAPPING = ("<a>", "<b>", "x<", "<a><", "<c", "c<b", " <d>", "<e>")
 
 
