@@ -10,9 +10,8 @@ from memory.footprint import (
     CONSTRAINTS,
     Footprint,
     LevelSizes,
-    Part,
     activation_bytes,
-    constraint_bytes,
+    constraints_part,
     level_footprint,
     loading_bytes,
     margin_bytes,
@@ -75,12 +74,14 @@ def plan_with_constraints(plan: Plan, manifest: Manifest) -> Plan:
     """
     if plan.process.part(CONSTRAINTS).anonymous:
         return plan
-    added = constraint_bytes(manifest)
-    parts = (*(part for part in plan.process.parts if part.name != CONSTRAINTS), Part(CONSTRAINTS, added))
+    added = constraints_part(manifest)
+    parts = (*(part for part in plan.process.parts if part.name != CONSTRAINTS), added)
     found = replace(plan, process=Footprint(parts))
     found = replace(found, margin_bytes=margin_bytes(found.anonymous_bytes, found.hot_bytes))
     if found.needed_bytes > plan.budget_bytes:
-        raise OverBudgetError(no_constraints_text(plan, added, found.needed_bytes), found.needed_bytes)
+        raise OverBudgetError(
+            no_constraints_text(plan, added.anonymous + added.hot, found.needed_bytes), found.needed_bytes
+        )
     return found
 
 

@@ -44,6 +44,8 @@ _SAMPLING = 13
 # parsers and masks. Measured in fresh processes, llguidance 1.9.1: 5.0 MB at 4,096 entries (the demo), 11.7 at 32,000
 # and 35.3 at 100,000 (Qwen2's first ones), 16.7 at 49,152 (SmolLM), 48.4 at 151,665 (Qwen2).
 _CONSTRAINTS, _CONSTRAINT_ENTRY = 3_700_000, 305
+# Pages of its library that are in memory then.
+_CONSTRAINT_LIBRARY = 6_400_000
 # Python's own objects in a conversation, and fragmentation of the heap.
 _OBJECTS = 1_000_000
 _LEAST_MARGIN = 4 * MIB
@@ -166,7 +168,7 @@ def process_footprint(
         Part("tokens", context * 8),
         Part("sampling", _SAMPLING * manifest.target.shape.vocab_size),
         Part("activations", _OBJECTS + max(activations)),
-        Part(CONSTRAINTS, constraint_bytes(manifest) if constrained else 0),
+        constraints_part(manifest) if constrained else Part(CONSTRAINTS),
     ]
     if suffix:
         parts.append(Part("suffix index", context * SUFFIX_BYTES_PER_TOKEN))
@@ -238,6 +240,12 @@ def tokenizer_bytes(manifest: Manifest) -> int:
         return 0
     slots = 1 << (manifest.target.vocabulary.entries * 8 // 7).bit_length()
     return slots * (_TOKENIZER_SLOT if manifest.schema >= _COMPACT_SINCE else _PUBLISHED_SLOT)
+
+
+def constraints_part(manifest: Manifest) -> Part:
+    """What constrained answers take: ``constraint_bytes`` and the library's pages."""
+    anonymous = constraint_bytes(manifest)
+    return Part(CONSTRAINTS, anonymous, _CONSTRAINT_LIBRARY if anonymous else 0)
 
 
 def constraint_bytes(manifest: Manifest) -> int:

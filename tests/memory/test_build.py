@@ -8,7 +8,7 @@ import pytest
 
 from memory.build import plan_with_constraints
 from memory.choices import Request
-from memory.footprint import CONSTRAINTS, constraint_bytes
+from memory.footprint import CONSTRAINTS, constraint_bytes, constraints_part
 from memory.plan import OverBudgetError
 from memory.planner import make_plan, request_of
 from tests.devices import AMPLE
@@ -22,6 +22,7 @@ def test_constrained_answers_have_a_part_of_their_own() -> None:
     assert free.process.part(CONSTRAINTS).anonymous == 0
     assert plan.process.part(CONSTRAINTS).anonymous == constraint_bytes(PAIR) > 0
     assert plan.running_bytes - free.running_bytes == constraint_bytes(PAIR)
+    assert plan.hot_bytes - free.hot_bytes == constraints_part(PAIR).hot > 0
     assert [request_of(each).constrained for each in (free, plan)] == [False, True]
 
 
@@ -47,5 +48,5 @@ def test_constraints_fit_a_plan_later_exactly_where_they_would_have_from_the_beg
     with pytest.raises(OverBudgetError) as caught:
         plan_with_constraints(replace(free, budget_bytes=wanted.needed_bytes - 1), PAIR)
     assert caught.value.smallest_bytes == wanted.needed_bytes
-    assert f"take {constraint_bytes(PAIR):,} bytes" in str(caught.value)
+    assert f"take {constraint_bytes(PAIR) + constraints_part(PAIR).hot:,} bytes" in str(caught.value)
     assert f"{wanted.needed_bytes:,} would be needed and {wanted.needed_bytes - 1:,} are allowed" in str(caught.value)

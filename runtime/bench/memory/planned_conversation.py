@@ -18,9 +18,11 @@ from typing import Any
 from export.manifest import Manifest
 from memory.choices import Request
 from memory.cores import read_cores
+from memory.footprint import CONSTRAINTS
 from memory.meter import Memory, PeakMeter, Phase, read_mapped_files, resident_bytes
 from memory.plan import Plan, PlanError, check_plan
 from runtime.bundle.foreign import read_bundle
+from runtime.constraints.request import JsonSchema
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit
 from runtime.decoding.sampling import SamplingParams
@@ -35,6 +37,9 @@ from runtime.text.token_ids import open_tokenizer
 
 # Most tokens of an answer; the last answers continue until the context is full.
 _ANSWER = 16
+# The schema of a constrained answer, and its most tokens.
+_PERSON = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 30}, "age": {"type": "integer"}}}
+_FORM, _FORM_TOKENS = {"type": "array", "items": _PERSON, "minItems": 9}, 128
 _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.95, seed=1)
 
 
@@ -128,6 +133,9 @@ def _converse(engine: Engine, meter: PeakMeter) -> tuple[int, int]:
     """Runs all turns; returns the numbers of tokens and steps."""
     tokens = steps = 0
     trees = engine.plan.draft.shape == "tree" and engine.target.takes_trees
+    if engine.plan.process.part(CONSTRAINTS).anonymous:
+        with meter.phase(CONSTRAINTS):
+            _answer_in_form(engine)
     for turn, (drafter, prompt, answer) in enumerate(_turns(engine)):
         made = engine.steps(
             prompt,
@@ -143,6 +151,13 @@ def _converse(engine: Engine, meter: PeakMeter) -> tuple[int, int]:
             taken += made
         tokens, steps = tokens + len(prompt) + sum(len(step.tokens) for step in taken), steps + len(taken)
     return tokens, steps
+
+
+def _answer_in_form(engine: Engine) -> None:
+    """Gives an answer to a schema, whose memory is held from then on."""
+    stop = StopRule(max_new_tokens=min(_FORM_TOKENS, engine.plan.context // 2))
+    for _ in engine.steps([0], stop=stop, sampling=_SAMPLED, constraint=JsonSchema(_FORM)):
+        pass
 
 
 def _turns(engine: Engine) -> Iterator[tuple[str, list[int], int | None]]:

@@ -188,6 +188,18 @@ def test_forks_go_on_by_themselves_in_any_thread() -> None:
     assert walk(first, 1) == expected
 
 
+def test_a_fork_stays_where_it_is_when_the_other_goes_on() -> None:
+    compiler, _ = compiler_of(byte_level())
+    first = compiler.matcher(CONSTRAINTS["schema"])
+    tokens = walk(first, 0, 3)
+    masks = [first.mask(tokens[:place]).tobytes() for place in range(3)]
+    fork = first.fork()
+    for place in range(3):
+        assert first.mask().tobytes() == masks[place]
+        first.append([tokens[place]])
+        assert [fork.mask(tokens[:each]).tobytes() for each in range(3)] == masks
+
+
 def test_bytes_of_half_a_character_are_joined() -> None:
     tokenizer = byte_fallback()
     compiler, end = compiler_of(tokenizer)

@@ -189,6 +189,12 @@ def test_nothing_is_verified_that_cannot_stand(name: str) -> None:
     assert decoded(Language(VOCAB, 3, END), DRAFTERS[name](False), chain_limit(5), CheckingVerifier(), SAMPLED)
 
 
+def test_nothing_is_judged_by_an_intermediate_that_cannot_stand() -> None:
+    for seed in range(3):
+        drafter = HierarchyDrafter(Random(VOCAB), _model(2), VOCAB, rule=CheckingVerifier())
+        assert decoded(Language(VOCAB, seed, END), drafter, chain_limit(5, chain_limit(3)), MatchVerifier(), SAMPLED)
+
+
 @pytest.mark.parametrize("limit", [chain_limit(5), DraftLimit(6, 3, "tree")], ids=["chain", "tree"])
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("drawn", [False, True], ids=["chosen", "drawn"])
