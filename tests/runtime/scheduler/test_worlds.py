@@ -113,7 +113,7 @@ def _check(rows: str, text: str, drafter: str, event: str) -> None:
     assert _mean(traces, 0, 48) >= 0.9
     best, name = _best(rows, text, drafter)
     assert _mean(traces, 0, sum(ANSWERS)) >= (0.95 - LUCK / 2) * best, name
-    if text != "changing":
+    if text != "changing" and event != "nothing":  # without an event, part of the tokens tells nothing that all do not
         assert _mean(traces, EVENT + 50, EVENT + 250) >= (0.95 - LUCK) * best, name
 
 
