@@ -27,11 +27,8 @@ class Trees(DecodingMethod):
         self._curve: tuple[tuple[float, ...], list[float]] = ((), [])
 
     def limits(self, room: Room) -> Iterator[DraftLimit]:
-        """Every second size above a chain's, for all depths up to the usual one of the largest tree."""
-        if room.trees:
-            for depth in range(2, tree_limit(room.nodes).depth + 1):
-                for nodes in range(depth + 1, room.nodes + 1, 2):
-                    yield DraftLimit(nodes, depth, "tree")
+        """Trees of all sizes, none of which is a chain."""
+        return map(tree_limit, range(3, room.nodes + 1 if room.trees else 0))
 
     def forecast(self, limit: DraftLimit, latency: LatencyEstimates) -> Forecast:
         tokens = 1 + self._accepted(limit) * self._gain.value

@@ -45,7 +45,7 @@ CONSTANTS = {
     "cost_based._STALE_TOKENS": 0.0,
     "cost_based._HOPELESS": 0.0,
     "cost_based._HORIZON_TOKENS": _ENDLESS,
-    "forecast.NEARLY": 0.9999,
+    "forecast.NEARLY": 1.0,
     "latency._LATEST": 1.0,
     "latency.FEW_ROWS": _ENDLESS,
     "latency._MOST_BESIDE": _ENDLESS,

@@ -113,7 +113,7 @@ def _check(rows: str, text: str, drafter: str, event: str) -> None:
     assert _mean(traces, 0, 48) >= 0.9
     best, name = _best(rows, text, drafter)
     assert _mean(traces, 0, sum(ANSWERS)) >= (0.95 - LUCK / 2) * best, name
-    if text != "changing" and event != "nothing":  # without an event, part of the tokens tells nothing that all do not
+    if text != "changing":
         assert _mean(traces, EVENT + 50, EVENT + 250) >= (0.95 - LUCK) * best, name
 
 
@@ -135,7 +135,7 @@ def test_no_event_keeps_the_scheduler_from_the_best_way(rows: str, text: str, dr
 @pytest.mark.slow
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize(("rows", "text", "drafter"), [world for world in ALL if world not in FEW])
-def test_nor_does_any_in_any_other_world(rows: str, text: str, drafter: str, event: str) -> None:
+def test_nor_does_any_in_any_othermake_world(rows: str, text: str, drafter: str, event: str) -> None:
     _check(rows, text, drafter, event)
 
 
