@@ -277,9 +277,9 @@ class Engine:
         widths = self.target.widths
         return widths.exact and (widths.tree or speculation.drafter == NONE or not speculation.asks_for_trees)
 
-    def decoding_methods(self) -> list[DecodingMethod]:
+    def decoding_methods(self, sampled: bool) -> list[DecodingMethod]:
         """The decoding methods that the scheduler chooses among, with nothing learned yet."""
-        return self._open.speculator.methods()
+        return self._open.speculator.methods(sampled)
 
     def explain(self) -> list[Prospect]:
         """Forecast and result of each decoding method in the latest answer, best first; empty without a choice."""

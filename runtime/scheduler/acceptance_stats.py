@@ -2,47 +2,30 @@
 
 The chance of acceptance usually drops after the first token and is flat behind it, so every depth has an estimate of
 its own. With few observations it is drawn towards the estimate over all depths, and that one towards what was known
-before: the agreement measured at export, and what earlier texts have shown. Old steps fade slowly, so that the choice
-of a method does not follow the luck of a few steps. Where the latest steps clearly contradict the estimate, only they
-count.
+before: the agreement measured at export, and what longer stretches of earlier text have shown. Old steps fade slowly,
+so that the choice of a method does not follow the luck of a few steps. Where the latest steps clearly contradict the
+estimate, only they count.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from statistics import median
 
-# An estimate is made of so many observations, or rather: every observation fades the ones before by one in so many.
-_REMEMBERED = 125.0
-# What was known before counts as so many observations: few, so that a drafter that is always wrong is found out early.
+# Weight of a step relative to the one after it: the latest 125 or so make the estimate.
+_MEMORY = 0.992
+# The latest 5 or so are compared with the estimate; a difference like this, 2 to 3 standard deviations, replaces it.
+_LATEST, _SURPRISE = 0.8, 0.4
+# The long-run estimate, of the latest 500 steps or so, survives such a change: a bad paragraph ends.
+_LONG_MEMORY = 0.998
+# What was known before counts as so many observed tokens: few, so that a drafter that is always wrong is found out
+# early.
 _PRIOR_WEIGHT = 8.0
-# The latest ones are compared with the estimate; a difference like this, 2 to 3 standard deviations, replaces it.
-_LATEST, _SURPRISE = 5.0, 0.4
-# How often a drafter is right that nobody has measured: a cautious guess.
-UNKNOWN_CHANCE = 0.5
-
-
-class RunningMean:
-    """A weighted mean of about the ``remembered`` latest observations; ``prior`` counts as ``weight`` of them."""
-
-    def __init__(self, prior: float, weight: float | None = None, remembered: float | None = None) -> None:
-        self.weight = _PRIOR_WEIGHT if weight is None else weight
-        self.total = prior * self.weight
-        self._kept = 1 - 1 / (remembered or _REMEMBERED)
-
-    @property
-    def value(self) -> float:
-        """The mean now."""
-        return self.total / self.weight
-
-    def observe(self, total: float, weight: float = 1.0) -> None:
-        """Observations of so much ``weight`` came to ``total``."""
-        self.total = self.total * self._kept + total
-        self.weight = self.weight * self._kept + weight
-
-    def towards(self, known: float) -> float:
-        """The mean, drawn towards what was ``known`` before."""
-        return (self.total + _PRIOR_WEIGHT * known) / (self.weight + _PRIOR_WEIGHT)
+# The estimate over all depths counts as so many tokens in that of one depth.
+_POOLED_WEIGHT = 4.0
+_MAX_DEPTH = 32
+# A token's surprise moves the log odds of the text by this much; no chance is nearer to 0 or 1 than ``_LEAST``.
+_TEXT_SHARE, _MOST_SHIFT, _LEAST = 0.15, 2.0, 0.02
 
 
 class TextEase:
@@ -53,19 +36,21 @@ class TextEase:
     """
 
     def __init__(self) -> None:
-        self._odds = 1.0
+        self._shift = 0.0
 
-    def shifted(self, usual: float) -> float:
-        """The ``usual`` chance, in this text."""
-        return usual * self._odds / (usual * self._odds + 1 - usual)
+    def shifted(self, chance: float) -> float:
+        """The usual ``chance``, in this text."""
+        usual = min(max(chance, _LEAST), 1 - _LEAST)
+        return 1 / (1 + (1 - usual) / usual * math.exp(-self._shift))
 
     def observe(self, accepted: int, seen: int, usual: float) -> None:
         """``accepted`` of the ``seen`` tokens of a drafter stood, whose ``usual`` chance is known."""
-        self._odds *= math.exp((accepted - seen * self.shifted(usual)) / _PRIOR_WEIGHT)
+        self._shift += _TEXT_SHARE * (accepted - seen * self.shifted(usual))
+        self._shift = min(max(self._shift, -_MOST_SHIFT), _MOST_SHIFT)
 
     def end(self) -> None:
         """Another text begins."""
-        self._odds = 1.0
+        self._shift = 0.0
 
 
 class AcceptanceStats:
@@ -76,41 +61,145 @@ class AcceptanceStats:
 
     def __init__(self, prior: float, text: TextEase | None = None) -> None:
         self.text = text or TextEase()
-        # In all texts, and of late; in this text over all depths, and by depth.
-        self._long, self._latest = RunningMean(prior), RunningMean(prior, _LATEST, _LATEST)
-        self._all, self._depths = RunningMean(0.0, 0.0), defaultdict[int, RunningMean](lambda: RunningMean(0.0, 0.0))
+        self._depths = [_Share(_MEMORY) for _ in range(_MAX_DEPTH)]
+        self._all, self._long = _Share(_MEMORY), _Share(_LONG_MEMORY, prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT)
+        enough = 1 / (1 - _LATEST)
+        self._latest = _Share(_LATEST, prior * enough, enough)
+        self._latest_first = _Share(_LATEST, prior * enough, enough)
+        # The last answer of ``chances``, which is asked many times between two observations.
+        self._told: list[float] = []
         # Changes with every observation.
         self.version = 0
 
-    def forget(self, share: float) -> None:
-        """Keeps only a ``share`` of the weight of what this text has shown."""
-        for mean in (self._all, *self._depths.values()):
-            mean.total, mean.weight = mean.total * share, mean.weight * share
-        self.version += 1
-
     def observe(self, accepted: int, drafted: int) -> None:
         """A draft ``drafted`` tokens deep, of which the first ``accepted`` stood."""
-        seen = min(accepted + 1, drafted)
-        if not seen:
+        reached = min(accepted + 1, drafted, _MAX_DEPTH)
+        if not reached:
             return
-        self.text.observe(accepted, seen, self._long.value)
-        for mean in (self._all, self._long):
-            mean.observe(accepted, seen)
-        for depth in range(1, seen):
-            self._depths[depth].observe(depth < accepted)
+        stood = min(accepted, reached)
+        self.text.observe(stood, reached, self._long.value)
+        for share in (self._all, self._long, self._latest):
+            share.add(stood, reached)
+        for depth in range(1, reached):
+            self._depths[depth].add(depth < accepted, 1)
         self.observe_first(accepted > 0)
 
     def observe_first(self, stood: bool) -> None:
         """A first token, where nothing can be said of the ones behind it."""
-        for mean in (self._latest, self._depths[0]):
-            mean.observe(stood)
+        self._latest_first.add(stood, 1)
+        self._depths[0].add(stood, 1)
+        self._told = []
         self.version += 1
-        if abs(self._latest.value - self.chances(1)[0]) > _SURPRISE:
-            self.forget(0.0)
-            for mean in (self._all, self._depths[0]):
-                mean.observe(self._latest.total, self._latest.weight)
+        if abs(self._latest_first.value - self.chances(1)[0]) > _SURPRISE:
+            self._begin_anew()
+
+    def forget(self, share: float) -> None:
+        """Keeps only a ``share`` of the weight of the latest steps."""
+        for each in (self._all, *self._depths):
+            each.keep(share)
+        self._told = []
+        self.version += 1
+
+    @property
+    def pooled(self) -> float:
+        """The chance over all depths."""
+        return self._all.towards(self.text.shifted(self._long.value), _PRIOR_WEIGHT)
 
     def chances(self, depth: int) -> list[float]:
         """For each of the first ``depth`` tokens, the chance that it is accepted given that all before it are."""
-        usual = self._all.towards(self.text.shifted(self._long.value))
-        return [self._depths[each].towards(usual) for each in range(depth)]
+        if len(self._told) < depth:
+            pooled = self.pooled
+            self._told = [share.towards(pooled, _POOLED_WEIGHT) for share in self._depths[:depth]]
+        return self._told[:depth]
+
+    def _begin_anew(self) -> None:
+        """Something has changed: only the latest few steps count."""
+        self.forget(0.0)
+        self._all.add(self._latest.stood, self._latest.seen)
+        self._depths[0].add(self._latest_first.stood, self._latest_first.seen)
+
+
+class _Share:
+    """How many of the tokens seen ``stood``; each addition multiplies the weight of the old ones by ``memory``."""
+
+    __slots__ = ("_memory", "seen", "stood")
+
+    def __init__(self, memory: float, stood: float = 0.0, seen: float = 0.0) -> None:
+        self._memory, self.stood, self.seen = memory, stood, seen
+
+    @property
+    def value(self) -> float:
+        """The share; some must have been seen."""
+        return self.stood / self.seen
+
+    def add(self, stood: float, seen: float) -> None:
+        """One step more."""
+        self.stood = self.stood * self._memory + stood
+        self.seen = self.seen * self._memory + seen
+
+    def keep(self, share: float) -> None:
+        """Keeps a ``share`` of the weight."""
+        self.stood, self.seen = self.stood * share, self.seen * share
+
+    def towards(self, known: float, weight: float) -> float:
+        """The share, drawn towards ``known`` as if that had been seen in ``weight`` tokens."""
+        return (self.stood + weight * known) / (self.seen + weight)
+
+
+class RunningMean:
+    """A running mean. ``prior`` is expected before the first observation and counts as ``weight`` of them."""
+
+    def __init__(self, prior: float, weight: float) -> None:
+        self._sum, self._seen = 0.0, 0.0
+        self._prior, self._weight = prior, weight
+
+    @property
+    def value(self) -> float:
+        """The mean now."""
+        return (self._sum + self._weight * self._prior) / (self._seen + self._weight)
+
+    def observe(self, value: float) -> None:
+        """One observation."""
+        self._sum = self._sum * _MEMORY + value
+        self._seen = self._seen * _MEMORY + 1
+
+
+class TreeGain:
+    """How many times more nodes of trees are accepted than if siblings were independent; near 1 with few steps."""
+
+    def __init__(self) -> None:
+        self._accepted = self._expected = _PRIOR_WEIGHT
+
+    @property
+    def value(self) -> float:
+        """Accepted over expected nodes."""
+        return self._accepted / self._expected
+
+    def observe(self, accepted: int, expected: float) -> None:
+        """A tree of which ``accepted`` nodes stood where ``expected`` were expected."""
+        self._accepted = self._accepted * _MEMORY + accepted
+        self._expected = self._expected * _MEMORY + expected
+
+
+class RunningRatio:
+    """The running ratio of what was observed to what was predicted, robust against single hiccups.
+
+    Every observation is the median of the latest three, so a lasting change shows with the second. It is clipped to
+    within a factor ``most`` of the current value and enters with weight ``share``. ``told`` is the value when it was
+    last used.
+    """
+
+    __slots__ = ("_before", "_most", "_share", "told", "value")
+
+    def __init__(self, share: float, most: float) -> None:
+        self.value = self.told = 1.0
+        self._before = (1.0, 1.0)
+        self._share, self._most = share, most
+
+    def observe(self, ratio: float) -> None:
+        """One observation."""
+        older, old = self._before
+        self._before = (old, ratio)
+        usual = median((older, old, ratio))
+        clipped = min(max(usual, self.value / self._most), self.value * self._most)
+        self.value += self._share * (clipped - self.value)

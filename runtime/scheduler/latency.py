@@ -10,19 +10,21 @@ predictions.
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Mapping
 
 from memory.costs import MeasuredCosts
+from memory.plan import Shape
 from memory.step_models import StepEstimate
 from runtime.decoding.draft import DraftLimit, Step
+from runtime.scheduler.acceptance_stats import RunningRatio
 from runtime.scheduler.forecast import NEARLY, Forecast
 from runtime.scheduler.row_slope import RowSlope
 
-# Weight of the latest observation in a ratio.
-_LATEST = 0.3
+# Contexts of one bucket share a prediction: costs grow slowly with the text.
+_BUCKET = 128
+# Weight of the latest observation in a ratio, and the largest factor by which it may differ. What a row count takes
+# beside the slope changes less, and must not look dear because it was held up twice.
+_LATEST, _LATEST_ROWS = (0.3, 4.0), (0.2, 1.25)
 # Rows that a drafter reads anyway after a rejection or a bonus token.
 FEW_ROWS = 4
 # The target's forward says how slow the machine is if all other work in its time is below this share.
@@ -36,45 +38,60 @@ class LatencyEstimates:
     """
 
     def __init__(self, costs: MeasuredCosts, target: str, padded: Callable[[int], int]) -> None:
-        self.costs, self._target, self._padded = costs, target, padded
-        # Our own work in every step, and for a node of a draft.
-        self.step_seconds, self.node_seconds = costs.step_seconds, costs.node_seconds
-        self._context = 0
+        self.costs = costs
+        # Changes with the predictions.
+        self.version = 0
+        self._target, self._padded = target, padded
+        self._bucket = 0
         self._forwards: dict[tuple[str, int], float] = {}
-        self._slowdown, self._slope = RunningRatio(), RowSlope()
-        self._methods = defaultdict[str, RunningRatio](RunningRatio)
+        self._targets: dict[int, float] = {}
+        self._slowdown = RunningRatio(*_LATEST)
+        self._slope = RowSlope()
+        self._told_slope = 1.0
+        self._latest_rows = 0
+        self._rows: dict[int, RunningRatio] = {}
+        self._methods: dict[str, RunningRatio] = {}
+
+    @property
+    def step_seconds(self) -> float:
+        """Our own work in every step."""
+        return self.costs.step_seconds
+
+    @property
+    def node_seconds(self) -> Mapping[Shape, float]:
+        """Our own work for a node of a draft."""
+        return self.costs.node_seconds
 
     @property
     def slowdown(self) -> float:
         """How many times longer everything takes at the moment than is predicted."""
         return self._slowdown.value
 
-    @property
-    def version(self) -> object:
-        """Equal as long as predictions are about the same."""
-        ratios = (1 + self._slope.value, *(ratio.value for ratio in self._methods.values()))
-        return self._context, [round(math.log(ratio) / (1 - NEARLY)) for ratio in ratios]
-
     def at(self, context: int) -> None:
-        """From now on predictions are for a text of ``context`` tokens, or one that takes about as long."""
-        if not NEARLY < self.forward(self._target, 1) / self._calibrated(self._target, 1, context) < 1 / NEARLY:
-            self._context = context
+        """From now on predictions are for a text of ``context`` tokens."""
+        bucket = context // _BUCKET
+        if bucket != self._bucket:
+            self._bucket = bucket
             self._forwards.clear()
+            self._change()
 
     def target(self, rows: int) -> float:
-        """Seconds of a forward of the target with ``rows`` rows, which is no dearer than a forward for each."""
-        return self.forward(self._target, 1) * min(self._slope.factor(self._extra(rows)), self._padded(rows))
+        """Seconds of a forward of the target with ``rows`` rows."""
+        seconds = self._targets.get(rows)
+        if seconds is None:
+            seconds = self._sloped(self._padded(rows)) * self._row_ratio(self._padded(rows)).value
+            self._targets[rows] = seconds
+        return seconds
 
     def forward(self, level: str, rows: int) -> float:
         """Seconds of a forward of a level as calibrated, uncorrected; infinite for a level that was not."""
         seconds = self._forwards.get((level, rows))
         if seconds is None:
-            seconds = self._forwards[level, rows] = self._calibrated(level, rows, self._context)
+            costs = self.costs.levels.get(level)
+            middle = self._bucket * _BUCKET + _BUCKET // 2
+            seconds = costs.seconds(rows, middle) if costs is not None else float("inf")
+            self._forwards[(level, rows)] = seconds
         return seconds
-
-    def _calibrated(self, level: str, rows: int, context: int) -> float:
-        costs = self.costs.levels.get(level)
-        return costs.seconds(rows, context) if costs is not None else float("inf")
 
     def plain(self) -> float:
         """Seconds of a step without a draft."""
@@ -95,20 +112,21 @@ class LatencyEstimates:
 
     def correction(self, method: str) -> float:
         """Measured over calibrated seconds of all that a step of ``method`` takes beside the target's forward."""
-        return self._methods[method].value
+        ratio = self._methods.get(method)
+        return 1.0 if ratio is None else ratio.value
 
     def update(self, forecast: Forecast, step: Step) -> None:
         """Corrects the estimates with a measured step that was taken on ``forecast``."""
         # Work for the nodes of trees is in the target's time. Beside a small model it would look like a slow machine.
-        slowdown, shape = self.slowdown, forecast.limit.shape
+        shape = forecast.limit.shape
         nodes = step.num_drafted * self.node_seconds[shape] if shape == "tree" else 0.0
-        if nodes <= _MOST_BESIDE * step.target_seconds > 0:
-            self._slope.observe(self._extra(1 + step.num_drafted), step.target_seconds)
-            slowdown = step.target_seconds / self.target(1 + step.num_drafted)
-            self._slowdown.observe(slowdown)
+        slowdown = self.slowdown
+        if nodes <= _MOST_BESIDE * step.target_seconds:
+            slowdown = self._update_target(self._padded(1 + step.num_drafted), step.target_seconds)
         beside = self._beside(forecast, step.num_drafted)
         if forecast.drafter is not None and beside > 0 and step.rows_read <= FEW_ROWS:
-            self._methods[forecast.method].observe((step.seconds - step.target_seconds) / (beside * slowdown))
+            ratio = self._methods.setdefault(forecast.method, RunningRatio(*_LATEST))
+            self._correct(ratio, (step.seconds - step.target_seconds) / (beside * slowdown))
 
     def _beside(self, forecast: Forecast, drafted: int) -> float:
         scale = drafted / forecast.drafted if forecast.drafted else 1.0
@@ -116,22 +134,38 @@ class LatencyEstimates:
 
     def _extra(self, rows: int) -> float:
         """How much longer a forward of the target was calibrated to take than one of a single row."""
-        return self.forward(self._target, self._padded(rows)) / self.forward(self._target, 1) - 1
+        one = self.forward(self._target, 1)
+        return self.forward(self._target, rows) / one - 1 if 0 < one < float("inf") else 0.0
 
+    def _update_target(self, rows: int, seconds: float) -> float:
+        """The slowdown during a forward of ``rows`` rows that took ``seconds``."""
+        one = self.forward(self._target, 1)
+        if not 0 < one < float("inf") or seconds <= 0:
+            return self.slowdown
+        self._slope.observe(self._extra(rows), seconds)
+        if not NEARLY < (1 + self._slope.value) / (1 + self._told_slope) < 1 / NEARLY:
+            self._told_slope = self._slope.value
+            self._change()
+        ratio = self._row_ratio(rows)
+        if self._latest_rows not in (0, rows):
+            self._correct(ratio, seconds / (self._sloped(rows) * self.slowdown))
+        self._latest_rows = rows
+        slowdown = seconds / (self._sloped(rows) * ratio.value)
+        self._slowdown.observe(slowdown)
+        return slowdown
 
-class RunningRatio:
-    """The running ratio of what was observed to what was predicted, robust against single hiccups.
+    def _sloped(self, rows: int) -> float:
+        return self.forward(self._target, 1) * self._slope.factor(self._extra(rows))
 
-    Every observation is the median of the latest three, so a lasting change shows with the second. None doubles
-    the ratio: a method that looks too slow is not used, and would never be seen to be fast.
-    """
+    def _row_ratio(self, rows: int) -> RunningRatio:
+        return self._rows.setdefault(rows, RunningRatio(*_LATEST_ROWS))
 
-    def __init__(self) -> None:
-        self.value = 1.0
-        self._before = (1.0, 1.0)
+    def _correct(self, ratio: RunningRatio, observed: float) -> None:
+        ratio.observe(observed)
+        if not NEARLY < ratio.value / ratio.told < 1 / NEARLY:
+            ratio.told = ratio.value
+            self._change()
 
-    def observe(self, ratio: float) -> None:
-        """One observation."""
-        usual = median((*self._before, ratio))
-        self.value += _LATEST * (min(usual, self.value / _LATEST) - self.value)
-        self._before = (self._before[1], ratio)
+    def _change(self) -> None:
+        self._targets.clear()
+        self.version += 1

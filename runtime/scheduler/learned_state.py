@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import LatencyEstimates
 from runtime.scheduler.loss_budget import LossBudget
-from runtime.scheduler.methods import DecodingMethod
+from runtime.scheduler.methods import DecodingMethod, forecasts_of
 
 # Drafts may lose this many plain steps at once against plain decoding, and this share of the time; trials may lose as
 # much against the best known method. Over 100 tokens that is 3 steps, which leaves 0.95 of plain decoding's rate if
@@ -80,12 +80,11 @@ class LearnedState:
         shown of one method says a little about all.
         """
         self._turn = (self._turn + 1) % max(len(self.methods), 1)
-        version = self.latency.version
         for place, (name, method) in enumerate(self.methods.items()):
-            key = (room, version, [each.version for each in method.acceptances])
+            key = (room, self.latency.version, [each.version for each in method.acceptances])
             known = self._forecasts.get(name)
             if known is None or known[0] != key or place == self._turn or not method.levels:
-                found = [method.forecast(limit, self.latency) for limit in method.limits(room)]
+                found = forecasts_of(method, self.latency, room)
                 self._forecasts[name] = key, found
                 best = max((forecast.rate for forecast in found), default=0.0)
                 self.tallies[name].expected = best / self.latency.slowdown

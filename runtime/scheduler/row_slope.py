@@ -16,6 +16,8 @@ import math
 
 # Standard deviation of the logarithm of a pair's ratio, and of the slope before the first pair.
 _NOISE, _UNSURE = 0.15, 0.4
+# Variance that the slope gains from pair to pair: it may drift.
+_DRIFT = 3e-4
 # A pair this many standard deviations away from what is expected contradicts it.
 _CONTRADICTS = 3.0
 
@@ -58,7 +60,7 @@ class RowSlope:
             self._doubt = 0.0
         gain = self._variance * sensitivity / spread
         self.value = max(self.value + gain * surprise, 0.0)
-        self._variance = (1 - gain * sensitivity) * self._variance
+        self._variance = (1 - gain * sensitivity) * self._variance + _DRIFT
 
 
 def _is_possible(ratio: float, extra: float, before: float) -> bool:

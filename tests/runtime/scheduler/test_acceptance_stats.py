@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from runtime.scheduler.acceptance_stats import AcceptanceStats, RunningMean, TextEase
+from runtime.scheduler.acceptance_stats import AcceptanceStats, RunningMean, RunningRatio, TextEase, TreeGain
 
 
 def _steps(chances: list[float], count: int, seed: int) -> list[int]:
@@ -79,9 +79,19 @@ def test_what_is_forgotten_counts_less_and_the_prior_more() -> None:
     assert 0.5 < acceptance.chances(1)[0] < before
 
 
+def test_one_hiccup_moves_no_ratio_and_a_lasting_change_does() -> None:
+    ratio = RunningRatio(0.5, 4.0)
+    for value in (1.0, 1.0, 40.0, 1.0, 1.0):
+        ratio.observe(value)
+    assert ratio.value == pytest.approx(1.0)
+    for _ in range(4):
+        ratio.observe(3.0)
+    assert ratio.value > 2.5
+
+
 def test_a_gain_is_the_mean_and_not_what_happens_most_often() -> None:
     """Two nodes in nine steps of ten and none in the tenth: 1.8 on average, of which 1.8 were expected."""
-    gain = RunningMean(1.0)
+    gain = TreeGain()
     for step in range(400):
         gain.observe(0 if step % 10 == 0 else 2, 1.8)
     assert gain.value == pytest.approx(1.0, abs=0.06)
@@ -135,7 +145,7 @@ def test_luck_in_a_usual_text_moves_others_little() -> None:
 
 
 def test_a_mean_finds_what_is_true_and_begins_with_what_is_expected() -> None:
-    mean = RunningMean(3.0)
+    mean = RunningMean(3.0, 2.0)
     assert mean.value == 3.0
     for _ in range(200):
         mean.observe(1.0)

@@ -11,8 +11,8 @@ from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.scheduler.acceptance_stats import AcceptanceStats
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.scheduler.forecast import Forecast, Room, fastest
-from runtime.scheduler.latency import LatencyEstimates, RunningRatio
-from runtime.scheduler.methods import DecodingMethod
+from runtime.scheduler.latency import LatencyEstimates
+from runtime.scheduler.methods import DecodingMethod, forecasts_of
 from runtime.scheduler.methods.chains import Chains
 from runtime.scheduler.methods.hierarchies import Hierarchies
 from runtime.scheduler.methods.model_free import ModelFree
@@ -34,7 +34,7 @@ def _latency(world: World) -> LatencyEstimates:
 
 
 def _best(method: DecodingMethod, world: World) -> Forecast | None:
-    return fastest([method.forecast(limit, _latency(world)) for limit in method.limits(ROOM)])
+    return fastest(forecasts_of(method, _latency(world), ROOM))
 
 
 def _hierarchy(world: World) -> Hierarchies:
@@ -168,13 +168,3 @@ def test_a_level_that_was_not_calibrated_is_never_the_fastest() -> None:
     best = _best(method, _world(FLAT))
     assert best is not None
     assert best.rate == 0.0
-
-
-def test_one_hiccup_moves_no_ratio_and_a_lasting_change_does() -> None:
-    ratio = RunningRatio()
-    for value in (1.0, 1.0, 40.0, 1.0, 1.0):
-        ratio.observe(value)
-    assert ratio.value == pytest.approx(1.0)
-    for _ in range(6):
-        ratio.observe(3.0)
-    assert ratio.value > 2.5

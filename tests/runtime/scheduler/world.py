@@ -107,10 +107,6 @@ class World:
         chance = self.chances[name]
         return chance(self.tokens) if callable(chance) else chance
 
-    def behind(self, name: str) -> int:
-        """Rows that a level must read before it drafts."""
-        return 1
-
     def step(self, pick: Pick) -> Step:
         """What a step with ``pick`` brings, and what it takes."""
         self._sure = []
@@ -249,14 +245,14 @@ class Situated:
         return self._world.tokens
 
     def behind(self, name: str) -> int | None:
-        return None if name in self.closed else self._world.behind(name)
+        return None if name in self.closed else 1
 
 
 def learned_state_of(world: World, only: Kind | None = None) -> LearnedState:
     """What a scheduler knows at the beginning."""
     calibrations = {level.name: ConfidenceCalibration() for level in world.levels}
     stage = Stage(world.levels, calibrations, lambda name: Room(12, True), lambda name: False)
-    methods = make_methods(stage, only)
+    methods = make_methods(stage, False, only)
     return LearnedState(methods, LatencyEstimates(world.costs, "target", lambda rows: rows))
 
 
