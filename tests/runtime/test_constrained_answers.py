@@ -160,7 +160,7 @@ def test_a_closed_engine_waits_for_no_compiler(random_bundle: Path) -> None:
     """As in a forked process, where a thread that stayed behind may hold the lock for ever."""
     with Engine.open(random_bundle, Request(threads=1, nodes=0)) as engine:
         pass
-    engine._constraints._lock = pytest.fail  # type: ignore[assignment]
+    engine._answering._constraints._lock = pytest.fail  # type: ignore[assignment]
     for ask in (engine.check_constraint, lambda constraint: engine.generate([1, 2], constraint=constraint)):
         with pytest.raises(ClosedError):
             ask(AnyJsonObject())

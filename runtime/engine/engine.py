@@ -17,7 +17,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,24 +28,19 @@ from memory.plan import Plan
 from memory.planner import request_of
 from runtime.bundle.foreign import check_bundle, read_bundle
 from runtime.calibration.stored import costs_of
-from runtime.constraints.compiler import ConstraintCompiler
 from runtime.constraints.request import Constrained
 from runtime.context_overflow import Refit, make_refit
-from runtime.decoding.acceptance.with_logprobs import WithLogprobs
-from runtime.decoding.constrained import EndingWith
 from runtime.decoding.constraint import Constraint
 from runtime.decoding.context import Context, require_room, shared_prefix
 from runtime.decoding.draft import Step
-from runtime.decoding.logprobs import TokenLogprob as TokenLogprob
-from runtime.decoding.logprobs import check_alternatives
+from runtime.decoding.logprobs import TokenLogprob, check_alternatives
 from runtime.decoding.protocols import Drafter, StoppingCriterion
 from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.scoring import check_scored
-from runtime.decoding.stats import GenerationStats
-from runtime.decoding.stop import StopRule, Stops
 from runtime.decoding.suggested_sampling import read_suggestion
-from runtime.decoding.text_chunks import TextChunk as TextChunk
-from runtime.decoding.text_chunks import text_chunks
+from runtime.decoding.text_chunks import TextChunk
+from runtime.engine.answer_text import AnswerText
+from runtime.engine.answering import Answering
 from runtime.kernels.selection import Chooser, Wanted
 from runtime.kernels.weights.packed import Progress, no_progress
 from runtime.kernels.weights.readahead import Warmer
@@ -57,14 +51,13 @@ from runtime.open_models import PlannedModels
 from runtime.opening import device_now, open_as_planned, open_within
 from runtime.scheduler.learned_state import Prospect
 from runtime.scheduler.methods import DecodingMethod
-from runtime.sessions.held import held_levels
+from runtime.sessions.engine_rows import EngineRows
 from runtime.sessions.kept import KeptConversations
-from runtime.sessions.restoring import Session, restore_session
-from runtime.sessions.saving import EngineState, save_session
-from runtime.sessions.snapshot import Snapshot, put_back, take_snapshot
+from runtime.sessions.restoring import Session
+from runtime.sessions.snapshot import Snapshot
 from runtime.speculation.decoding_settings import DecodingSettings
-from runtime.speculation.request import NONE, Speculation
-from runtime.text.prompt import Prompt, check_ids, encode_prompt
+from runtime.speculation.request import Speculation
+from runtime.text.prompt import Prompt, encode_prompt
 from runtime.text.template_data import NO_INPUTS, TemplateInputs, make_inputs
 from runtime.text.token_ids import open_tokenizer
 from runtime.text.tokenizer import Tokenizer
@@ -93,8 +86,8 @@ class Engine:
         )
         self._context = Context(plan.context, SamplingParams())
         ends = levels.manifest.target.vocabulary.eos_token_ids
-        self._constraints = ConstraintCompiler(tokenizer, self.target.vocab_size, ends, self._models.count_constraints)
-        self._notify, self._near_ties_reported = levels.notify, False
+        self._rows = EngineRows(self._models, self._context, self._kept, levels.bundle, levels.manifest)
+        self._answering = Answering(self._models, self._context, self._rows, tokenizer, ends, levels.notify)
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)
 
@@ -204,7 +197,7 @@ class Engine:
         memory beside the plan.
         """
         with self.alone():
-            return take_snapshot(held_levels(self._models, self.bundle, self.manifest), self._context)
+            return self._rows.snapshot()
 
     def resume(self, snapshot: Snapshot) -> None:
         """Puts back what ``snapshot`` took: a prompt that begins with its tokens is read from where they end.
@@ -215,7 +208,7 @@ class Engine:
         nothing changes. BusyError as for ``snapshot``.
         """
         with self.alone():
-            put_back(snapshot, held_levels(self._models, self.bundle, self.manifest), self._context)
+            self._rows.resume(snapshot)
 
     def save(
         self,
@@ -232,8 +225,7 @@ class Engine:
         ends; BusyError while another thread's is not over.
         """
         with self.alone():
-            state = self._state()
-            save_session(Path(path), state if tokens is None else state.limited_to(tokens), conversation)
+            self._rows.save(Path(path), conversation, tokens)
 
     def restore(self, path: Path | str, *, reread: bool = False) -> Session:
         """Takes up a saved session: a prompt that begins with its tokens is read from where they end, bit for bit.
@@ -244,14 +236,7 @@ class Engine:
         thread's answer ends; BusyError while another thread's is not over.
         """
         with self.alone():
-            return restore_session(Path(path), self._state(), reread)
-
-    def _state(self) -> EngineState:
-        """What a session file keeps."""
-        levels = held_levels(self._models, self.bundle, self.manifest)
-        vocabulary = self.manifest.target.vocabulary.sha256 or levels[0].identity.model  # other builders hash nothing
-        calibrations = self._models.speculator.calibrations
-        return EngineState(levels, self._context, calibrations, vocabulary, self.target.vocab_size)
+            return self._rows.restore(Path(path), reread)
 
     def mapped_files(self) -> list[Path]:
         """The files of mapped weights that steps read, the target's first."""
@@ -274,8 +259,7 @@ class Engine:
 
     def is_exact(self, speculation: Speculation) -> bool:
         """Whether answers equal those of plain decoding on this device; False: only up to near ties of logits."""
-        widths = self.target.widths
-        return widths.exact and (widths.tree or speculation.drafter == NONE or not speculation.asks_for_trees)
+        return self._answering.is_exact(speculation)
 
     def decoding_methods(self, sampled: bool) -> list[DecodingMethod]:
         """The decoding methods that the scheduler chooses among, with nothing learned yet."""
@@ -313,7 +297,7 @@ class Engine:
         template; ChatTemplateError if none is used. TokenizerError for anything that is not a prompt, and for a token
         without an embedding in the target.
         """
-        return self._checked(encode_prompt(self.tokenizer, prompt, raw, inputs))
+        return self._answering.check(encode_prompt(self.tokenizer, prompt, raw, inputs))
 
     def generate(
         self,
@@ -363,22 +347,19 @@ class Engine:
         tokens = self.encode(prompt, raw=raw, inputs=make_inputs(template_arguments, tools, documents))
         refit = make_refit(when_full)
         if refit is not None and len(tokens) >= self.capacity:
-            kept = self._checked(refit(tokens, self.capacity) or tokens)
+            kept = self._answering.check(refit(tokens, self.capacity) or tokens)
             left_out, tokens = left_out + len(tokens) - len(kept), kept
         settings = DecodingSettings(sampling or SamplingParams(), speculation or Speculation(), left_out, logprobs)
         matcher = self._matcher(constraint)
         chat = not raw and self.tokenizer.template is not None
         before = () if chat and matcher is None else tokens  # a constraint says itself whether a space comes first
         eos = () if ignore_eos else self.manifest.target.vocabulary.eos_token_ids
-        stops = Stops(self.tokenizer, stop, visible_tokens)
-        stream = stops.stream(before) if stops.strings else None
-        rule = StopRule(eos=eos, strings=stops.strings, max_new_tokens=max_new_tokens, stream=stream)
+        text = AnswerText(self.tokenizer, before, eos, stop, max_new_tokens, visible_tokens)
         require_room(len(tokens), self.capacity)
 
         def make() -> Generator[TextChunk, None, None]:
-            steps = self._decode(tokens, rule, settings, refit, matcher)
-            stats = GenerationStats(len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
-            return text_chunks(steps, stats, stops.stream(before), stops.text())
+            steps = self._answering.steps(tokens, text.rule, settings, refit, matcher)
+            return text.chunks(steps, len(tokens), shared_prefix(self.target.cache.tokens, tokens[:-1]))
 
         return self._turns.begin(make)
 
@@ -398,11 +379,11 @@ class Engine:
 
         When the context is full, ``refit`` decides which tokens are kept; None: the answer ends.
         """
-        tokens = self._checked(tokens)
+        tokens = self._answering.check(tokens)
         require_room(len(tokens), self.capacity)
         settings = DecodingSettings(sampling or SamplingParams(), speculation or Speculation(), left_out, logprobs)
         matcher = self._matcher(constraint)
-        return self._turns.begin(lambda: self._decode(tokens, stop, settings, refit, matcher))
+        return self._turns.begin(lambda: self._answering.steps(tokens, stop, settings, refit, matcher))
 
     def check_constraint(self, constraint: Constrained) -> None:
         """ConstraintError unless answers can be kept to ``constraint``; from any thread, also during an answer."""
@@ -413,7 +394,7 @@ class Engine:
         if constraint is None:
             return None
         self._turns.check()  # first: in a forked process, the compiler's lock may be held for ever
-        return self._constraints.matcher(constraint)
+        return self._answering.matcher(constraint)
 
     def score(self, prompt: Prompt, *, first: int = 1, logprobs: int = 0) -> Answer[TokenLogprob]:
         """The log probability of each token of a given text, after those before it, from the token at ``first`` on.
@@ -428,42 +409,3 @@ class Engine:
         top = check_alternatives(logprobs, self.target.vocab_size)
         check_scored(len(tokens), first, self.capacity)
         return self._turns.begin(lambda: self._models.score(tokens, first, top))
-
-    def _checked(self, tokens: Sequence[int]) -> list[int]:
-        """``tokens`` as integers; TokenizerError for an id without an embedding in the target."""
-        return check_ids(tokens, self.target.vocab_size, self.tokenizer)
-
-    def _decode(
-        self,
-        tokens: Sequence[int],
-        stop: StoppingCriterion,
-        settings: DecodingSettings,
-        refit: Refit | None,
-        matcher: Constraint | None,
-    ) -> Generator[Step, None, None]:
-        context = self._context
-        if self._kept.limit:
-            with self._models.still():
-                self._kept.turn_to(tokens, held_levels(self._models, self.bundle, self.manifest)[0], context)
-        strategy = self._models.speculator.strategy(settings.speculation, settings.sampling, context)
-        if settings.logprobs is not None:
-            top = check_alternatives(settings.logprobs, self.target.vocab_size)
-            strategy = replace(strategy, verifier=WithLogprobs(strategy.verifier, top))
-        self._report_near_ties(settings.speculation)
-        context.sampling, context.constraint = settings.sampling, matcher
-        stop = stop if matcher is None else EndingWith(stop, matcher)
-
-        def keep(tokens: Sequence[int], capacity: int) -> list[int] | None:
-            kept = None if refit is None else refit(tokens, capacity)
-            return None if kept is None else self._checked(kept)
-
-        return self._models.steps(tokens, stop, strategy, context, keep, settings.left_out)
-
-    def _report_near_ties(self, speculation: Speculation) -> None:
-        """Notifies once, before the first token, that trees are exact only up to near ties.
-
-        If nothing is exact on this device, that was reported when the bundle was opened.
-        """
-        if self.target.widths.exact and not self._near_ties_reported and not self.is_exact(speculation):
-            self._near_ties_reported = True
-            self._notify("rows of a tree do not agree bit for bit with those of a chain here: exact up to near ties")
