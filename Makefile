@@ -9,7 +9,7 @@ PROMPT := Write a bedtime story called `The Lantern and the Lost Star`.
 export PROMPT
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo demo-tables check test slow sanitize pictures install clean
+.PHONY: demo demo-tables check test slow sanitize android pictures install clean
 
 # torch is pinned to the CPU build, since a looser range brings gigabytes of GPU packages.
 $(VENV)/installed: pyproject.toml setup.py
@@ -58,6 +58,11 @@ slow: install
 # The operators' own test program under the address, undefined and thread sanitizers; a part of the slow tests.
 sanitize: install
 	$(BIN)/python -m pytest -m slow tests/runtime/kernels/test_sanitizers.py
+
+# The Android demo without Android Studio: compiles it, runs its tests on the desktop JVM, assembles a debug APK. Tools
+# that are missing are named, and what needs them is skipped.
+android: install
+	$(BIN)/python -m android_demo.check
 
 # The picture of measured results, from their table.
 pictures:

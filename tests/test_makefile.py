@@ -77,6 +77,7 @@ def test_the_gate_ends_at_the_first_that_fails(environment: Path) -> None:
 
 def test_what_the_gate_leaves_out_has_a_command(environment: Path) -> None:
     assert shown(environment, "slow") == [["-m", "pytest", "-m", "slow"]]
+    assert shown(environment, "android") == [["-m", "android_demo.check"]]
 
 
 @needs_library
