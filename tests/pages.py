@@ -15,8 +15,8 @@ HISTORY = "CHANGELOG.md"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)|\b(?:src|srcset|href)=\"([^\"]+)\"")
-_PATH = re.compile(r"(?:export|memory|runtime|tests|docs)/[\w./-]*")
-_MODULE = re.compile(r"(?:export|memory|runtime)(?:\.\w+)+")
+_PATH = re.compile(r"(?:android_demo|export|memory|runtime|tests|docs)/[\w./-]*")
+_MODULE = re.compile(r"(?:android_demo|export|memory|runtime)(?:\.\w+)+")
 
 
 @dataclass(frozen=True)

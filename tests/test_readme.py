@@ -51,6 +51,10 @@ def parse(program: str, words: list[str]) -> object:
 
             return _parser().parse_args(words)
         return _parse(words)
+    if program == "android_demo.check":
+        from android_demo.check.__main__ import parse as parse_check
+
+        return parse_check(words)
     if program == "memory":
         from memory.__main__ import parse as parse_memory
 
@@ -67,7 +71,7 @@ def test_every_page_is_known() -> None:
 @pytest.mark.parametrize("command", _of("python", "-m"), ids=str)
 def test_commands_are_understood(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     program, *words = command.words[2:]
-    assert program in ("export", "memory", "runtime")
+    assert program in ("android_demo.check", "export", "memory", "runtime")
     if command.mentioned and all(word.isalpha() and word.islower() for word in words):
         with pytest.raises(SystemExit) as end:
             parse(program, [*words, "--help"])
