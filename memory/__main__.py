@@ -13,6 +13,7 @@ _COMMANDS = {
     "plan": "decide every size for a bundle and a budget, without loading a weight",
     "verify": "run the plan in a process of its own, and show predicted beside measured bytes",
     "curve": "predicted tokens a second and context against the budget",
+    "plans": "write every plan of a bundle, for apps that choose one without a planner",
 }
 
 

@@ -154,8 +154,8 @@ def process_footprint(
     application: int,
     constrained: bool,
 ) -> Footprint:
-    """What the levels share: libraries, tokenizer, tokens, sampling, activations, and with ``suffix`` its index; also
-    the bytes of the ``application`` around them, and of constrained answers if there may be any.
+    """What the levels share: libraries, tokenizer, tokens, sampling, activations, Python's objects, and with ``suffix``
+    its index; also the bytes of the ``application`` around them, and of constrained answers if there may be any.
 
     ``activations`` has the bytes of every level. The largest counts: levels do not run at once, and a forward keeps
     nothing.
@@ -167,7 +167,8 @@ def process_footprint(
         Part("tokenizer", tokenizer_bytes(manifest)),
         Part("tokens", context * 8),
         Part("sampling", _SAMPLING * manifest.target.shape.vocab_size),
-        Part("activations", _OBJECTS + max(activations)),
+        Part("activations", max(activations)),
+        Part("objects", _OBJECTS),
         constraints_part(manifest) if constrained else Part(CONSTRAINTS),
     ]
     if suffix:
