@@ -20,7 +20,7 @@ _FLOAT, _LONG = 4, 8
 
 
 @dataclass(frozen=True)
-class Buffer:
+class ArenaBuffer:
     """``count`` arrays of ``bytes`` bytes each, the first at ``offset`` in its block, the next ``stride`` bytes on."""
 
     name: str
@@ -31,15 +31,15 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Block:
+class ArenaBlock:
     """One block of memory and the ``buffers`` in it."""
 
     name: str
     bytes: int
-    buffers: tuple[Buffer, ...]
+    buffers: tuple[ArenaBuffer, ...]
 
 
-def level_blocks(level: Level, plan: LevelPlan, prefill_chunk: int) -> tuple[Block, Block]:
+def level_blocks(level: Level, plan: LevelPlan, prefill_chunk: int) -> tuple[ArenaBlock, ArenaBlock]:
     """The blocks of ``level`` opened as planned, whose prompts are read in chunks of ``prefill_chunk`` rows.
 
     "kv" has keys and values of every layer, in the order of the graph's inputs, each ``[1, kv_heads, capacity, row]``.
@@ -59,12 +59,12 @@ def level_blocks(level: Level, plan: LevelPlan, prefill_chunk: int) -> tuple[Blo
     return _block("cache", cache), _block("work", work)
 
 
-def _block(name: str, wanted: Iterable[tuple[str, int, int]]) -> Block:
+def _block(name: str, wanted: Iterable[tuple[str, int, int]]) -> ArenaBlock:
     """A block of the ``wanted`` buffers: name, bytes and count of each."""
     buffers, end = [], 0
     for buffer, size, count in wanted:
         if size:
             stride = -(-size // ALIGNMENT) * ALIGNMENT
-            buffers.append(Buffer(buffer, end, size, count, stride))
+            buffers.append(ArenaBuffer(buffer, end, size, count, stride))
             end += count * stride
-    return Block(name, end, tuple(buffers))
+    return ArenaBlock(name, end, tuple(buffers))

@@ -100,7 +100,7 @@ def bundle_key(files: Mapping[str, FileEntry]) -> str:
 
 def dump_table(manifest: Manifest, request: Request) -> str:
     """The table as JSON text: what plans have in common is listed once, and each column is a line."""
-    levels, processes = _Shared(), _Shared()
+    levels, processes = _Listed(), _Listed()
     columns = []
     for column in make_columns(manifest, request):
         plans = [
@@ -122,7 +122,7 @@ def dump_table(manifest: Manifest, request: Request) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-class _Shared:
+class _Listed:
     """Entries that are listed once and referred to by their place."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ def _list_lines(name: str, entries: list[Any]) -> str:
     return f" {json.dumps(name)}: [\n" + ",\n".join(f"  {json.dumps(entry)}" for entry in entries) + "\n ]"
 
 
-def _plan_data(manifest: Manifest, plan: Plan, levels: _Shared, processes: _Shared) -> dict[str, Any]:
+def _plan_data(manifest: Manifest, plan: Plan, levels: _Listed, processes: _Listed) -> dict[str, Any]:
     return {
         "anonymous": plan.anonymous_bytes,
         "hot": plan.hot_bytes,
