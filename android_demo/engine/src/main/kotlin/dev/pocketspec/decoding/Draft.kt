@@ -53,7 +53,8 @@ class Draft(
     }
 
     /**
-     * The parent row of each row of the target's forward, in which [before] rows precede the anchor's; null for a chain.
+     * The parent row of each row of the target's forward, in which [before] rows precede the anchor's; null for a
+     * chain.
      *
      * Nodes A, B, C with parents -1, -1, 0 become rows anchor, A, B, C with parent rows -1, 0, 0, 1.
      */
