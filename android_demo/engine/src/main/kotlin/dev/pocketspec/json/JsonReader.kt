@@ -3,14 +3,17 @@ package dev.pocketspec.json
 import java.math.BigInteger
 
 /**
- * Reads one JSON text from its beginning to its end.
+ * Reads one JSON text, from [start] on.
  *
  * [value] reads whatever comes. [members] and [items] hand the parts of an object or a list to a function, which must
  * read each with one call: a tokenizer with 150,000 entries needs no map of them in between.
  */
-class JsonReader(private val text: String) {
-    private var place = 0
+class JsonReader(private val text: String, start: Int = 0) {
+    private var place = start
     private var depth = 0
+
+    /** Where in the text the reader is; another one can begin there. */
+    val position: Int get() = place
 
     /** The one value of the whole text. */
     fun document(): Any? = value().also { end() }
@@ -30,6 +33,15 @@ class JsonReader(private val text: String) {
         'f' -> word("false", false)
         'n' -> word("null", null)
         else -> number()
+    }
+
+    /** Reads the value that comes next, and forgets it. */
+    fun skip() {
+        when (next()) {
+            '{' -> members { skip() }
+            '[' -> items { skip() }
+            else -> value()
+        }
     }
 
     /** Whether an object comes next. */
