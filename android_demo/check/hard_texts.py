@@ -25,7 +25,7 @@ _SCRIPTS = {
     "marks": "e\u0301 a\u0328\u0301 \u0344 q\u0307\u0323 \u0301alone Z\u0351\u036b\u0343\u0489a\u0300\u0315",
     "forms": "ﬃ Ⅷ ① ½ ㎏ ㍿ ℌ ｆｕｌｌ ² ｡ ⑴ Ǆ ﷽ \u212b \u2126 \u0958 \ufb1d \u2adc",
     "private": "\ue000\uf8ff \U000f0000 \U0010fffd \ufdd0 \uffff \U0003fffe \u0378 \U000e0041",
-    "controls": "\x00\x01\x07\x08\x0b\x0c\x0e\x1b[0m\x1f\x7f\x80\x85\x9f \u200b\u200d\u200e\u202e\u2028\u2029\ufeff\u00ad",
+    "controls": "\x00\x01\x07\x08\x0b\x0c\x0e\x1b[0m\x1f\x7f\x80\x85\x9f \u200b\u200d\u200e\u202e\u2028\u2029\ufeff",
     "spaces": "a  b   c\t\td\n\n e \n f\r\n\r\ng\u00a0h\u3000i\u2003j\u1680k\u205fl\u180em\x1cn   ",
     "numbers": "3.14159 1,234,567 0x1F 1e-9 ٣٤ ௧௨ Ⅻ ㉈ 10²³ 2024-12-31 00:59 007",
     "code": "def f(x):\n    return {'a': [x**2 for _ in range(10)]}  # !\n\tif (a != b && c->d) { s += \"\\n\"; }",
@@ -33,7 +33,18 @@ _SCRIPTS = {
     "contractions": "I'M don't we'll THEY'RE you'Ve 'Twas o'clock it'ſ he'S 'LL 'd'D ’s",
     "mixed": "iPhone15Pro ABCdef XMLHttp nAïVE ΑΒγ Яя１２３ 中a文b xyzzy -- --- |a|b| end. Wow!? one oneself",
 }
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>", "<|end|>", "<|user|>", "<left>", "one")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<|end|>",
+    "<|user|>",
+    "<left>",
+    "one",
+)
 _SPECIAL = (*SPECIAL, "<|en", "<extra>", "▁the▁", "▁", "<0x0A>", "<0xFF>", "\n\n\n", "Café Tokens", "naïve", "NAÏVE")
 _BLOCKS = ((0x20, 0x7F), (0x80, 0x250), (0x300, 0x370), (0x370, 0x600), (0x600, 0x1000), (0x1000, 0x2000))
 _MORE_BLOCKS = ((0x2000, 0x2FFF), (0x3000, 0xA000), (0xA000, 0xD7FF), (0xE000, 0x10000), (0x10000, 0x20000))
@@ -73,7 +84,9 @@ def _broken(draw: random.Random) -> str:
     data = bytearray(_words(draw).encode("utf-8", "surrogatepass"))
     for _ in range(draw.randint(1, 4)):
         place = draw.randrange(len(data) + 1)
-        data[place : place + draw.randint(0, 2)] = draw.choice((b"\xff", b"\xc3", b"\xe2\x82", b"\xf0\x9f", b"\xed\xa0\x80"))
+        data[place : place + draw.randint(0, 2)] = draw.choice(
+            (b"\xff", b"\xc3", b"\xe2\x82", b"\xf0\x9f", b"\xed\xa0\x80")
+        )
     return bytes(data).decode("utf-8", draw.choice(("replace", "replace", "replace", "surrogateescape")))
 
 

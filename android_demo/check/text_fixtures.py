@@ -27,7 +27,8 @@ FEW, MANY = 150, 2000
 def _pieces(tokenizer: Tokenizer, tokens: Sequence[int], sizes: Sequence[int], after: Sequence[int]) -> list[str]:
     """What a stream returns for ``tokens`` fed ``sizes`` at a time, again and again, and at the end."""
     stream = TextStream(tokenizer, after)
-    pieces, start = [], 0
+    pieces: list[str] = []
+    start = 0
     while start < len(tokens):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(stream.feed(tokens[start : start + size]))
@@ -47,7 +48,13 @@ def _of_text(tokenizer: Tokenizer, text: str, draw: random.Random) -> dict[str, 
 
 def _of_tokens(tokenizer: Tokenizer, tokens: list[int], sizes: list[int], after: list[int]) -> dict[str, Any]:
     pieces = _pieces(tokenizer, tokens, sizes, after)
-    return {"tokens": tokens, "after": after, "sizes": sizes, "pieces": pieces, "window": tokenizer.decode_window(tokens)}
+    return {
+        "tokens": tokens,
+        "after": after,
+        "sizes": sizes,
+        "pieces": pieces,
+        "window": tokenizer.decode_window(tokens),
+    }
 
 
 def _any_tokens(tokenizer: Tokenizer, draw: random.Random) -> dict[str, Any]:
