@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from android_demo.check.apk import assemble
 from android_demo.check.compile import compile_engine
 from android_demo.check.fetch import fetch_kotlin, fetch_resources
 from android_demo.check.junit import JvmTest, Selection, prepare_tests, run_tests
@@ -14,7 +15,7 @@ from android_demo.check.places import tool_folders
 from android_demo.check.steps import StepError
 from android_demo.check.tools import Fetchers, MissingToolError, Toolbox
 
-_STAGES = ("compile", "test")
+_STAGES = ("compile", "test", "apk")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     fetchers = Fetchers() if options.offline else Fetchers(fetch_kotlin, fetch_resources)
     tools = Toolbox(tool_folders(), fetchers)
-    stages = {"compile": lambda: _compile(tools), "test": lambda: _test(tools, options)}
+    stages = {"compile": lambda: _compile(tools), "test": lambda: _test(tools, options), "apk": lambda: _apk(tools)}
     skipped, failed = [], False
     with one_build():
         for name in options.only or _STAGES:
@@ -63,6 +64,11 @@ def _test(tools: Toolbox, options: argparse.Namespace) -> bool:
             print(f"{result.outcome} {result.name}: {result.message}", flush=True)
     print(f"test: {_counted(results)}", flush=True)
     return all(result.outcome != "failed" for result in results)
+
+
+def _apk(tools: Toolbox) -> bool:
+    print(f"apk: {assemble(tools)}", flush=True)
+    return True
 
 
 def _counted(results: Sequence[JvmTest]) -> str:

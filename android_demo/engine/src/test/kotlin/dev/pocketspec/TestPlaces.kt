@@ -17,6 +17,10 @@ object TestPlaces {
     /** The native operators of the Python package. */
     fun kernels(): File = existing(File(System.getProperty("pocketspec.kernels").orEmpty()), "the native operators")
 
+    /** A file of what Python makes of the same bundles, which the commands of android_demo.check write; see the README. */
+    fun fixture(name: String): File =
+        existing(File(root, "android_demo/build/fixtures/$name"), "$name of android_demo/build/fixtures")
+
     private fun existing(file: File, what: String): File {
         assumeTrue("$what is not here", file.path.isNotEmpty() && file.exists())
         return file
