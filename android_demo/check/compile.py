@@ -89,7 +89,7 @@ def _kotlinc(tools: Toolbox, arguments: Sequence[str]) -> str:
     library, java = tools.kotlin(), tools.java("java")
     archive = BUILD / f"kotlinc-{fingerprint([], [java.resolve(), library.resolve()])[:16]}.jsa"
     kept = f"-XX:{'SharedArchiveFile' if archive.is_file() else 'ArchiveClassesAtExit'}={archive}"
-    machine: list[str | Path] = [
+    machine = [
         java,
         "-Xmx1g",
         "-XX:+UseSerialGC",

@@ -69,7 +69,7 @@ def run_tests(compiled: CompiledTests, selection: Selection, names: Sequence[str
         f"-Dpocketspec.root={ROOT}",
         f"-Dpocketspec.kernels={LIBRARY if LIBRARY.is_file() else ''}",
     ]
-    machine: list[str | Path] = [
+    machine = [
         tools.java("java"),
         "-Xmx512m",
         "-XX:MaxDirectMemorySize=2g",

@@ -13,7 +13,7 @@ class StepError(Exception):
     """A command that failed; the message has the command's program and what it printed."""
 
 
-def run(command: Sequence[str | Path], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
+def run(command: Sequence[object], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
     """What the command prints; StepError with it if the command fails."""
     words = [str(word) for word in command]
     done = subprocess.run(

@@ -89,7 +89,7 @@ class MainActivity : Activity() {
         val plan = presenter.state.plan
         val text = SpannableStringBuilder(plan?.let(Texts(this)::plan) ?: getString(R.string.no_plan))
         val legend = screen.legend()
-        if (legend.isNotEmpty()) text.append("\n\n").append(legend)
+        if (legend.isNotEmpty()) text.append("\n").append(getString(R.string.plan_legend)).append(legend)
         AlertDialog.Builder(this)
             .setTitle(R.string.plan_title)
             .setMessage(text)
