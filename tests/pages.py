@@ -80,7 +80,8 @@ class Page:
 
 def read_pages() -> list[Page]:
     """All pages: those at the root, and those beside packages."""
-    files = [*ROOT.glob("*.md"), *(file for place in ("docs", "export", "memory", "runtime") for file in _below(place))]
+    files = [*ROOT.glob("*.md"), *ROOT.glob("android_demo/*.md")]
+    files += (file for place in ("docs", "export", "memory", "runtime") for file in _below(place))
     return [Page(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")) for file in sorted(files)]
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.places import ROOT
 
-PACKAGES = ("export", "memory", "runtime")
+PACKAGES = ("android_demo", "export", "memory", "runtime")
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "optimum"}
 
 # What a package may import of this project; everything else of it lies above.
@@ -30,6 +30,7 @@ ALLOWED = {
     "memory": ("memory", *LOW),
     "runtime": ("runtime", "memory", *LOW, *NUMERIC),
     "export": ("export", "memory"),
+    "android_demo": ("android_demo", "export", "memory", "runtime"),
 }
 # These run what they wrote, or teach what will run: they import the runtime inside functions.
 LAZY_RUNTIME = (

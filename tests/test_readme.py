@@ -21,6 +21,7 @@ QUICK = ("chat", "compare", "doctor", "generate", "inspect", "plan")
 EXPECTED_PAGES = {
     "README.md",
     "ARCHITECTURE.md",
+    "android_demo/README.md",
     "CONTRIBUTING.md",
     HISTORY,
     "export/README.md",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from android_demo.check.places import APP, BUILD, ENGINE, HERE
-from android_demo.check.steps import build, files_below, fingerprint, run
+from android_demo.check.steps import build, files_below, fingerprint, is_current, run
 from android_demo.check.tools import ANDROID_JAR, KOTLIN_VERSION, ONNX_RUNTIME_JAR, MissingToolError, Toolbox
 
 CLASSES = BUILD / "classes"
@@ -79,8 +79,10 @@ def _kotlin(tools: Toolbox, name: str, source: Path, classpath: Sequence[Path], 
         if printed.strip():
             print(printed.rstrip(), flush=True)
 
-    output = CLASSES / name
-    build(output, [*sources, *classpath], [KOTLIN_VERSION, *flags], make)
+    output, inputs, settings = CLASSES / name, [*sources, *classpath], [KOTLIN_VERSION, *flags]
+    if not tools.may_compile and not is_current(output, inputs, settings):
+        raise MissingToolError(f"what kotlinc makes of the {name} as it is now", "make android compiles it")
+    build(output, inputs, settings, make)
     return output
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from android_demo.check.places import ROOT
 from export.manifest import PocketspecError
 
-Description = dict[str, Any]
+TokenizerDescription = dict[str, Any]
 
 DEMO = ROOT / "export/demo/Llama-Pocketspec-9M/tokenizer.json"
 SHARED = ROOT.parent / "shared" / "data"
@@ -45,20 +45,20 @@ _SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
-def _split(pattern: dict[str, str], behavior: str = "Isolated", *, invert: bool = False) -> Description:
+def _split(pattern: dict[str, str], behavior: str = "Isolated", *, invert: bool = False) -> TokenizerDescription:
     return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
 
 
-def _sequence(name: str, *parts: Description) -> Description:
+def _sequence(name: str, *parts: TokenizerDescription) -> TokenizerDescription:
     return {"type": "Sequence", name: list(parts)}
 
 
-def _added(content: str, number: int = 0, **more: bool) -> Description:
+def _added(content: str, number: int = 0, **more: bool) -> TokenizerDescription:
     given = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {"id": number, "content": content, **given, **more}
 
 
-def sentencepiece() -> Description:
+def sentencepiece() -> TokenizerDescription:
     """A vocabulary in SentencePiece's manner: bytes, and a few words made of merges."""
     words = ["▁th", "▁the", "▁a", "an", "in", "ing", "er", "▁t", "▁w", "▁.", "日本", "▁▁", "▁▁▁▁", "he"]
     letters = sorted({*"▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789.,!?'\n日本語é�", *"".join(words)})
@@ -99,7 +99,7 @@ def sentencepiece() -> Description:
     }
 
 
-def _fallbacks() -> dict[str, Description]:
+def _fallbacks() -> dict[str, TokenizerDescription]:
     """In the styles of Llama 2, Phi-3, Gemma, and newer SentencePiece conversions."""
     llama2, phi3, gemma, first, no_bytes = (sentencepiece() for _ in range(5))
     llama2["added_tokens"] += [_added("<extra>", normalized=True, special=False), _added("▁the▁", normalized=True)]
@@ -121,7 +121,7 @@ def _fallbacks() -> dict[str, Description]:
     return {"llama2": llama2, "phi3": phi3, "gemma": gemma, "metaspace-first": first, "without-bytes": no_bytes}
 
 
-def _byte_levels(demo: Description) -> dict[str, Description]:
+def _byte_levels(demo: TokenizerDescription) -> dict[str, TokenizerDescription]:
     """In the styles of Llama 3, GPT-4o, DeepSeek, and with every further part."""
     patterns = {"llama3": _LLAMA3, **_OTHERS}
     made = {}
@@ -154,7 +154,7 @@ def _byte_levels(demo: Description) -> dict[str, Description]:
     return made
 
 
-def made_tokenizers() -> dict[str, Description]:
+def made_tokenizers() -> dict[str, TokenizerDescription]:
     """The tokenizers by the names of their styles, as ``tokenizer.json`` describes them."""
     if not DEMO.is_file():
         raise PocketspecError(f"no {DEMO}; take the whole checkout")

@@ -43,10 +43,10 @@ def build(output: Path, inputs: Iterable[Path], settings: Iterable[object], make
 
     ``make`` gets an empty folder, which takes the place of ``output`` when it is complete. Returns whether it ran.
     """
-    stamp = output.with_name(output.name + ".stamp")
     wanted = fingerprint(inputs, settings)
-    if output.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+    if _has(output, wanted):
         return False
+    stamp = _stamp(output)
     stamp.unlink(missing_ok=True)
     work = output.with_name(output.name + ".work")
     shutil.rmtree(work, ignore_errors=True)
@@ -56,6 +56,20 @@ def build(output: Path, inputs: Iterable[Path], settings: Iterable[object], make
     work.rename(output)
     stamp.write_text(wanted, encoding="utf-8")
     return True
+
+
+def is_current(output: Path, inputs: Iterable[Path], settings: Iterable[object]) -> bool:
+    """Whether ``build`` would not make ``output`` again."""
+    return _has(output, fingerprint(inputs, settings))
+
+
+def _has(output: Path, wanted: str) -> bool:
+    stamp = _stamp(output)
+    return output.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted
+
+
+def _stamp(output: Path) -> Path:
+    return output.with_name(output.name + ".stamp")
 
 
 def fingerprint(inputs: Iterable[Path], settings: Iterable[object]) -> str:

@@ -42,10 +42,14 @@ class Fetchers:
 
 @dataclass(frozen=True)
 class Toolbox:
-    """The tools in ``folders`` and of the system; the first of the folders is where missing ones are fetched to."""
+    """The tools in ``folders`` and of the system; the first of the folders is where missing ones are fetched to.
+
+    Unless it ``may_compile``, what kotlinc has not compiled before counts as missing, too.
+    """
 
     folders: Sequence[Path]
     fetchers: Fetchers = Fetchers()
+    may_compile: bool = True
 
     def kotlin(self) -> Path:
         """The folder of kotlinc's jars, in which ``kotlin-compiler.jar`` and the standard library are."""
@@ -91,12 +95,10 @@ class Toolbox:
 
     def onnx_runtime(self) -> Path:
         """The shared library of the Python package."""
-        found = importlib.util.find_spec("onnxruntime")
-        folders = [Path(place) / "capi" for place in (found.submodule_search_locations or ())] if found else []
         pattern = {"darwin": "libonnxruntime.*.dylib", "win32": "onnxruntime.dll"}.get(
             sys.platform, "libonnxruntime.so.*"
         )
-        libraries = [library for folder in folders for library in sorted(folder.glob(pattern))]
+        libraries = [library for folder in onnx_runtime_folders() for library in sorted(folder.glob(pattern))]
         if not libraries:
             raise MissingToolError("the library of onnxruntime", "pip install onnxruntime")
         return libraries[-1]
@@ -112,3 +114,9 @@ class Toolbox:
 
     def _find(self, name: str) -> Path | None:
         return next((folder / name for folder in self.folders if (folder / name).exists()), None)
+
+
+def onnx_runtime_folders() -> list[Path]:
+    """Where the Python package has its shared library."""
+    found = importlib.util.find_spec("onnxruntime")
+    return [Path(place) / "capi" for place in (found.submodule_search_locations or ())] if found else []

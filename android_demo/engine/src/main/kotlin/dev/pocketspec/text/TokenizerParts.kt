@@ -50,7 +50,9 @@ internal object TokenizerParts {
         if (of == null) return listOf(null)
         return when (val type = of.textOrNull("type") ?: "") {
             "ByteLevel" -> listOf(null)
-            "Sequence" -> of.children("processors").fold(listOf<IntArray?>(null)) { inner, each -> around(each).flatMap { ids -> if (ids == null) inner else listOf(ids) } }
+            "Sequence" -> of.children("processors").fold(listOf<IntArray?>(null)) { inner, each ->
+                around(each).flatMap { ids -> if (ids == null) inner else listOf(ids) }
+            }
             "TemplateProcessing" -> of.children("single").map { piece -> special(piece, of.child("special_tokens")) }
             else -> unknown("post-processor", type, listOf("ByteLevel", "Sequence", "TemplateProcessing"))
         }
