@@ -1,6 +1,5 @@
 package dev.pocketspec.models
 
-import dev.pocketspec.TestPlaces
 import dev.pocketspec.bundle.BundleFiles
 import dev.pocketspec.decoding.Logits
 import dev.pocketspec.json.Json
@@ -12,9 +11,9 @@ import kotlin.test.Test
 import kotlin.test.assertEquals
 import kotlin.test.assertTrue
 
-/** The same forwards as on the Python side, whose logits `android_demo/check/forwards.py` has written as hashes. */
+/** The same forwards as on the Python side, whose logits `tests/android_demo/forward_fixtures.py` has written as hashes. */
 class ForwardsTest {
-    private val fixture = Json.parseObject(TestPlaces.fixture("forwards.json").readText())
+    private val fixture = Json.parseObject(ModelFixtures.file("forwards.json").readText())
     private val demo = DemoModels()
 
     @Test
@@ -22,7 +21,8 @@ class ForwardsTest {
         val runs = fixture.child("runs")
         assertTrue(runs.names.isNotEmpty())
         for (kvType in runs.names) {
-            demo.levels.open(demo.plan(fixture.int("context"), kvType).target, demo.plan(fixture.int("context"), kvType)).use {
+            val plan = demo.plan(fixture.int("context"), kvType)
+            demo.levels.open(plan.target, plan).use {
                 for (operation in runs.children(kvType)) perform(it, operation, kvType)
             }
         }
