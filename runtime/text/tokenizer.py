@@ -59,8 +59,9 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer, template: ChatTemplate | None = None) -> None:
         self._inner = inner
-        # Applied by hand, because it trims the offsets of tokens in a text.
-        self._around, inner.post_processor = inner.post_processor, None
+        # Applied by hand: it trims the offsets of tokens in a text, and copies all of them.
+        self._before, self._behind = _tokens_around(inner)
+        inner.post_processor = None
         self.template = template
         self.byte_tokens = _byte_tokens(inner)
         self._cuts = Cuts(inner)
@@ -99,10 +100,8 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of ``text``; ``add_special_tokens`` adds those that belong around a text, such as a begin token."""
-        encoding = self._encoding(text)
-        if add_special_tokens and self._around is not None:
-            encoding = self._around.process(encoding, None, True)
-        return list(encoding.ids)
+        ids = self._encoding(text).ids
+        return [*self._before, *ids, *self._behind] if add_special_tokens else ids
 
     def encode_rest(self, text: str, start: int, before: Sequence[int] = ()) -> list[int]:
         """The ids in ``text`` after its first ``start`` characters, which have the ids ``before``.
@@ -137,7 +136,8 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise TokenizerError(f"the prompt is not valid Unicode text: {error.reason}") from None
         with _refusals("the tokenizer cannot encode the prompt"):
-            return self._inner.encode(text, add_special_tokens=False)
+            # Of the library's methods only this one releases the interpreter's lock: other threads run meanwhile.
+            return self._inner.encode_batch([text], add_special_tokens=False)[0]
 
     def encode_chat(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> list[int]:
         """The ids of ``messages`` in the chat template, up to where the assistant begins to speak."""
@@ -229,6 +229,16 @@ class TextStream:
             self._num_shown = len(self._window)
             self._seen = len(self._tokenizer.decode_window(self._window))
         return piece
+
+
+def _tokens_around(inner: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that belong before and behind a text, found with a text of one token."""
+    if inner.post_processor is None:
+        return [], []
+    text = tokenizers.Tokenizer(tokenizers.models.WordLevel({_FRONT: 0}, _FRONT)).encode(_FRONT)
+    around = inner.post_processor.process(text, None, True)
+    place = around.special_tokens_mask.index(0)
+    return around.ids[:place], around.ids[place + 1 :]
 
 
 def _byte_tokens(inner: tokenizers.Tokenizer) -> dict[int, int]:

@@ -21,6 +21,8 @@ Yes = Annotated[Literal[True], _BOOLEAN]
 _MOST_SEED = (1 << 64) - 1
 _MOST_TOP_K = (1 << 31) - 1
 _MOST_STOPS = 16
+# As OpenAI's. Longer lists take long to check, and the event loop waits.
+MOST_MESSAGES = 2048
 
 
 class Strict(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runtime.server.requests.base import Generation, JsonObject, No, Nothing, Strict, Text, Yes
+from runtime.server.requests.base import MOST_MESSAGES, Generation, JsonObject, No, Nothing, Strict, Text, Yes
 
 
 class TextPart(Strict):
@@ -139,7 +139,7 @@ class NamedChoice(Strict):
 class ChatRequest(Generation):
     """A conversation to be answered. ``chat_template_kwargs`` are the chat template's own arguments."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(min_length=1)] | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from runtime.server.requests.base import Asked, JsonObject, No, Nothing, Strict, Text, Yes, Zero
+from runtime.server.requests.base import MOST_MESSAGES, Asked, JsonObject, No, Nothing, Strict, Text, Yes, Zero
 from runtime.server.requests.chat import AnyObject, ChatRequest, FreeText
 
 
@@ -71,7 +71,22 @@ class ReasoningItem(Strict):
     status: Literal["completed", "incomplete", "in_progress"] | None = None
 
 
-Item = MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem
+def _kind_of(item: Any) -> Any:
+    """What ``item`` says it is; messages need not say so."""
+    return item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None)
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[FunctionCallItem, Tag("function_call")]
+    | Annotated[FunctionOutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="item_type",
+        custom_error_message="it must be an object of type message, function_call, function_call_output or reasoning",
+    ),
+]
 
 
 class ResponseTool(Strict):
@@ -110,7 +125,7 @@ class ChosenFunction(Strict):
 class ResponsesRequest(Asked):
     """A conversation to be answered, in the newer form. Nothing is stored, so every request has all messages."""
 
-    input: Text | Annotated[list[Item], Field(min_length=1)]
+    input: Text | Annotated[list[Item], Field(min_length=1, max_length=MOST_MESSAGES)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     text: TextSettings | None = None

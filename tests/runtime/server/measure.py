@@ -1,8 +1,8 @@
 """What serving adds to answering: ``python -m tests.runtime.server.measure BUNDLE``.
 
 Three figures, each with its median and largest value: the time from the first token to its first byte at the client; a
-step streamed to a client, compared in turns with a step of an engine in this process; and how long ``/health`` takes
-while long prompts come in, which is how long the event loop is kept waiting, and more.
+step streamed to a client, compared in turns with a step of an engine in this process; and how late callbacks of the
+event loop are while long prompts come in, and why (see ``watched``).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -22,9 +23,11 @@ from memory import Request
 from runtime.engine import Engine
 from runtime.speculation.request import PLAIN
 from tests.runtime.server.serving import Server, serving
+from tests.runtime.server.watched import read_ticks
 
 STEP_MS = 20.0  # the step that overheads are compared with
 TOKENS, ROUNDS, PROBES = 200, 9, 400
+WATCH_SECONDS = 4.0  # for each kind of request
 PROMPT = "Once upon a time"
 
 
@@ -60,28 +63,54 @@ def step_ms(client: httpx.Client, engine: Engine) -> tuple[list[float], list[flo
     return served, own
 
 
-def health_ms(server: Server, characters: int) -> list[float]:
-    """How long ``/health`` takes while prompts of so many characters come in, one after the other; 0: none do."""
-    over = threading.Event()
+def bodies() -> dict[str, tuple[str, bytes | None]]:
+    """What comes in while the event loop is watched: a path and a body, None for nothing."""
 
-    def ask() -> None:
-        prompt = ("There was a cat. " * (characters // 17 + 1))[:characters]
-        body = json.dumps({"prompt": prompt, "max_tokens": 1}).encode()
-        with httpx.Client(timeout=60) as other:
-            while characters and not over.is_set():
-                other.post(f"{server.url}/completions", content=body, headers={"content-type": "application/json"})
+    def text(characters: int) -> dict[str, Any]:
+        return {"prompt": ("There was a cat. " * (characters // 17 + 1))[:characters], "max_tokens": 1}
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    found = []
-    with httpx.Client(timeout=60) as client:
-        for _ in range(PROBES):
-            start = time.perf_counter()
-            client.get(f"{server.root}/health")
-            found.append((time.perf_counter() - start) * 1e3)
-    over.set()
-    thread.join()
-    return found
+    turns = [{"role": ("user", "assistant")[number % 2], "content": "There was a cat. " * 50} for number in range(59)]
+    short = [{"role": "user", "content": "x"}] * 2048
+    asked: dict[str, tuple[str, Any]] = {
+        "nothing": ("/health", None),
+        "prompts of 5,000 characters": ("/completions", text(5_000)),
+        "prompts of 50,000 characters": ("/completions", text(50_000)),
+        "prompts of 500,000 characters": ("/completions", text(500_000)),
+        "chats of 50,000 characters": ("/chat/completions", {"messages": turns, "max_tokens": 1}),
+        "2,048 messages each": ("/chat/completions", {"messages": short, "max_tokens": 1}),
+        "100,000 token ids each": ("/completions", {"prompt": [5] * 100_000}),
+    }
+    return {name: (path, body and json.dumps(body).encode()) for name, (path, body) in asked.items()}
+
+
+def send_for(server: Server, path: str, body: bytes | None, seconds: float) -> None:
+    """Sends ``body`` again and again; without one, waits."""
+    end = time.monotonic() + seconds
+    with httpx.Client(timeout=60, headers={"content-type": "application/json"}) as client:
+        while body is not None and time.monotonic() < end:
+            client.post(f"{server.url}{path}", content=body)
+    time.sleep(max(end - time.monotonic(), 0.0))
+
+
+def watch_loop(bundle: Path, is_apart: bool) -> None:
+    """Shows how late the event loop's callbacks are while requests come in. ``is_apart``: to another server on this
+    machine, so what makes callbacks late then is that the processors are busy."""
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder) / "ticks"
+        spans: dict[str, tuple[float, float]] = {}
+        with serving(bundle, program=("tests.runtime.server.watched", str(file))) as watched:
+            server = stack.enter_context(serving(bundle)) if is_apart else watched
+            for name, (path, body) in bodies().items():
+                start = time.monotonic()
+                send_for(server, path, body, WATCH_SECONDS)
+                spans[name] = (start, time.monotonic())
+        ticks = read_ticks(file)
+    print("in another process:" if is_apart else "in the server itself:")
+    for name, (start, end) in spans.items():
+        found = [tick for tick in ticks if start <= tick.time <= end]
+        print(f"  {name}:")
+        for what in ("late", "own", "queued", "locked"):
+            show(f"    {what}", [getattr(tick, what) for tick in found])
 
 
 def show(what: str, values: Sequence[float]) -> None:
@@ -105,8 +134,8 @@ def main() -> None:
         show("a step in this process", own)
         added = statistics.median(served) - statistics.median(own)
         print(f"streaming adds {added:.3f} ms, {added / STEP_MS:.1%} of a step of {STEP_MS:g} ms")
-        for characters in (0, 5_000, 50_000, 500_000):
-            show(f"health while prompts of {characters:,} characters come in", health_ms(server, characters))
+    watch_loop(options.bundle, is_apart=False)
+    watch_loop(options.bundle, is_apart=True)
 
 
 if __name__ == "__main__":

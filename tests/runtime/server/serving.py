@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +33,17 @@ class Server:
         return int(self.root.rpartition(":")[2])
 
 
-def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "runtime", "serve", *map(str, words), "--threads", "1"]
+def command(*words: str | Path, program: Sequence[str] = ("runtime", "serve")) -> list[str]:
+    return [sys.executable, "-m", *program, *map(str, words), "--threads", "1"]
 
 
 @contextmanager
-def serving(*words: str | Path, port: int = 0, **environment: str) -> Iterator[Server]:
+def serving(
+    *words: str | Path, port: int = 0, program: Sequence[str] = ("runtime", "serve"), **environment: str
+) -> Iterator[Server]:
     """A server that is ended by SIGTERM; that must work, and nothing may be written to standard error but notes."""
     process = subprocess.Popen(
-        command(*words, "--port", str(port)),
+        command(*words, "--port", str(port), program=program),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -160,6 +160,7 @@ def test_a_request_is_refused_by_the_parameters_name(post: Post, change: Any, st
         (b'{"prompt": NaN}', 400),
         (b"[" * 100_000, 400),
         (b" " * 100_000_000, 413),
+        (b'{"prompt": [5' + b",5" * 100_001 + b"]}", 413),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -173,3 +174,18 @@ def test_other_requests_are_refused(post: Post) -> None:
     assert post("/completions", {}, content_type="text/plain")[0] == 415
     assert post("/nothing", {})[0] == 404
     assert post("/completions", {}, "DELETE")[0] == 405
+
+
+@pytest.mark.parametrize(("path", "param"), [("/chat/completions", "messages"), ("/responses", "input")])
+def test_a_conversation_of_too_many_messages_is_refused(post: Post, path: str, param: str) -> None:
+    for count, expected in ((2048, 413), (2049, 400)):  # the first one does not fit the context
+        status, reply = post(path, {param: [{"role": "user", "content": "x"}] * count})
+        assert (status, reply["error"]["param"]) == (expected, param)
+    assert "at most 2048" in reply["error"]["message"]
+
+
+def test_an_item_of_no_known_type_is_refused_by_its_place(post: Post) -> None:
+    for item in ({"type": "image"}, {"type": ["message"]}, 5):
+        status, reply = post("/responses", {"input": [{"role": "user", "content": "x"}, item]})
+        assert (status, reply["error"]["param"]) == (400, "input[1]")
+        assert "of type message, function_call" in reply["error"]["message"]

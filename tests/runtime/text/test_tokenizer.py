@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.template_data import ChatTemplateError
@@ -243,3 +243,21 @@ def test_chat_without_a_template_and_broken_text_are_refused() -> None:
         MADE["byte-level"].encode_chat([{"role": "user", "content": "hi"}])
     with pytest.raises(TokenizerError, match="not valid Unicode"):
         MADE["byte-level"].encode("\udce4")
+
+
+PROCESSORS = {
+    "none": None,
+    "front": processors.TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", 1)]),
+    "both": processors.RobertaProcessing(("</s>", 2), ("<s>", 1)),
+    "two": processors.TemplateProcessing("<s> <s> $A </s>", "$A $B", [("<s>", 1), ("</s>", 2)]),
+    "offsets": processors.ByteLevel(trim_offsets=True),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("text", ["", "a cat", "<s>a</s>", "x" * 5000])
+def test_special_tokens_around_a_text_are_those_of_the_library(name: str, text: str) -> None:
+    inner = byte_fallback()._inner
+    inner.post_processor = PROCESSORS[name]
+    expected = inner.encode(text).ids
+    assert Tokenizer(inner).encode(text) == expected
