@@ -17,8 +17,7 @@ from memory.footprint import (
     margin_bytes,
     process_footprint,
 )
-from memory.plan import Bounds, DraftPlan, LevelPlan, OverBudgetError, Plan
-from memory.refusal import no_constraints_text
+from memory.plan import Bounds, DraftPlan, LevelPlan, Plan
 
 # Rows that a growing KV cache begins with, and grows by.
 GROWTH_ROWS = 1024
@@ -68,21 +67,12 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
 
 
 def plan_with_constraints(plan: Plan, manifest: Manifest) -> Plan:
-    """``plan`` with the bytes of constrained answers; OverBudgetError if its budget has no room for them.
-
-    Nothing else changes, and nothing is given up, so a plan in effect may become this one.
-    """
+    """``plan`` with the bytes of constrained answers, which its budget may not have; all else stays as it is."""
     if plan.process.part(CONSTRAINTS).anonymous:
         return plan
-    added = constraints_part(manifest)
-    parts = (*(part for part in plan.process.parts if part.name != CONSTRAINTS), added)
+    parts = (*(part for part in plan.process.parts if part.name != CONSTRAINTS), constraints_part(manifest))
     found = replace(plan, process=Footprint(parts))
-    found = replace(found, margin_bytes=margin_bytes(found.anonymous_bytes, found.hot_bytes))
-    if found.needed_bytes > plan.budget_bytes:
-        raise OverBudgetError(
-            no_constraints_text(plan, added.anonymous + added.hot, found.needed_bytes), found.needed_bytes
-        )
-    return found
+    return replace(found, margin_bytes=margin_bytes(found.anonymous_bytes, found.hot_bytes))
 
 
 def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:

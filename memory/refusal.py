@@ -33,12 +33,11 @@ def unavailable_text(plan: Plan, device: Device, needed: int) -> str:
     )
 
 
-def no_constraints_text(plan: Plan, added: int, needed: int) -> str:
-    """Why answers cannot be constrained beside ``plan``, which would need ``needed`` bytes with ``added`` for them."""
+def no_constraints_text(plan: Plan, needed: int) -> str:
+    """Why answers cannot be constrained within the budget of ``plan``, however much else is given up."""
     return (
-        f"constrained answers of {plan.bundle} take {added:,} bytes that its plan does not count:"
-        f" {needed:,} would be needed and {plan.budget_bytes:,} are allowed; allow {needed:,}, or open the bundle for"
-        " them (--constrained, Request(constrained=True)), so that something else is given up"
+        f"constrained answers of {plan.bundle} need a budget of {needed:,} bytes, and {plan.budget_bytes:,} are"
+        f" allowed; allow {needed:,}"
     )
 
 

@@ -14,8 +14,9 @@ from memory.choices import Request
 from memory.costs import MeasuredCosts
 from memory.device import Device, kernels_of
 from memory.footprint import process_of
-from memory.plan import DraftPlan, Plan
+from memory.plan import DraftPlan, OverBudgetError, Plan
 from memory.planner import make_plan
+from memory.refusal import no_constraints_text
 from runtime.calibration.stored import planning_costs
 from runtime.context_overflow import Refit, steps_with_refit
 from runtime.decoding.context import Context
@@ -108,14 +109,24 @@ class PlannedModels:
                 self._stepping.release()
 
     def count_constraints(self) -> None:
-        """Has the plan count constrained answers from now on; OverBudgetError if its budget has no room for them.
+        """Has the plan count constrained answers from now on; OverBudgetError if its budget cannot have room for them.
 
-        Waits for the end of a running step. May be called from any thread.
+        Where it has none yet, a plan that gives up other things takes effect, as for a smaller budget. Waits for the
+        end of a running step. May be called from any thread.
         """
         with self._stepping:
             self._follow_plan()
-            self.plan = plan_with_constraints(self.plan, self._levels.manifest)
-            self._request = replace(self._request, constrained=True)
+            found = plan_with_constraints(self.plan, self._levels.manifest)
+            request, self._request = self._request, replace(self._request, constrained=True)
+            if found.needed_bytes <= found.budget_bytes:
+                self.plan = found
+                return
+            try:
+                self.replan(found.budget_bytes)
+            except OverBudgetError as error:
+                self._request = request
+                needed = error.smallest_bytes
+                raise OverBudgetError(no_constraints_text(self.plan, needed), needed) from None
 
     @contextmanager
     def still(self) -> Iterator[None]:

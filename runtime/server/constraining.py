@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from memory.plan import OverBudgetError
 from runtime.constraints.compiler import JSON_SPACING
 from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema
 from runtime.server.errors import ApiError, as_api_error
@@ -15,7 +16,10 @@ from runtime.text.tokenizer import Tokenizer
 
 
 def constraint_of(model: ServedModel, asked: ChatRequest, tools: ToolFormat | None) -> Constrained | None:
-    """What the answer must be, None for anything; ApiError if that cannot be compiled. ``tools``: the calls' format."""
+    """What the answer must be, None for anything. ``tools``: the calls' format.
+
+    ApiError if it cannot be compiled, with status 503 if the budget cannot have room for it.
+    """
     form = None if isinstance(asked.response_format, FreeText) else asked.response_format
     chosen = _required_tools(asked)
     if form is not None and chosen:
@@ -31,7 +35,7 @@ def constraint_of(model: ServedModel, asked: ChatRequest, tools: ToolFormat | No
             constraint = call_grammar(chosen, tools, model.engine.tokenizer)
         if constraint is not None:
             model.engine.check_constraint(constraint)
-    except ConstraintError as error:
+    except (ConstraintError, OverBudgetError) as error:
         raise as_api_error(error, "tools" if chosen else "response_format") from None
     return constraint
 

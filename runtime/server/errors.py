@@ -34,14 +34,17 @@ class ApiError(PocketspecError):
 
 
 def as_api_error(error: BaseException, param: str | None = None) -> ApiError:
-    """``error`` for a client; one that is not this project's own gives away no more than its type."""
+    """``error`` for a client; one that is not this project's own gives away no more than its type.
+
+    What can never fit is 413; what a larger budget would have room for (``PUT /v1/plan``) is 503.
+    """
     match error:
         case ApiError():
             return error
         case ContextFullError():
             return ApiError(str(error), status=413, param=param, code="context_length_exceeded")
         case OverBudgetError():
-            return ApiError(str(error), param=param, code="budget_too_small")
+            return ApiError(str(error), status=503, param=param, code="budget_too_small")
         case ClosedError():
             return shutting_down()
         case PocketspecError():

@@ -182,12 +182,29 @@ def test_the_plan_counts_constraints_from_the_first_one_on(random_bundle: Path) 
         assert engine.plan.process.part(CONSTRAINTS_PART).anonymous == constraint_bytes(engine.manifest)
 
 
-def test_a_budget_without_room_for_constraints_refuses_them_and_nothing_else(random_bundle: Path) -> None:
-    with Engine.open(random_bundle, Request(threads=1, nodes=4, context=256)) as engine:
+def test_a_constraint_makes_room_for_itself_within_the_budget(random_bundle: Path) -> None:
+    with Engine.open(random_bundle, Request(threads=1, nodes=4, context=256, kept_conversations=400)) as engine:
         engine.set_budget(engine.plan.needed_bytes)
+        before = engine.plan
         running = engine.generate("Hello there", max_new_tokens=10)
         first = next(running)
-        with pytest.raises(OverBudgetError, match="--constrained, Request") as caught:
+        engine.check_constraint(CONSTRAINTS["schema"])
+        after = engine.plan
+        assert after.process.part(CONSTRAINTS_PART).anonymous == constraint_bytes(engine.manifest)
+        assert after.needed_bytes <= after.budget_bytes == before.budget_bytes
+        assert after.kept_conversations < before.kept_conversations
+        assert (after.context, after.target.kv_type) == (before.context, before.target.kv_type)
+        assert len([*first.step.tokens, *tokens_of(list(running))]) == 10
+
+
+def test_a_budget_that_cannot_have_room_for_constraints_refuses_them_and_nothing_else(random_bundle: Path) -> None:
+    with Engine.open(random_bundle, Request(threads=1, nodes=4, context=256)) as engine:
+        with pytest.raises(OverBudgetError) as caught:
+            engine.set_budget(1)
+        engine.set_budget(caught.value.smallest_bytes)
+        running = engine.generate("Hello there", max_new_tokens=10)
+        first = next(running)
+        with pytest.raises(OverBudgetError, match="constrained answers of tiny need a budget of") as caught:
             engine.check_constraint(CONSTRAINTS["schema"])
         assert engine.plan.process.part(CONSTRAINTS_PART).anonymous == 0
         assert len([*first.step.tokens, *tokens_of(list(running))]) == 10

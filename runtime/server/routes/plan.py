@@ -13,7 +13,7 @@ from memory.meter import read_memory
 from memory.plan import OverBudgetError
 from memory.size import MemoryShare, parse_size
 from runtime.server.checking import check
-from runtime.server.errors import as_api_error
+from runtime.server.errors import ApiError, as_api_error
 from runtime.server.replies import PlanReply
 from runtime.server.requests.plan import BudgetRequest, PlanQuery
 from runtime.server.served import ServedModel
@@ -42,6 +42,8 @@ def _change(model: ServedModel, budget: int | str) -> PlanReply:
         if isinstance(size, MemoryShare):
             size = size.of(read_device().attainable_bytes)
         model.engine.set_budget(size)
+    except OverBudgetError as error:
+        raise ApiError(str(error), param="budget_bytes", code="budget_too_small") from None
     except PocketspecError as error:
         raise as_api_error(error, "budget_bytes") from None
     return _reply(model)

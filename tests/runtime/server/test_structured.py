@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import openai
 import pytest
 
+from memory.plan import OverBudgetError
+from runtime.server.constraining import constraint_of
+from runtime.server.errors import ApiError
+from runtime.server.requests.chat import ChatRequest
 from tests.runtime.server.conftest import Post
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Who is Ann?"}]
@@ -157,3 +162,15 @@ def test_what_cannot_be_done_is_refused_by_name(post: Post, path: str, change: A
     status, reply = post(f"/{path}", {"model": "tools", **said, **change})
     assert (status, reply["error"]["param"]) == (400, param), reply
     assert words in reply["error"]["message"]
+
+
+def test_a_form_that_the_budget_has_no_room_for_is_refused_for_now(post: Post) -> None:
+    def refuse(constraint: object) -> None:
+        raise OverBudgetError("a budget of 9 bytes is needed", 9)
+
+    model: Any = SimpleNamespace(engine=SimpleNamespace(check_constraint=refuse))
+    with pytest.raises(ApiError, match="9 bytes") as caught:
+        constraint_of(model, ChatRequest(messages=MESSAGES, response_format=SCHEMA), None)
+    assert (caught.value.status, caught.value.param) == (503, "response_format")
+    status, reply = post("/plan", {"budget_bytes": 1, "model": "tiny"}, "PUT")
+    assert (status, reply["error"]["code"]) == (400, "budget_too_small")
