@@ -85,6 +85,10 @@ class Conversation:
         return sampling is not None and sampling.temperature > 0
 
     @property
+    def _was_asked(self) -> bool:
+        return any(message["role"] == "user" for message in self.messages)
+
+    @property
     def question(self) -> Message:
         """The latest message of the user; NoTurnError if there is none."""
         return self._latest().question
@@ -100,7 +104,8 @@ class Conversation:
         overflow = Overflow(self._when_full, self._policy.left_out, self._policy.first)
         settings = keep_settings(self._settings)
         turns = self._history.snapshot()
-        record = ConversationRecord(tuple(self.messages), turns, overflow, settings, self._inputs)
+        attempt = self._latest().attempt if self._was_asked else 0
+        record = ConversationRecord(tuple(self.messages), turns, overflow, settings, self._inputs, attempt)
         self._engine.save(path, record.dump(), tokens=self._policy.shown(self._history.tokens))
 
     @classmethod
@@ -142,6 +147,8 @@ class Conversation:
             if record.overflow.when_full == self._when_full:
                 self._policy.left_out = record.overflow.left_out
                 self._policy.first = min(record.overflow.first, self._engine.capacity // 4)
+        if self._was_asked:
+            self._answered = replace(self._latest(), attempt=record.attempt, after=tuple(self.messages))
 
     def say(self, text: str) -> Answer[TextChunk]:
         """Answers the message ``text`` chunk by chunk; what was read of a cancelled answer stays in ``messages``.

@@ -21,6 +21,7 @@ from runtime.text.token_history import TokenizedTurn, TokenizedTurns
 
 _MOST_TOKEN = (1 << 31) - 1
 _FIELDS = ("messages", "turns", "overflow", "settings", "template")
+_MOST_ATTEMPTS = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,17 @@ class AnswerSettings:
 
 @dataclass(frozen=True)
 class ConversationRecord:
-    """A conversation; ``turns`` are those of its ``History``, ``template`` the chat template's inputs."""
+    """A conversation; ``turns`` are those of its ``History``, ``template`` the chat template's inputs.
+
+    ``attempt``: how often the latest message was answered before the answer that it has. Files have it if it is not 0.
+    """
 
     messages: Sequence[Message]
     turns: TokenizedTurns
     overflow: Overflow
     settings: AnswerSettings
     template: TemplateInputs
+    attempt: int = 0
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -75,6 +80,7 @@ class ConversationRecord:
                 "overflow": asdict(self.overflow),
                 "settings": asdict(self.settings),
                 "template": asdict(self.template),
+                **({"attempt": self.attempt} if self.attempt else {}),
             }
             parse_conversation(parse_own_json(json.dumps(data)))
         except (PocketspecError, UntrustedError, TypeError, ValueError) as error:
@@ -93,7 +99,7 @@ def keep_settings(settings: Mapping[str, Any]) -> AnswerSettings:
 
 def parse_conversation(data: Any) -> ConversationRecord:
     """The conversation in ``data``, which a stranger may have written; UntrustedError."""
-    if not isinstance(data, dict) or set(data) != set(_FIELDS):
+    if not isinstance(data, dict) or set(data) - {"attempt"} != set(_FIELDS):
         raise UntrustedError(f"has a conversation without {', '.join(_FIELDS)}")
     try:
         settings = _settings(data["settings"])
@@ -109,7 +115,14 @@ def parse_conversation(data: Any) -> ConversationRecord:
         overflow,
         settings,
         template,
+        _attempt(data.get("attempt", 0)),
     )
+
+
+def _attempt(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST_ATTEMPTS:
+        raise UntrustedError(f"has {shown(value)} for the number of answers before the latest one")
+    return value
 
 
 def _settings(value: Any) -> AnswerSettings:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from export.untrusted import UntrustedError
 from memory import Request
 from runtime.conversation import Conversation, NoTurnError
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
 from runtime.errors import ContextFullError
+from runtime.sessions.conversation_record import ConversationRecord, Overflow, keep_settings, parse_conversation
 from runtime.speculation.request import PLAIN, Speculation
-from runtime.text.template_data import ChatTemplateError
+from runtime.text.template_data import NO_INPUTS, ChatTemplateError
 from runtime.text.token_history import History
 from tests.runtime.text.pair_tokenizer import pair_tokenizer
 
@@ -63,6 +65,30 @@ def test_a_sampled_answer_is_regenerated_with_the_next_seeds(engine: Engine) -> 
     for number, expected in enumerate(answers):
         seeded = SamplingParams(temperature=SAMPLED.temperature, seed=SAMPLED.seed + number)
         assert text_of(list(begin(engine, seeded).say("one"))) == expected
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_saved_conversation_is_regenerated_with_the_seed_after_its_own(
+    engine: Engine, tmp_path: Path, times: int
+) -> None:
+    conversation = begin(engine, SAMPLED)
+    list(conversation.say("one"))
+    for _ in range(times):
+        list(conversation.regenerate())
+    conversation.save(tmp_path / "session")
+    restored = Conversation.restore(engine, tmp_path / "session")
+    again = text_of(list(restored.regenerate()))
+    seeded = SamplingParams(temperature=SAMPLED.temperature, seed=SAMPLED.seed + times + 1)
+    assert again == text_of(list(begin(engine, seeded).say("one")))
+    assert len(restored.messages) == 2
+
+
+@pytest.mark.parametrize("attempt", [-1, True, "1", 1.0, None, 2**63, []], ids=repr)
+def test_a_number_of_answers_that_is_none_is_refused(attempt: object) -> None:
+    data = ConversationRecord((), (), Overflow("stop", 0, 0), keep_settings({}), NO_INPUTS, 7).dump()
+    assert parse_conversation(data).attempt == 7
+    with pytest.raises(UntrustedError, match="number of answers"):
+        parse_conversation({**data, "attempt": attempt})
 
 
 def test_the_seed_after_the_largest_is_the_smallest(engine: Engine) -> None:
