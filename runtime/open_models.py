@@ -177,7 +177,8 @@ class PlannedModels:
                 yield step
 
     def _follow_plan(self) -> None:
-        """Changes the open models to the latest plan. Frees memory first, then takes more."""
+        """Changes the open models to the latest plan. Frees memory first, then takes more: at every moment they have
+        at most what the larger of the two plans has, and ``plan`` is the new one when the rest is given back."""
         plan, self._next_plan = self._next_plan, None
         if plan is None:
             return
@@ -190,5 +191,5 @@ class PlannedModels:
         self.drafters = self._levels.open_drafters(plan, kept)
         self._watch_forwards()
         self.speculator.use(self.drafters, plan.draft)
-        self.plan = plan
         give_back()
+        self.plan = plan

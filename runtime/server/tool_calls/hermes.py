@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.server.tool_calls.format import ToolCall, parse_json, read_call
+from runtime.server.tool_calls.format import ToolCall, ends_in_string, parse_json, read_call
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
@@ -19,8 +19,10 @@ class Hermes:
     arguments_key = "arguments"
 
     def find_end(self, text: str) -> int | None:
-        """Behind the closing mark."""
+        """Behind the closing mark, the first that is no part of an argument's text."""
         place = text.find(_CLOSE)
+        while place >= 0 and ends_in_string(text[len(_OPEN) : place]):
+            place = text.find(_CLOSE, place + 1)
         return None if place < 0 else place + len(_CLOSE)
 
     def parse(self, text: str) -> list[ToolCall]:

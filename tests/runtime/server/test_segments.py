@@ -20,6 +20,9 @@ CALL = ToolCall("add", '{"a": 1}')
 OTHER = ToolCall("sub", "{}")
 HERMES_CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
+MARK = ToolCall("add", '{"a": "</tool_call>"}')
+CUT = ('<tool_call>{"name": "add", "arguments": {"a": "</tool_call>', list[ToolCall]())
+
 # format, text, content, calls
 CASES: list[tuple[ToolFormat | None, str, str, list[ToolCall]]] = [
     (Hermes(), HERMES_CALL, "", [CALL]),
@@ -27,6 +30,21 @@ CASES: list[tuple[ToolFormat | None, str, str, list[ToolCall]]] = [
     (Hermes(), "<tool_call>no JSON</tool_call> then", "<tool_call>no JSON</tool_call> then", []),
     (Hermes(), "a <tool_cal", "a <tool_cal", []),
     (Hermes(), '<tool_call>{"name": "add", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [CALL]),
+    (Hermes(), '<tool_call>{"name": "add", "arguments": {"a": "</tool_call>"}}</tool_call> b', "b", [MARK]),
+    (Hermes(), '<tool_call>\n{"name": "add", "argu', '<tool_call>\n{"name": "add", "argu', []),
+    (Hermes(), '<tool_call>{"name": "add", "arguments": {"a": "</tool_call>', *CUT),
+    (Hermes(), f"<tool_call>[]</tool_call>{HERMES_CALL}", "<tool_call>[]</tool_call>", [CALL]),
+    (Llama3(), '<|python_tag|>add.call(a=1)', "", [CALL]),
+    (Llama3(), '<|python_tag|>add.call(a=b)', '<|python_tag|>add.call(a=b)', []),
+    (Llama3(), '<|python_tag|>add.call(**{})', '<|python_tag|>add.call(**{})', []),
+    (Llama3(), '<|python_tag|>print("Hi")', '<|python_tag|>print("Hi")', []),
+    (Llama3(), '{"name": "add", "parameters": {"a": 1', '{"name": "add", "parameters": {"a": 1', []),
+    (Llama3(), '{"type": "function", "name": "add", "parameters": {"a": 1}}\n{"name": "sub"}', "", [CALL, OTHER]),
+    (Llama3(), '{"name": "add", "parameters": {}} or', '{"name": "add", "parameters": {}} or', []),
+    (Mistral(), 'Yes.\n[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}, "id": "abcdefghi"}]', "Yes.", [CALL]),
+    (Mistral(), '[TOOL_CALLS][{"name": "add", "argum', '[TOOL_CALLS][{"name": "add", "argum', []),
+    (Mistral(), '[TOOL_CALLS]add[ARGS]{"a": ', '[TOOL_CALLS]add[ARGS]{"a":', []),
+    (Mistral(), '[TOOL_CALLS]add[ARGS]no', '[TOOL_CALLS]add[ARGS]no', []),
     (Llama3(), '{"name": "add", "parameters": {"a": 1}}; {"name": "sub", "parameters": {}}', "", [CALL, OTHER]),
     (Llama3(), '<|python_tag|>{"name": "add", "parameters": {"a": 1}}', "", [CALL]),
     (Llama3(), 'The JSON {"name": "add"}', 'The JSON {"name": "add"}', []),
@@ -50,7 +68,7 @@ def joined(segments: list[Segment], kind: str) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[1][:30])
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(cuts=st.lists(st.integers(0, 1000), max_size=8))
 def test_calls_are_found(case: tuple[ToolFormat | None, str, str, list[ToolCall]], cuts: list[int]) -> None:
     tools, text, content, calls = case
