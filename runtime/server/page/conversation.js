@@ -4,23 +4,39 @@ export class Conversation {
   messages = [];
   #attempts = 0;
 
+  // Messages before the latest change, and what was typed for it: both come back if it gets no answer.
+  #before = [];
+  #typed = "";
+
   say(text) {
-    this.messages.push({ role: "user", content: text });
+    return this.edit(this.messages.length, text);
+  }
+
+  // `text` in place of the user's message at `place`, and an answer to it; later messages are gone.
+  edit(place, text) {
+    this.#keep(text);
+    this.messages = [...this.messages.slice(0, place), { role: "user", content: text }];
     this.#attempts = 0;
     return this.#begin();
   }
 
   // A new answer in place of the latest.
   regenerate() {
+    this.#keep("");
     if (this.messages.at(-1)?.role === "assistant") this.messages.pop();
     this.#attempts += 1;
     return this.#begin();
   }
 
-  // The user's latest message, taken back because it got no answer.
+  // Takes back the latest change, which got no answer; returns what was typed for it.
   takeBack() {
-    while (this.messages.at(-1)?.role === "assistant") this.messages.pop();
-    return this.messages.pop()?.content ?? "";
+    this.messages = this.#before;
+    return this.#typed;
+  }
+
+  #keep(typed) {
+    this.#before = [...this.messages];
+    this.#typed = typed;
   }
 
   #begin() {

@@ -1,7 +1,9 @@
 // The messages on the page.
 
+import { makeButton } from "./button.js";
 import { describe } from "./conversation.js";
 import { renderMarkdown } from "./markdown.js";
+import { makeEditor } from "./message-editor.js";
 import { plainPainter, Sources } from "./sources.js";
 
 export class Log {
@@ -13,11 +15,13 @@ export class Log {
     this.#list = list;
   }
 
-  // Shows all messages; `regenerate` is called for another answer in place of the latest.
-  show(messages, { coloured, isGoing, regenerate }) {
+  // Shows all messages; `regenerate` is called for another answer in place of the latest, and `edit` with the place of a
+  // message of the user and the text to put there.
+  show(messages, { coloured, isGoing, regenerate, edit }) {
     this.#coloured = coloured;
     this.#keepEnd(() => {
-      this.#list.replaceChildren(...messages.map((message) => this.#item(message)));
+      this.#list.replaceChildren(...messages.map((message, place) =>
+        this.#item(message, isGoing ? null : (text) => edit(place, text))));
       if (messages.length) this.#fillLatest(messages.at(-1), isGoing, regenerate);
     });
   }
@@ -43,12 +47,32 @@ export class Log {
     this.#list.scrollTop = this.#list.scrollHeight;
   }
 
-  #item(message) {
+  #item(message, edit) {
     const item = document.createElement("li");
     item.className = message.role;
-    if (message.role === "user") item.append(this.#who("You"), message.content);
+    if (message.role === "user") this.#said(item, message, edit);
     else this.#fill(item, message, false, null);
     return item;
+  }
+
+  // A message of the user, with a button to edit it.
+  #said(item, message, edit) {
+    const text = document.createElement("div");
+    text.className = "said";
+    text.textContent = message.content;
+    item.replaceChildren(this.#who("You"), text);
+    if (edit === null) return;
+    const cancel = () => {
+      this.#said(item, message, edit);
+      item.querySelector("button").focus();
+    };
+    const button = makeButton("Edit", () => {
+      const editor = makeEditor(message.content, edit, cancel);
+      item.replaceChildren(this.#who("You"), editor);
+      editor.elements[0].focus();
+    });
+    button.title = "Edit this message, and go on from here";
+    item.append(button);
   }
 
   #fill(item, message, isGoing, regenerate) {
@@ -87,11 +111,7 @@ export class Log {
     }
     if (this.#coloured) below.append(...this.#sources.legend(message.pieces));
     if (regenerate && !isGoing) {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = "Regenerate";
-      button.addEventListener("click", regenerate);
-      below.append(button);
+      below.append(makeButton("Regenerate", regenerate));
     }
     return below;
   }

@@ -110,7 +110,12 @@ function askForKey() {
 
 function showAll() {
   const isGoing = running !== null;
-  log.show(conversation.messages, { coloured: isColoured(), isGoing, regenerate: () => answer(() => conversation.regenerate()) });
+  log.show(conversation.messages, {
+    coloured: isColoured(),
+    isGoing,
+    regenerate: () => answer(() => conversation.regenerate()),
+    edit: (place, text) => answer(() => conversation.edit(place, text)),
+  });
   byId("log").setAttribute("aria-busy", String(isGoing));
   byId("send").hidden = isGoing;
   byId("stop").hidden = !isGoing;

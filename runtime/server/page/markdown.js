@@ -11,6 +11,7 @@ const HEADING = /^ {0,3}(#{1,6})\s+/;
 const RULE = /^ {0,3}(?:-[ -]*-[ -]*-|\*[ *]*\*[ *]*\*|_[ _]*_[ _]*_)[ -*_]*$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)(?:[-*+]|(\d{1,9})[.)])\s+/;
+const TABLE = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 const ADDRESS = /https?:\/\/[^\s<>"'`)\]]+/y;
 const ESCAPABLE = "\\`*_{}[]()#+-.!~>|";
 
@@ -27,19 +28,21 @@ export function renderMarkdown(parent, text, paint) {
 function renderBlocks(parent, lines, paint, depth) {
   let place = 0;
   while (place < lines.length) {
-    const render = blockAt(lines[place].text, depth);
+    const render = blockAt(lines[place].text, depth, lines[place + 1]?.text);
     place += render === null ? 1 : render(parent, lines.slice(place), paint, depth);
   }
 }
 
-// The function that renders the block a line begins; null for an empty line. It returns how many lines it took.
-function blockAt(text, depth) {
+// The function that renders the block a line begins, where `next` is the line after it; null for an empty line. It
+// returns how many lines it took.
+function blockAt(text, depth, next) {
   if (!text.trim()) return null;
   if (FENCE.test(text)) return renderFence;
   if (HEADING.test(text)) return renderHeading;
   if (RULE.test(text)) return renderRule;
   if (depth < DEEPEST && QUOTE.test(text)) return renderQuote;
   if (depth < DEEPEST && ITEM.test(text)) return renderList;
+  if (next !== undefined && isTable(text, next)) return renderTable;
   return renderParagraph;
 }
 
@@ -111,8 +114,62 @@ function renderItem(item, lines, paint, depth) {
   if (first?.tagName === "P") first.replaceWith(...first.childNodes);
 }
 
+// Whether `head` and the line below it begin a table: that one has only dashes, for as many columns.
+function isTable(head, below) {
+  return head.includes("|") && TABLE.test(below) && cellsOf({ text: head, offset: 0 }).length === columnsOf(below).length;
+}
+
+function renderTable(parent, lines, paint, depth) {
+  const frame = add(parent, "div");
+  frame.className = "table";
+  const table = add(frame, "table");
+  const columns = columnsOf(lines[1].text);
+  renderRow(add(table, "thead"), "th", lines[0], columns, paint, depth);
+  const rows = lines.slice(2);
+  const count = firstWithout(rows, (text, index) => blockAt(text, depth, rows[index + 1]?.text) === renderParagraph);
+  if (count) {
+    const body = add(table, "tbody");
+    for (const line of rows.slice(0, count)) renderRow(body, "td", line, columns, paint, depth);
+  }
+  return 2 + count;
+}
+
+// A row; cells beyond the last column are left out.
+function renderRow(parent, tag, line, columns, paint, depth) {
+  const row = add(parent, "tr");
+  cellsOf(line).slice(0, columns.length).forEach((cell, index) => {
+    const element = add(row, tag);
+    if (columns[index]) element.className = columns[index];
+    renderInline(element, cell.text, cell.offset, paint, depth);
+  });
+}
+
+// How the cells of each column are aligned; empty for as usual.
+function columnsOf(text) {
+  return cellsOf({ text, offset: 0 }).map((cell) => {
+    if (!cell.text.endsWith(":")) return "";
+    return cell.text.startsWith(":") ? "centred" : "right";
+  });
+}
+
+// The cells of a line, which bars divide that no backslash is before.
+function cellsOf(line) {
+  const bars = [...line.text.matchAll(/\\.|\|/g)].filter(([found]) => found === "|").map((found) => found.index);
+  const ends = [...bars, line.text.length];
+  const cells = ends.map((end, index) => trimmed(cut({ ...line, text: line.text.slice(0, end) }, index ? bars[index - 1] + 1 : 0)));
+  if (bars.length && !cells[0].text) cells.shift();
+  if (bars.length && cells.length && !cells.at(-1).text) cells.pop();
+  return cells;
+}
+
+function trimmed(line) {
+  const found = cut(line, line.text.length - line.text.trimStart().length);
+  return { ...found, text: found.text.trimEnd() };
+}
+
 function renderParagraph(parent, lines, paint, depth) {
-  const end = Math.max(1, firstWithout(lines, (text, index) => index === 0 || blockAt(text, depth) === renderParagraph));
+  const goesOn = (text, index) => index === 0 || blockAt(text, depth, lines[index + 1]?.text) === renderParagraph;
+  const end = Math.max(1, firstWithout(lines, goesOn));
   const paragraph = add(parent, "p");
   lines.slice(0, end).forEach((line, index) => {
     if (index) add(paragraph, "br");

@@ -100,6 +100,103 @@ def test_an_answer_is_stopped_and_stays(browser: Any, page_server: Server) -> No
         assert visit.page.locator("#log > li").count() == 2
 
 
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=str)
+def test_a_message_is_edited_and_answered_from_there(browser: Any, page_server: Server, size: tuple[int, int]) -> None:
+    with Visit(browser, page_server.root, size) as visit:
+        page = visit.page
+        visit.wait_for_plan()
+        page.evaluate("document.getElementById('max_tokens').value = 8")
+        for text in ("one", "two", "three"):
+            visit.say(text)
+            visit.wait_for_answer()
+        second = page.locator("#log > li.user").nth(1)
+        second.get_by_role("button", name="Edit").press("Enter")
+        field = page.get_by_label("Your message")
+        assert field.input_value() == "two"
+        field.press("Escape")
+        assert second.get_by_role("button", name="Edit").evaluate("button => button === document.activeElement")
+        second.get_by_role("button", name="Edit").click()
+        field.fill("")
+        field.press("Enter")
+        field.fill("other\nlines")
+        with page.expect_request("**/v1/chat/completions") as sent:
+            field.press("Enter")
+        asked = sent.value.post_data_json["messages"]
+        assert [message["content"] for message in asked if message["role"] == "user"] == ["one", "other\nlines"]
+        visit.wait_for_answer()
+        assert page.locator("#log .said").all_inner_texts() == ["one", "other\nlines"]
+        assert page.locator("#log > li").count() == 4
+        assert visit.complaints == []
+
+
+def test_an_edit_without_an_answer_changes_nothing(browser: Any, page_server: Server) -> None:
+    with Visit(browser, page_server.root) as visit:
+        page = visit.page
+        visit.wait_for_plan()
+        visit.answer_with(("Yes.", "target"))
+        for text in ("one", "two"):
+            visit.say(text)
+            visit.wait_for_answer()
+        page.unroute("**/v1/chat/completions")
+        page.route("**/v1/chat/completions", lambda route: None)
+        page.get_by_role("button", name="Edit").first.click()
+        page.get_by_label("Your message").fill("other")
+        page.get_by_role("button", name="Send again").click()
+        assert page.get_by_role("button", name="Edit").count() == 0, "nothing is edited while an answer is given"
+        page.click("#stop")
+        page.wait_for_selector("#send:visible")
+        assert page.locator("#log .said").all_inner_texts() == ["one", "two"]
+        assert page.locator("#log .answer").all_inner_texts() == ["Yes.", "Yes."]
+        assert page.input_value("#prompt") == "other"
+
+
+TABLES = r"""Before
+| Name | *Age* | <b>x</b> |
+| :--- | ---: | :-: |
+| Ann \| Bo | 7 | <img src=x onerror=alert(1)> | extra |
+short
+`a` | [bad](javascript:alert(2)) | [good](https://example.org/)
+
+no | table
+one line
+
+> a | b
+> --- | ---
+> c | d
+
+| | |
+"""
+
+
+def test_tables_are_text_in_cells(browser: Any, page_server: Server) -> None:
+    with Visit(browser, page_server.root, PHONE) as visit:
+        visit.wait_for_plan()
+        visit.answer_with((TABLES + "|" * 3000 + "\n" + "|-" * 1500 + "|", "target"))
+        visit.say("Hello")
+        visit.wait_for_answer()
+        answer = visit.page.locator("#log .answer").last
+        first = answer.locator("table").first
+        assert first.locator("th").all_inner_texts() == ["Name", "Age", "<b>x</b>"]
+        rows = first.locator("tbody tr").evaluate_all(
+            "rows => rows.map((row) => [...row.cells].map((cell) => cell.innerText))"
+        )
+        assert rows == [
+            ["Ann | Bo", "7", "<img src=x onerror=alert(1)>"],
+            ["short"],
+            ["a", "[bad](javascript:alert(2))", "good"],
+        ]
+        assert first.locator("th").evaluate_all("cells => cells.map((cell) => getComputedStyle(cell).textAlign)") == [
+            "left",
+            "right",
+            "center",
+        ]
+        assert answer.locator("blockquote table td").all_inner_texts() == ["c", "d"]
+        assert answer.locator("img, script, b").count() == 0
+        assert answer.locator("p").first.inner_text() == "Before"
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+        assert visit.complaints == []
+
+
 def test_the_budget_is_changed_with_the_keyboard(browser: Any, page_server: Server) -> None:
     with Visit(browser, page_server.root) as visit:
         visit.wait_for_plan()
@@ -209,11 +306,13 @@ def test_it_is_readable(browser: Any, page_server: Server, scheme: str, size: tu
         visit.wait_for_plan()
         sources = ["target", *(f"drafter {number}" for number in range(6))]
         visit.answer_with(
-            *((f"{source} `{'x' * 60}` ", source) for source in sources), ("\n```\n" + "y" * 300, "target")
+            *((f"{source} `{'x' * 60}` ", source) for source in sources),
+            ("\n\na | b\n--- | ---\nc | " + "d" * 99 + "\n```\n" + "y" * 300, "target"),
         )
         visit.say("z" * 300)
         visit.wait_for_answer()
         page.evaluate("document.getElementById('coloured').click()")
+        page.get_by_role("button", name="Edit").click()
         for is_open in (False, True):
             if is_open and size != DESKTOP:
                 page.click("#panel-toggle")
