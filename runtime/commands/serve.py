@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
         shared.say(f"{options.host} can be reached from other machines, and no key is asked for; pass --api-key-file")
     with listen(options.host, options.port) as listener, _models(options, speculation, own_bytes) as models:
         print(f"serving {', '.join(models.by_name)} at {url_of(listener)}/v1", flush=True)
+        print(f"a page to talk with the models is at {url_of(listener)}", flush=True)
         serve(make_app(Service(models, settings)), listener, lambda: _stop(models))
     return 0
 

@@ -79,7 +79,7 @@ export function describe(answer) {
     const share = Math.round((100 * timings.draft_n_accepted) / timings.draft_n);
     parts.push(`accepted ${timings.draft_n_accepted} of ${timings.draft_n} drafted (${share}%)`);
   }
-  parts.push(`${timings.predicted_n} tokens`);
+  parts.push(timings.predicted_n === 1 ? "1 token" : `${timings.predicted_n} tokens`);
   parts.push(`${timings.cache_n} of ${timings.cache_n + timings.prompt_n} prompt tokens cached`);
   if (finish === "length") parts.push("ended at the limit");
   return parts;
