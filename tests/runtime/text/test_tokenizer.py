@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -261,3 +264,25 @@ def test_special_tokens_around_a_text_are_those_of_the_library(name: str, text: 
     inner.post_processor = PROCESSORS[name]
     expected = inner.encode(text).ids
     assert Tokenizer(inner).encode(text) == expected
+
+
+def test_other_threads_run_while_a_text_is_encoded() -> None:
+    """A server would stand still meanwhile. Here another thread runs only if the lock is released."""
+    tokenizer, text = byte_level(), "the cat " * 5000
+    counted, over = [0], threading.Event()
+
+    def count() -> None:
+        while not over.is_set():
+            counted[0] += 1
+            time.sleep(0)
+
+    before, thread = sys.getswitchinterval(), threading.Thread(target=count)
+    sys.setswitchinterval(1000)
+    try:
+        thread.start()
+        seen = counted[0]
+        assert any(tokenizer.encode(text) and counted[0] > seen for _ in range(200))
+    finally:
+        over.set()
+        sys.setswitchinterval(before)
+        thread.join()
