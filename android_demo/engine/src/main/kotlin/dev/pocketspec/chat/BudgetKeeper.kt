@@ -16,7 +16,7 @@ class BudgetKeeper(private val device: DeviceMemory, private val milliseconds: (
     private var wanted = 0L
     private var level = 0
     private var changedAt = 0L
-    private var askedAt = Long.MIN_VALUE
+    private var askedAt = NEVER
     private var refused: Long? = null
 
     /** The user allows [bytes]. */
@@ -46,9 +46,14 @@ class BudgetKeeper(private val device: DeviceMemory, private val milliseconds: (
     fun ranOut() = press(SMALLEST)
 
     /** The budget that is to replace that of [plan] now; null if it is right, or would be refused once more. */
-    @Synchronized
     fun due(plan: PlanView): Long? {
-        ask()
+        val isLow = isTimeToAsk() && device.isLow() // without the lock, for which the screen's thread may wait
+        return due(plan, isLow)
+    }
+
+    @Synchronized
+    private fun due(plan: PlanView, isLow: Boolean): Long? {
+        if (isLow) press(if (level == 0) HALF else SMALLEST)
         while (level > 0 && milliseconds() - changedAt >= CALM_MILLISECONDS) {
             level--
             changedAt += CALM_MILLISECONDS
@@ -66,11 +71,12 @@ class BudgetKeeper(private val device: DeviceMemory, private val milliseconds: (
 
     private fun shrunk(smallest: Long): Long = smallest + (wanted - smallest) * (SMALLEST - level) / SMALLEST
 
-    private fun ask() {
+    @Synchronized
+    private fun isTimeToAsk(): Boolean {
         val now = milliseconds()
-        if (askedAt != Long.MIN_VALUE && now - askedAt < ASK_MILLISECONDS) return
+        if (askedAt != NEVER && now - askedAt < ASK_MILLISECONDS) return false
         askedAt = now
-        if (device.isLow()) press(if (level == 0) HALF else SMALLEST)
+        return true
     }
 
     private fun press(now: Int) {
@@ -82,6 +88,7 @@ class BudgetKeeper(private val device: DeviceMemory, private val milliseconds: (
     companion object {
         const val CALM_MILLISECONDS = 30_000L
         private const val ASK_MILLISECONDS = 1_000L
+        private const val NEVER = Long.MIN_VALUE
         private const val HALF = 1
         private const val SMALLEST = 2
 

@@ -136,7 +136,9 @@ class EngineWorker(
             keeper.ranOut()
             fail("Memory ran out; the smallest plan is used until there is more. Close other apps, or allow less.")
             shrink()
-        } catch (error: RuntimeException) {
+        } catch (error: LinkageError) {
+            fail("The engine's libraries do not fit this device (${error.message}); install the app that is for it.")
+        } catch (error: Exception) {
             fail("The engine failed (${error.javaClass.simpleName}: ${error.message}); nothing is lost, try again.")
         }
         return null
