@@ -82,7 +82,7 @@ class BundleImport(
     }
 
     companion object {
-        internal const val MOST_FILES = 10_000
+        internal const val MOST_FILES = 1_000
 
         /** Bytes that are left free, for the conversation and for the system. */
         internal const val SPARE = 64L shl 20

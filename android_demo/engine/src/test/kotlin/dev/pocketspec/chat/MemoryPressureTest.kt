@@ -104,7 +104,7 @@ class MemoryPressureTest : PresenterTestBase() {
     /** A device whose other apps take and give memory at random: the app is told as Android tells, and must follow. */
     @Test
     fun `in a device whose memory comes and goes no step ever needs more than there is`() {
-        for (seed in 0L until 5L) {
+        for (seed in 0L until 3L) {
             val presenter = started()
             simulate(presenter, Random(seed))
             assertNull(presenter.state.error, "seed $seed")
@@ -114,7 +114,7 @@ class MemoryPressureTest : PresenterTestBase() {
 
     private fun simulate(presenter: ChatPresenter, random: Random) {
         var free = 20_000L
-        world.answerSteps = 50
+        world.answerSteps = 30
         world.beforeStep = { plan ->
             if (plan.plannedBytes > free) throw OutOfMemoryError("$plan with $free")
             // What others take is announced first, and comes with the next step.
@@ -123,7 +123,7 @@ class MemoryPressureTest : PresenterTestBase() {
             if (next < 10_000) presenter.trimMemory(if (next < 5_500) 15 else 10)
             free = if (next < 5_500) maxOf(next, FakeEngine.SMALLEST) else maxOf(next, 5_500L)
         }
-        repeat(10) { presenter.ask("Hello") }
+        repeat(3) { presenter.ask("Hello") }
         world.beforeStep = {}
     }
 }
