@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from android_demo.check.apk import assemble
 from android_demo.check.compile import compile_engine
 from android_demo.check.fetch import fetch_kotlin, fetch_resources
+from android_demo.check.fixtures import write_fixtures
 from android_demo.check.junit import JvmTest, Selection, prepare_tests, run_tests
 from android_demo.check.lock import one_build
 from android_demo.check.places import tool_folders
@@ -58,7 +59,9 @@ def _compile(tools: Toolbox) -> bool:
 
 def _test(tools: Toolbox, options: argparse.Namespace) -> bool:
     selection: Selection = options.tests
-    results = run_tests(prepare_tests(tools), selection, options.classes)
+    compiled = prepare_tests(tools)
+    write_fixtures()
+    results = run_tests(compiled, selection, options.classes)
     for result in results:
         if result.outcome != "passed":
             print(f"{result.outcome} {result.name}: {result.message}", flush=True)
