@@ -10,7 +10,7 @@ from android_demo.check.steps import files_below, fingerprint, run
 
 FOLDER = BUILD / "fixtures"
 # python -m MODULE; those of the tests make models on the spot.
-MODULES = ("android_demo.check.text_fixtures", "tests.android_demo.model_fixtures")
+MODULES = ("tests.android_demo.fixtures", "tests.android_demo.model_fixtures")
 _SOURCES = [ROOT / "export", ROOT / "memory", ROOT / "runtime", HERE, ROOT / "tests" / "android_demo"]
 
 
