@@ -165,7 +165,8 @@ internal class PatternParser(private val source: String) {
             'v' -> 0x0B
             'a' -> 0x07
             'e' -> 0x1B
-            'x' -> if (source.getOrNull(place) == '{') hexadecimal(place + 1, source.indexOf('}', place), 1) else hexadecimal(place, place + 2, 0)
+            'x' -> if (source.getOrNull(place) != '{') hexadecimal(place, place + 2, 0)
+            else hexadecimal(place + 1, source.indexOf('}', place), 1)
             'u' -> hexadecimal(place, place + 4, 0)
             else -> if (code < 128 && code.toChar().isLetterOrDigit()) refuse("'\\${code.toChar()}'") else code
         }

@@ -50,13 +50,15 @@ internal object TokenizerParts {
         if (of == null) return listOf(null)
         return when (val type = of.textOrNull("type") ?: "") {
             "ByteLevel" -> listOf(null)
-            "Sequence" -> of.children("processors").fold(listOf<IntArray?>(null)) { inner, each ->
-                around(each).flatMap { ids -> if (ids == null) inner else listOf(ids) }
-            }
+            "Sequence" -> of.children("processors").fold(listOf(null), ::wrapped)
             "TemplateProcessing" -> of.children("single").map { piece -> special(piece, of.child("special_tokens")) }
             else -> unknown("post-processor", type, listOf("ByteLevel", "Sequence", "TemplateProcessing"))
         }
     }
+
+    /** What [outer] puts around a text that has [inner] around it. */
+    private fun wrapped(inner: List<IntArray?>, outer: JsonObject): List<IntArray?> =
+        around(outer).flatMap { ids -> if (ids == null) inner else listOf(ids) }
 
     private fun special(piece: JsonObject, tokens: JsonObject): IntArray? {
         val token = piece.childOrNull("SpecialToken")

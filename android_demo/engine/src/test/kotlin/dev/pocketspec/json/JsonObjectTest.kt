@@ -31,7 +31,8 @@ class JsonObjectTest {
 
     @Test
     fun refusalsNameThePathTheValueAndTheRange() {
-        assertEquals("shape.layers is 0; it must be a whole number of at least 1", refusal { data.child("shape").int("layers", 1..Int.MAX_VALUE) })
+        val layers = refusal { data.child("shape").int("layers", 1..Int.MAX_VALUE) }
+        assertEquals("shape.layers is 0; it must be a whole number of at least 1", layers)
         assertEquals("shape.heads is 4; it must be a whole number from 5 to 6", refusal { data.child("shape").int("heads", 5..6) })
         assertEquals("shape.depth is missing; it must be a whole number", refusal { data.child("shape").long("depth") })
         assertEquals("levels[1].name is 7; it must be a text", refusal { data.children("levels")[1].text("name") })

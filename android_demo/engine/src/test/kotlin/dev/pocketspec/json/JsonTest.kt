@@ -59,9 +59,11 @@ class JsonTest {
 
     @Test
     fun whatIsWrittenIsReadBack() {
-        val value = linkedMapOf("z" to listOf(1L, 0.1, -1e-7, 1e22, 1e16, true, null), "a" to "\u0000\"\\日\uD83D\uDE00\u2028", "" to emptyMap<String, Any?>())
+        val numbers = listOf(1L, 0.1, -1e-7, 1e22, 1e16, true, null)
+        val value = linkedMapOf("z" to numbers, "a" to "\u0000\"\\日\uD83D\uDE00\u2028", "" to emptyMap<String, Any?>())
         for (ascii in listOf(true, false)) assertEquals(value, Json.parse(Json.write(value, ascii)))
-        assertEquals("{\"z\":[1,0.1,-1e-07,1e+22,1e+16,true,null],\"a\":\"\\u0000\\\"\\\\\\u65e5\\ud83d\\ude00\\u2028\",\"\":{}}", Json.write(value, true))
+        val text = "\\u0000\\\"\\\\\\u65e5\\ud83d\\ude00\\u2028"
+        assertEquals("{\"z\":[1,0.1,-1e-07,1e+22,1e+16,true,null],\"a\":\"$text\",\"\":{}}", Json.write(value, true))
     }
 
     @Test
