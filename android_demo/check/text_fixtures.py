@@ -1,15 +1,10 @@
-"""Writes texts with the tokens and pieces that Python finds in them: ``python -m android_demo.check.text_fixtures``.
-
-The engine's tests read the files, one for each tokenizer, and compare.
-"""
+"""Writes texts with the tokens and pieces that Python finds in them; the engine's tests find them again."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +16,7 @@ from runtime.text.tokenizer import TextStream, Tokenizer, TokenizerError
 
 FOLDER = BUILD / "fixtures" / "text"
 # Texts of each tokenizer in the gate, and in the long form.
-FEW, MANY = 150, 2000
+FEW, MANY = 40, 2000
 
 
 def _pieces(tokenizer: Tokenizer, tokens: Sequence[int], sizes: Sequence[int], after: Sequence[int]) -> list[str]:
@@ -84,17 +79,3 @@ def write(folder: Path, count: int) -> int:
         lines = [json.dumps(case) for case in cases(place, count)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(folders)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Writes the fixtures to where the tests look for them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=MANY, help="texts of each tokenizer")
-    chosen = parser.parse_args(words)
-    number = write(FOLDER, chosen.count)
-    sys.stdout.write(f"{number} tokenizers, {chosen.count:,} texts each, in {FOLDER}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

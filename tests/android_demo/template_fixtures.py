@@ -1,15 +1,10 @@
-"""Writes conversations with the texts that Python renders of them: ``python -m tests.android_demo.template_fixtures``.
-
-The engine's tests read the files, one for each template, and compare.
-"""
+"""Writes conversations with the texts that Python renders of them; the engine's tests render them again."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,17 +117,3 @@ def write(folder: Path, count: int, more: Path | None = None) -> int:
         lines = [json.dumps(case) for case in cases(name, source, special, count)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(found)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Writes the fixtures to where the tests look for them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100, help="drawn conversations of each template")
-    parser.add_argument("--templates", type=Path, help="a folder with further templates, *.jinja")
-    chosen = parser.parse_args(words)
-    sys.stdout.write(f"{write(FOLDER, chosen.count, chosen.templates)} templates in {FOLDER}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,14 +5,14 @@ import dev.pocketspec.json.JsonObject
 import org.junit.Assume.assumeTrue
 import java.io.File
 
-/** Texts with what Python makes of them, as `python -m android_demo.check.text_fixtures` writes them. */
+/** Texts with what Python makes of them, as `python -m tests.android_demo.fixtures` writes them. */
 internal object TextFixtures {
     private val folder = File(System.getProperty("pocketspec.root") ?: ".", "android_demo/build/fixtures")
 
     /** The files in the folder [name] that end in .jsonl; the test is skipped without them. */
     fun files(name: String): List<File> {
         val files = File(folder, name).listFiles { file -> file.name.endsWith(".jsonl") }.orEmpty().sortedBy { it.name }
-        assumeTrue("no fixtures of $name: python -m android_demo.check.${name}_fixtures", files.isNotEmpty())
+        assumeTrue("no fixtures: python -m tests.android_demo.fixtures", files.isNotEmpty())
         return files
     }
 
