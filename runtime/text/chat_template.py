@@ -90,6 +90,8 @@ class ChatTemplate:
             return self._for_tools.render(messages, inputs, add_generation_prompt=add_generation_prompt)
         self._refuse_unknown(inputs)
         prepared = prepare_messages(messages)
+        # Before the template runs: some filters of jinja2 change the lists that they are given.
+        roles = ", ".join(dict.fromkeys(str(message.get("role")) for message in prepared))
         variables = {
             **self._special_tokens,
             **inputs.arguments,
@@ -101,7 +103,6 @@ class ChatTemplate:
         try:
             return render_metered(self._template, variables)
         except Exception as error:  # the template is a stranger's program, which may raise anything
-            roles = ", ".join(dict.fromkeys(str(message.get("role")) for message in prepared))
             raise ChatTemplateError(
                 f"{self._where} refuses the messages ({roles}): {_line(error)}; change them or use --raw"
             ) from None

@@ -172,6 +172,7 @@ def test_a_template_sees_what_hf_gives_it() -> None:
         ("{{ messages[0].content + 1 }}", "test refuses the messages (user): can only concatenate str"),
         ("{{ messages.__class__.__mro__ }}", "is unsafe"),
         ("{{ messages.append(1) }}", "attribute 'append' of 'list' object is unsafe"),
+        ("{{ messages | indent }}", "test refuses the messages (user): 'list' object has no attribute 'splitlines'"),
         ("{% if %}", "test is not a valid chat template"),
     ],
 )

@@ -12,7 +12,7 @@ internal class Globals(private val run: Rendering) {
         scope["strftime_now"] = Callable { given -> run.meter.made(Dates.format(run.now, run.values.text(given.get(0, "format")))) }
     }
 
-    private fun range(given: Given): List<Long> {
+    private fun range(given: Given): View {
         val bounds = given.values.map { it as? Long ?: throw TemplateException("range takes whole numbers") }
         if (bounds.size !in 1..3) throw TemplateException("range takes one to three arguments")
         val first = if (bounds.size > 1) bounds[0] else 0L
@@ -22,7 +22,8 @@ internal class Globals(private val run: Rendering) {
         val size = if (step > 0) (last - first + step - 1) / step else (first - last - step - 1) / -step
         if (size > MOST_RANGE) throw LimitException("Range too big. The sandbox blocks ranges larger than MAX_RANGE ($MOST_RANGE).")
         run.meter.charge(size.coerceAtLeast(0L) / 4)
-        return List(size.coerceAtLeast(0L).toInt()) { first + it * step }
+        val items = List(size.coerceAtLeast(0L).toInt()) { first + it * step }
+        return View("range($first, $last" + (if (step == 1L) ")" else ", $step)"), items)
     }
 
     private fun dict(given: Given): MutableMap<String, Any?> {

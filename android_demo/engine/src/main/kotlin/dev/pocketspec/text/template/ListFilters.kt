@@ -3,26 +3,26 @@ package dev.pocketspec.text.template
 /** The filters that go through items. */
 internal object ListFilters {
     val ALL: Map<String, Filter> = mapOf(
-        "batch" to Filter(::batch),
+        "batch" to Filter { run, value, given -> Generator { batch(run, value, given) } },
         "count" to Filter { run, value, _ -> run.values.length(value) },
         "dictsort" to Filter(::sortedPairs),
         "first" to Filter { run, value, _ -> items(run, value).let { if (it.isEmpty()) nothing("First") else it.first() } },
-        "items" to Filter(::pairs),
+        "items" to Filter { run, value, given -> Generator { pairs(run, value, given) } },
         "join" to Filter(::join),
         "last" to Filter { run, value, _ -> items(run, value).let { if (it.isEmpty()) nothing("Last") else it.last() } },
         "length" to Filter { run, value, _ -> run.values.length(value) },
         "list" to Filter { run, value, _ -> ArrayList(items(run, value)) },
-        "map" to Filter(::map),
+        "map" to Filter { run, value, given -> Generator { map(run, value, given) } },
         "max" to Filter { run, value, _ -> items(run, value).maxWithOrNull(order(run, false, null)) ?: nothing("aggregated") },
         "min" to Filter { run, value, _ -> items(run, value).minWithOrNull(order(run, false, null)) ?: nothing("aggregated") },
-        "reject" to Filter { run, value, given -> items(run, value).filterNot { isChosen(run, it, given, 0) } },
-        "rejectattr" to Filter { run, value, given -> items(run, value).filterNot { isChosenByPart(run, it, given) } },
+        "reject" to Filter { run, value, given -> Generator { items(run, value).filterNot { isChosen(run, it, given, 0) } } },
+        "rejectattr" to Filter { run, value, given -> Generator { items(run, value).filterNot { isChosenByPart(run, it, given) } } },
         "reverse" to Filter(::reverse),
-        "select" to Filter { run, value, given -> items(run, value).filter { isChosen(run, it, given, 0) } },
-        "selectattr" to Filter { run, value, given -> items(run, value).filter { isChosenByPart(run, it, given) } },
+        "select" to Filter { run, value, given -> Generator { items(run, value).filter { isChosen(run, it, given, 0) } } },
+        "selectattr" to Filter { run, value, given -> Generator { items(run, value).filter { isChosenByPart(run, it, given) } } },
         "sort" to Filter(::sort),
         "sum" to Filter(::sum),
-        "unique" to Filter(::unique),
+        "unique" to Filter { run, value, given -> Generator { unique(run, value, given) } },
     )
 
     private fun items(run: Rendering, value: Any?): List<Any?> =
@@ -74,7 +74,8 @@ internal object ListFilters {
     private fun reverse(run: Rendering, value: Any?, given: Given): Any? {
         given.check("reverse", 0)
         val reversed = items(run, value).reversed()
-        return if (value is String) reversed.joinToString("") else reversed
+        if (value is String) return reversed.joinToString("")
+        return if (value is Generator) reversed else Generator { reversed }
     }
 
     private fun sort(run: Rendering, value: Any?, given: Given): List<Any?> {
@@ -129,10 +130,14 @@ internal object ListFilters {
     private fun folded(value: Any?, isCaseSensitive: Boolean): Any? =
         if (value is String && !isCaseSensitive) value.lowercase() else value
 
+    /** By the parts at [path], of which there may be several with commas between them. */
     private fun order(run: Rendering, isCaseSensitive: Any?, path: Any?): Comparator<Any?> {
         val isSensitive = run.values.isTrue(isCaseSensitive)
+        val paths = if (path is String) path.split(',') else listOf(path)
         return Comparator { left, right ->
-            run.values.compare(folded(part(run, left, path), isSensitive), folded(part(run, right, path), isSensitive))
+            val keys = paths.map { folded(part(run, left, it), isSensitive) to folded(part(run, right, it), isSensitive) }
+            val unequal = keys.firstOrNull { (one, other) -> !run.values.equal(one, other) }
+            if (unequal == null) 0 else run.values.compare(unequal.first, unequal.second)
         }
     }
 }

@@ -21,7 +21,7 @@ internal class Parts(private val run: Rendering) {
         if (owner is Undefined) throw TemplateException(owner.message)
         return when {
             owner is Map<*, *> && owner.containsKey(key) -> owner[key]
-            key is Long && (owner is String || owner is List<*> || owner is Tuple) -> at(owner, key)
+            key is Long && (owner is String || owner is List<*> || owner is Tuple || isRange(owner)) -> at(owner, key)
             key is String -> attribute(owner, key)
             else -> missing(owner, key)
         }
@@ -42,6 +42,8 @@ internal class Parts(private val run: Rendering) {
 
     private fun missing(owner: Any?, key: Any?): Any? =
         Undefined("${values.typeName(owner)} has no ${if (key is String) "attribute '$key'" else "element ${values.repr(key)}"}")
+
+    private fun isRange(owner: Any?): Boolean = owner is View && run.values.isSequence(owner)
 
     private fun at(owner: Any?, index: Long): Any? {
         val size = values.length(owner)

@@ -36,7 +36,7 @@ internal object Tests {
         "string" to ValueTest { _, value, _ -> value is String || value is Markup },
         "mapping" to ValueTest { _, value, _ -> value is Map<*, *> },
         "iterable" to ValueTest { run, value, _ -> run.values.isIterable(value) },
-        "sequence" to ValueTest { run, value, _ -> run.values.isIterable(value) },
+        "sequence" to ValueTest { run, value, _ -> run.values.isSequence(value) },
         "callable" to ValueTest { _, value, _ -> value is Callable },
         "boolean" to ValueTest { _, value, _ -> value is Boolean },
         "true" to ValueTest { _, value, _ -> value == true },

@@ -52,7 +52,8 @@ internal object TextFilters {
         val count = if (width is Long) width.coerceAtLeast(0L) else 0L
         run.meter.text(count)
         val front = if (width is String) width else " ".repeat(count.toInt())
-        val lines = run.values.text(value).split('\n')
+        if (value !is String) throw TemplateException("only a text can be indented")
+        val lines = TextMethods(run).splitLines(value + "\n")
         run.meter.text(lines.fold(0L) { sum, line -> sum + line.length + front.length + 1 })
         val isBlankToo = run.values.isTrue(given.get(2, "blank", false))
         val rest = lines.drop(1).joinToString("") { line -> "\n" + if (line.isNotEmpty() || isBlankToo) front + line else line }

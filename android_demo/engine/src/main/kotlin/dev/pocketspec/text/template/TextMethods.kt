@@ -104,7 +104,7 @@ internal class TextMethods(private val run: Rendering) {
         return if (fromRight) words.reversed() else words
     }
 
-    private fun splitLines(text: String): List<String> {
+    fun splitLines(text: String): List<String> {
         run.meter.charge(text.length / 4L)
         val lines = ArrayList<String>()
         var start = 0
@@ -236,9 +236,9 @@ internal class Padding(private val run: Rendering) {
 /** The methods of mappings that templates may call. */
 internal class MapMethods(private val run: Rendering) {
     fun find(map: Map<*, *>, name: String): Callable? = when (name) {
-        "items" -> Callable { map.entries.map { Tuple(listOf(it.key, it.value)) }.also { charge(map) } }
-        "keys" -> Callable { map.keys.toList().also { charge(map) } }
-        "values" -> Callable { map.values.toList().also { charge(map) } }
+        "items" -> Callable { View("dict_items", map.entries.map { Tuple(listOf(it.key, it.value)) }.also { charge(map) }) }
+        "keys" -> Callable { View("dict_keys", map.keys.toList().also { charge(map) }) }
+        "values" -> Callable { View("dict_values", map.values.toList().also { charge(map) }) }
         "copy" -> Callable { LinkedHashMap(map).also { charge(map) } }
         "get" -> Callable { given -> if (map.containsKey(given.values.getOrNull(0))) map[given.values[0]] else given.get(1, "default") }
         else -> null

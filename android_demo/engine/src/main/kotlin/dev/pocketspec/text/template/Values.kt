@@ -21,6 +21,16 @@ internal class Tuple(val items: List<Any?>)
  */
 internal class Markup(val text: String)
 
+/** What filters such as `map` make: items that are computed when they are gone through, which is possible once. */
+internal class Generator(make: () -> List<Any?>) {
+    private var make: (() -> List<Any?>)? = make
+
+    fun take(): List<Any?> = make?.invoke().orEmpty().also { make = null }
+}
+
+/** What `range` and the methods of mappings give: items with a length, which are no list. */
+internal class View(val name: String, val items: List<Any?>)
+
 /** What `namespace` makes: values that can be set from within loops. */
 internal class Namespace(val values: MutableMap<String, Any?>)
 
@@ -59,6 +69,7 @@ internal class Values(private val meter: Meter) {
         is List<*> -> value.isNotEmpty()
         is Tuple -> value.items.isNotEmpty()
         is Map<*, *> -> value.isNotEmpty()
+        is View -> value.items.isNotEmpty()
         else -> true
     }
 
@@ -91,6 +102,7 @@ internal class Values(private val meter: Meter) {
             is Tuple -> meter.deeper { list(value.items, "(", if (value.items.size == 1) ",)" else ")", into) }
             is Map<*, *> -> meter.deeper { map(value, into) }
             is Undefined -> into.append("Undefined")
+            is View -> if (value.name.startsWith("range")) into.append(value.name) else view(value, into)
             is Long -> into.append(value)
             else -> throw TemplateException("it shows a ${typeName(value)}, which this app does not")
         }
@@ -117,6 +129,8 @@ internal class Values(private val meter: Meter) {
         }
         into.append('}')
     }
+
+    private fun view(view: View, into: StringBuilder) = meter.deeper { list(view.items, view.name + "([", "])", into) }
 
     private fun quote(text: String, into: StringBuilder) {
         meter.text(text.length.toLong())
@@ -159,6 +173,7 @@ internal class Values(private val meter: Meter) {
             left is String && right is String -> left == right
             left is List<*> && right is List<*> -> equalLists(left, right)
             left is Tuple && right is Tuple -> equalLists(left.items, right.items)
+            left is View && right is View -> left.name == right.name && equalLists(left.items, right.items)
             left is Map<*, *> && right is Map<*, *> -> meter.deeper {
                 left.size == right.size && left.all { (key, item) -> right.containsKey(key) && equal(item, right[key]) }
             }
@@ -211,6 +226,8 @@ internal class Values(private val meter: Meter) {
     fun items(value: Any?): List<Any?> = when (value) {
         is List<*> -> value
         is Tuple -> value.items
+        is View -> value.items
+        is Generator -> value.take()
         is Map<*, *> -> value.keys.toList()
         is String -> characters(value)
         is Unsafe -> throw TemplateException(value.message)
@@ -219,7 +236,11 @@ internal class Values(private val meter: Meter) {
     }
 
     fun isIterable(value: Any?): Boolean =
-        value is List<*> || value is Tuple || value is Map<*, *> || value is String || value is Undefined
+        isSequence(value) || value is View || value is Generator
+
+    fun isSequence(value: Any?): Boolean =
+        value is List<*> || value is Tuple || value is Map<*, *> || value is String || value is Undefined ||
+            (value is View && value.name.startsWith("range"))
 
     private fun characters(text: String): List<String> {
         meter.text(text.length.toLong() * 4)
@@ -235,7 +256,7 @@ internal class Values(private val meter: Meter) {
 
     fun length(value: Any?): Long = when (value) {
         is String -> value.codePointCount(0, value.length).toLong()
-        is List<*>, is Tuple, is Map<*, *>, is Undefined -> items(value).size.toLong()
+        is List<*>, is Tuple, is View, is Map<*, *>, is Undefined -> items(value).size.toLong()
         else -> throw TemplateException("${typeName(value)} has no length")
     }
 
@@ -250,6 +271,8 @@ internal class Values(private val meter: Meter) {
         is Map<*, *> -> "a mapping"
         is Namespace -> "a namespace"
         is Markup -> "a text that 'safe' has marked"
+        is Generator -> "a generator"
+        is View -> value.name
         is Undefined -> "something undefined"
         else -> "a function"
     }
