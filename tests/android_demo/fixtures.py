@@ -22,10 +22,10 @@ def write(texts: int, conversations: int, templates: Path | None = None) -> tupl
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Writes them in the long form, or as many as are asked for."""
+    """Writes as many as the gate has, or as are asked for."""
     parser = argparse.ArgumentParser("python -m tests.android_demo.fixtures", description=__doc__)
-    parser.add_argument("--texts", type=int, default=text_fixtures.MANY, help="texts of each tokenizer")
-    parser.add_argument("--conversations", type=int, default=100, help="drawn conversations of each template")
+    parser.add_argument("--texts", type=int, default=text_fixtures.FEW, help="texts of each tokenizer")
+    parser.add_argument("--conversations", type=int, default=3, help="drawn conversations of each template")
     parser.add_argument("--templates", type=Path, help="a folder with further templates, *.jinja")
     chosen = parser.parse_args(words)
     tokenizers, templates = write(chosen.texts, chosen.conversations, chosen.templates)
