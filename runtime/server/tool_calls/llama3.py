@@ -18,7 +18,7 @@ class Llama3:
     """See ``ToolFormat``."""
 
     name = "llama3"
-    traces = (_TAG, "Environment: ipython")
+    traces = (_TAG, "Environment: ipython", "<|start_header_id|>ipython")
     opens = (_TAG,)
     opens_answer = ("{",)
     visible_tokens = (_TAG,)
