@@ -46,6 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m android_demo.check", description=__doc__.partition(": ")[2])
     parser.add_argument("--only", action="append", choices=_STAGES, help="this stage alone; may be given again")
     parser.add_argument("--tests", choices=("quick", "slow", "all"), default="all", help="which tests; all by default")
+    parser.add_argument("--long", action="store_true", help="2,000 texts of each tokenizer, 1,000 requests for plans")
     parser.add_argument("--class", dest="classes", action="append", help="these tests alone: a class, package included")
     parser.add_argument("--offline", action="store_true", help="fetch no tools")
     return parser.parse_args(arguments)
@@ -60,7 +61,7 @@ def _compile(tools: Toolbox) -> bool:
 def _test(tools: Toolbox, options: argparse.Namespace) -> bool:
     selection: Selection = options.tests
     compiled = prepare_tests(tools)
-    write_fixtures()
+    write_fixtures(options.long)
     results = run_tests(compiled, selection, options.classes)
     for result in results:
         if result.outcome != "passed":

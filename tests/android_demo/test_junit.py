@@ -48,7 +48,7 @@ def test_every_result_belongs_to_a_test(quick_results: Results) -> None:
 @pytest.mark.slow
 def test_the_whole_chain(capsys: pytest.CaptureFixture[str]) -> None:
     """Compiles, runs all tests, and assembles the APK, with the tools that are here."""
-    code = main(["--offline"])
+    code = main(["--offline", "--long"])
     printed = capsys.readouterr()
     assert code == 0, printed.out + printed.err
     last = printed.out.strip().splitlines()[-1]
