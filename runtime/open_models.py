@@ -60,7 +60,8 @@ class PlannedModels:
         self._levels, self._request = levels, request
         self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
         self._next_plan: Plan | None = None
-        self._stepping = RLock()
+        self._stepping = RLock()  # taken first, where both are
+        self._planning = RLock()
         self._watch_forwards()
 
     def close(self) -> None:
@@ -89,6 +90,16 @@ class PlannedModels:
         Context, KV type and kernels stay, so the text does not change. OverBudgetError if no such plan fits; then
         nothing changes. May be called from any thread.
         """
+        with self._planning:
+            self._next_plan = self._plan_for(budget_bytes)
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._follow_plan()
+            finally:
+                self._stepping.release()
+
+    def _plan_for(self, budget_bytes: int) -> Plan:
+        """The plan for ``budget_bytes`` with what cannot change; OverBudgetError."""
         request = replace(
             self._request,
             context=self.plan.context,
@@ -101,12 +112,7 @@ class PlannedModels:
         device = Device(budget_bytes, budget_bytes, residences=self._residences, processes=processes)
         levels = self._levels
         costs = planning_costs(levels.bundle, levels.manifest, request, self._residences)
-        self._next_plan = make_plan(levels.manifest, device, request, costs)
-        if self._stepping.acquire(blocking=False):
-            try:
-                self._follow_plan()
-            finally:
-                self._stepping.release()
+        return make_plan(levels.manifest, device, request, costs)
 
     def count_constraints(self) -> None:
         """Has the plan count constrained answers from now on; OverBudgetError if its budget cannot have room for them.
@@ -114,7 +120,7 @@ class PlannedModels:
         Where it has none yet, a plan that gives up other things takes effect, as for a smaller budget. Waits for the
         end of a running step. May be called from any thread.
         """
-        with self._stepping:
+        with self._stepping, self._planning:
             self._follow_plan()
             found = plan_with_constraints(self.plan, self._levels.manifest)
             request, self._request = self._request, replace(self._request, constrained=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from export.manifest import Manifest
 from memory import Request
+from memory.build import plan_with_constraints
 from memory.footprint import CONSTRAINTS as CONSTRAINTS_PART
 from memory.footprint import constraint_bytes
-from memory.plan import OverBudgetError
+from memory.plan import OverBudgetError, Plan
 from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema, Regex
 from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams
@@ -195,6 +198,27 @@ def test_a_constraint_makes_room_for_itself_within_the_budget(random_bundle: Pat
         assert after.kept_conversations < before.kept_conversations
         assert (after.context, after.target.kv_type) == (before.context, before.target.kv_type)
         assert len([*first.step.tokens, *tokens_of(list(running))]) == 10
+
+
+def test_a_budget_that_is_set_meanwhile_counts_constraints_too(
+    random_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def count_slowly(plan: Plan, manifest: Manifest) -> Plan:
+        threads.append(threading.Thread(target=lambda: engine.set_budget(budget)))
+        threads[0].start()
+        threads[0].join(0.2)
+        return plan_with_constraints(plan, manifest)
+
+    with Engine.open(random_bundle, Request(threads=1, nodes=4, context=256)) as engine:
+        budget = engine.plan.budget_bytes - 1
+        monkeypatch.setattr("runtime.open_models.plan_with_constraints", count_slowly)
+        engine.check_constraint(CONSTRAINTS["schema"])
+        threads[0].join()
+        engine.end_answer()
+        assert engine.plan.budget_bytes == budget
+        assert engine.plan.process.part(CONSTRAINTS_PART).anonymous == constraint_bytes(engine.manifest)
 
 
 def test_a_budget_that_cannot_have_room_for_constraints_refuses_them_and_nothing_else(random_bundle: Path) -> None:
