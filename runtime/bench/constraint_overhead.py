@@ -1,14 +1,17 @@
 """What a constraint adds to a step: ``python -m runtime.bench.constraint_overhead TOKENIZER_FOLDER``.
 
-No model runs. Answers are drawn from what a JSON schema allows; every step does what the decoding loop does for the
-constraint: asks what is forced, masks the rows, looks for the end, and commits. Seconds are those of the processor, so
-other work on the machine counts little.
+No model runs. Answers follow a JSON schema: usual ones, and any that are drawn from all that the schema allows, which
+are dearer, since their strings end where no more is allowed. Every step does what the decoding loop does: asks what is
+forced, chooses a token in each row, looks for the end, and commits; and the same without a constraint. Seconds are
+those of the processor, so other work on the machine counts little.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from time import thread_time
 
@@ -20,13 +23,21 @@ from runtime.arrays import FloatArray
 from runtime.constraints.compiler import ConstraintCompiler
 from runtime.constraints.matcher import Matcher
 from runtime.constraints.request import JsonSchema
-from runtime.decoding.constrained import allowed_logits
+from runtime.decoding.constrained import allowed_distribution, allowed_greedy_token
 from runtime.decoding.context import Context
-from runtime.decoding.sampling import SamplingParams
+from runtime.decoding.sampling import SamplingParams, passing_row
 from runtime.process.allocator import give_back
 from runtime.text.tokenizer import Tokenizer
 
 _STEP_SECONDS = 0.02
+# A logit above all that are drawn.
+_KNOWN = 12.0
+_SETTINGS = (
+    SamplingParams(),
+    SamplingParams(temperature=0.8),
+    SamplingParams(temperature=0.8, top_p=0.95),
+    SamplingParams(temperature=0.7, top_k=20, top_p=0.8),
+)
 _PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "city": {"type": "string", "maxLength": 30}},
@@ -34,6 +45,18 @@ _PERSON = {
     "additionalProperties": False,
 }
 _SCHEMA = {"type": "array", "items": _PERSON, "minItems": 3, "maxItems": 6}
+_NAMES = ("Lily Carter", "Ben Okafor", "Mia Lindqvist", "Tom Alvarez", "Zoe Tanaka", "Sam Brown")
+_CITIES = ("Berlin", "New York", "Rio de Janeiro", "Osaka", "Cape Town", "Llanfairpwllgwyngyll")
+
+
+def usual_answer(tokenizer: Tokenizer, seed: int) -> list[int]:
+    """The tokens of an answer as people would write it."""
+    rng = np.random.default_rng(seed)
+    people = [
+        {"name": str(rng.choice(_NAMES)), "age": int(rng.integers(1, 99)), "city": str(rng.choice(_CITIES))}
+        for _ in range(rng.integers(3, 7))
+    ]
+    return tokenizer.encode_behind(json.dumps(people))
 
 
 def draw_answer(matcher: Matcher, seed: int, most: int) -> list[int]:
@@ -44,24 +67,39 @@ def draw_answer(matcher: Matcher, seed: int, most: int) -> list[int]:
     return tokens
 
 
-def time_steps(matcher: Matcher, answer: Sequence[int], rows: int, logits: FloatArray, greedy: bool) -> list[float]:
-    """Seconds of the constraint in every step of ``answer``, if steps of ``rows`` rows commit ``rows`` tokens.
+def time_steps(
+    matcher: Matcher, answer: Sequence[int], rows: int, params: SamplingParams, logits: FloatArray
+) -> tuple[list[float], list[float]]:
+    """Seconds of every step of ``answer`` that choosing tokens takes, without the constraint and with it.
 
-    Greedy rows find the model's own choice allowed; rows that are drawn from are masked.
+    A step has ``rows`` rows and commits as many tokens. The model that ``logits`` stand for knows the format: at each
+    row, the answer's token is the most probable one.
     """
-    context, seconds = Context(len(answer) + 1, SamplingParams()), list[float]()
-    context.constraint = matcher
+    free, bound = Context(len(answer) + 1, params), Context(len(answer) + 1, params)
+    bound.constraint = matcher
+    without, within = list[float](), list[float]()
     for place in range(0, len(answer) - rows + 1, rows):
         path = answer[place : place + rows]
-        start = thread_time()
-        matcher.forced()
-        for row in range(rows):
-            if not greedy or not matcher.allows(path[:row], path[row]):
-                allowed_logits(logits, context, path[:row])
-        matcher.end(path)
-        context.append(path)
-        seconds.append(thread_time() - start)
-    return seconds
+        for context, seconds in ((free, without), (bound, within)):
+            start = thread_time()
+            if context.constraint is not None:
+                matcher.forced()
+            for row, token in enumerate(path):
+                usual, logits[token] = logits[token], _KNOWN
+                _choose(logits, context, path[:row])
+                logits[token] = usual
+            if context.constraint is not None:
+                matcher.end(path)
+            context.append(path)
+            seconds.append(thread_time() - start)
+    return without, within
+
+
+def _choose(logits: FloatArray, context: Context, path: Sequence[int]) -> int:
+    """What acceptance rules do for a row."""
+    if context.sampling.temperature == 0:
+        return allowed_greedy_token(logits, context, path, ())
+    return allowed_distribution(logits, context, path, (), passing_row(len(logits))).draw(0.3)
 
 
 def report(folder: Path, size: int, answers: int, end: str) -> list[str]:
@@ -73,25 +111,35 @@ def report(folder: Path, size: int, answers: int, end: str) -> list[str]:
         start = thread_time()
         compiler.matcher(JsonSchema(_SCHEMA))
         built, held = thread_time() - start, _anonymous() - before
-        texts = [draw_answer(compiler.matcher(JsonSchema(_SCHEMA)), seed, 128) for seed in range(answers)]
+        texts = {
+            "usual": [usual_answer(tokenizer, seed) for seed in range(answers)],
+            "any": [draw_answer(compiler.matcher(JsonSchema(_SCHEMA)), seed, 128) for seed in range(answers)],
+        }
     most = max((phase.peak.anonymous_bytes - before for phase in meter.phases), default=0)
-    logits = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    logits = 2 * np.random.default_rng(0).standard_normal(size).astype(np.float32)
     lines = [
         f"{measured_on(('llguidance', 'numpy'))}; {size:,} logits, {answers} answers",
         f"trie and constraint: {built:.2f} s once, {held / 1e6:.1f} MB held, {most / 1e6:.1f} MB at most with answers",
         "",
-        f"| rows | mean ms | median ms | 99% ms | mean share of {_STEP_SECONDS * 1e3:.0f} ms |",
-        "| --- | --- | --- | --- | --- |",
+        "| answers | rows | sampling | without ms | added ms, mean | median | 99% | mean share of "
+        f"{_STEP_SECONDS * 1e3:.0f} ms |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for rows, greedy in ((1, True), (8, True), (1, False), (8, False)):
-        runs = [time_steps(compiler.matcher(JsonSchema(_SCHEMA)), text, rows, logits, greedy) for text in texts]
-        seconds = np.array([each for run in runs for each in run])
-        times = " | ".join(
-            f"{each * 1e3:.2f}" for each in (seconds.mean(), np.median(seconds), np.quantile(seconds, 0.99))
-        )
-        kind = "greedy" if greedy else "sampled"
-        lines.append(f"| {rows}, {kind} | {times} | {seconds.mean() / _STEP_SECONDS:.1%} |")
+    for kind, params, rows in product(texts, _SETTINGS, (1, 8)):
+        matcher = compiler.matcher(JsonSchema(_SCHEMA))
+        runs = [time_steps(matcher.fork(), text, rows, params, logits) for text in texts[kind]]
+        without, within = (np.array([each for run in runs for each in run[place]]) for place in (0, 1))
+        added = within - without
+        times = (without.mean(), added.mean(), np.median(added), np.quantile(added, 0.99))
+        shown = " | ".join(f"{each * 1e3:.2f}" for each in times)
+        lines.append(f"| {kind} | {rows} | {_describe(params)} | {shown} | {added.mean() / _STEP_SECONDS:.1%} |")
     return lines
+
+
+def _describe(params: SamplingParams) -> str:
+    named = {name: getattr(params, name) for name in ("temperature", "top_k", "top_p")}
+    usual = SamplingParams()
+    return ", ".join(f"{name} {value:g}" for name, value in named.items() if value != getattr(usual, name)) or "greedy"
 
 
 def _anonymous() -> int:

@@ -33,6 +33,8 @@ class Matcher:
         # Tokens behind the committed ones where the matcher is now, and how many tokens of both ``inner`` consumed.
         self._path: list[int] = []
         self._consumed = 0
+        # For each token of the path whether nothing can follow it any more.
+        self._final: list[bool] = []
         self._masks: dict[tuple[int, ...], Bits] = {}
 
     def mask(self, path: Sequence[int] = ()) -> Bits:
@@ -93,17 +95,15 @@ class Matcher:
 
     def end(self, tokens: Sequence[int]) -> Cut | None:
         """See ``Constraint``."""
-        for count in range(1, len(tokens) + 1):
-            self._move(tokens[:count])
-            if self._beyond or self._inner.is_stopped():
-                return Cut(count, "eos" if tokens[count - 1] in self._ends else "stop")
-        return None
+        self._move(tokens)
+        count = next((place for place, is_final in enumerate(self._final, 1) if is_final), None)
+        return None if count is None else Cut(count, "eos" if tokens[count - 1] in self._ends else "stop")
 
     def append(self, tokens: Sequence[int]) -> None:
         """See ``Constraint``."""
         self._move(tokens)
         self._committed += self._path
-        self._path = []
+        self._path, self._final = [], []
         self._masks.clear()
 
     def take_back(self, count: int) -> None:
@@ -111,6 +111,7 @@ class Matcher:
         self._move(())
         place = len(self._committed) - count
         self._path, self._committed = self._committed[place:], self._committed[:place]
+        self._final = [False] * len(self._path)  # not known, nor asked for
         self._masks.clear()
         self._move(())
 
@@ -120,7 +121,8 @@ class Matcher:
         other = Matcher.__new__(Matcher)
         other.__dict__.update(self.__dict__)
         other._inner = self._inner.deep_copy()
-        other._committed, other._path, other._masks = self._committed.copy(), [], self._masks.copy()
+        other._committed, other._path, other._final = self._committed.copy(), [], []
+        other._masks = self._masks.copy()
         return other
 
     @property
@@ -144,12 +146,13 @@ class Matcher:
         if self._consumed > length:
             self._inner.rollback(self._consumed - length)
             self._consumed = length
-        del self._path[kept:]
+        del self._path[kept:], self._final[kept:]
         for token in path[kept:]:
             if not self._beyond and token not in self._ends and 0 <= token < self._size:
                 self._consumed += self._inner.try_consume_tokens([int(token)])
                 self._check()
             self._path.append(int(token))
+            self._final.append(bool(self._beyond) or self._inner.is_stopped())
 
     def _check(self) -> None:
         if self._inner.is_error():

@@ -1,7 +1,7 @@
 """Decoding under a constraint: the one place where logits are masked.
 
-A constraint masks raw logits, before every sampling setting. Whoever reads logits asks ``allowed_logits``: acceptance
-rules for the target's rows, drafters for their own. So an answer has the target's distribution over what is allowed,
+A constraint masks raw logits, before every sampling setting. Whoever reads logits asks here: acceptance rules for the
+target's rows, drafters for their own. So an answer has the target's distribution over what is allowed,
 with drafts and without, and drafters do not propose what cannot stand.
 """
 
@@ -13,34 +13,43 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.arrays import FloatArray, Scratch, TokenArray
-from runtime.decoding.constraint import Bits, Constraint
+from runtime.decoding.allowed_tokens import AllowedTokens, allowed_tokens
+from runtime.decoding.constraint import Constraint
 from runtime.decoding.context import Context
+from runtime.decoding.distribution import Distribution
 from runtime.decoding.draft import Draft, DrawKind
 from runtime.decoding.protocols import StoppingCriterion
-from runtime.decoding.sampling import greedy_token
+from runtime.decoding.sampling import SamplingParams, distribution, greedy_token
 from runtime.decoding.stop import Cut
 
-# Logits that are masked at a time, so that intermediate results stay in the second-level cache.
-_PIECE = 32768
-# With fewer bytes of bits than this that allow anything, the few allowed logits are copied one by one.
-_FEW = 256
-# What is added to eight logits, by the byte of their bits: 0 for an allowed token, else minus infinity.
-_ADDED = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0.0, -np.inf)
-_ADDED = _ADDED.astype(np.float32)
-_EIGHT = np.arange(8)
-
 _floats = Scratch(np.float32)
+
+
+def allowed_distribution(
+    logits: FloatArray,
+    context: Context,
+    path: Sequence[int],
+    before: Sequence[int] | TokenArray,
+    out: FloatArray,
+    params: SamplingParams | None = None,
+) -> Distribution:
+    """What the token after ``path`` is drawn from, by ``logits``, float32 ``[vocab]``.
+
+    ``before`` and ``out`` are as in ``sampling.distribution``; ``params`` None are the context's. If the context's
+    constraint allows none of these tokens, as a drafter may lack the only one, all are; what is drafted will not stand.
+    """
+    allowed = _tokens_after(context, path, len(logits))
+    return distribution(logits, before, params or context.sampling, out, allowed)
 
 
 def allowed_logits(logits: FloatArray, context: Context, path: Sequence[int]) -> FloatArray:
     """``logits``, float32 ``[vocab]``, with minus infinity for tokens that may not follow ``path`` in ``context``.
 
     Valid until this thread's next call; ``logits`` itself if the context has no constraint, or if it allows none of
-    these tokens, as a drafter may lack the only one. Then what is drafted will not stand.
+    these tokens.
     """
-    if context.constraint is None:
-        return logits
-    return _masked(logits, context.constraint.mask(path), _floats.take("allowed", len(logits)))
+    allowed = _tokens_after(context, path, len(logits))
+    return logits if allowed is None else allowed.masked(logits, _floats.take("allowed", len(logits)))
 
 
 def allowed_greedy_token(
@@ -57,26 +66,12 @@ def allowed_greedy_token(
     return greedy_token(allowed_logits(logits, context, path), before, context.sampling)
 
 
-def _masked(logits: FloatArray, bits: Bits, out: FloatArray) -> FloatArray:
-    """Writes ``logits`` to ``out`` where ``bits`` allow the token, else minus infinity; bits may be more or fewer."""
-    known = min(len(logits), 8 * len(bits))
-    used = np.flatnonzero(bits)
-    if len(used) < _FEW:
-        chosen = (8 * used[:, None] + _EIGHT)[np.unpackbits(bits[used, None], axis=1, bitorder="little").view(np.bool_)]
-        chosen = chosen[chosen < known]
-        if not len(chosen):
-            return logits
-        out.fill(-np.inf)
-        out[chosen] = logits[chosen]
-        return out
-    out[known:] = -np.inf
-    added = _floats.take("added", _PIECE).reshape(-1, 8)
-    for start in range(0, known, _PIECE):
-        end = min(start + _PIECE, known)
-        rows = bits[start // 8 : -(-end // 8)]
-        np.take(_ADDED, rows, axis=0, out=added[: len(rows)], mode="clip")
-        np.add(logits[start:end], added.reshape(-1)[: end - start], out=out[start:end])
-    return out
+def _tokens_after(context: Context, path: Sequence[int], size: int) -> AllowedTokens | None:
+    """The tokens below ``size`` that may follow ``path``; None for all of them, and where none of them may."""
+    if context.constraint is None:
+        return None
+    allowed = allowed_tokens(context.constraint.mask(path), size)
+    return None if allowed.few is not None and not len(allowed.few) else allowed
 
 
 def allowed_part(draft: Draft, constraint: Constraint | None) -> Draft:

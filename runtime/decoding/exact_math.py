@@ -14,6 +14,8 @@ import numpy.typing as npt
 from runtime.arrays import FloatArray, Scratch
 
 Doubles = npt.NDArray[np.float64]
+# Places in a row.
+Ids = npt.NDArray[np.int64]
 
 _singles, _doubles, _masks = Scratch(np.float32), Scratch(np.float64), Scratch(np.bool_)
 
@@ -25,6 +27,8 @@ COLUMNS = 512
 # cache.
 _ROWS = 64
 _PIECE = 32768
+# More values than this are added up among the zeros of the whole row.
+MOST_SCATTERED = 1024
 # Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
 _ROUNDER = np.float32(12582912)
 # Powers below 2^-126 are set to 0: they are no normal float32, and processors may flush such numbers to zero.
@@ -82,12 +86,44 @@ def column_sums(values: npt.NDArray[np.floating[Any]]) -> Doubles:
     rows = len(values) // COLUMNS
     if rows == 0:
         return values.astype(np.float64)
-    table = values[: rows * COLUMNS].reshape(rows, COLUMNS)
-    sums = np.zeros(COLUMNS)
-    for start in range(0, rows, _ROWS):
-        sums += _halved(table[start : start + _ROWS])
+    sums = _row_sums(values[: rows * COLUMNS].reshape(rows, COLUMNS))
     rest = values[rows * COLUMNS :].astype(np.float64)
     sums[: len(rest)] += rest
+    return sums
+
+
+def scattered_total(places: Ids, values: FloatArray, size: int) -> float:
+    """``total`` of a row of ``size`` that has ``values`` at the ascending ``places`` and zeros elsewhere; same bits."""
+    return float(running_sums(scattered_sums(places, values, size))[-1])
+
+
+def scattered_sums(places: Ids, values: FloatArray, size: int) -> Doubles:
+    """``column_sums`` of a row of ``size`` that has ``values``, none negative, at ``places`` and zeros elsewhere.
+
+    Zeros change no sum, and two values have the same sum in any order. So only columns with three values and more are
+    added up as tables.
+    """
+    if size < COLUMNS or len(places) > MOST_SCATTERED:
+        row = _singles.take("scattered", size)
+        row.fill(0)
+        row[places] = values
+        return column_sums(row)
+    columns = places % COLUMNS
+    sums: Doubles = np.bincount(columns, values, COLUMNS).astype(np.float64, copy=False)
+    crowded = np.bincount(columns, minlength=COLUMNS) > 2
+    if crowded.any():
+        inside = crowded[columns]
+        table = np.zeros((size // COLUMNS + 1, np.count_nonzero(crowded)))
+        table[places[inside] // COLUMNS, (np.cumsum(crowded) - 1)[columns[inside]]] = values[inside]
+        sums[crowded] = _row_sums(table[:-1]) + table[-1]
+    return sums
+
+
+def _row_sums(table: npt.NDArray[np.floating[Any]]) -> Doubles:
+    """The sum of the rows of ``table``, in the order of ``column_sums``."""
+    sums = np.zeros(table.shape[1])
+    for start in range(0, len(table), _ROWS):
+        sums += _halved(table[start : start + _ROWS])
     return sums
 
 

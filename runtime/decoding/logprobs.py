@@ -18,7 +18,8 @@ from export.manifest import PocketspecError
 from export.perplexity import log_sum_exp
 from runtime.arguments import as_whole
 from runtime.arrays import FloatArray, at_least
-from runtime.decoding.sampling import kth_largest, logits_error
+from runtime.decoding.filters import kth_largest
+from runtime.decoding.sampling import logits_error
 
 
 @dataclass(frozen=True)

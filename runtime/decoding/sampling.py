@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +24,15 @@ import numpy.typing as npt
 from export.manifest import PocketspecError
 from runtime.arguments import as_real, as_whole
 from runtime.arrays import FloatArray, Scratch, TokenArray, at_least
-from runtime.decoding.exact_math import COLUMNS, LOG2_E, column_sums, raise_two, running_sums, total
+from runtime.decoding.allowed_tokens import AllowedTokens
+from runtime.decoding.distribution import Distribution
+from runtime.decoding.exact_math import LOG2_E, MOST_SCATTERED, Ids, raise_two, scattered_total, total
+from runtime.decoding.filters import nucleus_floor, places_of_largest
 from runtime.errors import LogitsError
-
-# Every 37th logit is in the sample from which the cut of top_k is estimated; the cut itself is exact.
-_STRIDE = 37
-# Fewer candidates than this are sorted, which then costs less than another pass.
-_FEW = 2048
 
 _MASK = (1 << 64) - 1
 
-_floats, _masks = Scratch(np.float32), Scratch(np.bool_)
+_floats = Scratch(np.float32)
 
 
 class SamplingError(PocketspecError, ValueError):
@@ -113,32 +111,49 @@ def probabilities(
     tokens: Sequence[int] | TokenArray,
     params: SamplingParams,
     out: FloatArray | None = None,
+    allowed: AllowedTokens | None = None,
 ) -> FloatArray:
     """The distribution the next token is drawn from, float32 ``[vocab]``; excluded tokens have exactly 0.
 
-    It is written to ``out`` (None: to a new array) and returned. The other arguments are those of ``greedy_token``. At
-    temperature 0 it is certain of the greedy token. LogitsError if the logits are not numbers.
+    It is written to ``out`` (None: to a new array) and returned. The other arguments are those of ``distribution``.
     """
     out = np.empty(len(logits), np.float32) if out is None else out
+    return distribution(logits, tokens, params, out, allowed).dense(out)
+
+
+def distribution(
+    logits: FloatArray,
+    tokens: Sequence[int] | TokenArray,
+    params: SamplingParams,
+    out: FloatArray,
+    allowed: AllowedTokens | None = None,
+) -> Distribution:
+    """The distribution the next token is drawn from; valid until ``out``, float32 ``[vocab]``, is used again.
+
+    ``logits`` and ``tokens`` are as in ``greedy_token``. ``allowed`` restricts the tokens (None: all), with the same
+    bits as if the others' logits were minus infinity. At temperature 0 it is certain of the greedy token. LogitsError
+    if the logits are not numbers.
+    """
     if params.temperature == 0:
-        token = greedy_token(logits, tokens, params)
-        out.fill(0)
-        out[token] = 1.0
-        return out
+        token = greedy_token(logits if allowed is None else allowed.masked(logits, out), tokens, params)
+        return Distribution(len(logits), np.ones(1, np.float32), np.array([token]))
     row = logits
     if params.repetition_penalty != 1.0:
         row = _penalize(logits, tokens, params.repetition_penalty, out)
-    top = row.max()
+    if allowed is not None and allowed.few is not None:
+        return _among_few(row[allowed.few], allowed.few, params, len(row))
+    best = row.argmax()
+    if allowed is not None and not (math.isfinite(row[best]) and allowed.allows(int(best))):
+        row = allowed.masked(row, out)
+        best = row.argmax()
+    top = row[best]
     if not math.isfinite(top):
         raise logits_error(top)
-    if not 0 < params.top_k < len(row):
-        return _distribution(row, top, params, out)
-    kept = np.flatnonzero(at_least(row, kth_largest(row, params.top_k)))
-    row = row[kept]
-    weights = _distribution(row, top, params, row)
-    out.fill(0)
-    out[kept] = weights
-    return out
+    if 0 < params.top_k < len(row):
+        kept = places_of_largest(row, params.top_k, allowed)
+        if kept is not None:
+            return _scattered(row[kept], kept, top, params, len(row), total)
+    return _over_all(row, top, params, out, None if allowed is None else allowed.excluded)
 
 
 def passing_row(size: int) -> FloatArray:
@@ -148,14 +163,8 @@ def passing_row(size: int) -> FloatArray:
 
 
 def draw(probs: npt.NDArray[np.floating[Any]], u: float) -> int:
-    """The token at ``u`` in [0, 1) of the cumulative ``probs``, float ``[vocab]``, which need not sum to one exactly.
-
-    Tokens are added up column by column, as in ``exact_math.column_sums``: up to 512 tokens in their own order. Sums
-    are in float64; a token of probability zero is never returned.
-    """
-    sums = column_sums(probs)
-    column, left = _locate(sums, u * float(running_sums(sums)[-1]))
-    return column if len(probs) < COLUMNS else column + COLUMNS * _locate(probs[column::COLUMNS], left)[0]
+    """The token at ``u`` in [0, 1) of the cumulative ``probs``, float ``[vocab]``; see ``Distribution.draw``."""
+    return Distribution(len(probs), probs).draw(u)
 
 
 def uniform(seed: int, position: int, stream: RandomStream = RandomStream.TARGET, index: int = 0) -> float:
@@ -179,15 +188,6 @@ def _mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
-def _locate(weights: npt.NDArray[np.floating[Any]], point: float) -> tuple[int, float]:
-    """The interval of cumulative ``weights`` that contains ``point``, never an empty one, and the offset in it."""
-    ends = running_sums(weights)
-    index = int(ends.searchsorted(point, side="right"))
-    if index == len(ends):  # rounding put the point at or past the end
-        index = int(np.flatnonzero(weights)[-1])
-    return index, point - (float(ends[index - 1]) if index else 0.0)
-
-
 def _penalize(logits: FloatArray, tokens: Sequence[int] | TokenArray, penalty: float, out: FloatArray) -> FloatArray:
     """Copies ``logits`` to ``out``; those of ``tokens`` are made smaller: divided if positive, else multiplied."""
     out[:] = logits
@@ -198,90 +198,74 @@ def _penalize(logits: FloatArray, tokens: Sequence[int] | TokenArray, penalty: f
     return out
 
 
-def _distribution(row: FloatArray, top: np.float32, params: SamplingParams, out: FloatArray) -> FloatArray:
-    """Writes the distribution of logits ``row``, the largest of which is ``top``, to ``out``, which may be ``row``."""
-    np.subtract(row, top, out=out)
-    with np.errstate(over="ignore", under="ignore"):  # far below the top, infinity is as good as a large number
-        raise_two(out, LOG2_E / params.temperature)  # probabilities up to a factor: exactly 1 at the top
-    _filter(out, params)
-    out /= np.float32(total(out))
-    return out
+def _among_few(row: FloatArray, few: Ids, params: SamplingParams, size: int) -> Distribution:
+    """The distribution over the tokens ``few`` of ``size``, by their logits ``row``, which it changes."""
+    top = row.max()
+    if not math.isfinite(top):
+        raise logits_error(top)
+    if 0 < params.top_k < size and params.top_k <= len(row):
+        kept = places_of_largest(row, params.top_k)
+        if kept is not None:
+            return _scattered(row[kept], few[kept], top, params, size, total)
+    return _scattered(row, few, top, params, size, lambda weights: scattered_total(few, weights, size))
 
 
-def _filter(weights: FloatArray, params: SamplingParams) -> None:
-    """Sets to 0 what top_p and min_p exclude (min_p relates to the top, whose weight is 1)."""
-    floor = params.min_p
-    if params.top_p < 1:
-        floor = max(floor, _nucleus_floor(weights, params.top_p))
+def _scattered(
+    row: FloatArray,
+    places: Ids,
+    top: np.float32,
+    params: SamplingParams,
+    size: int,
+    add: Callable[[FloatArray], float],
+) -> Distribution:
+    """The distribution over the tokens ``places`` alone, by their logits ``row``, which it changes.
+
+    ``add`` sums weights as the whole row would, or as the tokens that top_k keeps do.
+    """
+    _weigh(row, top, params, row)
+    floor = _floor(row, params, add)
     if floor > 0:
-        weights *= at_least(weights, np.float32(floor))
+        row *= at_least(row, np.float32(floor))
+    row /= np.float32(add(row))
+    return Distribution(size, row, places)
 
 
-def kth_largest(row: FloatArray, k: int) -> np.float32:
-    """The k-th largest entry.
-
-    A sample suggests a cut that leaves a few hundred more than k candidates; if it leaves fewer than k, the whole row
-    is searched.
-    """
-    sample = np.sort(row[::_STRIDE])
-    rank = k // _STRIDE + 8 + 4 * math.isqrt(k // _STRIDE)
-    if rank < len(sample):
-        candidates = row[at_least(row, sample[len(sample) - rank])]
-        if len(candidates) >= k:
-            row = candidates
-    return np.float32(np.partition(row, len(row) - k)[len(row) - k])
-
-
-def _nucleus_floor(weights: FloatArray, top_p: float) -> float:
-    """The smallest weight of the nucleus: the fewest, largest weights that together have ``top_p`` of the sum.
-
-    It is a search for a quantile. While there are many candidates, a sample brackets the smallest weight, and the mass
-    above the bracket is added up; the remaining candidates are sorted.
-    """
-    whole = total(weights)
-    mass, pool, above, below = top_p * whole, weights, 0.0, 0.0
-    while len(pool) > _FEW:
-        low, high = _bracket(pool, whole - mass - below)
-        is_upper = np.greater(pool, high, out=_masks.take("upper", len(pool)))
-        upper_mass = _masked_sum(pool, is_upper)
-        if above + upper_mass >= mass and is_upper.any():
-            below, pool = whole - above - upper_mass, pool[is_upper]
-            continue
-        is_middle = at_least(pool, low)
-        is_middle ^= is_upper
-        middle = pool[is_middle]
-        middle_mass = total(middle)
-        has_more = above + upper_mass + middle_mass < mass
-        is_lower = np.less(pool, low, out=is_middle) if has_more else None
-        if len(middle) == len(pool) or (is_lower is not None and not is_lower.any()):
-            break  # ties, which no bracket separates, or a sum that rounding made too small
-        above += upper_mass
-        if is_lower is None:
-            below, pool = whole - above - middle_mass, middle
-        else:
-            above, pool = above + middle_mass, pool[is_lower]
-    descending = np.sort(pool)[::-1]
-    ends = above + running_sums(descending)
-    return float(descending[min(int(ends.searchsorted(mass)), len(descending) - 1)])
+def _over_all(
+    row: FloatArray, top: np.float32, params: SamplingParams, out: FloatArray, excluded: Ids | None
+) -> Distribution:
+    """The distribution over all tokens of logits ``row`` but ``excluded``; ``out`` may be ``row``."""
+    _weigh(row, top, params, out, excluded)
+    floor = _floor(out, params, total)
+    if floor > 0:
+        kept = at_least(out, np.float32(floor))
+        if np.count_nonzero(kept) <= MOST_SCATTERED:
+            places = np.flatnonzero(kept)
+            weights = out[places]
+            weights /= np.float32(scattered_total(places, weights, len(out)))
+            return Distribution(len(out), weights, places)
+        out *= kept
+    out /= np.float32(total(out))
+    return Distribution(len(out), out)
 
 
-def _bracket(pool: FloatArray, mass: float) -> tuple[np.float32, np.float32]:
-    """Two weights that probably enclose the cut which leaves ``mass`` of ``pool`` below it.
+def _weigh(
+    row: FloatArray, top: np.float32, params: SamplingParams, out: FloatArray, excluded: Ids | None = None
+) -> None:
+    """Writes probabilities up to a factor to ``out``: exactly 1 at logit ``top``, exactly 0 for ``excluded`` tokens."""
+    with np.errstate(over="ignore", under="ignore"):  # far below the top, infinity is as good as a large number
+        np.subtract(row, top, out=out)
+        if excluded is not None:
+            out[excluded] = 0  # whatever an excluded logit is, its power is a number
+        raise_two(out, LOG2_E / params.temperature)
+    if excluded is not None:
+        out[excluded] = 0
 
-    They are estimated from the small end of a sample, which misses the few largest weights that often have most of the
-    mass.
-    """
-    sample = np.sort(pool[:: max(1, len(pool) // _FEW)])
-    ends = running_sums(sample) * (len(pool) / len(sample))
-    rank, slack = int(ends.searchsorted(mass)), len(sample) // 32
-    return sample[max(min(rank, len(sample) - 1) - slack, 0)], sample[min(rank + slack, len(sample) - 1)]
 
-
-def _masked_sum(values: FloatArray, mask: npt.NDArray[np.bool_]) -> float:
-    """The sum of ``values`` where ``mask``; gathering them first is faster only if they are few."""
-    few = np.count_nonzero(mask) < len(values) // 8
-    masked = values[mask] if few else np.multiply(values, mask, out=_floats.take("masked", len(values)))
-    return total(masked)
+def _floor(weights: FloatArray, params: SamplingParams, add: Callable[[FloatArray], float]) -> float:
+    """The least weight that top_p and min_p keep (min_p relates to the top, whose weight is 1)."""
+    if params.top_p == 1:
+        return params.min_p
+    return max(params.min_p, nucleus_floor(weights, add(weights), params.top_p))
 
 
 def logits_error(value: np.float32) -> LogitsError:

@@ -22,11 +22,11 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.arrays import Arena, FloatArray, TokenArray, at_least
-from runtime.decoding.constrained import allowed_greedy_token, allowed_logits
+from runtime.decoding.constrained import allowed_distribution, allowed_greedy_token
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit, DrawKind, make_chain
 from runtime.decoding.protocols import Model
-from runtime.decoding.sampling import RandomStream, draw, passing_row, probabilities, uniform
+from runtime.decoding.sampling import RandomStream, draw, passing_row, uniform
 from runtime.drafters.confidence import confidence_sampling, is_worth_extending, uncalibrated
 from runtime.drafters.draft_tree import ROOT, GrowingTree
 from runtime.drafters.window import window_of, window_size
@@ -123,19 +123,18 @@ class DraftModelDrafter:
         tokens: list[int] = []
         chances: list[float] = []
         while True:
-            before, probs = _with_drafted(context, tokens), None
+            before, drawn_from = _with_drafted(context, tokens), None
             row = passing_row(len(logits))
             if params.temperature == 0:
                 token = allowed_greedy_token(logits, context, tokens, before)
                 if limit.floor > 0:
-                    allowed = allowed_logits(logits, context, tokens)
-                    probs = probabilities(allowed, before, confidence_sampling(params), row)
+                    drawn_from = allowed_distribution(logits, context, tokens, before, row, confidence_sampling(params))
             else:
-                probs = probabilities(allowed_logits(logits, context, tokens), before, params, row)
-                token = draw(probs, uniform(params.seed, context.position + len(tokens)))
+                drawn_from = allowed_distribution(logits, context, tokens, before, row)
+                token = drawn_from.draw(uniform(params.seed, context.position + len(tokens)))
             tokens.append(token)
-            if probs is not None:
-                chances.append(float(probs[token]))
+            if drawn_from is not None:
+                chances.append(drawn_from.chance(token))
                 survival *= self.calibration(chances[-1])
             if len(tokens) == limit.depth or not is_worth_extending(survival, len(tokens), limit.floor):
                 return make_chain(tokens, source=self.name, chances=tuple(chances))
@@ -151,9 +150,9 @@ class DraftModelDrafter:
             for node, after in zip(level, rows, strict=True):
                 score = tree.nodes[node].score if node != ROOT else 1.0
                 floor = max(_MIN_SCORE, limit.floor, tree.nodes[best[-1]].score if len(best) == limit.nodes else 0.0)
-                path = tree.path(node)
-                before, after = _with_drafted(context, path), allowed_logits(after, context, path)
-                probs = probabilities(after, before, params, passing_row(len(after)))
+                path, row = tree.path(node), passing_row(len(after))
+                before = _with_drafted(context, path)
+                probs = allowed_distribution(after, context, path, before, row, params).dense(row)
                 for token in _likeliest(probs, _MIN_SCORE, limit.nodes):
                     share = float(probs[token])
                     if score * self.calibration(share) >= floor:
@@ -186,8 +185,8 @@ class DraftModelDrafter:
             parents, level = level, []
             for node, logits in zip(parents, rows, strict=True):
                 path, row = tree.path(node), self._arena.take(len(logits))
-                logits = allowed_logits(logits, context, path)
-                probs[node] = probabilities(logits, _with_drafted(context, path), context.sampling, row)
+                before = _with_drafted(context, path)
+                probs[node] = allowed_distribution(logits, context, path, before, row).dense(row)
                 level += self._draw_children(context, tree, node, probs[node], 1 if depth else branches)
         return tree.draft(range(len(tree.nodes)), self.name, kind, probs)
 

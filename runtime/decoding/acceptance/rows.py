@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from runtime.arrays import FloatArray, TokenArray
-from runtime.decoding.constrained import allowed_greedy_token, allowed_logits
+from runtime.decoding.constrained import allowed_distribution, allowed_greedy_token
 from runtime.decoding.context import Context
+from runtime.decoding.distribution import Distribution
 from runtime.decoding.draft import Draft, row_of
-from runtime.decoding.sampling import passing_row, probabilities
+from runtime.decoding.sampling import passing_row
 
 
 class TargetRows:
@@ -31,14 +32,21 @@ class TargetRows:
 
     def probs(self, node: int) -> FloatArray:
         """The distribution of the token after ``node`` (-1: the anchor), float32 ``[vocab]``."""
-        path = self._path(node)
-        logits = allowed_logits(self._logits[row_of(node)], self._context, path)
-        return probabilities(logits, self._before(path), self._context.sampling, self._take(len(logits)))
+        out = self._take(self._logits.shape[1])
+        return self._distribution(node, out).dense(out)
+
+    def draw(self, node: int, u: float) -> int:
+        """The token after ``node`` (-1: the anchor) at ``u`` in [0, 1) of its distribution."""
+        return self._distribution(node, passing_row(self._logits.shape[1])).draw(u)
 
     def token(self, node: int) -> int:
         """The greedy token after ``node`` (-1: the anchor)."""
         path = self._path(node)
         return allowed_greedy_token(self._logits[row_of(node)], self._context, path, self._before(path))
+
+    def _distribution(self, node: int, out: FloatArray) -> Distribution:
+        path = self._path(node)
+        return allowed_distribution(self._logits[row_of(node)], self._context, path, self._before(path), out)
 
     def _path(self, node: int) -> list[int]:
         """The drafted tokens down to ``node``."""

@@ -14,7 +14,7 @@ from runtime.arrays import FloatArray
 from runtime.decoding.acceptance.rows import TargetRows
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, Verdict
-from runtime.decoding.sampling import draw, uniform
+from runtime.decoding.sampling import uniform
 
 
 class MatchVerifier:
@@ -27,7 +27,7 @@ class MatchVerifier:
         """Judges ``draft``; the token at depth d is drawn with the number of position ``context.position + d``."""
         rows = TargetRows(draft, logits, context)
         positions = itertools.count(context.position)
-        return match_walk(draft, lambda node: draw(rows.probs(node), uniform(context.sampling.seed, next(positions))))
+        return match_walk(draft, lambda node: rows.draw(node, uniform(context.sampling.seed, next(positions))))
 
 
 def match_walk(draft: Draft, choose: Callable[[int], int]) -> Verdict:

@@ -11,9 +11,8 @@ import pytest
 import runtime.decoding.acceptance.block as block
 import runtime.decoding.acceptance.recorded_block as record
 import runtime.decoding.acceptance.recursive as recursive
-import runtime.decoding.acceptance.sample_and_match as match
-import runtime.drafters.draft_model as small
 from runtime.decoding.constraint import Constraint
+from runtime.decoding.distribution import Distribution
 from runtime.decoding.draft import DraftLimit, Pick
 from runtime.decoding.loop import Loop
 from runtime.decoding.protocols import Drafter, Verifier
@@ -59,8 +58,9 @@ def step_distance(
     def program(coins: ScriptedCoins) -> Tokens:
         for rule in (block, recursive, record):
             patch.setattr(rule, "StepCoins", lambda seed, position: coins)
-        for draws in (small, match):
-            patch.setattr(draws, "draw", lambda probs, number: coins.draw(probs))
+        patch.setattr(
+            Distribution, "draw", lambda self, number: coins.draw(self.dense(np.empty(self.size, np.float32)))
+        )
         target.cache.rollback(0)
         target.prefill(PROMPT[:-1])
         context = context_of(PROMPT, params, 16)
