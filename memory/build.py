@@ -63,7 +63,7 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
         fixed_width=inputs.request.fixed_width,
         kept_conversations=choices.kept_conversations,
     )
-    return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes, plan.hot_bytes))
+    return _with_margin(plan)
 
 
 def plan_with_constraints(plan: Plan, manifest: Manifest) -> Plan:
@@ -71,8 +71,12 @@ def plan_with_constraints(plan: Plan, manifest: Manifest) -> Plan:
     if plan.process.part(CONSTRAINTS).anonymous:
         return plan
     parts = (*(part for part in plan.process.parts if part.name != CONSTRAINTS), constraints_part(manifest))
-    found = replace(plan, process=Footprint(parts))
-    return replace(found, margin_bytes=margin_bytes(found.anonymous_bytes, found.hot_bytes))
+    return _with_margin(replace(plan, process=Footprint(parts)))
+
+
+def _with_margin(plan: Plan) -> Plan:
+    constrained = plan.process.part(CONSTRAINTS).anonymous > 0
+    return replace(plan, margin_bytes=margin_bytes(plan.anonymous_bytes, plan.hot_bytes, constrained))
 
 
 def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:

@@ -41,9 +41,13 @@ _FAULT_AROUND = 1 << 16
 # Bytes that sampling keeps for each entry of the vocabulary: three arrays of float32 and a mask.
 _SAMPLING = 13
 # The most that constrained answers take, to a schema as usual: the trie of the vocabulary while it is built, or with
-# parsers and masks. Measured in fresh processes, llguidance 1.9.1: 5.0 MB at 4,096 entries (the demo), 11.7 at 32,000
-# and 35.3 at 100,000 (Qwen2's first ones), 16.7 at 49,152 (SmolLM), 48.4 at 151,665 (Qwen2).
-_CONSTRAINTS, _CONSTRAINT_ENTRY = 3_700_000, 305
+# parsers and masks. Measured in fresh processes, llguidance 1.9.1: 5.0 MB at 4,096 entries (the demo), 21.2 at 49,152
+# (SmolLM), 58.3 at 151,936 (Qwen2).
+_CONSTRAINTS, _CONSTRAINT_ENTRY = 3_500_000, 360
+# What the dearest constraints take more than usual ones: an enumeration as long as a constraint may be, or as many
+# states of the lexer as there may be (runtime/constraints). Measured like that: 9.2 MB at 300 entries, 7.8 at 4,096,
+# 5.8 at 49,152, 3.3 at 151,936.
+_DEAREST_CONSTRAINT = 10_000_000
 # Pages of its library that are in memory then.
 _CONSTRAINT_LIBRARY = 6_400_000
 # Python's own objects in a conversation, and fragmentation of the heap.
@@ -199,9 +203,13 @@ def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, F
     return peak
 
 
-def margin_bytes(anonymous: int, hot: int) -> int:
-    """How far the prediction of anonymous bytes may be off, and the page tables for all bytes."""
-    return max(_LEAST_MARGIN, int(anonymous * _MARGIN_SHARE)) + (anonymous + hot) // _BYTES_PER_TABLE_BYTE
+def margin_bytes(anonymous: int, hot: int, constrained: bool) -> int:
+    """How far the prediction of anonymous bytes may be off, and the page tables for all bytes.
+
+    With constrained answers also what the dearest constraint takes: the prediction is that of a usual one.
+    """
+    margin = max(_LEAST_MARGIN, int(anonymous * _MARGIN_SHARE)) + (anonymous + hot) // _BYTES_PER_TABLE_BYTE
+    return margin + (_DEAREST_CONSTRAINT if constrained else 0)
 
 
 def hot_weight_bytes(level: Level, residence: Residence) -> int:

@@ -125,7 +125,7 @@ def report(folder: Path, size: int, answers: int, end: str) -> list[str]:
         f"{_STEP_SECONDS * 1e3:.0f} ms |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for kind, params, rows in product(texts, _SETTINGS, (1, 8)):
+    for kind, rows, params in product(texts, (1, 8), _SETTINGS):
         matcher = compiler.matcher(JsonSchema(_SCHEMA))
         runs = [time_steps(matcher.fork(), text, rows, params, logits) for text in texts[kind]]
         without, within = (np.array([each for run in runs for each in run[place]]) for place in (0, 1))

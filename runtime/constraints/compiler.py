@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from runtime.constraints.library import load_library
-from runtime.constraints.matcher import Matcher, one_line
+from runtime.constraints.matcher import Compiled, Matcher, one_line
 from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema, Regex
 from runtime.constraints.schema_errors import failing_part
 from runtime.constraints.vocabulary import make_trie
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 # One space after each colon and comma, as most JSON in texts has it. A model that may put any white space anywhere may
 # never stop doing so, and nothing between two values would be forced.
 JSON_SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-# What parsing may take. The lexer's states take up to 2 KB each, so at most 64 MB; the others are llguidance's own,
-# some 20 to 50 ms of work at once.
-_LIMITS = {"max_lexer_states": 32_000}
-# Compiled constraints that are kept, the latest ones.
-_KEPT = 8
+# What parsing may take. The lexer's states took up to 0.65 KB each, so they take some 10 MB, which the plan counts
+# (memory/footprint.py); the others are llguidance's own, some 20 to 50 ms of work at once.
+_LIMITS = {"max_lexer_states": 16_000}
 
 
 class ConstraintCompiler:
     """Makes matchers for a model with ``size`` logits, whose answers end with one of ``ends``.
 
-    The trie of the vocabulary is built at the first constraint and kept, like the constraints compiled last.
+    The trie of the vocabulary is built at the first constraint and kept, like the constraint compiled last, whose lexer
+    keeps the states that answers have led to. (Another one takes milliseconds.)
     ``before_trie`` is called before that, and can prevent it by raising an error.
     """
 
@@ -40,7 +39,7 @@ class ConstraintCompiler:
         self._tokenizer, self._size, self._ends = tokenizer, size, tuple(ends)
         self._before_trie = before_trie
         self._trie: llguidance.LLTokenizer | None = None
-        self._compiled: dict[Constrained, Matcher] = {}
+        self._latest: tuple[Constrained, Compiled] | None = None
         self._lock = Lock()
 
     def matcher(self, constraint: Constrained) -> Matcher:
@@ -50,30 +49,33 @@ class ConstraintCompiler:
                 f"{constraint!r} is no constraint; there are JsonSchema, AnyJsonObject, Regex and Grammar"
             )
         with self._lock:
-            compiled = self._compiled.pop(constraint, None) or self._compile(constraint)
-            self._compiled[constraint] = compiled
-            if len(self._compiled) > _KEPT:
-                del self._compiled[next(iter(self._compiled))]
-            return compiled.fork()
+            if self._latest is None or self._latest[0] != constraint:
+                self._latest = None  # before another takes as much
+                self._latest = constraint, self._compile(constraint)
+            return self._matcher(constraint, self._latest[1])
 
-    def _compile(self, constraint: Constrained) -> Matcher:
+    def _matcher(self, constraint: Constrained, compiled: Compiled) -> Matcher:
+        return Matcher(compiled, frozenset(self._ends), self._size, _name(constraint))
+
+    def _compile(self, constraint: Constrained) -> Compiled:
         library = load_library()
         grammar = _grammar_of(library, constraint)
         if self._trie is None:
             self._before_trie()
             self._trie = make_trie(self._tokenizer, self._size, self._ends)
             give_back()  # building it leaves as much free memory behind as it keeps
-        inner = library.LLMatcher(self._trie, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))
-        if inner.is_error():
-            raise ConstraintError(f"{_name(constraint)} cannot be compiled: {one_line(inner.get_error())}")
-        matcher = Matcher(inner, frozenset(self._ends), self._size)
+        trie, limits = self._trie, library.LLParserLimits(**_LIMITS)
+        compiled = Compiled(lambda: library.LLMatcher(trie, grammar, log_level=0, limits=limits))
+        error = compiled.begin().get_error()
+        if error:
+            raise ConstraintError(f"{_name(constraint)} cannot be compiled: {one_line(error)}")
         try:
-            is_empty = matcher.is_complete
+            is_empty = self._matcher(constraint, compiled).is_complete
         except ConstraintError:
             raise ConstraintError(f"{_name(constraint)} allows no answer: no text is complete in it") from None
         if is_empty:
             raise ConstraintError(f"{_name(constraint)} allows no answer but the empty one")
-        return matcher
+        return compiled
 
 
 def _grammar_of(library: Any, constraint: Constrained) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,17 +14,40 @@ from runtime.decoding.stop import Cut
 if TYPE_CHECKING:
     import llguidance
 
+_Answer = TypeVar("_Answer")
+
+
+class Compiled:
+    """A constraint at its beginning, as ``make`` compiles it.
+
+    All that begins with it shares the states of its lexer, which the library adds to and never forgets, up to a limit.
+    """
+
+    def __init__(self, make: Callable[[], llguidance.LLMatcher]) -> None:
+        self._make = make
+        self._inner: llguidance.LLMatcher | None = make()
+
+    def begin(self) -> llguidance.LLMatcher:
+        """The library's matcher at the beginning."""
+        inner = self._inner = self._inner or self._make()
+        return inner.deep_copy()
+
+    def forget(self) -> None:
+        """Forgets the states of the lexer."""
+        self._inner = None
+
 
 class Matcher:
     """See ``decoding.constraint.Constraint``. It moves along drafted paths, and back to where two paths part.
 
-    ``inner`` has consumed the answer's tokens up to where it left the language: by an end token, or by one that is not
-    allowed. ``ends`` are the end tokens, ``size`` is the number of logits. ConstraintError if following the constraint
-    takes more than llguidance's limits allow.
+    ``compiled`` is the constraint ``name``. The library's matcher has consumed the answer's tokens up to where they
+    leave the language: by an end token, or by one that is not allowed. ``ends`` are the end tokens, ``size`` is the
+    number of logits. ConstraintError if following the constraint takes more than llguidance's limits allow.
     """
 
-    def __init__(self, inner: llguidance.LLMatcher, ends: frozenset[int], size: int) -> None:
-        self._inner, self._ends, self._size = inner, ends, size
+    def __init__(self, compiled: Compiled, ends: frozenset[int], size: int, name: str) -> None:
+        self._compiled, self._inner = compiled, compiled.begin()
+        self._ends, self._size, self._name = ends, size, name
         end_tokens = np.zeros(-(-size // 8) * 8, np.bool_)
         end_tokens[list(ends)] = True
         self._after_end: Bits = np.packbits(end_tokens, bitorder="little")
@@ -33,6 +56,8 @@ class Matcher:
         # Tokens behind the committed ones where the matcher is now, and how many tokens of both ``inner`` consumed.
         self._path: list[int] = []
         self._consumed = 0
+        # How many of them were consumed once more when the library had kept too much.
+        self._restarted = 0
         # For each token of the path whether nothing can follow it any more.
         self._final: list[bool] = []
         self._masks: dict[tuple[int, ...], Bits] = {}
@@ -48,11 +73,7 @@ class Matcher:
     def _compute(self) -> Bits:
         if self._beyond:
             return self._after_end if self._may_stand else self._anything
-        try:
-            bits = np.frombuffer(self._inner.compute_bitmask(), np.uint8)
-        except ValueError:
-            bits = self._after_end[:0]
-        self._check()
+        bits = np.frombuffer(self._ask(_bitmask), np.uint8)
         if not bits.any():
             raise ConstraintError("the constraint allows no token here; it can have no answer")
         return bits
@@ -65,13 +86,10 @@ class Matcher:
         self._move(path)
         if self._beyond:
             return not self._may_stand or token in self._ends
-        forced = self._inner.compute_ff_tokens()
+        forced = self._ask(lambda inner: inner.compute_ff_tokens())
         if token in self._ends:
-            found = not forced and self._inner.is_accepting()
-        else:
-            found = token == forced[0] if forced else self._inner.validate_tokens([token]) == 1
-        self._check()
-        return found
+            return not forced and self._ask(lambda inner: inner.is_accepting())
+        return token == forced[0] if forced else self._ask(lambda inner: inner.validate_tokens([token])) == 1
 
     @property
     def is_complete(self) -> bool:
@@ -89,9 +107,7 @@ class Matcher:
     def forced(self) -> Sequence[int]:
         """See ``Constraint``."""
         self._move(())
-        found = [] if self._beyond else self._inner.compute_ff_tokens()
-        self._check()
-        return found
+        return [] if self._beyond else self._ask(lambda inner: inner.compute_ff_tokens())
 
     def end(self, tokens: Sequence[int]) -> Cut | None:
         """See ``Constraint``."""
@@ -149,15 +165,39 @@ class Matcher:
         del self._path[kept:], self._final[kept:]
         for token in path[kept:]:
             if not self._beyond and token not in self._ends and 0 <= token < self._size:
-                self._consumed += self._inner.try_consume_tokens([int(token)])
-                self._check()
+                self._consume(int(token))
             self._path.append(int(token))
             self._final.append(bool(self._beyond) or self._inner.is_stopped())
 
-    def _check(self) -> None:
+    def _consume(self, token: int) -> None:
+        self._consumed += self._ask(lambda inner: inner.try_consume_tokens([token]))
+
+    def _ask(self, question: Callable[[llguidance.LLMatcher], _Answer]) -> _Answer:
+        """The library's answer where the matcher is.
+
+        Its limit counts the states of all answers so far. So if that is met, it is asked once more with nothing kept
+        but what the tokens up to here lead to; not again before these are a quarter more, as following them takes time.
+        """
+        answer = question(self._inner)
+        if self._inner.is_error() and self._consumed >= 1.25 * self._restarted:
+            self._restarted = self._consumed
+            self._compiled.forget()
+            self._inner = self._compiled.begin()
+            self._inner.try_consume_tokens([*self._committed, *self._path][: self._consumed])
+            answer = question(self._inner)
         if self._inner.is_error():
-            reason = one_line(self._inner.get_error())
-            raise ConstraintError(f"the constraint cannot be followed any further ({reason}); make it simpler")
+            raise ConstraintError(
+                f"{self._name} cannot be followed any further ({one_line(self._inner.get_error())}); make it simpler:"
+                " smaller counts in {m,n} and maxLength, fewer alternatives"
+            )
+        return answer
+
+
+def _bitmask(inner: llguidance.LLMatcher) -> bytes:
+    try:
+        return inner.compute_bitmask()
+    except ValueError:
+        return b""
 
 
 def one_line(error: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -12,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from memory.footprint import _CONSTRAINTS, _DEAREST_CONSTRAINT
 from runtime.constraints import compiler as compiler_module
 from runtime.constraints.compiler import ConstraintCompiler
+from runtime.constraints.matcher import Compiled
 from runtime.constraints.request import AnyJsonObject, Constrained, ConstraintError, Grammar, JsonSchema, Regex
 from runtime.text.token_ids import TokenIds
+from tests.places import ROOT
 from tests.runtime.constraints.test_matcher import compiler_of, walk
 from tests.runtime.constraints.vocabularies import KINDS, byte_level, word_pieces
 
@@ -77,6 +81,91 @@ def test_a_regular_expression_that_explodes_is_bounded(pattern: str) -> None:
     compiler, _ = compiler_of(byte_level())
     with suppress(ConstraintError):
         assert walk(compiler.matcher(Regex(pattern)), 0, 30)
+
+
+# Of four kinds what takes most: states of the lexer, twice; text; alternatives that are all followed at once.
+DEAREST = {
+    "states": 'Regex("((a.{1,60}b)|(b.{2,50}c)|(.{3,40}d)){2000}")',
+    "long strings": 'Regex(".{60000}")',
+    "enumeration": 'JsonSchema({"enum": [f"value number {i * 7919 % 100003} of many" for i in range(8500)]})',
+    "alternatives": 'Regex("|".join(f"(.*x{i}.*){{3}}" for i in range(300)))',
+}
+_PEAK = """
+import numpy as np
+from memory.meter import PeakMeter, read_memory
+from runtime.constraints.request import ConstraintError, JsonSchema, Regex
+from runtime.process.allocator import give_back
+from tests.places import ROOT
+from tests.runtime.constraints.test_matcher import compiler_of
+from tests.runtime.constraints.vocabularies import byte_level
+
+compiler, tokenizer = compiler_of(byte_level())
+compiler.matcher(Regex("[a-z]+"))
+give_back()
+before, refused = read_memory().anonymous_bytes, ""
+with PeakMeter() as meter, meter.phase("answers"):
+    try:
+        for seed in range(2):
+            matcher, rng = compiler.matcher({constraint}), np.random.default_rng(seed)
+            for _ in range(20_000):
+                allowed = np.flatnonzero(np.unpackbits(matcher.mask(), bitorder="little"))
+                token = int(rng.choice(allowed))
+                if matcher.end([token]) is not None:
+                    break
+                matcher.append([token])
+    except ConstraintError as error:
+        refused = str(error)
+print(max(phase.peak.anonymous_bytes for phase in meter.phases) - before, refused)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="anonymous bytes are read from /proc")
+@pytest.mark.parametrize("name", ["states", *(pytest.param(name, marks=pytest.mark.slow) for name in [*DEAREST][1:])])
+def test_the_dearest_constraints_take_no_more_than_is_planned(name: str) -> None:
+    """In a process of its own, beside what the trie of this small vocabulary takes."""
+    code = _PEAK.replace("{constraint}", DEAREST[name])
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    peak, _, refused = found.stdout.strip().partition(" ")
+    assert int(peak) < _CONSTRAINTS + _DEAREST_CONSTRAINT
+    if name in ("states", "long strings"):
+        assert "cannot be followed any further (lexer error: too many states" in refused
+        assert refused.endswith("make it simpler: smaller counts in {m,n} and maxLength, fewer alternatives")
+
+
+@pytest.mark.parametrize(("pattern", "count"), [(".{6000}", 120), ("([a-z]{1,9} [a-z]{2,30} [0-9]{3,20}){400}", 250)])
+def test_states_of_the_past_do_not_end_an_answer(pattern: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library counts the states of all answers; only those that the answer's end needs count for us."""
+    answers, begins = dict[int, list[list[int]]](), dict[int, int]()
+    for states in (450, 1 << 20):
+        monkeypatch.setitem(compiler_module._LIMITS, "max_lexer_states", states)
+        compiler, _ = compiler_of(byte_level())
+        begun = count_calls(monkeypatch, Compiled, "begin")
+        answers[states] = [walk(compiler.matcher(Regex(pattern)), seed, count) for seed in range(3)]
+        begins[states] = len(begun)
+    assert answers[450] == answers[1 << 20]
+    assert begins[450] > begins[1 << 20]
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[None]:
+    """Grows with every call of a method."""
+    calls, method = list[None](), getattr(owner, name)
+
+    def counted(self: object) -> Any:
+        calls.append(None)
+        return method(self)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def test_an_answer_that_explodes_ends_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(compiler_module._LIMITS, "max_lexer_states", 900)
+    compiler, _ = compiler_of(byte_level())
+    constraint = Regex(".{6000}")
+    for _ in range(2):
+        with pytest.raises(ConstraintError, match="the regular expression cannot be followed any further"):
+            walk(compiler.matcher(constraint), 0, 2000)
+    assert len(walk(compiler.matcher(constraint), 0, 100)) == 100
 
 
 @pytest.mark.parametrize("lark", ["start: start", "start:", "foo: /x/", "start: nowhere", 'start: "a" <|end|>'])

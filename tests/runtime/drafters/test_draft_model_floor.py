@@ -55,7 +55,7 @@ def test_chances_are_the_drafters_own_probabilities(way: str) -> None:
 
 
 def test_a_greedy_chain_without_a_floor_looks_at_no_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small, "probabilities", None)
+    monkeypatch.setattr(small, "allowed_distribution", None)
     draft = _propose(GREEDY, DraftLimit(4, 4))
     assert (len(draft), draft.chances) == (4, ())
 
