@@ -89,7 +89,7 @@ def make_columns(manifest: Manifest, request: Request) -> Iterator[Column]:
 def needed_bytes(anonymous: int, hot: int, process: ProcessBytes) -> int:
     """The least budget of a plan of the table in a ``process`` with these ``modules`` and ``files``."""
     anonymous, hot = anonymous + process.modules, hot + process.files
-    return anonymous + hot + margin_bytes(anonymous, hot)
+    return anonymous + hot + margin_bytes(anonymous, hot, constrained=False)
 
 
 def bundle_key(files: Mapping[str, FileEntry]) -> str:

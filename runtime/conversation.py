@@ -97,8 +97,9 @@ class Conversation:
         """Saves the conversation with the rows of all levels to ``path``, for ``restore`` in any process.
 
         If the engine has spoken with others since, only rows of text that both have are saved; the rest is read again.
-        Of the settings, sampling, speculation, ``max_new_tokens``, ``stop``, ``ignore_eos`` and the template's are
-        kept. Whatever happens, the file is the old one or the new one; SessionError if it cannot be written.
+        Of the settings, sampling, speculation, ``max_new_tokens``, ``stop``, ``ignore_eos``, ``constraint`` and the
+        template's are kept. Whatever happens, the file is the old one or the new one; SessionError if it cannot be
+        written.
         """
         self._engine.end_answer()
         overflow = Overflow(self._when_full, self._policy.left_out, self._policy.first)

@@ -101,7 +101,7 @@ def _save(chat: Chat, text: str) -> None:
 
 def _load(chat: Chat, text: str) -> None:
     path, note = _file(text, "load"), chat.presenter.note
-    own = {"speculation": chat.speculation, "constraint": chat.constraint}  # files keep no constraints
+    own = {"speculation": chat.speculation, "constraint": chat.constraint}  # as on the command line
     restored = Conversation.restore(chat.engine, path, reread=True, notify=note, **own)
     chat.conversation, chat.stats = restored, None
     messages = restored.messages

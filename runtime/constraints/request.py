@@ -81,6 +81,36 @@ class Grammar:
 Constrained = JsonSchema | AnyJsonObject | Regex | Grammar
 
 
+_KINDS: dict[str, type[JsonSchema | Regex | Grammar]] = {"json_schema": JsonSchema, "regex": Regex, "grammar": Grammar}
+
+
+def constraint_data(constraint: Constrained | None) -> list[str] | None:
+    """``constraint`` as JSON data: its kind, and its text if it has one."""
+    match constraint:
+        case None:
+            return None
+        case AnyJsonObject():
+            return ["json_object"]
+        case JsonSchema():
+            return ["json_schema", constraint.text]
+        case Regex(text):
+            return ["regex", text]
+        case Grammar(text):
+            return ["grammar", text]
+
+
+def constraint_of(data: Any) -> Constrained | None:
+    """The constraint in ``data``, which a stranger may have written; ConstraintError."""
+    match data:
+        case None:
+            return None
+        case ["json_object"]:
+            return AnyJsonObject()
+        case [str(kind), str(text)] if kind in _KINDS:
+            return _KINDS[kind](text)
+    raise ConstraintError(f"{str(data)[:80]!r} is no constraint; it must be one of {', '.join(_KINDS)} with its text")
+
+
 def cut_notice(constraint: Constrained | None, finish: str | None) -> str | None:
     """What a user must know of a constrained answer that ended by ``finish``; None: nothing."""
     if constraint is None or finish not in ("length", "context"):

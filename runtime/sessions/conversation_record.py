@@ -1,6 +1,7 @@
 """A conversation as a session file keeps it: its messages, the tokens of its turns, its settings, what was left out.
 
-Settings that are no plain data (functions, constraints) are not kept; who restores the conversation gives them again.
+Settings that are no plain data (functions) are not kept; who restores the conversation gives them again. A constraint
+is kept as it was asked for: every answer begins at its beginning, so no place within one is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 from export.manifest import PocketspecError
 from export.records import build_record
 from export.untrusted import UntrustedError, Within, parse_own_json, shown
+from runtime.constraints.request import Constrained, constraint_data, constraint_of
 from runtime.decoding.sampling import SamplingParams
 from runtime.sessions.errors import SessionError
 from runtime.speculation.request import Speculation
@@ -42,6 +44,7 @@ class AnswerSettings:
     max_new_tokens: Annotated[int, Within(0, 1 << 31)] | None = None
     stop: tuple[str, ...] | None = None
     ignore_eos: bool = False
+    constraint: Constrained | None = None
 
     @property
     def given(self) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class ConversationRecord:
                 "messages": [plain(message, "messages") for message in self.messages],
                 "turns": [turn._asdict() for turn in self.turns],
                 "overflow": asdict(self.overflow),
-                "settings": asdict(self.settings),
+                "settings": {**asdict(self.settings), "constraint": constraint_data(self.settings.constraint)},
                 "template": asdict(self.template),
                 **({"attempt": self.attempt} if self.attempt else {}),
             }
@@ -129,7 +132,9 @@ def _settings(value: Any) -> AnswerSettings:
     """The settings in ``value``. Stop strings may have characters that no other text of a record has."""
     if not isinstance(value, dict):
         raise UntrustedError(f"has {shown(value)} for settings")
-    settings: AnswerSettings = build_record(AnswerSettings, {**value, "stop": None}, "is malformed in its settings")
+    others = {**value, "stop": None, "constraint": None}
+    settings: AnswerSettings = build_record(AnswerSettings, others, "is malformed in its settings")
+    settings = replace(settings, constraint=constraint_of(value.get("constraint")))
     if value.get("stop") is None:
         return settings
     stop = tuple(_list(value["stop"], "stop strings"))
