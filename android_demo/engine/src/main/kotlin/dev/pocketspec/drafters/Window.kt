@@ -1,5 +1,6 @@
 package dev.pocketspec.drafters
 
+import dev.pocketspec.decoding.Context
 import dev.pocketspec.decoding.Model
 import dev.pocketspec.decoding.Tokens
 
@@ -35,4 +36,10 @@ internal fun windowOf(tokens: Tokens, size: Int): Tokens {
 internal fun knownTo(vocabSize: Int, targetVocabSize: Int, tokens: Tokens): Tokens {
     if (targetVocabSize <= vocabSize) return tokens
     return Tokens(IntArray(tokens.size) { minOf(tokens[it], vocabSize - 1) })
+}
+
+/** Rows that the model must read before it can draft for [context]. */
+fun Model.rowsBehind(context: Context): Int {
+    val window = windowOf(context.tokens, maxOf(MIN_WINDOW, windowSize(context.capacity)))
+    return window.size - cache.tokens.sharedPrefix(window)
 }
