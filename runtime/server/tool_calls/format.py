@@ -72,12 +72,11 @@ def parse_json(text: str) -> Any:
         return None
 
 
-def ends_in_string(text: str) -> bool:
-    """Whether ``text`` is the beginning of a JSON value that stops within a string."""
+def end_of_json(text: str) -> int:
+    """Where the JSON value that ``text`` begins with ends, or turns out to be none; all of a string that goes on."""
     try:
-        json.loads(text)
+        return json.JSONDecoder().raw_decode(text, len(text) - len(text.lstrip()))[1]
     except json.JSONDecodeError as error:
-        return error.msg.startswith("Unterminated string")
+        return len(text) if error.msg.startswith("Unterminated string") else error.pos
     except RecursionError:
-        pass
-    return False
+        return 0

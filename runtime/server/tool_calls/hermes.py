@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.server.tool_calls.format import ToolCall, ends_in_string, parse_json, read_call
+from runtime.server.tool_calls.format import ToolCall, end_of_json, parse_json, read_call
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
@@ -20,9 +20,7 @@ class Hermes:
 
     def find_end(self, text: str) -> int | None:
         """Behind the closing mark, the first that is no part of an argument's text."""
-        place = text.find(_CLOSE)
-        while place >= 0 and ends_in_string(text[len(_OPEN) : place]):
-            place = text.find(_CLOSE, place + 1)
+        place = text.find(_CLOSE, len(_OPEN) + end_of_json(text[len(_OPEN) :]))
         return None if place < 0 else place + len(_CLOSE)
 
     def parse(self, text: str) -> list[ToolCall]:

@@ -31,6 +31,13 @@ CASES: list[tuple[ToolFormat | None, str, str, list[ToolCall]]] = [
     (Hermes(), "a <tool_cal", "a <tool_cal", []),
     (Hermes(), '<tool_call>{"name": "add", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [CALL]),
     (Hermes(), '<tool_call>{"name": "add", "arguments": {"a": "</tool_call>"}}</tool_call> b', "b", [MARK]),
+    (
+        Hermes(),
+        '<tool_call>{"x": "</tool_call>", "y": [true, -1.5, null], "name": "add", "arguments": {"a": 1}}</tool_call>',
+        "",
+        [CALL],
+    ),
+    (Hermes(), '<tool_call>{"a": "\\u00e4", b</tool_call>', '<tool_call>{"a": "\\u00e4", b</tool_call>', []),
     (Hermes(), '<tool_call>\n{"name": "add", "argu', '<tool_call>\n{"name": "add", "argu', []),
     (Hermes(), '<tool_call>{"name": "add", "arguments": {"a": "</tool_call>', *CUT),
     (Hermes(), f"<tool_call>[]</tool_call>{HERMES_CALL}", "<tool_call>[]</tool_call>", [CALL]),
