@@ -38,6 +38,7 @@ internal object Filters {
     }
 
     private fun toLong(run: Rendering, value: Any?): Long? = when {
+        value is Undefined -> throw TemplateException(value.message)
         value is Double -> if (Math.abs(value) < LARGEST) value.toLong() else null
         value is String -> value.trim(::isSpace).let { it.toLongOrNull() ?: toLong(run, it.toDoubleOrNull()) }
         run.values.isNumber(value) -> run.values.long(value)
@@ -45,6 +46,7 @@ internal object Filters {
     }
 
     private fun toDouble(run: Rendering, value: Any?): Double? = when {
+        value is Undefined -> throw TemplateException(value.message)
         value is String -> value.trim(::isSpace).toDoubleOrNull()
         run.values.isNumber(value) -> run.values.double(value)
         else -> null

@@ -9,7 +9,7 @@ internal object ListFilters {
         "first" to Filter { run, value, _ -> items(run, value).let { if (it.isEmpty()) nothing("First") else it.first() } },
         "items" to Filter { run, value, given -> Generator { pairs(run, value, given) } },
         "join" to Filter(::join),
-        "last" to Filter { run, value, _ -> items(run, value).let { if (it.isEmpty()) nothing("Last") else it.last() } },
+        "last" to Filter(::last),
         "length" to Filter { run, value, _ -> run.values.length(value) },
         "list" to Filter { run, value, _ -> ArrayList(items(run, value)) },
         "map" to Filter { run, value, given -> Generator { map(run, value, given) } },
@@ -29,6 +29,12 @@ internal object ListFilters {
         run.values.items(value).also { run.meter.charge(it.size / 4L + 1) }
 
     private fun nothing(which: String) = Undefined("No $which item, sequence was empty.")
+
+    private fun last(run: Rendering, value: Any?, given: Given): Any? {
+        given.check("last", 0)
+        if (value is Generator) throw TemplateException("'generator' object is not reversible")
+        return items(run, value).let { if (it.isEmpty()) nothing("Last") else it.last() }
+    }
 
     private fun mapping(value: Any?): Map<*, *> =
         value as? Map<*, *> ?: throw TemplateException("Can only get item pairs from a mapping.")

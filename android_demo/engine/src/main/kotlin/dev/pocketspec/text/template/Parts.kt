@@ -59,6 +59,7 @@ internal class Parts(private val run: Rendering) {
 
     fun slice(owner: Any?, start: Long?, stop: Long?, step: Long): Any? {
         if (owner is Undefined) throw TemplateException(owner.message)
+        if (isRange(owner)) throw TemplateException("a slice of a range is not known to this app")
         if (owner !is String && owner !is List<*> && owner !is Tuple) throw TemplateException("${values.typeName(owner)} cannot be sliced")
         if (step == 0L) throw TemplateException("slice step cannot be zero")
         if (owner is String && step == 1L) return cut(owner, start, stop)
