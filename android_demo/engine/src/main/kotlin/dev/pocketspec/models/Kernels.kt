@@ -1,5 +1,6 @@
 package dev.pocketspec.models
 
+import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtLoggingLevel
 import ai.onnxruntime.OrtSession
@@ -11,6 +12,9 @@ import java.util.concurrent.atomic.AtomicInteger
 class Kernels(private val library: File?) {
     /** "native" or "portable", as plans name them. */
     val name: String get() = if (library == null) PORTABLE else NATIVE
+
+    /** What results depend on bit for bit, beside the model. */
+    val key: String get() = listOf(name, library?.length(), library?.lastModified(), OrtEnvironment.getEnvironment().version).joinToString()
 
     /** Options for a session whose operators use [threads] threads; they must be open as long as the session is. */
     fun sessionOptions(folder: File, threads: Int, native: Boolean): OrtSession.SessionOptions {

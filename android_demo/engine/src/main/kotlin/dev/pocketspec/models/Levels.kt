@@ -14,11 +14,11 @@ class Levels(
     private val arena: Arena,
     private val cores: Int = Runtime.getRuntime().availableProcessors(),
 ) {
-    /** The target; steps run at the widths that agree bit for bit, found by trying. */
+    /** The target; steps run at the widths that agree bit for bit, which are found by trying once and kept. */
     fun openTarget(plan: Plan): OrtModel {
         val model = open(plan.target, plan)
         try {
-            model.widths = ExactWidths(model).find()
+            model.widths = WidthsRecord(bundle, plan.target, kernels.key, threads(plan.target, plan)).of(model)
             return model
         } catch (error: Throwable) {
             model.close()
@@ -54,9 +54,7 @@ class Levels(
         val graph = graphs[planned.kvType]
             ?: throw PocketspecException("${level.name} has no graph for a KV cache in ${planned.kvType}; plan the bundle again.")
         val file = bundle.file(level.path(graph))
-        // With little to read, one thread is done before several have met.
-        val threads = if (level.weightBytes < SMALL_BYTES) 1 else minOf(plan.threads, cores)
-        val options = kernels.sessionOptions(file.parentFile, threads, planned.isNative)
+        val options = kernels.sessionOptions(file.parentFile, threads(planned, plan), planned.isNative)
         try {
             val session = OrtEnvironment.getEnvironment().createSession(OnnxGraph.read(file), options)
             val opened = OpenedSession(session, options, Signature.read(session, level.name))
@@ -67,6 +65,10 @@ class Levels(
             throw PocketspecException("ONNX Runtime cannot open ${level.name}: ${Kernels.firstLine(error)}.", error)
         }
     }
+
+    /** With little to read, one thread is done before several have met. */
+    private fun threads(planned: LevelPlan, plan: Plan): Int =
+        if (bundle.manifest.level(planned.name).weightBytes < SMALL_BYTES) 1 else minOf(plan.threads, cores)
 
     private companion object {
         const val SMALL_BYTES = 8L shl 20
