@@ -98,7 +98,7 @@ def _link(source: str, target: str) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Writes the fixtures to where the tests look for them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=MANY, help="random requests")
+    parser.add_argument("--count", type=int, default=FEW, help=f"random requests; {MANY:,} in the long form")
     write(FOLDER, parser.parse_args(words).count)
     return 0
 

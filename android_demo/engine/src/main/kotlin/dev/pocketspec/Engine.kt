@@ -11,15 +11,12 @@ import dev.pocketspec.chat.PlanPart
 import dev.pocketspec.chat.PlanView
 import dev.pocketspec.decoding.Context
 import dev.pocketspec.decoding.Decoding
-import dev.pocketspec.decoding.Pick
 import dev.pocketspec.decoding.SamplingParams
-import dev.pocketspec.decoding.Scheduler
 import dev.pocketspec.decoding.Stats
 import dev.pocketspec.decoding.StopRule
 import dev.pocketspec.decoding.StopText
 import dev.pocketspec.decoding.TextChunks
 import dev.pocketspec.decoding.Tokens
-import dev.pocketspec.decoding.chainLimit
 import dev.pocketspec.decoding.requireRoom
 import dev.pocketspec.decoding.verifierFor
 import dev.pocketspec.models.Arena
@@ -30,7 +27,6 @@ import dev.pocketspec.plan.Plan
 import dev.pocketspec.plan.PlanRequest
 import dev.pocketspec.plan.PlanTable
 import dev.pocketspec.plan.PlanTableReader
-import dev.pocketspec.scheduler.FixedScheduler
 import dev.pocketspec.text.ChatTemplate
 import dev.pocketspec.text.Message
 import dev.pocketspec.text.Prompt
@@ -53,6 +49,7 @@ class Engine private constructor(
     private val text: EngineText,
     private val turns: Turns,
     private val models: OpenModels,
+    private val speculation: Speculation,
 ) : ChatEngine {
     /** The plan in force with all sizes. */
     val wholePlan: Plan get() = models.plan
@@ -85,16 +82,9 @@ class Engine private constructor(
         context.hold(prompt)
         val cached = models.target.cache.tokens.sharedPrefix(Tokens(prompt))
         val stop = StopRule(manifest.target.endTokens.filter { it >= 0 }.toSet(), settings.maxNewTokens)
-        val steps = Decoding(models.target, context, models, scheduler(settings), verifierFor(sampling), stop)
+        val steps = Decoding(models.target, context, models, speculation.scheduler(context, settings.speculation), verifierFor(sampling), stop)
         val stats = Stats(promptTokens = prompt.size, cachedTokens = minOf(cached, prompt.size - 1))
         return TextChunks(answer.untilCancelled(steps), stats, text.tokenizer.decoder(prompt), StopText())
-    }
-
-    private fun scheduler(settings: AnswerSettings): Scheduler {
-        val nodes = models.plan.draft.nodes
-        if (!settings.speculation || nodes == 0) return FixedScheduler()
-        val drafter = models.drafting.keys.lastOrNull() ?: "suffix"
-        return LivePicks(FixedScheduler(Pick(drafter, chainLimit(nodes))), models)
     }
 
     /** What another plan with the same text is chosen for: context, kernels and KV type stay. */
@@ -128,7 +118,13 @@ class Engine private constructor(
             val turns = Turns()
             val levels = Levels(bundle, kernels, Arena(parts.allocator), parts.cores)
             val models = OpenModels(levels, plan, turns::checkForward)
-            return Engine(bundle.manifest, table, parts.memory, text, turns, models)
+            try {
+                val costs = Speculation.costs(bundle, models, kernels.key, progress)
+                return Engine(bundle.manifest, table, parts.memory, text, turns, models, Speculation(models, bundle.manifest, costs))
+            } catch (error: Throwable) {
+                models.close()
+                throw error
+            }
         }
 
         /** The native operators where they and the packed weights of all levels that have them are there. */

@@ -73,7 +73,8 @@ class Calibration(
         val length = model.cache.length
         val tokens = IntArray(case.rows)
         val start = clock()
-        model.forward(tokens)
+        // A drafter's plan may have room for the logits of its last row alone.
+        model.forward(tokens, logitsFrom = if (case.level == target) 0 else case.rows - 1)
         return (clock() - start).also { model.cache.rollback(length) }
     }
 
