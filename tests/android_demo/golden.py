@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from android_demo.check.places import BUILD
 from export.manifest import Level, Manifest, read_manifest
 from memory.choices import Request
-from memory.plan import Plan
+from memory.plan import LevelPlan, Plan
 from memory.plan_table import dump_table, session_alone, table_device
 from memory.planner import make_plan
 from memory.process import KernelKind
@@ -51,14 +51,16 @@ def prompts(tokenizer: Tokenizer, count: int) -> list[list[int]]:
     return [tokenizer.encode(text) for text in texts[:count]]
 
 
-def picks(drafters: Sequence[str]) -> Iterator[Pick]:
-    """One pick for every kind of draft. The drafter next to the target is the first one."""
+def picks(levels: Sequence[LevelPlan]) -> Iterator[Pick]:
+    """One pick for every kind of draft. Without an intermediate, repetition drafts for the drafter."""
     yield Pick("suffix", chain_limit(7))
-    if drafters:
-        yield Pick(drafters[0], chain_limit(4))
-        yield Pick(drafters[0], tree_limit(7))
-        below = drafters[1] if len(drafters) > 1 else "suffix"
-        yield Pick(f"{below}>{drafters[0]}", chain_limit(6, chain_limit(3)))
+    lower = next((level.name for level in levels if level.role == "drafter"), None)
+    middle = next((level.name for level in levels if level.role == "intermediate"), None)
+    if lower is not None:
+        yield Pick(lower, chain_limit(4))
+        yield Pick(lower, tree_limit(7))
+        name = f"suffix>{lower}" if middle is None else f"{lower}>{middle}"
+        yield Pick(name, chain_limit(6, chain_limit(3)))
 
 
 def golden(bundle: Path, count: int, tokens: int = _TOKENS) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _answers(
     drafters = levels.open_drafters(plan)
     decoder = GoldenDecoder(target, drafters, plan.context)
     try:
-        for pick in picks(list(drafters)):
+        for pick in picks(plan.levels):
             for sampling in SAMPLINGS:
                 for prompt in prompts(Tokenizer.open(bundle), count):
                     yield decoder.answer(Question(prompt, sampling, pick, tokens))
