@@ -9,10 +9,11 @@ from android_demo.check.places import BUILD, DEMO, HERE, ROOT
 from android_demo.check.steps import files_below, fingerprint, run
 
 FOLDER = BUILD / "fixtures"
-# Modules, with the options for few cases and for many: texts of each tokenizer, and random requests for plans.
+# Modules, with the options for few cases and for many: texts of each tokenizer, requests for plans, golden steps.
 MODULES = {
     "tests.android_demo.fixtures": (["--texts", "150"], ["--texts", "2000"]),
     "tests.android_demo.model_fixtures": (["--count", "100"], ["--count", "1000"]),
+    "tests.android_demo.golden": ([], ["--demo"]),
 }
 _SOURCES = [ROOT / "export", ROOT / "memory", ROOT / "runtime", HERE, ROOT / "tests" / "android_demo"]
 

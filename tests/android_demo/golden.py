@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from android_demo.check.places import BUILD
-from export.manifest import Level, Manifest, read_manifest
+from export.manifest import FILE_NAME, Level, Manifest, read_manifest
 from memory.choices import Request
 from memory.plan import LevelPlan, Plan
 from memory.plan_table import dump_table, session_alone, table_device
@@ -33,6 +33,8 @@ from tests.runtime.tiny_bundle import write_tiny_bundle
 
 _Opened = TypeVar("_Opened")
 FOLDER = BUILD / "fixtures" / "golden"
+# As ``model_fixtures`` copied it.
+DEMO = BUILD / "fixtures" / "models" / "demo"
 SAMPLINGS = (SamplingParams(), SamplingParams(0.8, seed=20261129))
 _CONTEXT, _TOKENS = 512, 40
 _REQUEST = Request(threads=1, shape="tree", nodes=15)
@@ -125,10 +127,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m tests.android_demo.golden", description=__doc__.partition(":")[0])
     parser.add_argument("bundle", type=Path, nargs="?", help="without one, tiny models are made")
     parser.add_argument("--output", type=Path, help="the file; in the tests' folder by default")
+    parser.add_argument("--demo", action="store_true", help="tiny models, and the demo bundle if it is there")
     parser.add_argument("--prompts", type=int, default=20, help="how many, at most 20")
     options = parser.parse_args(words)
     if options.bundle is None:
         write_tiny()
+        if options.demo and (DEMO / FILE_NAME).is_file():
+            write(DEMO, FOLDER / "demo.json", options.prompts)
         return 0
     write(options.bundle, options.output or FOLDER / f"{options.bundle.name}.json", options.prompts)
     return 0
