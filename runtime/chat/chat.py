@@ -13,7 +13,7 @@ from runtime.constraints.request import Constrained, cut_notice
 from runtime.conversation import Conversation
 from runtime.decoding.stats import GenerationStats
 from runtime.engine import Engine, TextChunk
-from runtime.scheduler.explanation import explanation_lines
+from runtime.scheduler.learned_state import explanation_lines
 from runtime.speculation.request import Speculation
 from runtime.turns import Answer
 

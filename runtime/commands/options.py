@@ -120,7 +120,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
 
 def show_explanation(engine: Engine) -> None:
     """Prints the forecast and the result of each decoding method, in tokens/s, to standard error."""
-    from runtime.scheduler.explanation import explanation_lines
+    from runtime.scheduler.learned_state import explanation_lines
 
     for line in explanation_lines(engine.explain()):
         print(line, file=sys.stderr)

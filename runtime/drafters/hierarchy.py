@@ -33,7 +33,7 @@ from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError, LogitsError
 
 # The limit for the drafter below if none is given. A heuristic: for an int4 intermediate every row has a cost.
-_INNER_LIMIT = chain_limit(3)
+USUAL_INNER = chain_limit(3)
 
 
 class HierarchyDrafter:
@@ -77,7 +77,7 @@ class HierarchyDrafter:
         rule = self._rule_for(text.sampling)
         level = _InnerAdapter(self._lower, rule, text, self._middle.vocab_size, self._shared_vocab)
         loop = Loop(self._middle, seen, {self._lower.name: level}, level, StopRule())
-        inner, steps = limit.inner or _INNER_LIMIT, list[Step]()
+        inner, steps = limit.inner or USUAL_INNER, list[Step]()
         while (drafted := len(text) - len(context)) < max(1, depth - inner.depth):
             # A step also adds a token of the intermediate's own; the draft must not become too long with it.
             pick = Pick(self._lower.name, inner.within(inner.nodes, depth - drafted - 1))

@@ -10,6 +10,7 @@ estimate, only they count.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from statistics import median
 
 # Weight of a step relative to the one after it: the latest 125 or so make the estimate.
@@ -23,7 +24,6 @@ _LONG_MEMORY = 0.998
 _PRIOR_WEIGHT = 8.0
 # The estimate over all depths counts as so many tokens in that of one depth.
 _POOLED_WEIGHT = 4.0
-_MAX_DEPTH = 32
 # A token's surprise moves the log odds of the text by this much; no chance is nearer to 0 or 1 than ``_LEAST``.
 _TEXT_SHARE, _MOST_SHIFT, _LEAST = 0.15, 2.0, 0.02
 
@@ -61,7 +61,7 @@ class AcceptanceStats:
 
     def __init__(self, prior: float, text: TextEase | None = None) -> None:
         self.text = text or TextEase()
-        self._depths = [_Share(_MEMORY) for _ in range(_MAX_DEPTH)]
+        self._depths = defaultdict[int, _Share](lambda: _Share(_MEMORY))
         self._all, self._long = _Share(_MEMORY), _Share(_LONG_MEMORY, prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT)
         enough = 1 / (1 - _LATEST)
         self._latest = _Share(_LATEST, prior * enough, enough)
@@ -73,7 +73,7 @@ class AcceptanceStats:
 
     def observe(self, accepted: int, drafted: int) -> None:
         """A draft ``drafted`` tokens deep, of which the first ``accepted`` stood."""
-        reached = min(accepted + 1, drafted, _MAX_DEPTH)
+        reached = min(accepted + 1, drafted)
         if not reached:
             return
         stood = min(accepted, reached)
@@ -95,7 +95,7 @@ class AcceptanceStats:
 
     def forget(self, share: float) -> None:
         """Keeps only a ``share`` of the weight of the latest steps."""
-        for each in (self._all, *self._depths):
+        for each in (self._all, *self._depths.values()):
             each.keep(share)
         self._told = []
         self.version += 1
@@ -109,7 +109,7 @@ class AcceptanceStats:
         """For each of the first ``depth`` tokens, the chance that it is accepted given that all before it are."""
         if len(self._told) < depth:
             pooled = self.pooled
-            self._told = [share.towards(pooled, _POOLED_WEIGHT) for share in self._depths[:depth]]
+            self._told = [self._depths[each].towards(pooled, _POOLED_WEIGHT) for each in range(depth)]
         return self._told[:depth]
 
     def _begin_anew(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Literal, get_args
 
 from export.manifest import Level
@@ -12,13 +14,7 @@ from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.drafters.registry import registered
 from runtime.scheduler.acceptance_stats import AcceptanceStats, TextEase
 from runtime.scheduler.forecast import Room
-from runtime.scheduler.methods import DecodingMethod
-from runtime.scheduler.methods.chains import Chains
-from runtime.scheduler.methods.hierarchies import Hierarchies
-from runtime.scheduler.methods.model_free import ModelFree
-from runtime.scheduler.methods.overlaps import Overlaps
-from runtime.scheduler.methods.plain import Plain
-from runtime.scheduler.methods.trees import Trees
+from runtime.scheduler.methods import Chains, DecodingMethod, Hierarchies, ModelFree, Overlaps, Plain, Trees
 
 Kind = Literal["plain", "model-free", "chain", "tree", "hierarchy", "ahead"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -43,42 +39,27 @@ class Stage:
 
 
 def make_methods(stage: Stage, sampled: bool, only: Kind | None = None) -> list[DecodingMethod]:
-    """All methods, or ``only`` those of one kind, as before the first step.
+    """All methods, or ``only`` those of one kind, as before the first step; they share what they learn about a level.
 
-    The first estimate of a drafter's acceptance is its agreement with the target; for the drafter of an intermediate,
-    too.
+    Acceptance is first estimated as the drafter's agreement with the target, also where an intermediate judges.
     """
-    found = _Methods(stage, _SAMPLED_FACTOR if sampled else 1.0)
-    return [method for kind, method in found.all() if only in (None, kind)]
+    text, factor = TextEase(), _SAMPLED_FACTOR if sampled else 1.0
+    judged = {level.name: AcceptanceStats(factor * _agreement(level), text) for level in stage.levels}
+    found: list[tuple[Kind, DecodingMethod]] = [("plain", Plain())]
+    found += [("model-free", ModelFree(drafter.name, drafter.longest)) for drafter in registered().values()]
+    for name, acceptance in judged.items():
+        found.append(("chain", Chains(name, acceptance, stage.calibrations[name])))
+        found.append(("tree", Trees(name, acceptance)))
+        if stage.apart(name):
+            found.append(("ahead", Overlaps(overlapped(name).name, name, acceptance)))
+    for middle, lower in product(stage.levels, repeat=2):
+        if (middle.role, lower.role) == ("intermediate", "drafter"):
+            levels = lower.name, middle.name
+            acceptances = judged[middle.name], AcceptanceStats(factor * _agreement(lower))
+            room = partial(stage.room, middle.name)
+            found.append(("hierarchy", Hierarchies(hierarchy(*levels).name, levels, acceptances, room)))
+    return [method for kind, method in found if only in (None, kind)]
 
 
-class _Methods:
-    """Methods that share what they learn about a level."""
-
-    def __init__(self, stage: Stage, factor: float) -> None:
-        self._stage, self._factor = stage, factor
-        text = TextEase()
-        self._judged = {level.name: AcceptanceStats(self._prior(level), text) for level in stage.levels}
-
-    def all(self) -> Iterator[tuple[Kind, DecodingMethod]]:
-        yield "plain", Plain()
-        for drafter in registered().values():
-            yield "model-free", ModelFree(drafter.name, drafter.longest)
-        for level in self._stage.levels:
-            yield "chain", Chains(level.name, self._judged[level.name], self._stage.calibrations[level.name])
-            yield "tree", Trees(level.name, self._judged[level.name])
-            if self._stage.apart(level.name):
-                yield "ahead", Overlaps(overlapped(level.name).name, level.name, self._judged[level.name])
-        for middle in self._stage.levels:
-            if middle.role == "intermediate":
-                for lower in self._stage.levels:
-                    if lower.role == "drafter":
-                        yield "hierarchy", self._hierarchy(lower, middle)
-
-    def _hierarchy(self, lower: Level, middle: Level) -> DecodingMethod:
-        name = hierarchy(lower.name, middle.name).name
-        inner, outer = AcceptanceStats(self._prior(lower)), self._judged[middle.name]
-        return Hierarchies(name, lower.name, middle.name, outer, inner, lambda: self._stage.room(middle.name))
-
-    def _prior(self, level: Level) -> float:
-        return self._factor * (_UNKNOWN_AGREEMENT if level.agreement is None else level.agreement)
+def _agreement(level: Level) -> float:
+    return _UNKNOWN_AGREEMENT if level.agreement is None else level.agreement

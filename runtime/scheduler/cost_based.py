@@ -22,8 +22,7 @@ from runtime.decoding.draft import NOTHING, Pick, Step, chain_limit
 from runtime.scheduler.forecast import NEARLY, Forecast, Room, fastest
 from runtime.scheduler.latency import FEW_ROWS, LatencyEstimates
 from runtime.scheduler.learned_state import LearnedState
-from runtime.scheduler.methods import DecodingMethod
-from runtime.scheduler.methods.plain import Plain
+from runtime.scheduler.methods import DecodingMethod, Plain
 
 # Choosing may take this share of the time. A choice that stands for many steps is looked at this often meanwhile.
 _CHOOSING, _LOOKS = 0.004, 16
@@ -42,19 +41,17 @@ _DEARER = 1.5
 
 
 class Situation(Protocol):
-    """The circumstances of a choice."""
+    """The circumstances of a choice.
 
-    def room(self) -> Room:
-        """The largest draft that fits now."""
-        ...
+    ``room`` is the largest draft that fits now, ``length`` the number of tokens of the text so far, and ``behind`` the
+    number of rows that a level must read before it can draft; None: it is not open.
+    """
 
-    def length(self) -> int:
-        """Tokens of the text so far."""
-        ...
+    def room(self) -> Room: ...
 
-    def behind(self, level: str) -> int | None:
-        """Rows that a level must read before it can draft; None: it is not open."""
-        ...
+    def length(self) -> int: ...
+
+    def behind(self, level: str) -> int | None: ...
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import LatencyEstimates
 from runtime.scheduler.loss_budget import LossBudget
-from runtime.scheduler.methods import DecodingMethod, forecasts_of
+from runtime.scheduler.methods import DecodingMethod
 
 # Drafts may lose this many plain steps at once against plain decoding, and this share of the time; trials may lose as
 # much against the best known method. Over 100 tokens that is 3 steps, which leaves 0.95 of plain decoding's rate if
@@ -84,7 +84,7 @@ class LearnedState:
             key = (room, self.latency.version, [each.version for each in method.acceptances])
             known = self._forecasts.get(name)
             if known is None or known[0] != key or place == self._turn or not method.levels:
-                found = forecasts_of(method, self.latency, room)
+                found = [method.forecast(limit, self.latency) for limit in method.limits(room)]
                 self._forecasts[name] = key, found
                 best = max((forecast.rate for forecast in found), default=0.0)
                 self.tallies[name].expected = best / self.latency.slowdown
@@ -98,3 +98,15 @@ class LearnedState:
             if tally.expected
         ]
         return sorted(found, key=lambda prospect: -prospect.expected)
+
+
+def explanation_lines(prospects: Sequence[Prospect]) -> Iterator[str]:
+    """A table with a line for each of ``prospects``."""
+    if not prospects:
+        yield "note: nothing to explain: the way to decode was given, or there is only one"
+        return
+    width = max(len(prospect.name) for prospect in prospects)
+    yield f"{'':{width}}  expected  realised  tokens"
+    for prospect in prospects:
+        realised = "-" if prospect.realised is None else f"{prospect.realised:.1f}"
+        yield f"{prospect.name:{width}}  {prospect.expected:8.1f}  {realised:>8}  {prospect.tokens:6}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from runtime.decoding.draft import DraftLimit, Pick, chain_limit
 from runtime.scheduler.cost_based import CostScheduler
@@ -35,10 +36,9 @@ def trace(
     world: World, answers: Sequence[int], learned: LearnedState | None = None, clock: Ticks | None = None
 ) -> list[Moment]:
     """Answers of so many tokens each, one after another, with what was learnt in those before them."""
-    learnt, clock, moments = learned or learned_state_of(world), clock or Ticks(), []
-    for tokens in answers:
+    learnt, clock, moments = learned or learned_state_of(world), clock or Ticks(world.choice_ms / 1e3), []
+    for end in accumulate(answers, initial=world.tokens):
         scheduler, last = CostScheduler(learnt, Situated(world), clock), None
-        end = world.tokens + tokens
         while world.tokens < end:
             before = clock.seconds
             pick = scheduler.pick(last)

@@ -12,13 +12,7 @@ from runtime.scheduler.acceptance_stats import AcceptanceStats
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.scheduler.forecast import Forecast, Room, fastest
 from runtime.scheduler.latency import LatencyEstimates
-from runtime.scheduler.methods import DecodingMethod, forecasts_of
-from runtime.scheduler.methods.chains import Chains
-from runtime.scheduler.methods.hierarchies import Hierarchies
-from runtime.scheduler.methods.model_free import ModelFree
-from runtime.scheduler.methods.overlaps import Overlaps
-from runtime.scheduler.methods.plain import Plain
-from runtime.scheduler.methods.trees import Trees
+from runtime.scheduler.methods import Chains, DecodingMethod, Hierarchies, ModelFree, Overlaps, Plain, Trees
 from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, Rows, World, rate
 
 ROOM = Room(12, True)
@@ -34,12 +28,12 @@ def _latency(world: World) -> LatencyEstimates:
 
 
 def _best(method: DecodingMethod, world: World) -> Forecast | None:
-    return fastest(forecasts_of(method, _latency(world), ROOM))
+    return fastest([method.forecast(limit, _latency(world)) for limit in method.limits(ROOM)])
 
 
 def _hierarchy(world: World) -> Hierarchies:
     outer, inner = AcceptanceStats(0.9), AcceptanceStats(0.8)
-    return Hierarchies("small>middle", "small", "middle", outer, inner, lambda: ROOM)
+    return Hierarchies("small>middle", ("small", "middle"), (outer, inner), lambda: ROOM)
 
 
 METHODS = {
@@ -149,6 +143,20 @@ def test_what_steps_take_corrects_what_was_calibrated() -> None:
     assert latency.target(4) / latency.target(1) == pytest.approx(2 * FLAT[4] / FLAT[1], rel=0.05)
     step = real.step(forecast.pick)
     assert latency.expected(forecast, 3) * latency.slowdown == pytest.approx(step.seconds, rel=0.05)
+
+
+def test_rows_that_are_dearer_than_any_line_through_the_others_are_found_out() -> None:
+    """Two rows and four take what was calibrated and eight twice as much, as where kernels run blocks of rows."""
+    world = _world(FLAT)
+    real = World(world.rows, world.chances, noise=0.0, real={"target": {**FLAT, 8: 2 * FLAT[8], 16: 2 * FLAT[16]}})
+    latency, method, plain = _latency(world), Chains("small", AcceptanceStats(0.8), ConfidenceCalibration()), Plain()
+    for _ in range(60):
+        for length in (7, 1, 3):
+            forecast = method.forecast(chain_limit(length), latency)
+            latency.update(forecast, real.step(forecast.pick))
+        latency.update(plain.forecast(chain_limit(0), latency), real.step(Pick(None)))
+    found = [latency.target(rows) / latency.target(1) for rows in (2, 4, 8)]
+    assert found == pytest.approx([FLAT[2] / FLAT[1], FLAT[4] / FLAT[1], 2 * FLAT[8] / FLAT[1]], rel=0.1)
 
 
 def test_a_machine_that_slows_down_changes_no_choice() -> None:

@@ -15,9 +15,23 @@ from functools import lru_cache
 
 import pytest
 
-from runtime.decoding.draft import Pick
+from runtime.decoding.draft import Pick, chain_limit
+from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.scheduler.judge import Moment, best_fixed, speedup, trace, worst_window
-from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, WIDE, Rows, Ticks, World, learned_state_of, level
+from tests.runtime.scheduler.recorded import RECORDED
+from tests.runtime.scheduler.world import (
+    FLAT,
+    MIDDLE,
+    SMALL,
+    STEEP,
+    WIDE,
+    Rows,
+    Ticks,
+    World,
+    learned_state_of,
+    level,
+    rate,
+)
 
 ROWS = {"wide": WIDE, "flat": FLAT, "steep": STEEP}
 EASY, HARD = 0.92, 0.35
@@ -84,10 +98,12 @@ TEXTS: dict[str, TextEase] = {
 }
 DRAFTERS = {"good": 0.92, "bad": 0.15, "stack": 0.96}
 FEW = [("wide", "easy", "stack"), ("flat", "easy", "good"), ("flat", "changing", "bad"), ("steep", "changing", "good")]
+# What a calibration on a busy machine found, and what is true.
+MISJUDGED = [("steep", "wide"), ("wide", "steep"), ("flat", "wide"), ("wide", "flat")]
 ALL = [(rows, text, drafter) for rows in ROWS for text in TEXTS for drafter in DRAFTERS]
 
 
-def _world(rows: str, text: str, drafter: str, event: str, seed: int) -> World:
+def make_world(rows: str, text: str, drafter: str, event: str, seed: int) -> World:
     quality = DRAFTERS[drafter]
     levels = (level("small", "drafter", 0.85),)
     chances = {"small": TEXTS[text](quality), "suffix": 0.03}
@@ -99,8 +115,14 @@ def _world(rows: str, text: str, drafter: str, event: str, seed: int) -> World:
     return World(costs, chances, levels=levels, machine=happens.machine(), pauses=happens.pauses, seed=seed)
 
 
+def mistaken(believed: str, true: str, seed: int) -> World:
+    """Calibrated as ``believed`` on a machine where rows cost as in ``true``."""
+    real = {"target": {rows: ms * ROWS[believed][1] / ROWS[true][1] for rows, ms in ROWS[true].items()}}
+    return replace(make_world(believed, "easy", "good", "nothing", seed), real=real)
+
+
 def _check(rows: str, text: str, drafter: str, event: str) -> None:
-    traces = [trace(_world(rows, text, drafter, event, seed), ANSWERS) for seed in SEEDS]
+    traces = [trace(make_world(rows, text, drafter, event, seed), ANSWERS) for seed in SEEDS]
     assert min(map(worst_window, traces)) >= 0.95 - NOISE
     assert _mean(traces, 0, 48) >= 0.9
     best, name = _best(rows, text, drafter)
@@ -111,7 +133,7 @@ def _check(rows: str, text: str, drafter: str, event: str) -> None:
 
 @lru_cache
 def _best(rows: str, text: str, drafter: str) -> tuple[float, str]:
-    return best_fixed(lambda seed: _world(rows, text, drafter, "nothing", seed), BEST_SEEDS, sum(ANSWERS))
+    return best_fixed(lambda seed: make_world(rows, text, drafter, "nothing", seed), BEST_SEEDS, sum(ANSWERS))
 
 
 def _mean(traces: Sequence[list[Moment]], start: int, end: int) -> float:
@@ -129,6 +151,18 @@ def test_no_event_keeps_the_scheduler_from_the_best_way(rows: str, text: str, dr
 @pytest.mark.parametrize(("rows", "text", "drafter"), [world for world in ALL if world not in FEW])
 def test_nor_does_any_in_any_other_world(rows: str, text: str, drafter: str, event: str) -> None:
     _check(rows, text, drafter, event)
+
+
+@pytest.mark.parametrize(("name", "enough"), [("recorded", 0.85), ("recorded, busy calibration", 0.85)])
+def test_recorded_answers_are_decoded_nearly_as_fast_as_by_the_best_of_some_fixed_choices(
+    name: str, enough: float
+) -> None:
+    """Measured over 12 seeds: 0.92 and 0.91 of the best of forty choices."""
+    make = RECORDED[name]
+    found = [speedup(trace(make(seed), make(seed).lengths), 0, 10_000) for seed in range(3)]
+    picks = [Pick("middle", chain_limit(length)) for length in (3, 5, 7, 9)] + [Pick("small", chain_limit(4))]
+    fixed = [rate(make(9), 600, FixedScheduler(each.drafter, each.limit)) * make(9).plain_seconds() for each in picks]
+    assert statistics.harmonic_mean(found) >= enough * max(fixed)
 
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
@@ -174,17 +208,10 @@ def test_where_models_are_small_choosing_takes_half_a_hundredth_of_the_time() ->
         assert worst_window(moments) >= 0.95 - NOISE
 
 
-@pytest.mark.parametrize(
-    ("believed", "true"), [("steep", "wide"), ("wide", "steep"), ("flat", "wide"), ("wide", "flat")]
-)
+@pytest.mark.parametrize(("believed", "true"), MISJUDGED)
 def test_a_calibration_on_a_busy_machine_is_found_out(believed: str, true: str) -> None:
     """All row counts look too dear, or too cheap: the drafts that pay are found, though they never looked like that."""
-    real = {"target": {rows: ms * ROWS[believed][1] / ROWS[true][1] for rows, ms in ROWS[true].items()}}
-
-    def make(seed: int) -> World:
-        return replace(_world(believed, "easy", "good", "nothing", seed), real=real)
-
-    traces = [trace(make(seed), ANSWERS) for seed in SEEDS]
-    best, name = best_fixed(make, BEST_SEEDS, sum(ANSWERS))
+    traces = [trace(mistaken(believed, true, seed), ANSWERS) for seed in SEEDS]
+    best, name = best_fixed(lambda seed: mistaken(believed, true, seed), BEST_SEEDS, sum(ANSWERS))
     assert min(map(worst_window, traces)) >= 0.95 - NOISE
     assert _mean(traces, 0, sum(ANSWERS)) >= 0.9 * best, name

@@ -62,6 +62,7 @@ class World:
     noise: float = 0.05
     step_ms: float = 0.1
     node_ms: float = 0.05
+    choice_ms: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,6 +74,7 @@ class World:
         self._to_come = sorted(self.pauses)
         self._sure: list[float] = []
         self._first = True
+        self.calibrations = {each.name: ConfidenceCalibration() for each in self.levels}
         self.costs = self._costs(self.rows)
         self._real = self._costs({**self.rows, **self.real})
 
@@ -101,6 +103,10 @@ class World:
     def plain_seconds(self) -> float:
         """What a token takes now that is decoded plainly."""
         return self._best_decision("target", 1) + self.step_ms / 1e3
+
+    def behind(self, name: str) -> int:
+        """Rows that a level must read before it drafts."""
+        return 1
 
     def chance(self, name: str) -> float:
         """The chance that a token of a level is the target's, now."""
@@ -135,23 +141,28 @@ class World:
         if pick.drafter is None:
             return 0, 0, 0, 0.0, ()
         if pick.drafter == "suffix":
-            drafted = 3 if self.random.random() < self.chance("suffix") else 0
-            return drafted, drafted, drafted, 5e-5, ()
+            drafted, accepted = self._repeat(pick.limit)
+            return drafted, accepted, drafted, 5e-5, ()
         if ">" in pick.drafter:
             return self._hierarchy(pick)
         name, limit = pick.drafter, pick.limit
         if limit.shape == "chain":
-            drafted, accepted = self._chain(self.chance(name), limit)
+            drafted, accepted = self._chain(name, limit)
             drafting = sum(self.forward(name, 1) for _ in range(drafted)) + drafted * self.node_ms / 1e3
             return drafted, accepted, drafted, drafting, ()
-        accepted = self._accepted(self.chance(name), limit)
+        accepted = self._accepted(name, limit)
         rows = [max(1, limit.nodes * depth // limit.depth) for depth in range(limit.depth)]
         drafting = sum(self.forward(name, count) for count in rows) + limit.nodes * self.node_ms / 1e3
         return limit.nodes, accepted, limit.depth, drafting, ()
 
-    def _chain(self, chance: float, limit: DraftLimit) -> tuple[int, int]:
+    def _repeat(self, limit: DraftLimit) -> tuple[int, int]:
+        """Tokens drafted and accepted of the suffix drafter."""
+        drafted = 3 if self.random.random() < self.chance("suffix") else 0
+        return drafted, drafted
+
+    def _chain(self, name: str, limit: DraftLimit) -> tuple[int, int]:
         """Tokens drafted and accepted: every token has a chance of its own, which the drafter knows."""
-        survival, drafted, accepted, stands, self._first = 1.0, 0, 0, True, True
+        chance, survival, drafted, accepted, stands, self._first = self.chance(name), 1.0, 0, 0, True, True
         for drafted in range(1, limit.nodes + 1):
             own = self.random.betavariate(2 * chance + 1e-6, 2 * (1 - chance) + 1e-6)
             survival *= own
@@ -164,9 +175,12 @@ class World:
             self._sure.clear()
         return drafted, accepted
 
-    def _accepted(self, chance: float, limit: DraftLimit) -> int:
-        """How deep the walk goes: at every depth a chain's child, or one of a tree's siblings, is right."""
-        any_child = chance
+    def _accepted(self, name: str, limit: DraftLimit, ahead: int = 0) -> int:
+        """How deep the walk goes: at every depth a chain's child, or one of a tree's siblings, is right.
+
+        The draft begins so many tokens ``ahead`` of the text.
+        """
+        any_child = chance = self.chance(name)
         if limit.shape == "tree":  # the same mean number of tokens, spread over the depths
             mean = tree_tokens([chance] * limit.depth, limit.nodes) - 1
             any_child = _chance_for(mean, limit.depth)
@@ -182,7 +196,7 @@ class World:
         assert inner is not None
         drafted, drafting, below = 0, 0.0, []
         while drafted < max(1, pick.limit.depth - inner.depth):
-            accepted = self._accepted(self.chance(f"{lower}>{middle}"), inner)
+            accepted = self._accepted(f"{lower}>{middle}", inner, drafted)
             guesses = inner.depth if lower in self.rows else 0
             seconds = self.forward(middle, 1 + inner.nodes) + sum(self.forward(lower, 1) for _ in range(guesses))
             drafting += seconds
@@ -201,14 +215,8 @@ class World:
                     first_accepted=accepted > 0 and self._first,
                 )
             )
-        accepted = self._accepted(self.chance(middle), DraftLimit(drafted, drafted))
-        return (
-            drafted,
-            accepted,
-            drafted,
-            drafting,
-            tuple(below),
-        )
+        accepted = self._accepted(middle, DraftLimit(drafted, drafted))
+        return drafted, accepted, drafted, drafting, tuple(below)
 
 
 @lru_cache(maxsize=1000)
@@ -221,14 +229,14 @@ def _chance_for(mean: float, depth: int) -> float:
 
 
 class Ticks:
-    """A clock by which choosing takes a fifth of a millisecond."""
+    """A clock by which every choice takes so many seconds."""
 
-    def __init__(self) -> None:
-        self.seconds, self._looks = 0.0, 0
+    def __init__(self, choice: float = 2e-4) -> None:
+        self.seconds, self._choice, self._looks = 0.0, choice, 0
 
     def __call__(self) -> float:
         self._looks += 1
-        self.seconds += 2e-4 if self._looks % 2 == 0 else 0.0
+        self.seconds += self._choice if self._looks % 2 == 0 else 0.0
         return self.seconds
 
 
@@ -245,13 +253,12 @@ class Situated:
         return self._world.tokens
 
     def behind(self, name: str) -> int | None:
-        return None if name in self.closed else 1
+        return None if name in self.closed else self._world.behind(name)
 
 
 def learned_state_of(world: World, only: Kind | None = None) -> LearnedState:
     """What a scheduler knows at the beginning."""
-    calibrations = {level.name: ConfidenceCalibration() for level in world.levels}
-    stage = Stage(world.levels, calibrations, lambda name: Room(12, True), lambda name: False)
+    stage = Stage(world.levels, world.calibrations, lambda name: Room(12, True), lambda name: False)
     methods = make_methods(stage, False, only)
     return LearnedState(methods, LatencyEstimates(world.costs, "target", lambda rows: rows))
 
