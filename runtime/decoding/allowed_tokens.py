@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +22,21 @@ _EIGHT = np.arange(8)
 class AllowedTokens:
     """The tokens below ``size`` that ``bits`` allow; bits may be more or fewer.
 
-    ``few`` are their ids, ascending, if they are few; else None, and ``excluded`` are all other ids.
+    ``few`` are their ids, ascending, if they are few; else None.
     """
 
     def __init__(self, bits: Bits, size: int) -> None:
         self.bits, self.size = bits, size
-        used, known = np.flatnonzero(bits), min(size, 8 * len(bits))
-        self.few: Ids | None = None
-        self.excluded: Ids = np.empty(0, np.int64)
-        if len(used) < _FEW_BYTES:
-            self.few = _listed(bits, used, known)
-        else:
-            without = _listed(~bits, np.flatnonzero(bits != 0xFF), known)
-            self.excluded = np.concatenate([without, np.arange(known, size)]) if known < size else without
+        used = bits != 0
+        is_few = np.count_nonzero(used) < _FEW_BYTES
+        self.few = _listed(bits, np.flatnonzero(used), min(size, 8 * len(bits))) if is_few else None
+
+    @cached_property
+    def excluded(self) -> Ids:
+        """The ids of all other tokens, ascending."""
+        known = min(self.size, 8 * len(self.bits))
+        without = _listed(~self.bits, np.flatnonzero(self.bits != 0xFF), known)
+        return np.concatenate([without, np.arange(known, self.size)]) if known < self.size else without
 
     def allows(self, token: int) -> bool:
         """Whether ``token`` is one of them."""
@@ -60,7 +63,7 @@ class AllowedTokens:
 
 
 class _Latest(threading.local):
-    """The tokens that this thread was asked for last: within a string of JSON most masks are the same."""
+    """The many tokens that this thread was asked for last: within strings of JSON most masks are the same."""
 
     allowed: AllowedTokens | None = None
 
@@ -71,13 +74,16 @@ _latest = _Latest()
 def allowed_tokens(bits: Bits, size: int) -> AllowedTokens:
     """The tokens below ``size`` that ``bits`` allow."""
     latest = _latest.allowed
-    if latest is None or latest.size != size or not np.array_equal(latest.bits, bits):
-        latest = _latest.allowed = AllowedTokens(bits, size)
-    return latest
+    if latest is not None and latest.size == size and np.array_equal(latest.bits, bits):
+        return latest
+    allowed = AllowedTokens(bits, size)
+    if allowed.few is None:
+        _latest.allowed = allowed
+    return allowed
 
 
 def _listed(bits: Bits, used: Ids, known: int) -> Ids:
     """The ids below ``known`` whose bits are set; the bytes ``used`` have them all."""
-    hits = np.flatnonzero(np.unpackbits(bits[used], bitorder="little"))
+    hits = np.flatnonzero(np.unpackbits(bits[used], bitorder="little").view(np.bool_))
     ids: Ids = 8 * used[hits >> 3] + (hits & 7)
     return ids[: int(ids.searchsorted(known))]
