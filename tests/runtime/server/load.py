@@ -24,6 +24,7 @@ from runtime.engine import Engine
 from tests.runtime.server.serving import Server, serving
 
 CLIENTS = 20
+LIMIT_SECONDS = 300  # a hang is a fault
 TOKENS = (1, 7, 30, 90)
 TALKS = 12
 MALFORMED: tuple[Any, ...] = (b"{", b"\xff", {"prompt": 3}, {"prompt": "x", "n": 2}, {"prompt": "x" * 200_000}, [])
@@ -81,7 +82,7 @@ async def load(server: Server, known: list[Ask], seconds: float, seed: int = 0) 
     """Runs all clients for ``seconds``."""
     tally, end = Tally(), time.monotonic() + seconds
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=LIMIT_SECONDS, limits=limits) as client:
         clients = [_client(client, known, tally, end, random.Random(seed + number)) for number in range(CLIENTS)]
         await asyncio.gather(*clients, _budget(client, tally, end, random.Random(seed)), _watch(client, tally, end))
     for place, used in enumerate(tally.memory):
@@ -155,7 +156,11 @@ async def _budget(client: httpx.AsyncClient, tally: Tally, end: float, rng: rand
 async def _watch(client: httpx.AsyncClient, tally: Tally, end: float) -> None:
     while time.monotonic() < end:
         await asyncio.sleep(1)
-        reply = (await client.get("/plan")).json()
+        try:
+            reply = (await client.get("/plan")).json()
+        except httpx.HTTPError as error:
+            tally.faults.append(f"plan: {type(error).__name__}")
+            continue
         plan = reply["plan"]
         footprints = (plan["process"], *(level["footprint"] for level in plan["levels"]))
         running = sum(part["anonymous"] for each in footprints for part in each["parts"])
