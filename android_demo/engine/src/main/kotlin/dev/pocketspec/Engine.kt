@@ -82,7 +82,8 @@ class Engine private constructor(
         context.hold(prompt)
         val cached = models.target.cache.tokens.sharedPrefix(Tokens(prompt))
         val stop = StopRule(manifest.target.endTokens.filter { it >= 0 }.toSet(), settings.maxNewTokens)
-        val steps = Decoding(models.target, context, models, speculation.scheduler(context, settings.speculation), verifierFor(sampling), stop)
+        val scheduler = speculation.scheduler(context, settings.speculation)
+        val steps = Decoding(models.target, context, models, scheduler, verifierFor(sampling), stop)
         val stats = Stats(promptTokens = prompt.size, cachedTokens = minOf(cached, prompt.size - 1))
         return TextChunks(answer.untilCancelled(steps), stats, text.tokenizer.decoder(prompt), StopText())
     }

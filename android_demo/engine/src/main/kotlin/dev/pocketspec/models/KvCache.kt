@@ -60,8 +60,9 @@ class KvCache(block: ArenaBlock, private val signature: Signature, private val r
     fun copyFrom(other: KvCache) {
         val rowBytes = signature.kvRowBytes
         arrays.forEachIndexed { index, array ->
+            val source = other.arrays[index].duplicate()
             for (head in 0 until signature.kvHeads) {
-                copy(other.arrays[index].duplicate(), head * other.reserved * rowBytes, array, head * reserved * rowBytes, other.length * rowBytes)
+                copy(source, head * other.reserved * rowBytes, array, head * reserved * rowBytes, other.length * rowBytes)
             }
         }
         System.arraycopy(other.held, 0, held, 0, other.length)

@@ -65,7 +65,8 @@ class BundleFilesTest {
 
     @Test
     fun `names that no file can have everywhere are refused`() {
-        val bad = listOf("", ".", "..", "a/..", "/a", "a//b", "a/", "con", "NUL.txt", "a.", " a", "a:b", "a\\b", "a\u0000", "\u202Ea", "x".repeat(201))
+        val paths = listOf("", ".", "..", "a/..", "/a", "a//b", "a/", "x".repeat(201))
+        val bad = paths + listOf("con", "NUL.txt", "a.", " a", "a:b", "a\\b", "a\u0000", "\u202Ea")
         for (name in bad) assertTrue(FileNames.fault(name) != null, name)
         for (name in listOf("a", "a/b.onnx", ".hidden", "ä.json", "model.onnx.data")) assertEquals(null, FileNames.fault(name))
     }
