@@ -7,6 +7,7 @@ the two agree on some tokens and differ on others. Both speak bytes.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.made_once import made_once
 from tests.places import SHARED
 
 # Whoever starts the tests in the background of a shell lets them ignore Ctrl-C, and so do the programs they start.
@@ -45,9 +47,39 @@ class TinyModels:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is found out about this device is kept for the session alone, also by processes it starts."""
+    """What is found out about this device is kept for the session alone, also by processes it starts.
+
+    What a process takes without a model is measured once in a run, which takes seconds.
+    """
+    known = made_once(tmp_path_factory, "cache", _measure_processes)
+    own = shutil.copytree(known, tmp_path_factory.mktemp("caches") / "cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POCKETSPEC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("POCKETSPEC_CACHE", str(own))
+        yield
+
+
+def _measure_processes(folder: Path) -> None:
+    from runtime.calibration.process_baseline import known_process
+
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POCKETSPEC_CACHE", str(folder))
+        for kernels in ("portable", "native"):
+            known_process(kernels)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packing_here() -> Iterator[None]:
+    """ONNX Runtime's weights are packed in this process: a process of its own for every new bundle takes a second."""
+    from runtime.kernels.weights import prepacking
+    from runtime.models.prepacker import write_pair
+
+    def write_here(pair: prepacking.Pair, part: Path) -> str | None:
+        shape = pair.level.shape
+        return write_pair(pair.graph, part, (shape.kv_heads, shape.head_size))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepacking, "write_isolated", write_here)
         yield
 
 
@@ -63,12 +95,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     """HF checkpoints of a two-layer target and a one-layer drafter, with one tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny-models")
-    models = TinyModels(folder / "tiny-target", folder / "tiny-drafter")
-    _save_models(models)
-    for place in (models.target, models.drafter):
-        _save_tokenizer(place)
-    return models
+    return _models_in(made_once(tmp_path_factory, "tiny-models", lambda folder: _save(_models_in(folder))))
 
 
 @pytest.fixture(scope="session")
@@ -105,18 +132,30 @@ def lowered_once(operators_read_once: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(lowered_once: None, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(request: pytest.FixtureRequest) -> Path:
     """The fp32 bundle of the tiny target with its drafter. Read-only: it is shared by the whole session."""
-    return _export(tiny_models, tmp_path_factory.mktemp("bundles") / "tiny-fp32", "fp32")
+    return _tiny_bundle(request, "fp32")
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle_int4(lowered_once: None, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle_int4(request: pytest.FixtureRequest) -> Path:
     """The int4 bundle of the tiny target with its drafter. Read-only: it is shared by the whole session."""
-    return _export(tiny_models, tmp_path_factory.mktemp("bundles") / "tiny-int4", "int4")
+    return _tiny_bundle(request, "int4")
 
 
-def _export(models: TinyModels, output: Path, weights: str) -> Path:
+def _tiny_bundle(request: pytest.FixtureRequest, weights: str) -> Path:
+    """A copy of the run's for this process: engines write beside what they open."""
+
+    def make(output: Path) -> None:
+        request.getfixturevalue("lowered_once")
+        _export(request.getfixturevalue("tiny_models"), output, weights)
+
+    factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    made = made_once(factory, f"tiny-{weights}", make)
+    return Path(shutil.copytree(made, factory.mktemp("bundles") / made.name))
+
+
+def _export(models: TinyModels, output: Path, weights: str) -> None:
     from export.bundle import export_bundle
     from export.request import ExportRequest
 
@@ -128,7 +167,16 @@ def _export(models: TinyModels, output: Path, weights: str) -> Path:
     )
     bundle = export_bundle(request)
     assert not list(bundle.rglob("native.data")), "measuring leaves weights packed for this device in the bundle"
-    return bundle
+
+
+def _models_in(folder: Path) -> TinyModels:
+    return TinyModels(folder / "tiny-target", folder / "tiny-drafter")
+
+
+def _save(models: TinyModels) -> None:
+    _save_models(models)
+    for place in (models.target, models.drafter):
+        _save_tokenizer(place)
 
 
 def _save_models(models: TinyModels) -> None:

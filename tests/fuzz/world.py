@@ -12,10 +12,8 @@ from export.manifest import PocketspecError, read_manifest, write_manifest
 from memory.costs import MeasuredCosts, dump_costs, make_row_costs
 from runtime.bundle.device_cache import remember
 from runtime.kernels.selftest.onnx_bytes import encode_model
-from runtime.kernels.weights import prepacking
 from runtime.kernels.weights.packed import packed_graphs
 from runtime.kernels.weights.prepacked import place_of, prepacked_graph
-from runtime.models import prepacker
 from tests.fuzz.targets import Target, entry_of
 from tests.runtime.kernels.weights.packable import write_bundle
 from tests.runtime.kernels.weights.weighty import write_weighty_bundle
@@ -101,15 +99,7 @@ def _write_packed(bundle: Path) -> None:
 
 
 def _write_pair(bundle: Path) -> None:
-    """A bundle with its weights in a file of their own, and the pair of it, written in this process."""
+    """A bundle with its weights in a file of their own, and the pair of it."""
     write_weighty_bundle(bundle)
     manifest = read_manifest(bundle)
-    write_isolated = prepacking.write_isolated
-    shape = manifest.target.shape
-    prepacking.write_isolated = lambda pair, part: prepacker.write_pair(
-        pair.graph, part, (shape.kv_heads, shape.head_size)
-    )
-    try:
-        prepacked_graph(place_of(bundle, manifest, manifest.target, "model.onnx"))
-    finally:
-        prepacking.write_isolated = write_isolated
+    prepacked_graph(place_of(bundle, manifest, manifest.target, "model.onnx"))

@@ -59,8 +59,15 @@ def talk(conversation: Conversation, turns: int) -> list[list[TextChunk]]:
     return [list(conversation.say(f"line {turn}")) for turn in range(turns)]
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("speculation", SPECULATIONS, ids=str)
+@pytest.mark.parametrize(
+    ("speculation", "sampling"),
+    [
+        *((speculation, SAMPLED) for speculation in SPECULATIONS),
+        (SPECULATIONS[-1], GREEDY),
+        *(pytest.param(speculation, GREEDY, marks=pytest.mark.slow) for speculation in SPECULATIONS[:-1]),
+    ],
+    ids=str,
+)
 def test_a_window_slides_over_a_long_answer(small: Engine, speculation: Speculation, sampling: SamplingParams) -> None:
     """Until the context is full the answer is the plain one, and then that of a fresh prompt of the kept text.
 

@@ -25,7 +25,8 @@ Change = Callable[[dict[str, Any]], object]
 
 @pytest.fixture
 def bundle(random_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy to be changed; the user's folder is beside it."""
+    """A copy to be changed; the user's folder is beside it, with what is known of this device."""
+    shutil.copytree(os.environ["POCKETSPEC_CACHE"], tmp_path / "user")
     monkeypatch.setenv("POCKETSPEC_CACHE", str(tmp_path / "user"))
     return Path(shutil.copytree(random_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns(".device")))
 

@@ -43,6 +43,7 @@ CONTEXT, ROWS = 400, 16
 STEP_BYTES = {"greedy": 30_000, "sampled": 100_000}
 # What a token leaves in the list of those generated, with what Python keeps for lists that grow.
 TOKEN_BYTES = 64
+INNER = {"chain": chain_limit(2), "tree": DraftLimit(4, 2, "tree")}
 SAMPLING = {"greedy": SamplingParams(), "sampled": SamplingParams(temperature=1.0, top_k=50, top_p=0.9, seed=1)}
 
 
@@ -112,13 +113,18 @@ def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampl
     assert kept < STEP_BYTES[sampling]
 
 
-@pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize(
-    "inner",
-    [pytest.param(chain_limit(2), marks=pytest.mark.slow), DraftLimit(4, 2, "tree")],
-    ids=["chain", "tree"],
+    ("sampling", "inner", "drawn"),
+    [
+        ("sampled", INNER["tree"], True),
+        ("greedy", INNER["tree"], False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(SAMPLING, INNER.values(), (False, True))
+        ),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("drawn", [False, True], ids=["matched", "drawn"])
 def test_nor_does_a_step_of_four_levels(graph: Path, inner: DraftLimit, sampling: str, drawn: bool) -> None:
     drafter: Drafter = DraftModelDrafter(open_model(graph), VOCAB, drawn=drawn)
     for name in ("lower", "upper"):
@@ -131,7 +137,7 @@ def test_nor_does_a_step_of_four_levels(graph: Path, inner: DraftLimit, sampling
 
 def measured(steps: Iterator[Step]) -> tuple[int, int]:
     """The most bytes that one of 15 steps allocates, and what all of them leave behind beside their tokens."""
-    for _ in itertools.islice(steps, 35):
+    for _ in itertools.islice(steps, 20):
         pass
     tracemalloc.start()
     try:
@@ -149,12 +155,15 @@ def measured(steps: Iterator[Step]) -> tuple[int, int]:
     return most, kept - tokens * TOKEN_BYTES
 
 
-@pytest.mark.parametrize("kind", [pytest.param("widest", marks=pytest.mark.slow), "hierarchy"])
-def test_ten_thousand_steps_take_no_more_memory_than_five_hundred(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [("hierarchy", 2500), *(pytest.param(kind, 10_000, marks=pytest.mark.slow) for kind in ("widest", "hierarchy"))],
+)
+def test_thousands_of_steps_take_no_more_memory_than_five_hundred(tmp_path: Path, kind: str, steps: int) -> None:
     """In a process of its own, with drafts that are as wide as they may be, and always wrong at the lowest level."""
     write_tiny_graph(tmp_path / "model.onnx", layers=1)
     done = subprocess.run(
-        [sys.executable, "-c", _LONG_RUN, str(tmp_path / "model.onnx"), kind],
+        [sys.executable, "-c", _LONG_RUN, str(tmp_path / "model.onnx"), kind, str(steps)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -180,7 +189,7 @@ def anonymous():
     memory = read_memory()
     return memory.anonymous_bytes if memory else 0
 
-path, kind = Path(sys.argv[1]), sys.argv[2]
+path, kind, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if kind == "widest":
     steps = endless(open_model(path), Widest(), SamplingParams())
 else:
@@ -189,7 +198,7 @@ else:
 for _ in itertools.islice(steps, 500):
     pass
 early = anonymous()
-for _ in itertools.islice(steps, 9_500):
+for _ in itertools.islice(steps, count - 500):
     pass
 print(early, anonymous())
 """

@@ -170,10 +170,10 @@ def test_tokens_the_drafter_lacks_do_no_harm() -> None:
     ("shape", "drawn", "verifier"),
     [
         ("chain", True, BlockVerifier()),
-        ("chain", False, BlockVerifier()),
+        pytest.param("chain", False, BlockVerifier(), marks=pytest.mark.slow),
         ("tree", True, RecursiveVerifier()),
-        ("tree", False, RecursiveVerifier()),
-        ("chain", True, MatchVerifier()),
+        pytest.param("tree", False, RecursiveVerifier(), marks=pytest.mark.slow),
+        pytest.param("chain", True, MatchVerifier(), marks=pytest.mark.slow),
     ],
     ids=["block", "block on one-hot", "recursive", "recursive on one-hot", "match"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -149,18 +150,23 @@ def test_a_drawn_draft_carries_the_intermediates_distributions() -> None:
     assert (greedy.kind, greedy.probs) == (DrawKind.ONE_HOT, {})
 
 
+@pytest.fixture(scope="module")
+def engine(random_bundle: Path) -> Iterator[Engine]:
+    with Engine.open(random_bundle, Request(context=96, drafters=("near", "far"), nodes=5)) as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("params", [GREEDY, SamplingParams(temperature=0.8, seed=5)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("name", ["far>near", "near>far", "suffix>near", "suffix+far>near"])
 @pytest.mark.parametrize("inner", [None, tree_limit(3)], ids=["chains below", "trees below"])
-def test_users_name_it(random_bundle: Path, name: str, params: SamplingParams, inner: DraftLimit | None) -> None:
-    with Engine.open(random_bundle, Request(context=96, drafters=("near", "far"), nodes=5)) as engine:
-        prompt, rule = engine.encode("once upon a time"), StopRule(max_new_tokens=30)
-        plain = list(engine.steps(prompt, stop=rule, sampling=params, speculation=PLAIN))
-        speculation = Speculation(name, limit=chain_limit(5, inner))
-        steps = list(engine.steps(prompt, stop=rule, sampling=params, speculation=speculation))
-        assert [t for step in steps for t in step.tokens] == [t for step in plain for t in step.tokens]
-        assert sum(step.num_drafted for step in steps) >= 30
-        assert all(step.below for step in steps if step.num_drafted)
+def test_users_name_it(engine: Engine, name: str, params: SamplingParams, inner: DraftLimit | None) -> None:
+    prompt, rule = engine.encode("once upon a time"), StopRule(max_new_tokens=30)
+    plain = list(engine.steps(prompt, stop=rule, sampling=params, speculation=PLAIN))
+    speculation = Speculation(name, limit=chain_limit(5, inner))
+    steps = list(engine.steps(prompt, stop=rule, sampling=params, speculation=speculation))
+    assert [t for step in steps for t in step.tokens] == [t for step in plain for t in step.tokens]
+    assert sum(step.num_drafted for step in steps) >= 30
+    assert all(step.below for step in steps if step.num_drafted)
 
 
 def test_names_that_cannot_be_are_refused() -> None:

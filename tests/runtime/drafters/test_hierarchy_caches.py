@@ -81,7 +81,7 @@ def test_the_intermediates_cache_follows_any_accepts_rejects_and_edits(
         assert check_cache(middle) == [*window, *draft.tokens[:-1]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 60),
     st.lists(st.integers(0, 2), min_size=2, max_size=4),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -38,6 +39,10 @@ INNER = {
     "one-hot tree": (DraftLimit(3, 2, "tree"), False),
 }
 
+# Every rule inside and every rule outside; all pairs of them are slow.
+FEW = [("block", "match"), ("one-hot", "block"), ("tree", "recursive"), ("one-hot tree", "block")]
+MIXED = [*FEW, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in product(INNER, OUTER) if pair not in FEW)]
+
 
 def _model(seed: int) -> TableModel:
     return TableModel(VOCAB, seed=seed)
@@ -52,8 +57,7 @@ def _hierarchy(levels: int, drawn: bool) -> HierarchyDrafter:
     return drafter
 
 
-@pytest.mark.parametrize("outer", OUTER)
-@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize(("inner", "outer"), MIXED)
 def test_one_inner_step_of_any_length_keeps_the_targets_law(
     monkeypatch: pytest.MonkeyPatch, inner: str, outer: str
 ) -> None:
@@ -91,8 +95,14 @@ class Mistaken:
         return replace(draft, probs={node - 1: self._law(draft.tokens[:node]) for node in range(len(draft))})
 
 
-@pytest.mark.parametrize("outer", ["block", "recursive"])
-@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        ("block", "recursive"),
+        ("one-hot tree", "block"),
+        *(pytest.param(inner, outer, marks=pytest.mark.slow) for inner in INNER for outer in ("block", "recursive")),
+    ],
+)
 def test_the_lowest_drafters_distributions_would_not(monkeypatch: pytest.MonkeyPatch, inner: str, outer: str) -> None:
     below, drawn = INNER[inner]
     drafter, limit = Mistaken(_hierarchy(2, drawn), WHOLE), chain_limit(below.depth + 1, below)
@@ -125,7 +135,14 @@ def test_no_random_number_decides_twice(
     assert set(used.values()) == {1}
 
 
-@pytest.mark.parametrize(("levels", "outer"), [(2, "match"), (2, "block"), (2, "recursive"), (3, "block")])
+@pytest.mark.parametrize(
+    ("levels", "outer"),
+    [
+        (2, "match"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, "block"), (2, "recursive"))),
+        (3, "block"),
+    ],
+)
 def test_the_first_three_tokens_have_the_law_of_the_target(levels: int, outer: str) -> None:
     drafter = stack(*(TableModel(VOCAB, seed=4 + each) for each in range(levels)), drawn=True, vocab_size=VOCAB)
     limit = chain_limit(3, chain_limit(2, chain_limit(2)))

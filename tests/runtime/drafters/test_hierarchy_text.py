@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice, product
 
 import pytest
 from hypothesis import given, settings
@@ -59,14 +60,19 @@ def _hierarchy(quality: str, below: str) -> Drafter:
     return Adversary(drafter) if quality == "adversarial" else drafter
 
 
+# Every drafter below and every quality, in both ways; all of them against each other are slow.
+FEW = [(below, QUALITIES[number % 3]) for number, below in enumerate(BELOW)]
+FEW += [("hierarchy", quality) for quality in QUALITIES if ("hierarchy", quality) not in FEW]
+mixed = pytest.mark.parametrize(
+    ("below", "quality"),
+    [*FEW, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in product(BELOW, QUALITIES) if pair not in FEW)],
+)
 both_ways = pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 every_level = pytest.mark.parametrize("below", BELOW)
-every_quality = pytest.mark.parametrize("quality", QUALITIES)
 
 
 @both_ways
-@every_quality
-@every_level
+@mixed
 @pytest.mark.parametrize("prompt", [PROMPT, pytest.param([2], marks=pytest.mark.slow)], ids=["prompt", "one-token"])
 def test_text_is_that_of_plain_decoding(params: SamplingParams, quality: str, below: str, prompt: list[int]) -> None:
     plain = text_of(TableModel(), context_of(prompt, params), None, LIMIT)
@@ -85,8 +91,7 @@ def test_text_is_that_of_plain_decoding(params: SamplingParams, quality: str, be
 
 
 @both_ways
-@every_quality
-@every_level
+@mixed
 def test_an_end_token_inside_a_draft_ends_the_answer(params: SamplingParams, quality: str, below: str) -> None:
     plain = text_of(TableModel(), context_of(PROMPT, params), None, LIMIT, stop=StopRule(max_new_tokens=24))
     for end in sorted(set(plain))[::3]:
@@ -137,21 +142,20 @@ def test_four_and_five_levels(
 def test_a_hierarchy_that_fails_leaves_levels_that_go_on() -> None:
     """An error at any moment of the drafting, at any level: the next attempt yields the text of plain decoding."""
     plain = text_of(TableModel(), context_of(PROMPT, SAMPLED), None, LIMIT)
-    for when in range(12):
-        for failing in range(3):
-            models = [TableModel(seed=each) for each in (2, 1, 0)]
-            drafter, target, context = stack(*models[:2]), models[2], context_of(PROMPT, SAMPLED)
-            forward, left = models[failing].forward, [when]
+    for when, failing in islice(product(range(12), range(3)), 0, None, 2):
+        models = [TableModel(seed=each) for each in (2, 1, 0)]
+        drafter, target, context = stack(*models[:2]), models[2], context_of(PROMPT, SAMPLED)
+        forward, left = models[failing].forward, [when]
 
-            def fail(*args, forward=forward, left=left):
-                left[0] -= 1
-                if left[0] == -1:
-                    raise RuntimeError("out of luck")
-                return forward(*args)
+        def fail(*args, forward=forward, left=left):
+            left[0] -= 1
+            if left[0] == -1:
+                raise RuntimeError("out of luck")
+            return forward(*args)
 
-            models[failing].forward = fail
-            with pytest.raises(RuntimeError, match="out of luck"):
-                text_of(target, context, drafter, LIMIT)
-            text = context.tokens[len(PROMPT) :].tolist()
-            stop = StopRule(max_new_tokens=40 - len(text))
-            assert [*text, *text_of(target, context, drafter, LIMIT, stop=stop)] == plain
+        models[failing].forward = fail
+        with pytest.raises(RuntimeError, match="out of luck"):
+            text_of(target, context, drafter, LIMIT)
+        text = context.tokens[len(PROMPT) :].tolist()
+        stop = StopRule(max_new_tokens=40 - len(text))
+        assert [*text, *text_of(target, context, drafter, LIMIT, stop=stop)] == plain

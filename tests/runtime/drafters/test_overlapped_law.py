@@ -78,7 +78,7 @@ def _law(rule: Rule, target: Table, table: Table, gamma: int) -> dict[Tokens, fl
 
 @pytest.mark.parametrize("gamma", [1, 2])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_outcome_together_is_the_law_of_the_target(rule: Rule, gamma: int, seed: int) -> None:
     target, table = Table(seed, 2, holes=0.0), Table(seed + 50, 2, holes=0.0)
     law = _law(rule, target, table, gamma)
@@ -105,7 +105,11 @@ def test_distributions_that_stay_behind_when_the_first_token_goes_are_found(monk
 
 @pytest.mark.parametrize(
     ("drawn", "verifier"),
-    [(True, BlockVerifier()), (True, RecursiveVerifier()), (False, BlockVerifier())],
+    [
+        (True, BlockVerifier()),
+        pytest.param(True, RecursiveVerifier(), marks=pytest.mark.slow),
+        (False, BlockVerifier()),
+    ],
     ids=["block", "recursive", "block on one-hot"],
 )
 def test_the_first_tokens_have_the_law_of_the_target(drawn: bool, verifier: Verifier) -> None:

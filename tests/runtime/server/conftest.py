@@ -8,13 +8,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 
 from tests.runtime.server.serving import Server, serving
 from tests.runtime.tiny_bundle import write_tiny_bundle
+
+if TYPE_CHECKING:
+    import openai
 
 TOOLS_TEMPLATE = (
     "{% if tools %}Call {{ tools[0].function.name }} as [TOOL_CALLS]{% endif %}"
@@ -39,6 +41,8 @@ def server(random_bundle: Path, tools_bundle: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[openai.OpenAI]:
+    import openai  # here, since it takes seconds, also of those who run no test of the server
+
     with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=60) as made:
         yield made
 

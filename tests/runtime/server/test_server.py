@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 
 from memory import Request
 from runtime.engine import Engine
 from tests.runtime.server.conftest import Post
 from tests.runtime.server.serving import Server
+
+if TYPE_CHECKING:
+    import openai
 
 MESSAGES: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello there"}]
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
-import openai
 import pytest
 
 from memory.plan import OverBudgetError
@@ -15,6 +14,9 @@ from runtime.server.constraining import constraint_of
 from runtime.server.errors import ApiError
 from runtime.server.requests.chat import ChatRequest
 from tests.runtime.server.conftest import Post
+
+if TYPE_CHECKING:
+    import openai
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Who is Ann?"}]
 PERSON = {

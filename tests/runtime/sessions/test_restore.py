@@ -7,7 +7,6 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +21,13 @@ from runtime.constraints.request import Regex
 from runtime.conversation import Conversation
 from runtime.decoding.context import shared_prefix
 from runtime.decoding.sampling import SamplingParams
-from runtime.engine import Engine, TextChunk
-from runtime.kernels.library import library_path
+from runtime.engine import Engine
 from runtime.sessions.errors import OtherSessionError, SessionError
 from runtime.sessions.held import held_levels
 from runtime.speculation.request import PLAIN, Speculation
 from tests.runtime.sessions.rows_read import rows_read
+from tests.runtime.sessions.talk import CASES, NATIVE, SAMPLED, STACKED, forget, tokens_of
 from tests.runtime.tiny_bundle import write_tiny_bundle
-
-SAMPLED = SamplingParams(temperature=0.9, seed=11)
-SPECULATIONS = [
-    PLAIN,
-    Speculation("near", 4),
-    Speculation("near", 6, "tree"),
-    Speculation("far>near", 4),
-    Speculation("suffix+near", 4),
-]
-CASES = [
-    *product([SamplingParams(), SAMPLED], SPECULATIONS),
-    (SAMPLED, Speculation("near", 6, "tree", acceptance="recursive")),
-]
-NATIVE = pytest.mark.skipif(not library_path().is_file(), reason="the native kernels are not built")
-STACKED = Request(threads=1, drafters=("near", "far"), shape="tree", nodes=8)
-
-
-@pytest.fixture(scope="module")
-def stacked(stacked_bundle: Path) -> Iterator[Engine]:
-    with Engine.open(stacked_bundle, STACKED) as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +35,6 @@ def other(stacked_bundle: Path) -> Iterator[Engine]:
     """Another engine of the same bundle: nothing but a file is between the two."""
     with Engine.open(stacked_bundle, STACKED) as engine:
         yield engine
-
-
-def tokens_of(chunks: list[TextChunk]) -> list[int]:
-    return [token for chunk in chunks for token in chunk.step.tokens]
-
-
-def empty(engine: Engine) -> None:
-    """As if the engine had just been opened."""
-    for model in (engine.target, *engine.drafters.values()):
-        model.cache.rollback(0)
 
 
 def talk(conversation: Conversation, *texts: str) -> list[list[int]]:
@@ -78,12 +46,12 @@ def test_a_conversation_goes_on_in_another_engine(
     stacked: Engine, other: Engine, tmp_path: Path, sampling: SamplingParams, speculation: Speculation
 ) -> None:
     settings: dict[str, Any] = {"sampling": sampling, "speculation": speculation, "max_new_tokens": 20}
-    empty(stacked)
+    forget(stacked)
     whole = Conversation(stacked, "Be brief.", ignore_eos=True, **settings)
     talk(whole, "Hello", "And you?")
     whole.save(tmp_path / "session")
     expected = talk(whole, "Go on", "More")
-    empty(other)
+    forget(other)
     restored = Conversation.restore(other, tmp_path / "session")
     with rows_read(other.target) as read:
         first = list(restored.say("Go on"))
@@ -118,7 +86,7 @@ def test_a_conversation_goes_on_after_dropped_turns(
     whole.save(tmp_path / "session")
     expected = [list(whole.say("And then")) for _ in range(6)]
     assert len(notes) > 1, "nothing was dropped after the session was saved"
-    empty(other)
+    forget(other)
     restored = Conversation.restore(other, tmp_path / "session")
     answers = [list(restored.say("And then")) for _ in range(6)]
     assert [tokens_of(chunks) for chunks in answers] == [tokens_of(chunks) for chunks in expected]
@@ -144,7 +112,7 @@ def test_every_type_of_cache_is_saved_bit_for_bit(
         assert saved[f"{target}/tokens"].tolist() == tokens[:-1]
         for number, array in enumerate(held):
             np.testing.assert_array_equal(saved[f"{target}/kv.{number}"].view(np.uint8), array.view(np.uint8))
-        empty(engine)
+        forget(engine)
         assert engine.restore(tmp_path / "session").tokens == tuple(tokens)
         chunks = list(engine.generate(prompt, max_new_tokens=12, ignore_eos=True))
         assert tokens_of(chunks) == whole
@@ -297,7 +265,7 @@ def test_a_conversation_saves_nothing_of_another_one(
             assert saved[name].tolist() == own["tokens"][: len(saved[name])].tolist()
     assert engine.snapshot().tokens.tolist() == held.tokens.tolist()
     expected = talk(mine, "Go on")
-    empty(other)
+    forget(other)
     assert talk(Conversation.restore(other, tmp_path / "session"), "Go on") == expected
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,38 +13,17 @@ import pytest
 from memory import Request
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
-from runtime.kernels.library import library_path
 from runtime.sessions.errors import OtherSessionError
 from runtime.sessions.snapshot import Snapshot
-from runtime.speculation.request import PLAIN, Speculation
+from runtime.speculation.request import Speculation
 from runtime.turns import BusyError
 from tests.runtime.sessions.rows_read import rows_read
+from tests.runtime.sessions.talk import CASES, NATIVE, SAMPLED, forget, tokens_of
 
-SAMPLED = SamplingParams(temperature=0.9, seed=11)
-SPECULATIONS = [
-    PLAIN,
-    Speculation("near", 4),
-    Speculation("near", 6, "tree"),
-    Speculation("far>near", 4),
-    Speculation("suffix+near", 4),
-    Speculation("ahead:near", 3),
-]
-CASES = [
-    *product([SamplingParams(), SAMPLED], SPECULATIONS),
+MORE = [
+    *product([SamplingParams(), SAMPLED], [Speculation("ahead:near", 3)]),
     (SAMPLED, Speculation("near", 4, acceptance="block")),
-    (SAMPLED, Speculation("near", 6, "tree", acceptance="recursive")),
 ]
-NATIVE = pytest.mark.skipif(not library_path().is_file(), reason="the native kernels are not built")
-
-
-@pytest.fixture(scope="module")
-def stacked(stacked_bundle: Path) -> Iterator[Engine]:
-    with Engine.open(stacked_bundle, Request(threads=1, drafters=("near", "far"), shape="tree", nodes=8)) as engine:
-        yield engine
-
-
-def tokens_of(chunks: list[TextChunk]) -> list[int]:
-    return [token for chunk in chunks for token in chunk.step.tokens]
 
 
 def answer(engine: Engine, prompt: list[int], sampling: SamplingParams, speculation: Speculation) -> list[TextChunk]:
@@ -53,13 +31,7 @@ def answer(engine: Engine, prompt: list[int], sampling: SamplingParams, speculat
     return list(answer)
 
 
-def forget(engine: Engine) -> None:
-    """As if the engine had just been opened."""
-    for model in (engine.target, *engine.drafters.values()):
-        model.cache.rollback(0)
-
-
-@pytest.mark.parametrize(("sampling", "speculation"), CASES, ids=str)
+@pytest.mark.parametrize(("sampling", "speculation"), [*CASES, *MORE], ids=str)
 def test_answers_go_on_as_if_nothing_had_come_between(
     stacked: Engine, sampling: SamplingParams, speculation: Speculation
 ) -> None:

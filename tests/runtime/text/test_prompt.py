@@ -174,22 +174,32 @@ def test_one_stop_string_needs_no_list(engine: Engine) -> None:
         assert text == whole[: whole.index(stop)]
 
 
+HOT: dict[str, Any] = {
+    "sampling": SamplingParams(temperature=3.0, seed=1),
+    "max_new_tokens": 320,
+    "ignore_eos": True,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(engine: Engine) -> list[int]:
+    """An answer in which the end token comes, and does not end it."""
+    return tokens_of(engine, "Hello there", speculation=PLAIN, **HOT)
+
+
 @pytest.mark.parametrize("speculation", [PLAIN, Speculation("near", 6), Speculation("suffix+near", 4)], ids=str)
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("behind", [0, 2])
 def test_a_stop_string_may_name_special_tokens(
-    engine: Engine, speculation: Speculation, before: int, behind: int
+    engine: Engine, whole: list[int], speculation: Speculation, before: int, behind: int
 ) -> None:
     """Here the end token, which does not end the answer; alone, and with text before and behind it."""
-    hot = SamplingParams(temperature=3.0, seed=1)
-    settings: dict[str, Any] = {"sampling": hot, "max_new_tokens": 320, "ignore_eos": True}
-    whole = tokens_of(engine, "Hello there", speculation=PLAIN, **settings)
     place = whole.index(END)
     assert place > 3
     texts = ["<|end|>" if token == END else engine.tokenizer.token(token) for token in whole]
     texts = [text.replace("Ġ", " ") for text in texts]
     stop = "".join(texts[place - before : place + behind + 1])
-    chunks = list(engine.generate("Hello there", stop=stop, speculation=speculation, **settings))
+    chunks = list(engine.generate("Hello there", stop=stop, speculation=speculation, **HOT))
     assert chunks[-1].step.finish == "stop"
     assert [token for chunk in chunks for token in chunk.step.tokens] == whole[: place + behind + 1]
     assert "".join(chunk.text for chunk in chunks) == "".join(texts[: place - before])

@@ -142,18 +142,26 @@ def dispatched() -> list[str]:
     return [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
 
 
-def test_all_of_this_holds_with_numpys_instruction_sets_switched_off(native_library: Path) -> None:
+HERE = "tests/runtime/kernels"
+BITS = [
+    f"{HERE}/selftest/test_golden.py::test_the_reference_has_the_golden_bits",
+    f"{HERE}/selftest/test_golden.py::test_made_up_numbers_spread_as_they_say",
+    f"{HERE}/test_attention.py::test_values_are_stored_as_specified",
+    "tests/runtime/decoding/test_golden_draws.py",
+]
+MORE = [
+    f"{HERE}/selftest/test_reference.py",
+    f"{HERE}/test_matmul_op.py",
+    f"{HERE}/test_library.py::test_a_good_library_is_tested_once_and_describes_itself",
+]
+
+
+@pytest.mark.parametrize("parts", [BITS, pytest.param(MORE, marks=pytest.mark.slow)], ids=["bits", "more"])
+def test_all_of_this_holds_with_numpys_instruction_sets_switched_off(native_library: Path, parts: list[str]) -> None:
     """The kernels' tests of bits once more, in a process whose NumPy has nothing but what it is compiled for."""
     names = dispatched()
     if not names or "NPY_DISABLE_CPU_FEATURES" in os.environ:
         pytest.skip("this NumPy has one instruction set here")
-    here = "tests/runtime/kernels"
-    parts = [f"{here}/selftest/test_golden.py", f"{here}/selftest/test_reference.py", f"{here}/test_matmul_op.py"]
-    parts += [
-        f"{here}/test_attention.py::test_values_are_stored_as_specified",
-        "tests/runtime/decoding/test_golden_draws.py",
-    ]
-    parts += [f"{here}/test_library.py::test_a_good_library_is_tested_once_and_describes_itself"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *parts],
         cwd=ROOT,
