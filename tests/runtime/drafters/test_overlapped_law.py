@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
 
 from runtime.decoding.acceptance.block import BlockVerifier, block_walk
 from runtime.decoding.acceptance.recursive import RecursiveVerifier, recursive_walk
@@ -20,6 +19,7 @@ from runtime.drafters import overlapped as production
 from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.scheduler.fixed import FixedScheduler
+from tests.goodness_of_fit import chi_square
 from tests.runtime.decoding.acceptance.enumeration import (
     DETECTED,
     EXACT,
@@ -137,4 +137,4 @@ def test_the_first_tokens_have_the_law_of_the_target(drawn: bool, verifier: Veri
     often = [path for path in expected if expected[path] >= 5]
     counts = [*(seen[path] for path in often), runs - sum(seen[path] for path in often)]
     means = [*(expected[path] for path in often), runs - sum(expected[path] for path in often)]
-    assert chisquare(counts, means).pvalue > 1e-3
+    assert chi_square(counts, means) > 1e-3

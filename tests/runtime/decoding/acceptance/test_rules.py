@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.greedy import GreedyVerifier
@@ -29,6 +28,7 @@ from runtime.decoding.sampling import (
     probabilities,
     uniform,
 )
+from tests.goodness_of_fit import chi_square
 
 VOCAB = 7
 SAMPLING = {"temperature": 0.8, "top_k": 5, "top_p": 0.95}
@@ -218,10 +218,10 @@ def test_sampled_text_has_the_target_law(verifier: Verifier, make: Any) -> None:
             * probabilities(logits_after((*prompt, first)), (), params)[second]
         )
     assert all(law[text] > 0 for text in counts)
-    assert chi_square(counts, law, draws) > 1e-4
+    assert p_value(counts, law, draws) > 1e-4
 
 
-def chi_square(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float], draws: int) -> float:
+def p_value(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float], draws: int) -> float:
     """The p-value, all cells that expect fewer than 5 merged into one."""
     large = [cell for cell, chance in law.items() if chance * draws >= 5]
     observed = [counts[cell] for cell in large]
@@ -230,4 +230,4 @@ def chi_square(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], floa
     expected.append(draws - sum(expected))
     if expected[-1] < 5:
         observed[-2:], expected[-2:] = [sum(observed[-2:])], [sum(expected[-2:])]
-    return float(stats.chisquare(observed, np.array(expected) * draws / sum(expected)).pvalue)
+    return chi_square(observed, expected)
