@@ -112,10 +112,12 @@ def operators_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def lowered_once(operators_read_once: None) -> Iterator[None]:
-    """From here on, exports in this process build each graph once: torch takes seconds for every one."""
+    """From here on, exports in this process build each graph once, since torch takes seconds for every one, and time
+    few steps of it."""
     from export import level
     from export.graph.recipe import LoweredGraph
     from export.graph.trace import GraphOptions
+    from export.validation import kv_quality
 
     lower = level.lower
     known: dict[tuple[str, GraphOptions], LoweredGraph] = {}
@@ -128,6 +130,7 @@ def lowered_once(operators_read_once: None) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(level, "lower", cached)
+        patch.setattr(kv_quality, "_TURNS", 2)
         yield
 
 

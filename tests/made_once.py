@@ -16,7 +16,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once" / name
     made = folder.with_name(f"{name}.made")
-    with locked(folder, lambda line: None):
+    with locked(made, lambda line: None):  # exports lock their folder themselves
         if not made.exists():
             make(folder)
             made.touch()

@@ -166,9 +166,19 @@ OUTSIDE = {
 }
 
 
+@pytest.fixture(scope="module")
+def answer(native_library: Path) -> subprocess.CompletedProcess[str]:
+    """What the process says that tests the library."""
+    return library.run_module("runtime.kernels.selftest.run", str(native_library), timeout=60)
+
+
 @pytest.mark.parametrize("what", OUTSIDE)
 def test_what_is_no_verdict_about_the_library_is_tried_again_at_the_next_start(
-    native_library: Path, place: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    native_library: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    answer: subprocess.CompletedProcess[str],
 ) -> None:
     def outside(*arguments: str, timeout: float) -> Any:
         if isinstance(OUTSIDE[what], Exception):
@@ -176,11 +186,10 @@ def test_what_is_no_verdict_about_the_library_is_tried_again_at_the_next_start(
         return OUTSIDE[what]
 
     shutil.copy(native_library, place)
-    run = library.run_module
     monkeypatch.setattr(library, "run_module", outside)
     with pytest.raises(KernelsError, match="the next start tries again"):
         open_library()
-    monkeypatch.setattr(library, "run_module", run)
+    monkeypatch.setattr(library, "run_module", lambda *arguments, timeout: answer)
     monkeypatch.setattr(library, "_passing", {})  # as in another process
     assert open_library().path == place
 
