@@ -51,7 +51,7 @@ check: install
 
 test: check
 
-# What the gate leaves out: real models, other versions of packages, minutes of work.
+# What the gate leaves out: real models, other versions of packages, whole sweeps.
 slow: install
 	$(BIN)/python -m pytest -m slow
 

@@ -6,10 +6,11 @@ the two agree on some tokens and differ on others. Both speak bytes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 POSITIONS = 512
+
+Lower = Callable[[Any, Any], Any]  # export.graph.trace.lower, which is not imported here: torch takes seconds
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,14 @@ def operators_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def lowered_once(operators_read_once: None) -> Iterator[None]:
-    """From here on, exports in this process build each graph once, since torch takes seconds for every one, and time
-    few steps of it."""
+def lowered_once(operators_read_once: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lower]:
+    """From here on, exports build each graph once in a run, since torch takes seconds for every one, and time few
+    steps of it."""
     from export import level
     from export.graph.recipe import LoweredGraph
     from export.graph.trace import GraphOptions
     from export.validation import kv_quality
+    from tests.lowered_graphs import load_graph, save_graph
 
     lower = level.lower
     known: dict[tuple[str, GraphOptions], LoweredGraph] = {}
@@ -125,13 +129,15 @@ def lowered_once(operators_read_once: None) -> Iterator[None]:
     def cached(config: Any, options: GraphOptions) -> LoweredGraph:
         key = (config.to_json_string(), options)
         if key not in known:
-            known[key] = lower(config, options)
+            name = hashlib.sha256(repr(key).encode()).hexdigest()
+            made = made_once(tmp_path_factory, name, lambda folder: save_graph(lower(config, options), folder))
+            known[key] = load_graph(made)
         return replace(known[key], model=known[key].model.clone())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(level, "lower", cached)
         patch.setattr(kv_quality, "_TURNS", 2)
-        yield
+        yield cached
 
 
 @pytest.fixture(scope="session")
