@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.made_once import made_once
 from tests.places import SHARED
@@ -29,6 +30,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For torch, which splits matrices of a few rows among threads that then wait for each other: 8 times as slow beside
 # another process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A machine that is busy is no failure.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
