@@ -14,6 +14,7 @@ import dev.pocketspec.chat.Phase
 import org.junit.After
 import org.junit.Rule
 import org.junit.Test
+import org.junit.experimental.categories.Category
 import org.junit.rules.TemporaryFolder
 import java.io.ByteArrayInputStream
 import java.io.ByteArrayOutputStream
@@ -65,6 +66,7 @@ class AppFlowTest {
     }
 
     @Test
+    @Category(Slow::class)
     fun `a zip is imported and opened, and answers the same with and without drafts`() {
         val zip = zip(demo())
         val presenter = presenter()
@@ -83,6 +85,7 @@ class AppFlowTest {
     }
 
     @Test
+    @Category(Slow::class)
     fun `a budget that changes in the middle of an answer changes no token`() {
         val presenter = opened()
         val whole = presenter.ask("Tell me a story.").messages[1].text
@@ -132,7 +135,7 @@ class AppFlowTest {
     }
 
     private fun ChatPresenter.until(condition: (ChatState) -> Boolean): ChatState {
-        val end = System.nanoTime() + TimeUnit.SECONDS.toNanos(60)
+        val end = System.nanoTime() + TimeUnit.SECONDS.toNanos(180)
         while (!condition(state)) {
             if (System.nanoTime() > end) fail("the state stayed $state")
             posted.poll(5, TimeUnit.MILLISECONDS)?.invoke()
