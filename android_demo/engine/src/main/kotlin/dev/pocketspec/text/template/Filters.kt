@@ -21,7 +21,7 @@ internal object Filters {
         "round" to Filter { run, value, given ->
             given.check("round", 0)
             if (!run.values.isNumber(value)) throw TemplateException("round takes a number")
-            Math.rint(run.values.double(value))
+            if (value is Double) Math.rint(value) else run.values.long(value)
         },
         "safe" to Filter { run, value, _ -> Markup(run.values.text(value)) },
     )

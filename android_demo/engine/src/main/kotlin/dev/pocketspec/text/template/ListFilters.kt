@@ -15,11 +15,11 @@ internal object ListFilters {
         "map" to Filter { run, value, given -> Generator { map(run, value, given) } },
         "max" to Filter { run, value, _ -> items(run, value).maxWithOrNull(order(run, false, null)) ?: nothing("aggregated") },
         "min" to Filter { run, value, _ -> items(run, value).minWithOrNull(order(run, false, null)) ?: nothing("aggregated") },
-        "reject" to Filter { run, value, given -> Generator { items(run, value).filterNot { isChosen(run, it, given, 0) } } },
-        "rejectattr" to Filter { run, value, given -> Generator { items(run, value).filterNot { isChosenByPart(run, it, given) } } },
+        "reject" to Filter { run, value, given -> Generator { some(run, value).filterNot { isChosen(run, it, given, 0) } } },
+        "rejectattr" to Filter { run, value, given -> Generator { some(run, value).filterNot { isChosenByPart(run, it, given) } } },
         "reverse" to Filter(::reverse),
-        "select" to Filter { run, value, given -> Generator { items(run, value).filter { isChosen(run, it, given, 0) } } },
-        "selectattr" to Filter { run, value, given -> Generator { items(run, value).filter { isChosenByPart(run, it, given) } } },
+        "select" to Filter { run, value, given -> Generator { some(run, value).filter { isChosen(run, it, given, 0) } } },
+        "selectattr" to Filter { run, value, given -> Generator { some(run, value).filter { isChosenByPart(run, it, given) } } },
         "sort" to Filter(::sort),
         "sum" to Filter(::sum),
         "unique" to Filter { run, value, given -> Generator { unique(run, value, given) } },
@@ -27,6 +27,10 @@ internal object ListFilters {
 
     private fun items(run: Rendering, value: Any?): List<Any?> =
         run.values.items(value).also { run.meter.charge(it.size / 4L + 1) }
+
+    /** None of what counts as false, even if it cannot be gone through. */
+    private fun some(run: Rendering, value: Any?): List<Any?> =
+        if (run.values.isTrue(value)) items(run, value) else emptyList()
 
     private fun nothing(which: String) = Undefined("No $which item, sequence was empty.")
 
@@ -66,7 +70,7 @@ internal object ListFilters {
     private fun map(run: Rendering, value: Any?, given: Given): List<Any?> {
         if (given.values.isEmpty()) {
             given.check("map", 0, "attribute", "default")
-            return items(run, value).map { item ->
+            return some(run, value).map { item ->
                 val found = part(run, item, given.named["attribute"])
                 if (found is Undefined && "default" in given.named) given.named["default"] else found
             }
@@ -74,7 +78,7 @@ internal object ListFilters {
         val filter = Filters.find(given.values[0] as? String ?: "")
             ?: throw TemplateException("the filter '${given.values[0]}' is not known to this app")
         val rest = Given(given.values.drop(1), given.named)
-        return items(run, value).map { run.meter.charge().let { _ -> filter.apply(run, it, rest) } }
+        return some(run, value).map { run.meter.charge().let { _ -> filter.apply(run, it, rest) } }
     }
 
     private fun reverse(run: Rendering, value: Any?, given: Given): Any? {

@@ -7,6 +7,7 @@ internal class Numbers(private val run: Rendering) {
     private val values = run.values
 
     fun apply(operator: String, left: Any?, right: Any?): Any? = when {
+        operator == "%" && left is String -> TextFormat(run).percent(left, right)
         left is Undefined -> throw TemplateException(left.message)
         right is Undefined -> throw TemplateException(right.message)
         values.isNumber(left) && values.isNumber(right) && (left is Double || right is Double) ->
@@ -14,7 +15,6 @@ internal class Numbers(private val run: Rendering) {
         values.isNumber(left) && values.isNumber(right) -> wholes(operator, values.long(left), values.long(right))
         operator == "+" -> sum(left, right)
         operator == "*" -> product(left, right)
-        operator == "%" && left is String -> TextFormat(run).percent(left, right)
         else -> refuse(operator, left, right)
     }
 

@@ -7,6 +7,7 @@ internal class Parts(private val run: Rendering) {
     /** `owner.name`: what Python has under this name, else the item of a mapping. */
     fun attribute(owner: Any?, name: String): Any? {
         if (owner is Undefined) throw TemplateException(owner.message)
+        if (owner is Markup) throw TemplateException("a part of a text that 'safe' has marked is not known to this app")
         return method(owner, name) ?: when {
             owner is Map<*, *> && owner.containsKey(name) -> owner[name]
             owner is Namespace && owner.values.containsKey(name) -> owner.values[name]

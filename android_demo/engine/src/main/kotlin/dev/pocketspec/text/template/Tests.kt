@@ -37,7 +37,7 @@ internal object Tests {
         "mapping" to ValueTest { _, value, _ -> value is Map<*, *> },
         "iterable" to ValueTest { run, value, _ -> run.values.isIterable(value) },
         "sequence" to ValueTest { run, value, _ -> run.values.isSequence(value) },
-        "callable" to ValueTest { _, value, _ -> value is Callable },
+        "callable" to ValueTest { _, value, _ -> value is Callable || value is Undefined },
         "boolean" to ValueTest { _, value, _ -> value is Boolean },
         "true" to ValueTest { _, value, _ -> value == true },
         "false" to ValueTest { _, value, _ -> value == false },

@@ -17,7 +17,8 @@ internal class TextFormat(private val run: Rendering) {
             if (kind != '%' && kind != 's' && kind != 'd') unknown("%${kind ?: ""}")
             if (kind == '%') built.append('%') else built.append(shown(given, next++, kind == 'd'))
         }
-        val isLeft = next < given.size && value !is Map<*, *>
+        val isMapping = run.values.isSequence(value) && value !is String && value !is Tuple // as Python tells them
+        val isLeft = next < given.size && !isMapping
         if (isLeft) throw TemplateException("not all arguments converted during string formatting")
         return run.meter.made(built.toString())
     }

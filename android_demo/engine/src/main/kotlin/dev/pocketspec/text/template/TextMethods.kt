@@ -88,13 +88,14 @@ internal class TextMethods(private val run: Rendering) {
         return parts.take(most) + parts.drop(most).joinToString(separator)
     }
 
+    /** At white space; what is behind the last cut keeps the white space at its other end. */
     private fun splitSpaces(text: String, most: Int, fromRight: Boolean): List<String> {
         val words = ArrayList<String>()
-        var rest = text.trim(::isSpace)
+        var rest = if (fromRight) text.trimEnd(::isSpace) else text.trimStart(::isSpace)
         while (rest.isNotEmpty()) {
             val end = if (fromRight) rest.indexOfLast(::isSpace) else rest.indexOfFirst(::isSpace)
             if (end < 0 || words.size == most) {
-                words.add(if (most == words.size) (if (fromRight) rest else rest.trimEnd(::isSpace)) else rest)
+                words.add(rest)
                 break
             }
             words.add(if (fromRight) rest.substring(end + 1) else rest.substring(0, end))

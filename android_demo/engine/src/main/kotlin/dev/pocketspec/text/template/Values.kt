@@ -232,6 +232,7 @@ internal class Values(private val meter: Meter) {
         is String -> characters(value)
         is Unsafe -> throw TemplateException(value.message)
         is Undefined -> emptyList()
+        is Markup, is Loop -> throw TemplateException("going through ${typeName(value)} is not known to this app")
         else -> throw TemplateException("${typeName(value)} cannot be gone through")
     }
 
