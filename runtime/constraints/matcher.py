@@ -14,7 +14,7 @@ from runtime.decoding.stop import Cut
 if TYPE_CHECKING:
     import llguidance
 
-_Answer = TypeVar("_Answer")
+_Told = TypeVar("_Told")
 
 
 class Compiled:
@@ -172,7 +172,7 @@ class Matcher:
     def _consume(self, token: int) -> None:
         self._consumed += self._ask(lambda inner: inner.try_consume_tokens([token]))
 
-    def _ask(self, question: Callable[[llguidance.LLMatcher], _Answer]) -> _Answer:
+    def _ask(self, question: Callable[[llguidance.LLMatcher], _Told]) -> _Told:
         """The library's answer where the matcher is.
 
         Its limit counts the states of all answers so far. So if that is met, it is asked once more with nothing kept
