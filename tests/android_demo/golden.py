@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,6 @@ FOLDER = BUILD / "fixtures" / "golden"
 DEMO = BUILD / "fixtures" / "models" / "demo"
 SAMPLINGS = (SamplingParams(), SamplingParams(0.8, seed=20261129))
 _CONTEXT, _TOKENS = 512, 40
-_REQUEST = Request(threads=1, shape="tree", nodes=15)
 _THINGS = ("cat", "boat", "garden", "letter", "storm")
 _OPENINGS = (
     "Once upon a time there was a {} that nobody wanted.",
@@ -69,13 +69,15 @@ def golden(bundle: Path, count: int, tokens: int = _TOKENS) -> dict[str, Any]:
     """What the file holds."""
     manifest = read_manifest(bundle)
     kernels: KernelKind = "native" if manifest.target.native is not None else "portable"
-    request = Request(context=min(_CONTEXT, manifest.target.shape.positions), threads=1, shape="tree", nodes=15)
+    # An intermediate, too, which a plan leaves out where it does not pay.
+    request = Request(drafters=tuple(level.name for level in manifest.levels[1:]), threads=1, shape="tree", nodes=15)
+    request = replace(request, context=min(_CONTEXT, manifest.target.shape.positions))
     plan = make_plan(manifest, table_device(manifest, kernels, session_alone(kernels), 1), request)
     return {
         "bundle": str(bundle.resolve()),
         "kernels": kernels,
         "context": plan.context,
-        "plans": dump_table(manifest, _REQUEST),
+        "plans": dump_table(manifest, request),
         "levels": [[level.name, level.kv_type, level.capacity, level.max_rows] for level in plan.levels],
         "answers": list(_answers(bundle, manifest, kernels, plan, count, tokens)),
     }
