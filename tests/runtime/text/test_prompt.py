@@ -119,7 +119,9 @@ def test_a_token_of_the_tokenizer_that_the_model_lacks_is_named(
     inner = engine.tokenizer._inner
     larger = type(inner).from_str(inner.to_str())
     larger.add_special_tokens(["<picture>"])
-    monkeypatch.setattr(engine, "tokenizer", Tokenizer(larger, engine.tokenizer.template))
+    tokenizer = Tokenizer(larger, engine.tokenizer.template)
+    monkeypatch.setattr(engine, "tokenizer", tokenizer)
+    monkeypatch.setattr(engine._answering, "_tokenizer", tokenizer)
     for settings in ({"raw": True}, {}):
         with pytest.raises(TokenizerError, match=rf"token {VOCAB} \('<picture>'\) at place"):
             engine.generate("The <picture> shows", **settings)
