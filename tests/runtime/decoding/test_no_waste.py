@@ -97,8 +97,20 @@ def traced() -> int:
     return tracemalloc.get_traced_memory()[0]
 
 
-@pytest.mark.parametrize("sampling", SAMPLING)
-@pytest.mark.parametrize("kind", ["plain", "widest", "suffix", "chain", "tree"])
+@pytest.mark.parametrize(
+    ("kind", "sampling"),
+    [
+        ("plain", "greedy"),
+        ("widest", "sampled"),
+        ("suffix", "greedy"),
+        ("chain", "greedy"),
+        ("tree", "sampled"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(("plain", "widest", "suffix", "chain", "tree"), SAMPLING)
+        ),
+    ],
+)
 def test_a_step_allocates_little_and_keeps_nothing(graph: Path, kind: str, sampling: str) -> None:
     drafter = {
         "plain": lambda: None,
