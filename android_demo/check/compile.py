@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from android_demo.check.places import APP, BUILD, ENGINE, HERE
+from android_demo.check.places import APP, BUILD, ENGINE
 from android_demo.check.steps import build, files_below, fingerprint, is_current, run
 from android_demo.check.tools import ANDROID_JAR, KOTLIN_VERSION, ONNX_RUNTIME_JAR, MissingToolError, Toolbox
 
@@ -43,11 +43,6 @@ def compile_app(tools: Toolbox, engine: Path, resources: Path) -> Path:
     standard = tools.kotlin() / "kotlin-stdlib.jar"
     names = compile_java(tools, "resource-names", files_below(resources, suffixes=(".java",)), [android])
     return _kotlin(tools, "app", APP / "kotlin", [android, engine, runtime, names, standard], ["-no-jdk"])
-
-
-def compile_runner(tools: Toolbox) -> Path:
-    """The classes of the program that runs the tests."""
-    return compile_java(tools, "runner", [HERE / "TestRunner.java"], tools.junit())
 
 
 def compile_java(tools: Toolbox, name: str, sources: Sequence[Path], classpath: Sequence[Path]) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from android_demo.check.compile import compile_engine, compile_runner, compile_tests, test_classpath
+from android_demo.check.compile import compile_engine, compile_tests, test_classpath
 from android_demo.check.native import environment, native_folder
 from android_demo.check.places import ENGINE, ROOT
 from android_demo.check.steps import StepError, files_below, run
@@ -17,7 +17,7 @@ from android_demo.check.tools import Toolbox
 from runtime.kernels.build import LIBRARY
 
 Selection = Literal["quick", "slow", "all"]
-_SLOW = "dev.pocketspec.Slow"
+_SLOW, _RUNNER = "dev.pocketspec.Slow", "dev.pocketspec.TestRunnerKt"
 _NAME_END = "Test.class"
 
 
@@ -28,7 +28,6 @@ class CompiledTests:
     tools: Toolbox
     engine: Path
     tests: Path
-    runner: Path
     native: Path
 
     def names(self) -> list[str]:
@@ -56,14 +55,14 @@ class JvmTest:
 def prepare_tests(tools: Toolbox) -> CompiledTests:
     """Compiles what has changed."""
     engine = compile_engine(tools)
-    return CompiledTests(tools, engine, compile_tests(tools, engine), compile_runner(tools), native_folder(tools))
+    return CompiledTests(tools, engine, compile_tests(tools, engine), native_folder(tools))
 
 
 def run_tests(compiled: CompiledTests, selection: Selection, names: Sequence[str] | None = None) -> list[JvmTest]:
     """Runs classes of tests, all by default, in one process. StepError if the process dies."""
     tools = compiled.tools
     resources = [ENGINE / "test" / "resources", ENGINE / "main" / "resources"]
-    classpath = [compiled.runner, compiled.tests, *resources, *test_classpath(tools, compiled.engine)]
+    classpath = [compiled.tests, *resources, *test_classpath(tools, compiled.engine)]
     properties = [
         f"-Donnxruntime.native.path={compiled.native}",
         f"-Dpocketspec.root={ROOT}",
@@ -79,7 +78,7 @@ def run_tests(compiled: CompiledTests, selection: Selection, names: Sequence[str
     ]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        words = ["TestRunner", str(report), selection, _SLOW, *(compiled.names() if names is None else names)]
+        words = [_RUNNER, str(report), selection, _SLOW, *(compiled.names() if names is None else names)]
         printed = run([*machine, "-cp", os.pathsep.join(map(str, classpath)), *words], environment=environment(tools))
         lines = report.read_text(encoding="utf-8").splitlines()
     if not lines or not lines[-1].startswith("end\t"):

@@ -21,7 +21,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompiledTests:
     monkeypatch.setattr(junit, "test_classpath", lambda *_: [])
     monkeypatch.setattr(junit, "environment", lambda _: {})
     monkeypatch.setattr(Toolbox, "java", lambda *_: Path("java"))
-    return CompiledTests(Toolbox([]), tmp_path, tmp_path, tmp_path, tmp_path)
+    return CompiledTests(Toolbox([]), tmp_path, tmp_path, tmp_path)
 
 
 def _report(monkeypatch: pytest.MonkeyPatch, text: str) -> list[list[str]]:
@@ -30,7 +30,7 @@ def _report(monkeypatch: pytest.MonkeyPatch, text: str) -> list[list[str]]:
 
     def run(command: list[object], **_: object) -> str:
         words = [str(word) for word in command]
-        place = words.index("TestRunner")
+        place = words.index("dev.pocketspec.TestRunnerKt")
         asked.append(words[place + 2 :])
         Path(words[place + 1]).write_text(text, encoding="utf-8")
         return "printed"
