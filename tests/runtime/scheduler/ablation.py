@@ -37,6 +37,8 @@ _PROMPT = 1000
 _ENDLESS = 1e9
 # A mean change of so many errors is measured, and one of a single world, of which there are many.
 _MEASURED, _MEASURED_ALONE = 2.0, 4.0
+# Losses below these are nothing that anyone feels.
+_FELT, _FELT_ALONE = 0.005, 0.02
 # All constants of the scheduler, with twice the value and the value that is as if there were none. Instead of twice a
 # share it is half of it, or twice its distance from 1. A number of a pair has its place behind the name.
 CONSTANTS: dict[str, tuple[float, float]] = {
@@ -150,8 +152,9 @@ def cell(before: Mapping[str, list[float]], after: Mapping[str, list[float]]) ->
     mean, worst = statistics.mean(map(statistics.mean, changes.values())), statistics.mean(changes[name])
     mean_error = error / math.sqrt(len(changes))
     text = f"{100 * mean:+.1f} ± {100 * mean_error:.1f}, {100 * worst:+.0f} {name}"
-    is_measured = mean < -_MEASURED * mean_error or worst < -_MEASURED_ALONE * error
-    return f"**{text}**" if is_measured else text
+    in_all = mean < min(-_MEASURED * mean_error, -_FELT)
+    alone = worst < min(-_MEASURED_ALONE * error, -_FELT_ALONE)
+    return f"**{text}**" if in_all or alone else text
 
 
 def _find(constant: str) -> tuple[ModuleType, str, int | None]:
