@@ -58,31 +58,34 @@ def prepare_tests(tools: Toolbox) -> CompiledTests:
     return CompiledTests(tools, engine, compile_tests(tools, engine), native_folder(tools))
 
 
-def run_tests(compiled: CompiledTests, selection: Selection, names: Sequence[str] | None = None) -> list[JvmTest]:
-    """Runs classes of tests, all by default, in one process. StepError if the process dies."""
-    tools = compiled.tools
+def jvm(compiled: CompiledTests) -> list[str]:
+    """The command that starts the JVM with engine and tests; a class and its arguments are to follow."""
     resources = [ENGINE / "test" / "resources", ENGINE / "main" / "resources"]
-    classpath = [compiled.tests, *resources, *test_classpath(tools, compiled.engine)]
-    properties = [
-        f"-Donnxruntime.native.path={compiled.native}",
-        f"-Dpocketspec.root={ROOT}",
-        f"-Dpocketspec.kernels={LIBRARY if LIBRARY.is_file() else ''}",
-    ]
-    machine = [
-        tools.java("java"),
+    classpath = [compiled.tests, *resources, *test_classpath(compiled.tools, compiled.engine)]
+    return [
+        str(compiled.tools.java("java")),
         "-Xmx512m",
         "-XX:MaxDirectMemorySize=2g",
         "-XX:+UseSerialGC",
         "-Dfile.encoding=UTF-8",
-        *properties,
+        f"-Donnxruntime.native.path={compiled.native}",
+        f"-Dpocketspec.root={ROOT}",
+        f"-Dpocketspec.kernels={LIBRARY if LIBRARY.is_file() else ''}",
+        "-cp",
+        os.pathsep.join(map(str, classpath)),
     ]
+
+
+def run_tests(compiled: CompiledTests, selection: Selection, names: Sequence[str] | None = None) -> list[JvmTest]:
+    """Runs classes of tests, all by default, in one process. StepError if the process dies."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         words = [_RUNNER, str(report), selection, _SLOW, *(compiled.names() if names is None else names)]
-        printed = run([*machine, "-cp", os.pathsep.join(map(str, classpath)), *words], environment=environment(tools))
-        lines = report.read_text(encoding="utf-8").splitlines()
-    if not lines or not lines[-1].startswith("end\t"):
-        raise StepError(f"the tests ended early, after {lines[-1] if lines else 'nothing'}\n{printed.rstrip()}")
+        printed = run([*jvm(compiled), *words], environment=environment(compiled.tools))
+        # Messages may have separators of lines other than this one.
+        lines = report.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    if not lines[-1].startswith("end\t"):
+        raise StepError(f"the tests ended early, after {lines[-1] or 'nothing'}\n{printed.rstrip()}")
     return [_read(line) for line in lines[:-1]]
 
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from android_demo.check import text_fixtures
-from tests.android_demo import expression_fixtures, template_fixtures
+from tests.android_demo import expression_fixtures, history_fixtures, template_fixtures
 
 
 def write(texts: int, conversations: int, templates: Path | None = None) -> tuple[int, int]:
     """Writes the files to where the tests look for them; returns the numbers of tokenizers and templates."""
     expression_fixtures.write(expression_fixtures.FOLDER, 20 * conversations)
+    history_fixtures.write(history_fixtures.FOLDER, conversations)
     tokenizers = text_fixtures.write(text_fixtures.FOLDER, texts)
     return tokenizers, template_fixtures.write(template_fixtures.FOLDER, conversations, templates)
 

@@ -45,12 +45,13 @@ _OPENINGS = (
     "The {} and the river, the {} and the hill, the {} and",
     "1. A {}\n2. Another {}\n3.",
 )
+# Some of them repeat themselves.
+TEXTS = [text.replace("{}", thing) for thing in _THINGS for text in _OPENINGS]
 
 
 def prompts(tokenizer: Tokenizer, count: int) -> list[list[int]]:
-    """The first ``count`` of twenty prompts, some of which repeat themselves."""
-    texts = [text.replace("{}", thing) for thing in _THINGS for text in _OPENINGS]
-    return [tokenizer.encode(text) for text in texts[:count]]
+    """The first ``count`` of twenty prompts."""
+    return [tokenizer.encode(text) for text in TEXTS[:count]]
 
 
 def picks(levels: Sequence[LevelPlan]) -> Iterator[Pick]:

@@ -3,6 +3,7 @@
 - ``choices.json``, ``plans.json``: requests with the plans that ``memory`` makes for them, and the table to choose from
 - ``demo/``: the demo bundle with a table of plans with trees of 15 nodes, if the bundle is there
 - ``forwards.json``: logits of forwards of its target, as hashes
+- ``decoder.onnx`` and others: graphs with the inputs of a decoder, and of architectures that the app does not run
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import onnx_ir as ir
 
 from android_demo.check.places import BUILD
 from export.manifest import FILE_NAME
@@ -35,6 +38,17 @@ DEMO = ROOT / "bundles" / "demo-int4"
 # Random requests in the gate, and in the long form.
 FEW, MANY = 100, 1000
 _REQUEST = Request(threads=2)
+_STATES = {f"past_key_values.{layer}.{kind}": (1, 2, 8, 4) for layer in (0, 1) for kind in ("key", "value")}
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "tree_bias", "logits_from")
+_DECODER: dict[str, tuple[int, ...] | None] = {**dict.fromkeys(_INPUTS, (1, 1)), **_STATES}
+# What differs from a decoder: None, an input is missing.
+_GRAPHS: dict[str, dict[str, tuple[int, ...] | None]] = {
+    "decoder": {},
+    "recurrent": {"ssm_state.0": (1, 16)},
+    "encoder": {"attention_mask": None},
+    "no-cache": dict.fromkeys(_STATES),
+    "mixed-heads": {"past_key_values.1.key": (1, 4, 8, 4), "past_key_values.1.value": (1, 4, 8, 4)},
+}
 
 
 def choices(count: int) -> Iterator[dict[str, Any]]:
@@ -73,8 +87,28 @@ def write(folder: Path, count: int) -> None:
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(dump_table(STACK, _REQUEST), encoding="utf-8")
     (folder / "choices.json").write_text(json.dumps({"choices": list(choices(count))}), encoding="utf-8")
+    for name, changes in _GRAPHS.items():
+        ir.save(_graph({**_DECODER, **changes}), folder / f"{name}.onnx")
     if (DEMO / FILE_NAME).is_file():
         _write_demo(folder)
+
+
+def _graph(inputs: Mapping[str, tuple[int, ...] | None]) -> ir.Model:
+    """Hands inputs on; its outputs are those of a decoder."""
+    given = {name: _value(name, shape) for name, shape in inputs.items() if shape is not None}
+    handed_on = {name: name.replace("past_key_values", "present") for name in given if name in _STATES}
+    handed_on["input_ids"] = "logits"
+    nodes = [
+        ir.Node("", "Identity", [given[name]], outputs=[_value(output, inputs[name])])
+        for name, output in handed_on.items()
+    ]
+    outputs = [node.outputs[0] for node in nodes]
+    graph = ir.Graph(list(given.values()), outputs, nodes=nodes, opset_imports={"": 21}, name="decoder")
+    return ir.Model(graph, ir_version=10)
+
+
+def _value(name: str, shape: tuple[int, ...] | None) -> ir.Value:
+    return ir.Value(name=name, shape=ir.Shape(shape or ()), type=ir.TensorType(ir.DataType.FLOAT))
 
 
 def _write_demo(folder: Path) -> None:

@@ -40,12 +40,12 @@ def _report(monkeypatch: pytest.MonkeyPatch, text: str) -> list[list[str]]:
 
 
 def test_results_are_read_and_classes_found(compiled: CompiledTests, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "passed\tdev.ATest\tworks\t12\t\nfailed\tdev.inner.BTest\tbreaks\t3\tone\\ntwo\\\\n\nend\t2\n"
+    text = "passed\tdev.ATest\tworks\t12\t\nfailed\tdev.inner.BTest\tbreaks\t3\tone\\ntwo\\\\n\u2028\nend\t2\n"
     asked = _report(monkeypatch, text)
     first, second = run_tests(compiled, "quick")
     assert asked == [["quick", "dev.pocketspec.Slow", "dev.ATest", "dev.inner.BTest"]]
     assert (first.outcome, first.name, first.seconds, first.message) == ("passed", "ATest.works", 0.012, "")
-    assert (second.outcome, second.name, second.message) == ("failed", "BTest.breaks", "one\ntwo\\n")
+    assert (second.outcome, second.name, second.message) == ("failed", "BTest.breaks", "one\ntwo\\n\u2028")
 
 
 @pytest.mark.parametrize("text", ["", "passed\tdev.ATest\tworks\t12\t\n"])

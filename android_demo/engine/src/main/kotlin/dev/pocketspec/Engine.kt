@@ -29,8 +29,8 @@ import dev.pocketspec.plan.PlanTable
 import dev.pocketspec.plan.PlanTableReader
 import dev.pocketspec.text.ChatTemplate
 import dev.pocketspec.text.Message
-import dev.pocketspec.text.Prompt
 import dev.pocketspec.text.Tokenizer
+import dev.pocketspec.text.TokenHistory
 import dev.pocketspec.text.TokenizerFile
 import dev.pocketspec.text.template.TemplateFiles
 import java.io.File
@@ -54,19 +54,22 @@ class Engine private constructor(
     /** The plan in force with all sizes. */
     val wholePlan: Plan get() = models.plan
 
+    /** Nanoseconds within ONNX Runtime so far. */
+    internal val sessionNanos: Long get() = (models.drafting.values + models.target).sumOf { it.sessionNanos }
+
     override val plan: PlanView get() = models.plan.view()
 
     override fun memory(): MemoryReading = memory.reading()
 
     override fun answer(messages: List<Message>, settings: AnswerSettings): AnswerStream =
-        answer(settings) { text.encode(messages) }
+        answer(settings) { text.encode(messages, it) }
 
     /** As [answer], for a text that is continued as it is. */
     fun continueText(beginning: String, settings: AnswerSettings): AnswerStream =
         answer(settings) { text.tokenizer.encode(beginning) }
 
-    private fun answer(settings: AnswerSettings, prompt: () -> IntArray): AnswerStream {
-        val answer = EngineAnswer(turns) { begin(it, prompt(), settings) }
+    private fun answer(settings: AnswerSettings, prompt: (EngineAnswer) -> IntArray): AnswerStream {
+        val answer = EngineAnswer(turns) { begin(it, prompt(it), settings) }
         turns.begin(answer)
         return answer
     }
@@ -138,11 +141,22 @@ class Engine private constructor(
     }
 }
 
-/** Text in, tokens out, and back. */
+/** Text in, tokens out, and back; [template] null: the model continues texts. */
 internal class EngineText(val tokenizer: Tokenizer, private val template: ChatTemplate?) {
-    /** The tokens of a conversation; a model without a chat template continues the last message. */
-    fun encode(messages: List<Message>): IntArray =
-        if (template == null) tokenizer.encode(messages.last().content) else Prompt.encode(tokenizer, template, messages)
+    private val history = TokenHistory(tokenizer)
+    private var answered: EngineAnswer? = null
+
+    /**
+     * The tokens of a conversation, which [answer] is to answer: earlier answers have those that they were given with.
+     *
+     * A template writes the begin token itself, if the model wants one. A model without one continues the last message.
+     */
+    fun encode(messages: List<Message>, answer: EngineAnswer): IntArray {
+        if (template == null) return tokenizer.encode(messages.last().content)
+        answered?.let { history.addAnswer(it.tokens.toIntArray(), it.text, it.hasEnded) }
+        answered = answer
+        return history.encode(template.render(messages))
+    }
 
     companion object {
         fun open(bundle: Bundle): EngineText =

@@ -1,9 +1,7 @@
 package dev.pocketspec
 
 import dev.pocketspec.chat.AnswerChunk
-import dev.pocketspec.chat.AnswerStatistics
 import dev.pocketspec.chat.AnswerStream
-import dev.pocketspec.chat.TextPiece
 import dev.pocketspec.decoding.Stats
 import dev.pocketspec.decoding.Step
 import dev.pocketspec.decoding.TextChunk
@@ -17,7 +15,15 @@ internal class EngineAnswer(
     /** The thread that began it. */
     val owner: Thread = Thread.currentThread()
     private var chunks: TextChunks? = null
-    private var statistics = AnswerStatistics()
+    private var statistics = Stats()
+    private val shownText = StringBuilder()
+
+    /** The tokens that it has so far, and their text. */
+    val tokens = ArrayList<Int>()
+    val text: String get() = shownText.toString()
+
+    /** Whether its last token is an end token. */
+    val hasEnded: Boolean get() = statistics.finish == "eos"
 
     @Volatile
     var isCancelled = false
@@ -69,8 +75,10 @@ internal class EngineAnswer(
 
     private fun shown(chunk: TextChunk): AnswerChunk {
         isOver = chunk.step.finish != null
-        statistics = chunk.stats.forChat()
-        return AnswerChunk(chunk.pieces.map { TextPiece(it.text, it.source) }, statistics)
+        statistics = chunk.stats
+        chunk.step.tokens.forEach { tokens.add(it) }
+        shownText.append(chunk.text)
+        return AnswerChunk(chunk.pieces, statistics)
     }
 
     private companion object {
@@ -80,15 +88,3 @@ internal class EngineAnswer(
 
 private fun Step.finished(reason: String) =
     Step(tokens, sources, numAccepted, draftSeconds, targetSeconds, seconds, reason, pick, draft, firstAccepted)
-
-private fun Stats.forChat() = AnswerStatistics(
-    promptTokens = promptTokens,
-    cachedTokens = cachedTokens,
-    tokens = tokens,
-    steps = steps,
-    drafted = drafted,
-    accepted = accepted,
-    stepSeconds = stepSeconds,
-    firstTokenSeconds = firstTokenSeconds,
-    finish = finish,
-)

@@ -1,9 +1,11 @@
 package dev.pocketspec
 
+import dev.pocketspec.bundle.Bundle
 import dev.pocketspec.bundle.BundleImport
 import dev.pocketspec.bundle.BundleStore
 import dev.pocketspec.bundle.FolderSource
 import dev.pocketspec.bundle.PocketspecException
+import dev.pocketspec.bundle.SmallBundle
 import dev.pocketspec.bundle.ZipSource
 import dev.pocketspec.chat.BudgetKeeper
 import dev.pocketspec.chat.ChatParts
@@ -11,6 +13,8 @@ import dev.pocketspec.chat.ChatPresenter
 import dev.pocketspec.chat.ChatState
 import dev.pocketspec.chat.ConversationFile
 import dev.pocketspec.chat.Phase
+import dev.pocketspec.json.Json
+import dev.pocketspec.plan.PlanTableReader
 import org.junit.After
 import org.junit.Rule
 import org.junit.Test
@@ -117,15 +121,46 @@ class AppFlowTest {
     }
 
     @Test
-    fun `a bundle without plans or with a tokenizer of another kind is not kept`() {
-        val copy = demo().copyRecursively(folder.newFolder("copy"), overwrite = true).let { File(folder.root, "copy") }
+    fun `a bundle without plans is not kept`() {
+        val copy = copyOfDemo()
         val manifest = File(copy, "pocketspec.json")
         manifest.writeText(manifest.readText().replace("\"plans.json\"", "\"plans-of-old.json\""))
         File(copy, "plans.json").renameTo(File(copy, "plans-of-old.json"))
+        refusedImport(copy, "plans")
+    }
+
+    @Test
+    fun `a bundle with a tokenizer of another kind is not kept`() {
+        val copy = copyOfDemo()
+        val tokenizer = File(copy, "tokenizer.json")
+        val old = tokenizer.readBytes()
+        tokenizer.writeText("""{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0]]}}""")
+        // As its export would have listed it, and the table of its plans.
+        val manifest = File(copy, "pocketspec.json")
+        val plans = File(copy, "plans.json")
+        val oldKey = PlanTableReader.keyOf(Bundle.read(copy).manifest.files)
+        list(manifest, old, tokenizer.readBytes())
+        val oldPlans = plans.readBytes()
+        plans.writeText(plans.readText().replace(oldKey, PlanTableReader.keyOf(Bundle.read(copy).manifest.files)))
+        list(manifest, oldPlans, plans.readBytes())
+        refusedImport(copy, "the model 'Unigram', which this app does not know (BPE); take a model with another tokenizer")
+    }
+
+    /** Lists in [manifest] the file [new] in place of [old]. */
+    private fun list(manifest: File, old: ByteArray, new: ByteArray) {
+        val entry = { bytes: ByteArray -> """{"bytes":${bytes.size},"sha256":"${SmallBundle.sha256(bytes)}"}""" }
+        val text = Json.write(Json.parse(manifest.readText()))
+        assertTrue(entry(old) in text)
+        manifest.writeText(text.replace(entry(old), entry(new)))
+    }
+
+    private fun copyOfDemo(): File = folder.newFolder("copy").also { demo().copyRecursively(it, overwrite = true) }
+
+    private fun refusedImport(source: File, sentence: String) {
         val error = assertFailsWith<PocketspecException> {
-            BundleImport(store, RunnableCheck).run(FolderSource(copy)) { _, _, _ -> }
+            BundleImport(store, RunnableCheck).run(FolderSource(source)) { _, _, _ -> }
         }
-        assertTrue("plans" in error.message, error.message)
+        assertTrue(sentence in error.message, error.message)
         assertEquals(emptyList(), store.folder.list().orEmpty().toList())
     }
 

@@ -1,13 +1,13 @@
 package dev.pocketspec.app
 
 import android.app.Application
-import android.content.ComponentCallbacks2
 import android.os.Handler
 import android.os.Looper
 import android.os.SystemClock
 import dev.pocketspec.bundle.BundleImport
 import dev.pocketspec.bundle.BundleSource
 import dev.pocketspec.bundle.BundleStore
+import dev.pocketspec.chat.BudgetKeeper
 import dev.pocketspec.chat.ChatParts
 import dev.pocketspec.chat.ChatPresenter
 import dev.pocketspec.chat.ConversationFile
@@ -62,6 +62,6 @@ class PocketspecApplication : Application() {
 
     override fun onLowMemory() {
         super.onLowMemory()
-        presenter.trimMemory(ComponentCallbacks2.TRIM_MEMORY_COMPLETE)
+        presenter.trimMemory(BudgetKeeper.COMPLETE)
     }
 }

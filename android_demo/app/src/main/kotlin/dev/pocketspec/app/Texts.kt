@@ -22,7 +22,7 @@ class Texts(private val context: Context) {
     fun statistics(state: ChatState): String {
         val parts = ArrayList<String>()
         state.statistics?.let {
-            parts.add(context.getString(R.string.statistics, it.tokensPerSecond, it.tokens, it.steps))
+            parts.add(context.getString(R.string.statistics, it.decodeTokensPerSecond, it.tokens, it.steps))
             if (it.drafted > 0) {
                 val percent = Math.round(it.acceptanceRate * 100).toInt()
                 parts.add(context.getString(R.string.acceptance, it.accepted, it.drafted, percent))

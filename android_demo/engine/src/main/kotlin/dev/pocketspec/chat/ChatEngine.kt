@@ -1,6 +1,8 @@
 package dev.pocketspec.chat
 
 import dev.pocketspec.bundle.Progress
+import dev.pocketspec.decoding.Stats
+import dev.pocketspec.decoding.TextPiece
 import dev.pocketspec.text.Message
 import java.io.Closeable
 import java.io.File
@@ -50,30 +52,8 @@ data class AnswerSettings(
     val speculation: Boolean = true,
 )
 
-/** Text of an answer, and who proposed it: a drafter's name, or "target" for what was not drafted. */
-data class TextPiece(val text: String, val source: String)
-
 /** One step as text: what may be shown now (possibly nothing), and the statistics so far. */
-data class AnswerChunk(val pieces: List<TextPiece>, val statistics: AnswerStatistics)
-
-/**
- * One answer, so far or complete; times in seconds, names as in `runtime/decoding/stats.py`. [finish] is "eos", "stop",
- * "length", "context", "cancelled", or null while it goes on.
- */
-data class AnswerStatistics(
-    val promptTokens: Int = 0,
-    val cachedTokens: Int = 0,
-    val tokens: Int = 0,
-    val steps: Int = 0,
-    val drafted: Int = 0,
-    val accepted: Int = 0,
-    val stepSeconds: Double = 0.0,
-    val firstTokenSeconds: Double = 0.0,
-    val finish: String? = null,
-) {
-    val tokensPerSecond: Double get() = if (stepSeconds > 0.0) tokens / stepSeconds else 0.0
-    val acceptanceRate: Double get() = if (drafted > 0) accepted.toDouble() / drafted else 0.0
-}
+data class AnswerChunk(val pieces: List<TextPiece>, val statistics: Stats)
 
 /** A plan as the user sees it: all in bytes. [parts] sum to [plannedBytes], which is at most [budgetBytes]. */
 data class PlanView(

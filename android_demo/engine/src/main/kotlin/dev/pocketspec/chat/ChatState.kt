@@ -1,5 +1,7 @@
 package dev.pocketspec.chat
 
+import dev.pocketspec.decoding.Stats
+import dev.pocketspec.decoding.TextPiece
 import dev.pocketspec.text.Message
 
 /** What the app is doing. */
@@ -9,7 +11,7 @@ enum class Phase { NO_BUNDLE, IMPORTING, OPENING, READY, ANSWERING }
 data class ProgressView(val stage: String, val done: Long, val total: Long)
 
 /**
- * One message as it is shown. [finish] is as in [AnswerStatistics]; "interrupted" if the process ended in the middle,
+ * One message as it is shown. [finish] is as in [Stats]; "interrupted" if the process ended in the middle,
  * and "failed" if the engine did.
  */
 data class ShownMessage(val role: String, val pieces: List<TextPiece>, val finish: String? = null) {
@@ -52,7 +54,7 @@ data class ChatState(
     val bundle: String? = null,
     val messages: List<ShownMessage> = emptyList(),
     val streaming: ShownMessage? = null,
-    val statistics: AnswerStatistics? = null,
+    val statistics: Stats? = null,
     val plan: PlanView? = null,
     val memory: MemoryReading? = null,
     val budgetBytes: Long = 0,

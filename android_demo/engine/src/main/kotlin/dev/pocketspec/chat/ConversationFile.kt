@@ -2,6 +2,7 @@ package dev.pocketspec.chat
 
 import dev.pocketspec.bundle.PocketspecException
 import dev.pocketspec.bundle.WholeFile
+import dev.pocketspec.decoding.TextPiece
 import dev.pocketspec.json.Json
 import dev.pocketspec.json.JsonException
 import dev.pocketspec.json.JsonObject

@@ -6,7 +6,8 @@ package dev.pocketspec.decoding
  * [promptTokens] were given, [cachedTokens] of them were still in the KV cache. [sources] counts the answer's tokens by
  * who proposed them, "target" for those that were not drafted. Times are in seconds: [draftSeconds] and [targetSeconds]
  * within the steps, [stepSeconds] of the steps as a whole, [firstTokenSeconds] from the call to the end of the first
- * step, [seconds] from the call to now. [finish] is "eos", "stop", "length", "context", or null.
+ * step, [seconds] from the call to now. [finish] is "eos", "stop", "length", "context", "cancelled", or null while it
+ * goes on.
  */
 data class Stats(
     val promptTokens: Int = 0,

@@ -3,7 +3,6 @@ package dev.pocketspec.models
 import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OrtSession
 import ai.onnxruntime.TensorInfo
-import dev.pocketspec.bundle.Manifest
 import dev.pocketspec.bundle.PocketspecException
 
 /**
@@ -28,7 +27,7 @@ class Signature private constructor(
         private val ELEMENT_BYTES =
             mapOf(OnnxJavaType.FLOAT to 4, OnnxJavaType.FLOAT16 to 2, OnnxJavaType.INT8 to 1, OnnxJavaType.UINT8 to 1)
 
-        /** The signature of the session's graph; PocketspecException if no export of today writes such a graph. */
+        /** The signature of the session's graph; PocketspecException for one that the app does not run. */
         fun read(session: OrtSession, name: String): Signature {
             val inputs = session.inputInfo
             val outputs = session.outputInfo
@@ -51,6 +50,6 @@ class Signature private constructor(
         }
 
         private fun refuse(name: String, fault: String): Nothing =
-            throw PocketspecException("The graph of $name $fault; ${Manifest.EXPORT_AGAIN}.")
+            throw PocketspecException("The graph of $name $fault; take a model of another architecture.")
     }
 }

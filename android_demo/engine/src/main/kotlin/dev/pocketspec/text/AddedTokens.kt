@@ -44,6 +44,12 @@ internal class AddedTokens(tokens: List<AddedToken>, vocabulary: Vocabulary, pri
     /** The special tokens, and their ids. */
     val special: Map<String, Int> get() = idOf.filterKeys { it in specialContents }
 
+    /** All of them. */
+    val all: Collection<AddedToken> get() = byId.values
+
+    /** The added token with the id [id]; null if there is none. */
+    fun token(id: Int): AddedToken? = byId[id]
+
     /** The id of the added token [content]; null if there is none. */
     fun id(content: String): Int? = idOf[content]
 

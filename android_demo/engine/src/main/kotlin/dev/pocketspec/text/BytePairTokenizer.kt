@@ -13,6 +13,8 @@ internal class BytePairTokenizer(
 
     override val specialTokens: Map<String, Int> = added.special
 
+    private val seams = TextSeams(this, added)
+
     /** Bytes by the ids of the tokens `<0x00>` to `<0xFF>`, if the tokenizer falls back to bytes. */
     val byteTokens: Map<Int, Int> = if (fallsBackToBytes) findByteTokens() else emptyMap()
 
@@ -32,6 +34,10 @@ internal class BytePairTokenizer(
         }
         return ids.toArray()
     }
+
+    override fun encodeRest(text: String, start: Int, before: IntArray): IntArray = seams.encodeRest(text, start, before)
+
+    override fun isBetweenTokens(text: String, place: Int): Boolean = seams.isBetweenTokens(text, place)
 
     override fun decoder(after: IntArray): TextStream = WindowStream(this, after)
 

@@ -11,6 +11,17 @@ interface Tokenizer {
     /** The ids of [text]; [addSpecialTokens] adds those that belong around a text, such as a begin token. */
     fun encode(text: String, addSpecialTokens: Boolean = true): IntArray
 
+    /**
+     * The ids in [text] behind its first [start] characters, which have the ids [before].
+     *
+     * If a token spans [start], the part of it behind [start] is encoded separately, unless that token is already the
+     * last of [before], like one that absorbs the line break after it.
+     */
+    fun encodeRest(text: String, start: Int, before: IntArray): IntArray
+
+    /** Whether no token of [text] spans [place], a number of characters. */
+    fun isBetweenTokens(text: String, place: Int): Boolean
+
     /** Converts tokens to text in pieces, after the tokens [after], whose text is not returned. */
     fun decoder(after: IntArray = IntArray(0)): TextStream
 

@@ -170,10 +170,20 @@ class BundleImportTest {
     @Test
     fun `an import at any moment of which the process dies leaves the old bundle or the new one`() {
         import(FolderSource(small.writeTo(folder.newFolder())))
-        val work = File(store.folder, ".import-1").apply { mkdirs() }
-        SmallBundle().apply { contents["model.onnx"] = ByteArray(1) }.writeTo(work)
-        store.clean()
-        assertSame(small, File(store.folder, "small"))
+        val newer = SmallBundle().apply { contents["model.onnx"] = ByteArray(10) }
+        // What lies on the disk at each moment is what the next start finds if the process ends there.
+        val moments = ArrayList<File>()
+        val keep = { store.folder.copyRecursively(File(folder.root, "moment-${moments.size}").also(moments::add)) }
+        BundleImport(store, { keep() }).run(FolderSource(newer.writeTo(folder.newFolder()))) { _, _, _ -> keep() }
+        assertTrue(moments.size > newer.files().size)
+        for (moment in moments) {
+            val begun = BundleStore(moment)
+            assertTrue(begun.folder.list().orEmpty().size > 1)
+            begun.clean()
+            assertEquals(listOf("small"), begun.folder.list().orEmpty().toList())
+            assertSame(small, begun.bundles().single())
+        }
+        assertSame(newer, store.bundles().single())
     }
 
     @Test

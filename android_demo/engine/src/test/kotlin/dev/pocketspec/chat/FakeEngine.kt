@@ -2,6 +2,8 @@ package dev.pocketspec.chat
 
 import dev.pocketspec.bundle.PocketspecException
 import dev.pocketspec.bundle.Progress
+import dev.pocketspec.decoding.Stats
+import dev.pocketspec.decoding.TextPiece
 import dev.pocketspec.text.Message
 import java.io.File
 import java.util.concurrent.CopyOnWriteArrayList
@@ -39,7 +41,7 @@ class FakeEngine(
     }
 
     private inner class FakeAnswer(private val settings: AnswerSettings) : AnswerStream {
-        private var statistics = AnswerStatistics(promptTokens = 3)
+        private var statistics = Stats(promptTokens = 3)
 
         @Volatile
         private var isCancelled = false
