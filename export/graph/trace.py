@@ -233,7 +233,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
         if not isinstance(getattr(value.const_value, "raw", None), FakeTensor):
             continue
         if name not in tables and name not in sources:
-            raise ArchitectureError(f"it computes with {name}, which is stored as a buffer and not as a weight")
+            raise ArchitectureError(f"it computes with {name}, a buffer that no checkpoint stores")
         value.name = sources.get(name, name)
         weights.recipes[str(value.name)] = _recipe(value, tables.get(name), traced.offsets.get(name, 0.0))
         value.const_value = None
@@ -264,8 +264,10 @@ def _recipe(value: ir.Value, table: Any, offset: float) -> Recipe:
 
 
 def _sources(model: Any) -> dict[str, str]:
-    """The checkpoint's name of every parameter; tied ones have that of the embedding."""
+    """The checkpoint's name of every tensor that it stores; tied parameters have that of the embedding."""
+    stored = model.state_dict().keys()
     names = dict(model.named_parameters(remove_duplicate=False))
+    names |= {name: buffer for name, buffer in model.named_buffers() if name in stored}
     embedding = model.get_input_embeddings().weight
     first = next(name for name, parameter in names.items() if parameter is embedding)
     return {name: first if parameter is embedding else name for name, parameter in names.items()}

@@ -199,7 +199,8 @@ def _check_against_transformers(
             )
     except Exception as error:
         raise LoadingError(f"transformers cannot load {checkpoint.folder} ({first_line(error)})") from error
-    for name, parameter in loaded.named_parameters(remove_duplicate=False):
+    stored = {name: buffer for name, buffer in loaded.named_buffers() if name in origins}
+    for name, parameter in {**dict(loaded.named_parameters(remove_duplicate=False)), **stored}.items():
         if name in info["missing_keys"] or parameter[(0,) * parameter.ndim].item() != numbers[origins[name]]:
             raise LoadingError(
                 f"transformers does not give {name!r} the tensor {origins[name]!r} of {checkpoint.folder}, as we would;"

@@ -23,12 +23,13 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbour
 class RandomWeights:
     """A ``TensorSource`` with the tensors of the model that ``config`` (of transformers) describes.
 
-    Matrices and biases are normal with the configuration's own deviation (0.02 if it has none); norms have gain 1.
-    Tied heads are left out, as in a checkpoint. The same ``seed`` gives the same values, however they are read.
+    Matrices and biases are normal with the configuration's own deviation (0.02 if it has none); norms have gain 1, and
+    buffers that checkpoints store are 1. Tied heads are left out, as in a checkpoint. The same ``seed`` gives the same
+    values, however they are read.
     """
 
     def __init__(self, config: Any, seed: int = 0) -> None:
-        self._shapes = _tensor_shapes(config)
+        self._shapes, self._buffers = _tensor_shapes(config)
         deviation = float(getattr(config, "initializer_range", None) or 0.02)
         self._pool = np.random.default_rng(seed).standard_normal(_POOL, dtype=np.float32)
         self._pool *= np.float32(deviation)
@@ -46,6 +47,8 @@ class RandomWeights:
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
         """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor; the rows of a vector are its entries."""
         shape = self._shapes[name]
+        if name in self._buffers:
+            return np.ones(shape, np.float32)[first:last] if shape else np.ones((), np.float32)
         last = shape[0] if last is None else last
         if len(shape) == 1 and name.endswith("norm.weight"):
             return np.full(last - first, self._gain)
@@ -65,11 +68,13 @@ class RandomWeights:
         return values
 
 
-def _tensor_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, shared ones once, from transformers' model on the meta device."""
+def _tensor_shapes(config: Any) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+    """Name and shape of every tensor, shared ones once, from transformers' model on the meta device; the buffers."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    parameters, stored = dict(model.named_parameters()), model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
+    return {name: tuple(tensor.shape) for name, tensor in {**parameters, **buffers}.items()}, frozenset(buffers)

@@ -1,9 +1,9 @@
 """The reference: the model's own HF code in fp32, which reads its weights from a source while it runs.
 
 Parameters are never allocated. A linear layer multiplies by a few rows of its matrix at a time, an embedding reads the
-rows of its tokens, and every other module (norms) has its parameters during its forward alone. So any decoder runs in
-the memory of its activations, and everything around the layers (masks, rotary tables, scales, softcaps) is the model's
-own. Generation, caches and mixtures of experts are left out.
+rows of its tokens, and every other module (norms) has its parameters and stored buffers during its forward alone. So
+any decoder runs in the memory of its activations, and everything around the layers (masks, rotary tables, scales,
+softcaps) is the model's own. Generation, caches and mixtures of experts are left out.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ def make_streamed(config: PretrainedConfig, source: TensorSource) -> nn.Module:
         model = AutoModelForCausalLM.from_config(
             copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
         ).eval()
-    aliases = _aliases(model)
+    aliases, stored = _aliases(model), source.names()
     for name, module in model.named_modules():
         own = {key: aliases.get(f"{name}.{key}", f"{name}.{key}") for key in module._parameters if key is not None}
         own = {key: tensor for key, tensor in own.items() if module._parameters[key] is not None}
+        own |= {key: f"{name}.{key}" for key in module._buffers if f"{name}.{key}" in stored}
         if isinstance(module, nn.Linear):
             module.forward = _linear(source, **own)
         elif isinstance(module, nn.Embedding):
@@ -109,12 +110,16 @@ def _gather_rows(source: TensorSource, weight: str) -> Callable[[nn.Module, tupl
 
 
 def _borrow_parameters(module: nn.Module, source: TensorSource, own: dict[str, str]) -> None:
-    """Reads a module's own parameters before each forward and drops them afterwards."""
+    """Reads a module's own parameters and buffers before each forward and drops the parameters afterwards."""
     empty = dict(module._parameters)
 
     def fill(module: nn.Module, inputs: Any) -> None:
         for key, name in own.items():
-            module._parameters[key] = nn.Parameter(torch.from_numpy(source.read(name)), requires_grad=False)
+            values = torch.from_numpy(source.read(name))
+            if key in empty:
+                module._parameters[key] = nn.Parameter(values, requires_grad=False)
+            else:
+                module._buffers[key] = values
 
     def drop(module: nn.Module, inputs: Any, output: Any) -> None:
         module._parameters.update(empty)

@@ -25,3 +25,8 @@ class TensorSource(Protocol):
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
         """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor, as float32."""
         ...
+
+
+def height_of(shape: tuple[int, ...]) -> int:
+    """The rows of a tensor; a single number is one row."""
+    return shape[0] if shape else 1

@@ -24,7 +24,7 @@ from export.graph.recipe import LoweredGraph, MatrixRecipe, PlainRecipe
 from export.manifest import LogitCheck, ModelShape, PocketspecError
 from export.perplexity import perplexity, surprises
 from export.sources.streamed_model import reference_logits
-from export.sources.tensor_source import FloatArray, TensorSource
+from export.sources.tensor_source import FloatArray, TensorSource, height_of
 from export.validation.check_text import PASSAGE, PASSAGE_NAME
 from export.validation.dequantized import WrittenWeights
 from export.validation.limits import LEAN_TOKENS, MIN_TOKENS, PIECE_BYTES, count_tokens
@@ -156,8 +156,9 @@ def _check_weights(graph: Path, lowered: LoweredGraph, source: TensorSource, wri
             continue
         kind, offset = (f"int{recipe.bits}", 0.0) if isinstance(recipe, MatrixRecipe) else (recipe.dtype, recipe.offset)
         for name in recipe.sources:
-            first = int(rng.integers(0, max(1, source.shape(name)[0] - SAMPLED_ROWS)))
-            last = min(first + SAMPLED_ROWS, source.shape(name)[0])
+            height = height_of(source.shape(name))
+            first = int(rng.integers(0, max(1, height - SAMPLED_ROWS)))
+            last = min(first + SAMPLED_ROWS, height)
             right = source.read(name, first, last)
             error = float(np.linalg.norm(written.read(name, first, last) - right))
             # A tensor stored with an offset has rounding errors of the size of the offset.

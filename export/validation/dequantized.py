@@ -17,7 +17,7 @@ import onnx_ir
 from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
 from export.manifest import PocketspecError
 from export.quantization.blocks import dequantize
-from export.sources.tensor_source import FloatArray, TensorSource
+from export.sources.tensor_source import FloatArray, TensorSource, height_of
 
 
 class NotWrittenError(PocketspecError, RuntimeError):
@@ -37,7 +37,7 @@ class WrittenWeights:
             first = 0
             for name in recipe.sources if isinstance(recipe, PlainRecipe | MatrixRecipe) else ():
                 self._places[name] = (recipe, first)  # type: ignore[assignment]
-                first += source.shape(name)[0]
+                first += height_of(source.shape(name))
 
     def names(self) -> Collection[str]:
         """Every tensor that went into the graph."""
@@ -54,15 +54,16 @@ class WrittenWeights:
                 f"the model uses {name}, and its graph does not; this is a defect of the export, nothing was kept"
             )
         recipe, start = self._places[name]
-        last = self.shape(name)[0] if last is None else last
+        shape = self.shape(name)
+        last = height_of(shape) if last is None else last
         if isinstance(recipe, MatrixRecipe):
             return self._dequantize(recipe, start + first, start + last)
         if recipe.transpose:
             rows = self._rows(recipe.name, recipe.shape[0], 0, recipe.shape[0]).T[start + first : start + last]
         else:
-            rows = self._rows(recipe.name, recipe.shape[0], start + first, start + last)
-        shape = (last - first, *self.shape(name)[1:])
-        return np.ascontiguousarray(rows, np.float32).reshape(shape) - np.float32(recipe.offset)
+            rows = self._rows(recipe.name, height_of(recipe.shape), start + first, start + last)
+        shape = (last - first, *shape[1:]) if shape else ()
+        return np.asarray(rows.reshape(shape) - np.float32(recipe.offset), np.float32, order="C")
 
     def _dequantize(self, recipe: MatrixRecipe, first: int, last: int) -> FloatArray:
         blocks = -(-recipe.columns // recipe.block_size)

@@ -165,7 +165,7 @@ class _Writer:
         dtype = _DTYPES[recipe.dtype]
         if math.prod(recipe.shape) * dtype.itemsize < _INLINE_BYTES:
             parts = [_converted(recipe, name, self._source.read(name)) for name in recipe.sources]
-            array = np.concatenate(parts)
+            array = np.concatenate(parts) if recipe.shape else parts[0]
             self._place(recipe.name, array.T if recipe.transpose else array)
             return
         position, start = self._data.place(self._initializers[recipe.name]), 0
@@ -201,7 +201,7 @@ class _Writer:
         """Puts the array into the graph file."""
         value = self._initializers[name]
         assert array.shape == dims_of(value), name
-        value.const_value = ir.tensor(np.ascontiguousarray(array), value.dtype, name=name)
+        value.const_value = ir.tensor(np.asarray(array, order="C"), value.dtype, name=name)
 
 
 def _quantize(
@@ -224,7 +224,7 @@ def _converted(recipe: PlainRecipe, name: str, rows: FloatArray) -> npt.NDArray[
             f"tensor {name!r} has values up to {np.abs(rows).max():.3g}, which {recipe.dtype} cannot hold; "
             "use another --quant, or download the checkpoint again if they are not numbers"
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def _tiles(source: TensorSource, name: str) -> Iterator[tuple[int, FloatArray]]:
@@ -251,8 +251,8 @@ def _check_shapes(recipe: Recipe, source: TensorSource) -> None:
     else:
         return
     shapes = {name: source.shape(name) for name in recipe.sources}
-    height = sum(shape[0] if shape else 0 for shape in shapes.values())
-    if height == expected[0] and all(shape[1:] == expected[1:] for shape in shapes.values()):
+    height = (sum(shape[0] for shape in shapes.values()),) if all(shapes.values()) else ()
+    if (*height, *expected[1:]) == expected and all(shape[1:] == expected[1:] for shape in shapes.values()):
         return
     found = ", ".join(f"{name!r} {list(shape)}" for name, shape in shapes.items())
     what = "tensor" if len(shapes) == 1 else "stacked tensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,9 +43,10 @@ def fill(graph: LoweredGraph, state: Mapping[str, np.ndarray]) -> dict[str, np.n
         if isinstance(recipe, ConstantRecipe):
             values[recipe.name] = recipe.value
         elif isinstance(recipe, PlainRecipe):
-            stacked = np.concatenate([state[name] for name in recipe.sources]) + np.float32(recipe.offset)
+            parts = [state[name] for name in recipe.sources]
+            stacked = (np.concatenate(parts) if recipe.shape else parts[0]) + np.float32(recipe.offset)
             stacked = stacked.T if recipe.transpose else stacked
-            values[recipe.name] = stacked.astype(np.float16 if recipe.dtype == "fp16" else np.float32)
+            values[recipe.name] = np.asarray(stacked, np.float16 if recipe.dtype == "fp16" else np.float32)
             if recipe.dtype == "fp16":
                 stored.update({name: state[name].astype(np.float16).astype(np.float32) for name in recipe.sources})
         elif isinstance(recipe, MatrixRecipe):
@@ -52,7 +54,7 @@ def fill(graph: LoweredGraph, state: Mapping[str, np.ndarray]) -> dict[str, np.n
     values.update({recipe.name: values[recipe.of] for recipe in graph.recipes if isinstance(recipe, AliasRecipe)})
     for name, value in graph.model.graph.initializers.items():
         if value.const_value is None:
-            assert list(value.shape) in (list(values[name].shape), [len(values[name]), values[name][0].size])
+            assert math.prod(value.shape) == values[name].size
             value.const_value = ir.tensor(np.ascontiguousarray(values[name]).reshape(list(value.shape)), name=name)
     return stored
 

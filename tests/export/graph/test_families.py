@@ -56,6 +56,12 @@ TWO_ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 8}
+WINDOW_THEN_FULL = {
+    "num_hidden_layers": 2,
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_hidden_layers": 2, "rope_parameters": LLAMA3_ROPE}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
@@ -76,11 +82,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": (
         "gemma3_text",
         {
-            "num_hidden_layers": 2,
+            **WINDOW_THEN_FULL,
             "head_dim": 24,
             "query_pre_attn_scalar": 20,
-            "sliding_window": 6,
-            "layer_types": ["sliding_attention", "full_attention"],
             "rope_parameters": TWO_ROPES,
         },
     ),
@@ -104,6 +108,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "olmo2": ("olmo2", {}),
     "bitnet": ("bitnet", {"hidden_act": "relu2"}),
+    # Queries grow with the logarithm of the position: three times within these texts.
+    "ministral3": ("ministral3", {"head_dim": 24, "rope_parameters": {**YARN, "llama_4_scaling_beta": 0.5}}),
+    "exaone4": ("exaone4", {**WINDOW_THEN_FULL, "sliding_window_pattern": "LG"}),
+    "hunyuan_v1_dense": (
+        "hunyuan_v1_dense",
+        {"head_dim": 24, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 100.0, "factor": 1.0}},
+    ),
+    "olmo3": ("olmo3", {**WINDOW_THEN_FULL, "rope_parameters": {**YARN, "attention_factor": 1.2}}),
+    "apertus": ("apertus", {"hidden_act": "xielu", "rope_parameters": LLAMA3_ROPE}),
 }
 TEXT = [23, 191, 7, 150, 42, 288, 5, 77, 134, 260, 99, 18, 201, 66, 31, 245, 112, 8]
 # Two branches under the anchor, one of them forking again; siblings share a position.
@@ -112,8 +125,9 @@ PARENTS = [-1, 0, 0, 1, 2, 2, 5]
 TOLERANCE = 1e-5
 
 
-# What is peculiar to these others have as well: the windows of gemma2, the head size and the norms of gemma3.
-LATER = ("mistral", "qwen3")
+# What is peculiar to these others have as well: the windows of gemma2, the head size, norms and ropes of gemma3, the
+# layers without rope of smollm3.
+LATER = ("mistral", "qwen3", "exaone4", "hunyuan_v1_dense", "olmo3")
 CHOSEN = [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in FAMILIES]
 
 
@@ -148,6 +162,13 @@ def test_several_tokens_with_a_past_equal_the_model(case: Case) -> None:
     case.runner.step(TEXT[:5])
     assert relative(case.runner.step(TEXT[5:12]), wanted[5:12]) < TOLERANCE
     assert relative(case.runner.step(TEXT[12:]), wanted[12:]) < TOLERANCE
+
+
+def test_rejected_rows_leave_nothing_behind(case: Case) -> None:
+    case.runner.step(TEXT[:10])
+    case.runner.step([*TEXT[10:12], 5, 6, 7])
+    case.runner.length = 12
+    assert relative(case.runner.step(TEXT[12:]), case.reference(TEXT)[12:]) < TOLERANCE
 
 
 def test_a_tree_path_equals_that_path_alone(case: Case) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
+from transformers import ApertusConfig, AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
 
 from export.sources import streamed_model as streamed
 from export.sources.streamed_model import make_streamed, reference_logits
@@ -29,6 +29,7 @@ CONFIGS = {
     "biases": Qwen2Config(**SMALL),
     "scaled embedding, softcaps, windows": Gemma2Config(**SMALL, head_dim=8, sliding_window=4, query_pre_attn_scalar=8),
     "packed projections": Phi3Config(**SMALL),
+    "stored buffers": ApertusConfig(**SMALL),
 }
 
 
@@ -37,6 +38,7 @@ class StateDict:
 
     def __init__(self, model: Any) -> None:
         tensors = {name: value.detach() for name, value in model.named_parameters()}
+        tensors |= {name: value for name, value in model.named_buffers() if name in model.state_dict()}
         self.tensors = {name: np.asarray(value.float().numpy()) for name, value in tensors.items()}
         self.largest_read = 0
 
@@ -47,7 +49,8 @@ class StateDict:
         return self.tensors[name].shape
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
-        rows = self.tensors[name][first:last].copy()
+        tensor = self.tensors[name]
+        rows = tensor[first:last].copy() if tensor.shape else tensor
         self.largest_read = max(self.largest_read, rows.nbytes)
         return rows
 
@@ -57,6 +60,8 @@ def test_logits_are_those_of_the_model_in_memory(name: str, monkeypatch: pytest.
     monkeypatch.setattr(streamed, "TILE_BYTES", 20 * 32 * 4)
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager").eval()
+    for stored in (buffer for key, buffer in model.named_buffers() if key in model.state_dict()):
+        stored.add_(0.25)  # a checkpoint's own
     tokens = [1, 5, 9, 5, 77, 30, 2, 8, 95, 11]
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0].numpy()

@@ -149,7 +149,16 @@ class SimplifiedLayerNormalization(OpRun):
         return (norm(x, gain, given["epsilon"]),)
 
 
-_OPERATORS = [MatMulPanel, GatherPanel, CachedAttention, SimplifiedLayerNormalization]
+class RotaryEmbedding(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x: Array, positions: Array, cos: Array, sin: Array, **given: Any) -> tuple[Array]:
+        heads = x[0].reshape(x.shape[1], given["num_heads"], -1).swapaxes(0, 1)
+        turned = rotate(heads, cos[positions[0]], sin[positions[0]], given["interleaved"])
+        return (np.float32(turned.swapaxes(0, 1).reshape(x.shape)),)
+
+
+_OPERATORS = [MatMulPanel, GatherPanel, CachedAttention, SimplifiedLayerNormalization, RotaryEmbedding]
 
 
 class NativeSession:

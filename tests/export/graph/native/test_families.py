@@ -47,6 +47,26 @@ LEFT = {
     "granite": {"Shape", "Slice", "Add", "Mul", "Div"},
     "olmo2": {"Shape", "Slice", "Add", "SimplifiedLayerNormalization", "Split", "Concat"},
     "bitnet": {"Shape", "Slice", "Split", "Relu", "Pow", "Mul"},
+    "ministral3": {
+        "Shape",
+        "Slice",
+        "Add",
+        "Cast",
+        "Concat",
+        "Div",
+        "Floor",
+        "Log",
+        "Mul",
+        "Reshape",
+        "RotaryEmbedding",
+        "Split",
+        "Transpose",
+        "Unsqueeze",
+    },
+    "exaone4": {"Shape", "Slice", "Add", "SimplifiedLayerNormalization"},
+    "hunyuan_v1_dense": {"Shape", "Slice", "Concat", "RotaryEmbedding", "Split"},
+    "olmo3": {"Shape", "Slice", "Add", "Concat", "SimplifiedLayerNormalization", "Split"},
+    "apertus": {"Shape", "Slice", "Add", "CastLike", "Div", "Exp", "Greater", "Min", "Mul", "Softplus", "Sub", "Where"},
 }
 OWN = {"MatMulPanel", "GatherPanel", "CachedAttention"}
 
