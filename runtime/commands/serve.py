@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.manifest import PocketspecError
+from memory.choices import wanted_context
+from memory.device import read_device
 from memory.meter import Memory, read_memory
-from memory.options import add_constrained, add_limits
+from memory.options import add_constrained, add_limits, make_request
 from memory.size import MemoryShare, parse_size
 from runtime.commands import options as shared
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
+    from runtime.server.request_memory import RequestMemory
     from runtime.server.served import ServedModel, ServedModels
     from runtime.server.service import Settings
     from runtime.speculation.request import Speculation
 
 _KEY_VARIABLE = "POCKETSPEC_API_KEY"
 _KEPT_CONVERSATIONS = 4
-# Bodies that are read and parsed at once, each as it came and as Python's objects.
-_BODIES, _BODY_COPIES = 4, 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,10 +75,13 @@ def run(options: argparse.Namespace) -> int:
     from runtime.server.service import Service
 
     settings, speculation = _settings(options), shared.make_speculation(options)
-    own_bytes = _anonymous(read_memory()) - _anonymous(before) + _BODIES * _BODY_COPIES * settings.max_body_bytes
+    own_bytes = _anonymous(read_memory()) - _anonymous(before) + settings.memory.nbytes
     if not is_loopback(options.host) and settings.api_key is None:
         shared.say(f"{options.host} can be reached from other machines, and no key is asked for; pass --api-key-file")
-    with listen(options.host, options.port) as listener, _models(options, speculation, own_bytes) as models:
+    with (
+        listen(options.host, options.port) as listener,
+        _models(options, speculation, own_bytes, settings.memory.longest_text) as models,
+    ):
         print(f"serving {', '.join(models.by_name)} at {url_of(listener)}/v1", flush=True)
         print(f"a page to talk with the models is at {url_of(listener)}", flush=True)
         serve(make_app(Service(models, settings)), listener, lambda: _stop(models))
@@ -109,7 +113,17 @@ def _settings(options: argparse.Namespace) -> Settings:
     if options.max_queue < 1:
         raise PocketspecError(f"--max-queue {options.max_queue}: it must be at least 1")
     hosts = (*LOOPBACK_NAMES, options.host) if is_loopback(options.host) else None
-    return Settings(size, api_key=_api_key(options), origins=tuple(options.cors), hosts=hosts)
+    return Settings(_request_memory(options, size), api_key=_api_key(options), origins=tuple(options.cors), hosts=hosts)
+
+
+def _request_memory(options: argparse.Namespace, max_body_bytes: int) -> RequestMemory:
+    """For prompts of the longest context that a model may get."""
+    from runtime.bundle.foreign import read_bundle
+    from runtime.server.request_memory import RequestMemory
+
+    request = make_request(options, read_device())
+    manifests = map(read_bundle, name_bundles(options.bundles).values())
+    return RequestMemory(max_body_bytes, max(wanted_context(manifest, request) for manifest in manifests))
 
 
 def _api_key(options: argparse.Namespace) -> str | None:
@@ -127,7 +141,9 @@ def _api_key(options: argparse.Namespace) -> str | None:
 
 
 @contextmanager
-def _models(options: argparse.Namespace, speculation: Speculation, own_bytes: int) -> Iterator[ServedModels]:
+def _models(
+    options: argparse.Namespace, speculation: Speculation, own_bytes: int, longest_text: int
+) -> Iterator[ServedModels]:
     """The open models with their workers, planned beside ``own_bytes`` of the server; at the end all are closed."""
     from runtime.server.served import ServedModels
 
@@ -139,7 +155,7 @@ def _models(options: argparse.Namespace, speculation: Speculation, own_bytes: in
             engine = stack.enter_context(
                 shared.open_for(own, speculation, application_bytes=own_bytes, constrained=options.constrained)
             )
-            models[name] = _serve(name, engine, own, speculation)
+            models[name] = _serve(name, engine, own, speculation, longest_text)
             stack.callback(models[name].worker.join)
             stack.callback(models[name].worker.stop)
         yield ServedModels(models)
@@ -160,7 +176,9 @@ def name_bundles(words: list[str]) -> dict[str, Path]:
     return found
 
 
-def _serve(name: str, engine: Engine, options: argparse.Namespace, speculation: Speculation) -> ServedModel:
+def _serve(
+    name: str, engine: Engine, options: argparse.Namespace, speculation: Speculation, longest_text: int
+) -> ServedModel:
     from runtime.server.served import ServedModel
     from runtime.server.worker import Worker
 
@@ -169,7 +187,7 @@ def _serve(name: str, engine: Engine, options: argparse.Namespace, speculation: 
     worker = Worker(engine, options.max_queue, name)
     worker.start()
     shared.show_suggestion(options)
-    return ServedModel(name, engine, worker, shared.make_sampling(options, seed=0), speculation)
+    return ServedModel(name, engine, worker, longest_text, shared.make_sampling(options, seed=0), speculation)
 
 
 def _stop(models: ServedModels) -> None:

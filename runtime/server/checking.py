@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pydantic
@@ -10,59 +12,80 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from runtime.server.errors import ApiError
+from runtime.server.request_memory import Room, count_values
 from runtime.server.requests.base import Strict
 from runtime.server.requests.unsupported import UNSUPPORTED
 
 _Body = TypeVar("_Body", bound=Strict)
 _CLOSE = {"connection": "close"}
-# A body may have one JSON value for so many bytes that it may have. Values take long to parse, not bytes: a million
-# bytes of small ones would keep the event loop waiting for 25 ms.
-_BYTES_A_VALUE = 10
 
 
-async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The body; ApiError 413 beyond ``limit`` bytes or a tenth as many values, 408 after ``seconds``, 415 if it is not
-    declared as JSON.
+@asynccontextmanager
+async def read_body(
+    request: Request, limit: int, most_values: int, seconds: float, room: Room
+) -> AsyncIterator[bytearray]:
+    """The body, which has a share of ``room`` in this context.
 
-    A body that is too large is read to its end, but not kept: most clients only listen after they have sent it all.
+    ApiError 413 beyond ``limit`` bytes or ``most_values``, 408 after ``seconds``, 415 if it is not declared as JSON,
+    429 if other bodies have the room. A body that is refused is read to its end, but not kept: most clients only listen
+    after they have sent it all.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(
             f"the content-type is {kind or 'not given'}; send application/json", status=415, code="unsupported_media"
         )
-    parts, size = [], 0
+    try:
+        share = room.take(min(_declared_bytes(request, limit), limit))
+    except ApiError:
+        await _receive(request, 0, seconds)
+        raise
+    with share:
+        body, size = await _receive(request, limit, seconds)
+        if size > limit:
+            raise ApiError(
+                f"the body has {size:,} bytes, allowed are {limit:,}; the server's --max-body sets the limit",
+                status=413,
+                code="request_too_large",
+            )
+        values = count_values(body)
+        if values > most_values:
+            raise ApiError(
+                f"the body has {values:,} commas and brackets, which may be as many values, and allowed are"
+                f" {most_values:,}; the server's --max-body sets the limit, a tenth of it",
+                status=413,
+                code="request_too_large",
+            )
+        yield body
+
+
+def _declared_bytes(request: Request, unknown: int) -> int:
+    """The length of the body as its header says, which the HTTP library holds it to; ``unknown`` without one."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else unknown
+
+
+async def _receive(request: Request, limit: int, seconds: float) -> tuple[bytearray, int]:
+    """The body and its size; of one beyond ``limit`` bytes nothing is kept."""
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(seconds):
             async for part in request.stream():
                 size += len(part)
                 if size <= limit:
-                    parts.append(part)
+                    body += part
+                else:
+                    body.clear()
     except TimeoutError:
         raise ApiError(
             f"the body did not arrive within {seconds:g} seconds", status=408, code="timeout", headers=_CLOSE
         ) from None
     except ClientDisconnect:
         raise ApiError("the client went away", status=499, code="disconnected") from None
-    if size > limit:
-        raise ApiError(
-            f"the body has {size:,} bytes, allowed are {limit:,}; the server's --max-body sets the limit",
-            status=413,
-            code="request_too_large",
-        )
-    body = b"".join(parts)
-    commas, most = body.count(b","), limit // _BYTES_A_VALUE
-    if commas > most:
-        raise ApiError(
-            f"the body has {commas:,} commas, which may be as many values, and allowed are {most:,}; the server's"
-            " --max-body sets the limit, a tenth of it",
-            status=413,
-            code="request_too_large",
-        )
-    return body
+    return body, size
 
 
-def parse_body(body: bytes, kind: type[_Body]) -> _Body:
+def parse_body(body: bytes | bytearray, kind: type[_Body]) -> _Body:
     """``body`` as a ``kind``, or ApiError."""
     try:
         data = from_json(body, allow_inf_nan=False)
@@ -100,7 +123,7 @@ def _explain(error: pydantic.ValidationError, data: Any) -> ApiError:
     is_fixed = all(fault["type"] == "literal_error" for fault in faults if fault["loc"] == faults[0]["loc"])
     what = "is not supported with this value" if is_fixed else "is wrong"
     code = "unsupported_value" if is_fixed else "invalid_value"
-    return ApiError(f"{param} {what}: {'; or '.join(reasons)}", param=param, code=code)
+    return ApiError(f"{param or 'the body'} {what}: {'; or '.join(reasons)}", param=param or None, code=code)
 
 
 def _place(location: tuple[int | str, ...], data: Any, is_absent: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sized
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from export.manifest import PocketspecError
@@ -20,9 +20,6 @@ from runtime.server.worker import Work
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.template_data import ChatTemplateError, TemplateInputs, make_inputs
 
-# The longest tokens of usual vocabularies, runs of spaces, have so many characters. A text that cannot fit is refused
-# before it is encoded, which would keep the event loop waiting for up to 0.1 s for 500,000 characters.
-_LONGEST_TOKEN = 128
 # Characters of a conversation that tell it from others in the queue.
 _BEGINNING = 1000
 
@@ -79,7 +76,8 @@ def prepare_completion(model: ServedModel, request: CompletionRequest, host: str
     prompt = request.prompt
     if isinstance(prompt, list) and isinstance(prompt[0], str):
         prompt = prompt[0]
-    _require_length(model, prompt, "prompt")
+    if isinstance(prompt, str):
+        _require_length(model, prompt, "prompt")
     try:
         tokens = model.engine.encode(prompt, raw=True)
     except PocketspecError as error:
@@ -154,13 +152,13 @@ def _max_tokens(request: ChatRequest) -> int | None:
     return given.pop() if given else None
 
 
-def _require_length(model: ServedModel, prompt: Sized, param: str) -> None:
-    """ApiError 413 for a text that has too many tokens whatever they are."""
-    most = model.engine.capacity * _LONGEST_TOKEN
-    if len(prompt) > most:
+def _require_length(model: ServedModel, text: str, param: str) -> None:
+    """ApiError 413 for a text that would take more memory while it is encoded than the plan has for that."""
+    size, most = len(text.encode(errors="replace")), model.longest_text
+    if size > most:
         raise ApiError(
-            f"the prompt has {len(prompt):,} characters, and the context of {model.name} of {model.engine.capacity:,}"
-            f" tokens cannot hold more than {most:,}; shorten it, or start the server with a larger --context",
+            f"the prompt has {size:,} bytes, and memory is planned for prompts of at most {most:,} ({model.name} has a"
+            f" context of {model.engine.capacity:,} tokens); shorten it, or start the server with a larger --context",
             status=413,
             param=param,
             code="context_length_exceeded",

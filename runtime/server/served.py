@@ -17,11 +17,13 @@ from runtime.speculation.request import Speculation
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One engine under ``name``. ``sampling`` holds what requests that do not say otherwise get."""
+    """One engine under ``name``. A prompt's text has at most ``longest_text`` bytes of UTF-8. ``sampling`` holds what
+    requests that do not say otherwise get."""
 
     name: str
     engine: Engine
     worker: Worker
+    longest_text: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
     speculation: Speculation = field(default_factory=Speculation)
     created: int = field(default_factory=lambda: int(time.time()))

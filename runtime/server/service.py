@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
+from export.manifest import PocketspecError
+from runtime.process.allocator import give_back
 from runtime.server.checking import parse_body, read_body
+from runtime.server.errors import ApiError
 from runtime.server.metrics import Metrics
 from runtime.server.prepare import Prepared
 from runtime.server.reading import Reader
+from runtime.server.request_memory import RequestMemory, Room, Share, parsed_bytes, token_bytes
 from runtime.server.requests.base import Asked, Strict
 from runtime.server.served import ServedModel, ServedModels
 from runtime.server.worker import Job
@@ -24,17 +30,21 @@ _T = TypeVar("_T")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
 # Threads for prompts, templates and plans.
 _THREADS = 4
+# The largest body of a request that asks for no answer.
+_MOST_SETTING_BYTES = 4096
+# Preparing a request whose body is larger leaves free memory behind that the system gets back, in a few milliseconds.
+_LARGE_BODY_BYTES = 8192
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``max_body_bytes`` of a request, which must arrive within ``body_seconds``. ``api_key`` None: nobody is asked.
+    """``memory`` for requests, whose bodies must arrive within ``body_seconds``. ``api_key`` None: nobody is asked.
 
     ``origins`` are those of web pages that may use the server (CORS). ``hosts`` are the names that requests may call it
     by; None: any.
     """
 
-    max_body_bytes: int = 1_000_000
+    memory: RequestMemory
     body_seconds: float = 30.0
     api_key: str | None = None
     origins: tuple[str, ...] = ()
@@ -49,10 +59,16 @@ class Service:
     settings: Settings
     metrics: Metrics = field(init=False)
     _threads: CapacityLimiter = field(init=False)
+    _bodies: Room = field(init=False)
+    _waiting: Room = field(init=False)
+    _preparing: asyncio.Lock = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         self._threads = CapacityLimiter(_THREADS)
+        self._bodies = Room(self.settings.memory.reading, "are being read")
+        self._waiting = Room(self.settings.memory.waiting, "wait")
+        self._preparing = asyncio.Lock()
 
     @staticmethod
     def of(request: Request) -> Service:
@@ -65,34 +81,61 @@ class Service:
         return await to_thread.run_sync(work, limiter=self._threads)
 
     async def read(self, request: Request, kind: type[_Body]) -> _Body:
-        """The checked body of a request."""
-        body = await read_body(request, self.settings.max_body_bytes, self.settings.body_seconds)
-        return await self.in_thread(lambda: parse_body(body, kind))
+        """The checked body of a short request."""
+        async with self._body(request, min(_MOST_SETTING_BYTES, self.settings.memory.max_body_bytes)) as body:
+            return await self.in_thread(lambda: parse_body(body, kind))
 
     async def prepare(
         self,
         request: Request,
         kind: type[_Form],
         prepare: Callable[[ServedModel, _Form, str], Prepared],
-    ) -> tuple[_Form, Prepared]:
-        """The checked body, and the work that it asks for."""
-        asked = await self.read(request, kind)
-        model = self.models.find(asked.model)
+    ) -> tuple[_Form, Prepared, Share]:
+        """The checked body, the work that it asks for, and what both take of memory, to be released at the end.
+
+        One request at a time: parsing and encoding take several times what a request has.
+        """
         host = request.client.host if request.client else ""
-        return asked, await self.in_thread(lambda: prepare(model, asked, host))
+
+        def make(body: bytearray) -> tuple[_Form, Prepared]:
+            asked = parse_body(body, kind)
+            return asked, prepare(self.models.find(asked.model), asked, host)
+
+        async with self._body(request, self.settings.memory.max_body_bytes) as body, self._preparing:
+            try:
+                asked, prepared = await self.in_thread(lambda: make(body))
+            except PocketspecError as error:
+                raise error.with_traceback(None) from None  # its frames hold what was parsed
+            finally:
+                if len(body) > _LARGE_BODY_BYTES:
+                    await self.in_thread(give_back)
+            kept = parsed_bytes(body) + token_bytes(len(prepared.work.tokens))
+            return asked, prepared, self._waiting.take(kept)
+
+    def _body(self, request: Request, limit: int) -> AbstractAsyncContextManager[bytearray]:
+        memory = self.settings.memory
+        return read_body(request, limit, memory.most_values, self.settings.body_seconds, self._bodies)
 
 
 class Running:
-    """An answer from its place in the queue to its end; ``release`` ends it, wherever it is."""
+    """An answer from its place in the queue to its end; ``release`` ends it, wherever it is.
 
-    def __init__(self, service: Service, prepared: Prepared, token_sources: bool = False) -> None:
+    ``share``: what the request takes of memory until then.
+    """
+
+    def __init__(self, service: Service, prepared: Prepared, share: Share, token_sources: bool = False) -> None:
         self.model = prepared.model
-        self._service = service
+        self._service, self._share = service, share
         self._job = Job(prepared.work, prepared.client)
         self.reader = Reader(prepared, self._job, token_sources)
-        self.model.worker.submit(self._job)
+        try:
+            self.model.worker.submit(self._job)
+        except ApiError:
+            share.release()
+            raise
 
     def release(self) -> None:
         """Ends the answer if it is not over, and counts it."""
         self.model.worker.cancel(self._job)
+        self._share.release()
         self._service.metrics.count_answer(self.model, self.reader.collected)

@@ -18,11 +18,9 @@ from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine, TextChunk
 from runtime.server.errors import ApiError, shutting_down
 from runtime.server.fair_queue import FairQueue, QueueClosedError, QueueFullError
+from runtime.server.request_memory import RETRY_SECONDS
 from runtime.speculation.request import Speculation
 from runtime.turns import Answer
-
-# Seconds after which a client that was refused may try again: about the time of an answer.
-_RETRY_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ class Worker:
                 f"{self.queue.limit} requests for {self._name} wait already, the most that may; try again later",
                 status=429,
                 code="queue_full",
-                headers={"retry-after": str(_RETRY_SECONDS)},
+                headers={"retry-after": str(RETRY_SECONDS)},
             ) from None
 
     def cancel(self, job: Job) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Text = Annotated[str, Field(min_length=1)]
 JsonObject = dict[str, Any]
@@ -21,14 +22,25 @@ Yes = Annotated[Literal[True], _BOOLEAN]
 _MOST_SEED = (1 << 64) - 1
 _MOST_TOP_K = (1 << 31) - 1
 _MOST_STOPS = 16
+# More fields than any object of the API has. Each unknown one would be an error of 1,000 bytes.
+_MOST_FIELDS = 100
 # As OpenAI's. Longer lists take long to check, and the event loop waits.
-MOST_MESSAGES = 2048
+MOST_MESSAGES, MOST_TOOLS = 2048, 128
 
 
 class Strict(BaseModel):
     """A JSON object with the fields that are declared, and no others."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > _MOST_FIELDS:
+            raise PydanticCustomError(
+                "too_many_fields", f"It has {len(data):,} fields, and no object has {_MOST_FIELDS}"
+            )
+        return data
 
 
 class StreamOptions(Strict):
@@ -77,7 +89,7 @@ class Generation(Asked):
 
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=_MOST_STOPS)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=_MOST_STOPS, fail_fast=True)] | None = None
     n: One | None = None
     ignore_eos: bool = False
     token_sources: bool = False

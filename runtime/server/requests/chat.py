@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runtime.server.requests.base import MOST_MESSAGES, Generation, JsonObject, No, Nothing, Strict, Text, Yes
+from runtime.server.requests.base import (
+    MOST_MESSAGES,
+    MOST_TOOLS,
+    Generation,
+    JsonObject,
+    No,
+    Nothing,
+    Strict,
+    Text,
+    Yes,
+)
 
 
 class TextPart(Strict):
@@ -16,7 +26,7 @@ class TextPart(Strict):
     text: str
 
 
-Content = str | Annotated[list[TextPart], Field(min_length=1)]
+Content = str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 
 
 class SystemMessage(Strict):
@@ -56,7 +66,7 @@ class AssistantMessage(Strict):
     role: Literal["assistant"]
     content: Content | None = None
     reasoning_content: str | None = None
-    tool_calls: Annotated[list[MessageToolCall], Field(min_length=1)] | None = None
+    tool_calls: Annotated[list[MessageToolCall], Field(min_length=1, fail_fast=True)] | None = None
     name: Text | None = None
     refusal: Nothing = None
     annotations: Nothing = None
@@ -139,15 +149,15 @@ class NamedChoice(Strict):
 class ChatRequest(Generation):
     """A conversation to be answered. ``chat_template_kwargs`` are the chat template's own arguments."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(min_length=1)] | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: Yes | None = None
     chat_template_kwargs: JsonObject | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1, fail_fast=True)] | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: No | None = None

@@ -15,7 +15,9 @@ class CompletionRequest(Generation):
     """A text, or token ids, to be continued without the chat template; one prompt a request."""
 
     prompt: (
-        Text | Annotated[list[Text], Field(min_length=1, max_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=1, fail_fast=True)]
+        | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
     )
     echo: No | None = None
     best_of: One | None = None

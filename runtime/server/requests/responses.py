@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from runtime.server.requests.base import MOST_MESSAGES, Asked, JsonObject, No, Nothing, Strict, Text, Yes, Zero
+from runtime.server.requests.base import (
+    MOST_MESSAGES,
+    MOST_TOOLS,
+    Asked,
+    JsonObject,
+    No,
+    Nothing,
+    Strict,
+    Text,
+    Yes,
+    Zero,
+)
 from runtime.server.requests.chat import AnyObject, ChatRequest, FreeText
 
 
@@ -15,8 +26,8 @@ class InputText(Strict):
 
     type: Literal["input_text", "output_text"]
     text: str
-    annotations: Annotated[list[JsonObject], Field(max_length=0)] | None = None
-    logprobs: list[JsonObject] | None = None
+    annotations: Annotated[list[JsonObject], Field(max_length=0, fail_fast=True)] | None = None
+    logprobs: Annotated[list[JsonObject], Field(fail_fast=True)] | None = None
 
 
 class MessageItem(Strict):
@@ -24,7 +35,7 @@ class MessageItem(Strict):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | Annotated[list[InputText], Field(min_length=1)]
+    content: str | Annotated[list[InputText], Field(min_length=1, fail_fast=True)]
     id: str | None = None
     status: Literal["completed", "incomplete", "in_progress"] | None = None
     phase: str | None = None
@@ -65,8 +76,8 @@ class ReasoningItem(Strict):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: Annotated[list[JsonObject], Field(max_length=0)] | None = None
-    content: list[ReasoningText] | None = None
+    summary: Annotated[list[JsonObject], Field(max_length=0, fail_fast=True)] | None = None
+    content: Annotated[list[ReasoningText], Field(fail_fast=True)] | None = None
     encrypted_content: Nothing = None
     status: Literal["completed", "incomplete", "in_progress"] | None = None
 
@@ -125,11 +136,11 @@ class ChosenFunction(Strict):
 class ResponsesRequest(Asked):
     """A conversation to be answered, in the newer form. Nothing is stored, so every request has all messages."""
 
-    input: Text | Annotated[list[Item], Field(min_length=1, max_length=MOST_MESSAGES)]
+    input: Text | Annotated[list[Item], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     text: TextSettings | None = None
-    tools: Annotated[list[ResponseTool], Field(min_length=1)] | None = None
+    tools: Annotated[list[ResponseTool], Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenFunction | None = None
     parallel_tool_calls: Yes | None = None
     chat_template_kwargs: JsonObject | None = None

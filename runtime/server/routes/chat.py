@@ -23,8 +23,8 @@ from runtime.server.streams import DONE, EventStream, event, while_connected
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation, at once or in a stream."""
     service = Service.of(request)
-    asked, prepared = await service.prepare(request, ChatRequest, prepare_chat)
-    running = Running(service, prepared, asked.token_sources)
+    asked, prepared, share = await service.prepare(request, ChatRequest, prepare_chat)
+    running = Running(service, prepared, share, asked.token_sources)
     if asked.stream:
         return EventStream(_events(running, asked), running.release)
     try:

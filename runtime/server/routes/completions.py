@@ -19,8 +19,8 @@ from runtime.server.streams import DONE, EventStream, event, while_connected
 async def completions(request: Request) -> Response:
     """Continues a text, at once or in a stream."""
     service = Service.of(request)
-    asked, prepared = await service.prepare(request, CompletionRequest, prepare_completion)
-    running = Running(service, prepared, asked.token_sources)
+    asked, prepared, share = await service.prepare(request, CompletionRequest, prepare_completion)
+    running = Running(service, prepared, share, asked.token_sources)
     reply = _empty(running.model.name)
     if asked.stream:
         return EventStream(_events(running, reply, asked), running.release)

@@ -34,8 +34,8 @@ from runtime.server.tool_calls.format import ToolCall
 async def responses(request: Request) -> HttpResponse:
     """Answers a conversation, at once or in a stream."""
     service = Service.of(request)
-    asked, prepared = await service.prepare(request, ResponsesRequest, _prepare)
-    running = Running(service, prepared)
+    asked, prepared, share = await service.prepare(request, ResponsesRequest, _prepare)
+    running = Running(service, prepared, share)
     response, output = begin_response(running.model.name, asked), ResponseOutput()
     if asked.stream:
         return EventStream(_events(running, response, output), running.release)

@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from runtime.server.app import make_app
+from runtime.server.request_memory import RequestMemory
 from runtime.server.routes.page import FOLDER
 from runtime.server.served import ServedModels
 from runtime.server.service import Service, Settings
@@ -24,7 +25,7 @@ SINKS = re.compile(
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
     """A server that asks for a key, and has no models."""
-    settings = Settings(1 << 20, api_key="secret", origins=(), hosts=None)
+    settings = Settings(RequestMemory(1 << 20, 512), api_key="secret", origins=(), hosts=None)
     with TestClient(make_app(Service(ServedModels({}), settings))) as client:
         yield client
 

@@ -163,6 +163,7 @@ def test_a_request_is_refused_by_the_parameters_name(post: Post, change: Any, st
         (b"[" * 100_000, 400),
         (b" " * 100_000_000, 413),
         (b'{"prompt": [5' + b",5" * 100_001 + b"]}", 413),
+        (b'{"prompt": [' + b"[]," * 50_000 + b"[]]}", 413),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -184,6 +185,16 @@ def test_a_conversation_of_too_many_messages_is_refused(post: Post, path: str, p
         status, reply = post(path, {param: [{"role": "user", "content": "x"}] * count})
         assert (status, reply["error"]["param"]) == (expected, param)
     assert "at most 2048" in reply["error"]["message"]
+
+
+def test_too_many_tools_and_fields_are_refused(post: Post) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    status, reply = post("/chat/completions", CHAT | {"tools": [tool] * 129})
+    assert (status, reply["error"]["param"]) == (400, "tools")
+    assert "at most 128" in reply["error"]["message"]
+    status, reply = post("/chat/completions", CHAT | {f"field{number}": 1 for number in range(101)})
+    assert (status, reply["error"]["param"]) == (400, None)
+    assert "the body is wrong: It has" in reply["error"]["message"]
 
 
 def test_an_item_of_no_known_type_is_refused_by_its_place(post: Post) -> None:
