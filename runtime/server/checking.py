@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from runtime.server.errors import ApiError
-from runtime.server.request_memory import Room, count_values
+from runtime.server.request_memory import RequestRoom, count_values
 from runtime.server.requests.base import Strict
 from runtime.server.requests.unsupported import UNSUPPORTED
 
@@ -22,7 +22,7 @@ _CLOSE = {"connection": "close"}
 
 @asynccontextmanager
 async def read_body(
-    request: Request, limit: int, most_values: int, seconds: float, room: Room
+    request: Request, limit: int, most_values: int, seconds: float, room: RequestRoom
 ) -> AsyncIterator[bytearray]:
     """The body, which has a share of ``room`` in this context.
 

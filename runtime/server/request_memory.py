@@ -83,14 +83,14 @@ def token_bytes(count: int) -> int:
     return count * _TOKEN
 
 
-class Room:
+class RequestRoom:
     """``nbytes`` that requests share for ``what``, as in "are being read". For one thread, the event loop's."""
 
     def __init__(self, nbytes: int, what: str) -> None:
         self.nbytes, self._what = nbytes, what
         self.taken = 0
 
-    def take(self, nbytes: int) -> Share:
+    def take(self, nbytes: int) -> RequestShare:
         """A share of so many bytes; ApiError 413 if there are not as many at all, 429 if others have them now."""
         if nbytes > self.nbytes:
             raise ApiError(
@@ -107,17 +107,17 @@ class Room:
                 code="requests_too_large",
                 headers={"retry-after": str(RETRY_SECONDS)},
             )
-        return Share(self, nbytes)
+        return RequestShare(self, nbytes)
 
 
-class Share:
+class RequestShare:
     """Bytes of ``room`` that are taken until ``release``, or until the end of a context."""
 
-    def __init__(self, room: Room, nbytes: int) -> None:
+    def __init__(self, room: RequestRoom, nbytes: int) -> None:
         self._room, self._nbytes = room, nbytes
         room.taken += nbytes
 
-    def __enter__(self) -> Share:
+    def __enter__(self) -> RequestShare:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,7 +18,7 @@ from runtime.server.errors import ApiError
 from runtime.server.metrics import Metrics
 from runtime.server.prepare import Prepared
 from runtime.server.reading import Reader
-from runtime.server.request_memory import RequestMemory, Room, Share, parsed_bytes, token_bytes
+from runtime.server.request_memory import RequestMemory, RequestRoom, RequestShare, parsed_bytes, token_bytes
 from runtime.server.requests.base import Asked, Strict
 from runtime.server.served import ServedModel, ServedModels
 from runtime.server.worker import Job
@@ -59,15 +59,15 @@ class Service:
     settings: Settings
     metrics: Metrics = field(init=False)
     _threads: CapacityLimiter = field(init=False)
-    _bodies: Room = field(init=False)
-    _waiting: Room = field(init=False)
+    _bodies: RequestRoom = field(init=False)
+    _waiting: RequestRoom = field(init=False)
     _preparing: asyncio.Lock = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         self._threads = CapacityLimiter(_THREADS)
-        self._bodies = Room(self.settings.memory.reading, "are being read")
-        self._waiting = Room(self.settings.memory.waiting, "wait")
+        self._bodies = RequestRoom(self.settings.memory.reading, "are being read")
+        self._waiting = RequestRoom(self.settings.memory.waiting, "wait")
         self._preparing = asyncio.Lock()
 
     @staticmethod
@@ -90,7 +90,7 @@ class Service:
         request: Request,
         kind: type[_Form],
         prepare: Callable[[ServedModel, _Form, str], Prepared],
-    ) -> tuple[_Form, Prepared, Share]:
+    ) -> tuple[_Form, Prepared, RequestShare]:
         """The checked body, the work that it asks for, and what both take of memory, to be released at the end.
 
         One request at a time: parsing and encoding take several times what a request has.
@@ -123,7 +123,7 @@ class Running:
     ``share``: what the request takes of memory until then.
     """
 
-    def __init__(self, service: Service, prepared: Prepared, share: Share, token_sources: bool = False) -> None:
+    def __init__(self, service: Service, prepared: Prepared, share: RequestShare, token_sources: bool = False) -> None:
         self.model = prepared.model
         self._service, self._share = service, share
         self._job = Job(prepared.work, prepared.client)

@@ -10,7 +10,7 @@ import pytest
 
 from memory.meter import read_memory
 from runtime.server.errors import ApiError
-from runtime.server.request_memory import RequestMemory, Room, parsed_bytes
+from runtime.server.request_memory import RequestMemory, RequestRoom, parsed_bytes
 from tests.runtime.server.conftest import Post
 from tests.runtime.server.serving import Server
 
@@ -67,7 +67,7 @@ def _planned(post: Post) -> int:
 
 
 def test_requests_that_wait_share_their_room_until_their_answers_end() -> None:
-    room = Room(100, "wait")
+    room = RequestRoom(100, "wait")
     first = room.take(60)
     with pytest.raises(ApiError, match=r"wait take 60 of 100 bytes, and this one needs 50; try again") as full:
         room.take(50)
