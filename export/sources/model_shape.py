@@ -10,6 +10,8 @@ from export.sources.config_names import find_size, read_size
 # What configs of models with experts call their number.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _LIMITED_ROPE = ("longrope", "dynamic")
+# What layers may do, where a config tells them apart.
+_LAYER_TYPES = {"attention", "full_attention", "sliding_attention"}
 
 
 class ArchitectureError(PocketspecError, RuntimeError):
@@ -53,6 +55,8 @@ def refuse(config: Any, shape: ModelShape) -> None:
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
         raise ArchitectureError(f"{name}: not a decoder of text alone; export its text model")
+    if strange := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
+        raise ArchitectureError(f"{name}: layers of the type {strange[0]} are not supported")
     if any((getattr(config, attribute, None) or 0) > 1 for attribute in _EXPERTS):
         raise ArchitectureError(f"{name}: mixtures of experts are not supported")
     if shape.head_size % 8:

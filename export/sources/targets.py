@@ -1,9 +1,10 @@
 """The models known by name: where their weights are, under which licence, and which of them work together.
 
 A plain name means the variant tuned for conversation, since that is what people run; a base model is reached by its
-Hugging Face id. ``export/configs/<name>.json`` is each model's own ``config.json``, so shapes need no network. They
-were compared with the published files (or unchanged copies in fine-tunes), and each parameter count equals the
-published one. Revisions are commits that public projects pin for exactly that id.
+Hugging Face id. ``export/configs/<name>.json`` is each model's own ``config.json``, so shapes need no network; of
+models that see and hear it is the text part. They were compared with the published files (or unchanged copies in
+fine-tunes), and each parameter count equals the published one; ``export/configs/README.md`` names the source of the
+others. Revisions are commits that public projects pin for exactly that id; where none was found it is the newest.
 
 Partners share the target's tokenizer. An intermediate pays only where the target costs at least 15 times as much (a
 prototype with less lost to its drafter alone: 0.6 x) and a cheaper drafter of the family exists below it. Among the
@@ -63,7 +64,9 @@ class Target:
         return path if self.family is not None else None
 
 
-def _known(name: str, hub_id: str, revision: str, family: str, licence: str = "apache-2.0", **more: Any) -> Target:
+def _known(
+    name: str, hub_id: str, revision: str | None, family: str, licence: str = "apache-2.0", **more: Any
+) -> Target:
     return Target(name, hub_id, None, revision, licence, family=family, **more)
 
 
@@ -177,6 +180,27 @@ _TARGETS = (
         "fe8a4ea1ffedaf415f4da2f062534de366a451e6",
         "tinyllama",
     ),
+    _known("ministral-3-3b", "mistralai/Ministral-3-3B-Instruct-2512-BF16", None, "ministral-3"),
+    _known("ministral-3-8b", "mistralai/Ministral-3-8B-Instruct-2512-BF16", None, "ministral-3"),
+    _known(
+        "phi-4-mini", "microsoft/Phi-4-mini-instruct", "cfbefacb99257ffa30c83adab238a50856ac3083", "phi-4-mini", "mit"
+    ),
+    _known("exaone-4-1.2b", "LGAI-EXAONE/EXAONE-4.0-1.2B", None, "exaone-4", "exaone"),
+    _known("hunyuan-1.8b", "tencent/Hunyuan-1.8B-Instruct", None, "hunyuan", "tencent-hunyuan"),
+    _known("hunyuan-4b", "tencent/Hunyuan-4B-Instruct", None, "hunyuan", "tencent-hunyuan"),
+    _known("hunyuan-7b", "tencent/Hunyuan-7B-Instruct", None, "hunyuan-7b", "tencent-hunyuan"),
+    _known("olmo-3-7b", "allenai/Olmo-3-7B-Instruct", None, "olmo-3"),
+    _known("qwen3.5-0.8b", "Qwen/Qwen3.5-0.8B", "2fc06364715b967f1860aea9cf38778875588b17", "qwen3.5"),
+    _known("qwen3.5-4b", "Qwen/Qwen3.5-4B", None, "qwen3.5", drafters=("qwen3.5-0.8b",)),
+    _known("qwen3.5-9b", "Qwen/Qwen3.5-9B", None, "qwen3.5", drafters=("qwen3.5-0.8b",)),
+    _known("gemma-4-e2b", "google/gemma-4-E2B-it", None, "gemma-4"),
+    _known("gemma-4-e4b", "google/gemma-4-E4B-it", None, "gemma-4"),
+    _known("gemma-3n-e2b", "google/gemma-3n-E2B-it", None, "gemma-3n", "gemma", gated=True),
+    _known("gemma-3n-e4b", "google/gemma-3n-E4B-it", None, "gemma-3n", "gemma", gated=True),
+    _known("lfm2-350m", "LiquidAI/LFM2-350M", None, "lfm2", "lfm1.0"),
+    _known("lfm2-1.2b", "LiquidAI/LFM2-1.2B", None, "lfm2", "lfm1.0", drafters=("lfm2-350m",)),
+    _known("lfm2-2.6b", "LiquidAI/LFM2-2.6B", None, "lfm2", "lfm1.0", drafters=("lfm2-350m",)),
+    _known("granite-4.0-h-350m", "ibm-granite/granite-4.0-h-350m", None, "granite-4"),
 )
 
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
