@@ -113,7 +113,7 @@ class _LevelExport:
         written = write_weights(lowered, source, self.folder, quantizer, report=advance, importance=calibration)
         self._note_tensors(written.unused, "are not in the graph")
         if isinstance(source, LoadedTensors):
-            self._note_tensors(source.unexpected, "belong to no part of the model")
+            self._note_tensors(source.unexpected, "belong to no part of its decoder")
         _write_texts(task, self.folder)
         if job.role == "target" and not (self.folder / "tokenizer.json").is_file():
             self.reporter.note(_without_tokenizer(task, self.request.output))

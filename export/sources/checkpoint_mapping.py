@@ -3,7 +3,8 @@
 transformers' own renamings give the names: they add and remove prefixes and know older names. Head and embedding are
 tied as transformers ties them: not if the checkpoint stores two that differ, whatever its configuration says; and under
 either name if it stores one. The result is compared with that of ``from_pretrained`` itself, run on tensors that repeat
-a single number each. So no tensor that transformers uses is left out, and none is used that it does not use.
+a single number each. So no tensor that transformers uses is left out, and none is used that it does not use. Of models
+that also see or hear it is the text part alone (``text_part``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from export.manifest import PocketspecError
 from export.sources.checkpoint import Checkpoint
 from export.sources.tensor_source import FloatArray
+from export.sources.text_part import own_name
 from export.untrusted import first_line
 
 _TILE_BYTES = 16 << 20  # of float32: two tensors are compared in tiles of this size
@@ -104,9 +106,10 @@ def _assign(model: Any, checkpoint: Checkpoint) -> tuple[dict[str, str], dict[st
     origins: dict[str, str] = {}
     left: dict[str, str] = {}
     for tensor in sorted(checkpoint.names()):
-        name, pattern = rename_source_key(tensor, renamings, converters, prefix, expected)
-        if name not in expected and tensor in expected:
-            name, pattern = rename_source_key(tensor, [], [], prefix, expected)
+        own = own_name(tensor)
+        name, pattern = rename_source_key(own, renamings, converters, prefix, expected)
+        if name not in expected and own in expected:
+            name, pattern = rename_source_key(own, [], [], prefix, expected)
         if pattern is not None and name in expected:
             raise LoadingError(
                 f"{tensor!r} in {checkpoint.folder} is stored in a form that transformers rearranges into {name!r},"
@@ -191,7 +194,9 @@ def _check_against_transformers(
         one, other = assigned.get(name), assigned.get(owner)
         if one is not None and other is not None and _are_equal(checkpoint, one, other):
             numbers[one] = numbers[other]
-    tensors = {name: torch.full((), number).expand(checkpoint.shape(name)) for name, number in numbers.items()}
+    tensors = {
+        own_name(name): torch.full((), number).expand(checkpoint.shape(name)) for name, number in numbers.items()
+    }
     try:
         with _quiet():
             loaded, info = type(model).from_pretrained(

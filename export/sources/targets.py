@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import PocketspecError
+from export.sources.text_part import text_config
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _DEMO = Path(__file__).parents[1] / "demo"
@@ -256,11 +257,15 @@ def check_family(target: Target, partner: Target) -> None:
 
 
 def load_config(path: Path) -> Any:
-    """The transformers configuration in ``path``, a ``config.json`` or its folder; no code from there is run."""
+    """The transformers configuration in ``path``, a ``config.json`` or its folder; no code from there is run.
+
+    Of models that also see or hear it is that of the text part; NoTextError if they have none.
+    """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # configuration classes raise anything for values that they do not expect
         reason = " ".join(str(error).split())
         raise ConfigError(f"transformers cannot read the configuration in {path}: {reason[:300]}") from error
+    return text_config(config)

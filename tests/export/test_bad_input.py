@@ -15,7 +15,6 @@ import pytest
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 from transformers import (
-    ApertusConfig,
     AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
@@ -35,7 +34,6 @@ EMBEDDING = "model.embed_tokens.weight"
 
 _SIZES = {"vocab_size": 264, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 OPT = OPTConfig(ffn_dim=64, word_embed_proj_dim=32, **_SIZES)
-APERTUS = ApertusConfig(intermediate_size=64, num_key_value_heads=2, **_SIZES)
 
 
 class Refusal:
@@ -140,7 +138,6 @@ def test_a_missing_tensor(refusal: Refusal, checkpoint: Path) -> None:
         (GPT2Config(vocab_size=264, n_embd=32, n_layer=1, n_head=2), "gpt2"),
         (OPT, "opt"),
         (FalconConfig(vocab_size=264, hidden_size=32, num_hidden_layers=1, num_attention_heads=2), "falcon"),
-        (APERTUS, "apertus"),
         (BloomConfig(vocab_size=264, hidden_size=32, n_layer=1, n_head=2), "bloom"),
     ],
 )
