@@ -17,8 +17,9 @@ GATE = [
     ["-m", "ruff", "format", "--check", "."],
     ["-m", "ruff", "check", "."],
     ["-m", "mypy"],
-    ["-m", "pytest", "-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"],
+    ["-m", "pytest", "-n", "auto", "--maxprocesses", "8", "--dist", "loadfile", "--assert", "plain"],
 ]
+AGAIN = ["-m", "pytest", "--last-failed"]
 needs_library = pytest.mark.skipif(not LIBRARY.is_file(), reason="the native kernels are not built")
 
 
@@ -73,6 +74,13 @@ def test_the_gate_ends_at_the_first_that_fails(environment: Path) -> None:
     code, calls, _ = run(environment, "make", f"VENV={environment}", "check")
     assert code != 0
     assert calls == GATE[:2]
+
+
+def test_what_has_failed_runs_again_and_shows_its_values(environment: Path) -> None:
+    (environment / "failing").write_text("-n")
+    code, calls, _ = run(environment, "make", f"VENV={environment}", "check")
+    assert code != 0
+    assert calls == [*GATE, AGAIN]
 
 
 def test_what_the_gate_leaves_out_has_a_command(environment: Path) -> None:

@@ -21,8 +21,10 @@ import pytest
 from runtime.kernels.build import INSTRUCTION_SETS, SOURCES, build, find_compiler
 
 CPUINFO = Path("/proc/cpuinfo")
+NATIVE_ALONE = "-DPOCKETSPEC_NATIVE_ALONE"
 ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
+EMULATED = ("avxvnni", "avx512vnni")
 BARE_MACHINE = Path(__file__).with_name("bare_machine")
 # Without sound, which the library for it may not survive, and with a screen that nobody needs to look at.
 MACHINE = """
@@ -65,6 +67,8 @@ def make(folder: Path, compiler: str, *flags: str, sources: Path = SOURCES) -> M
     objects.mkdir()
     command = shlex.join([sys.executable, str(keeper), compiler, str(objects)])
     tests = sorted((sources / "testing").glob("*.cpp"))
+    if NATIVE_ALONE in flags:
+        tests = [file for file in tests if not file.stem.startswith("emulated_")]
     sets = build(folder / "program", compiler=command, flags=(*WARNINGS, *flags), program=tests, sources=sources)
     return Made(folder / "program", objects, sets)
 
@@ -80,11 +84,18 @@ def run(made: Made, *emulator: str) -> dict[str, dict[str, str]]:
     return report
 
 
+def has_natively(*names: str) -> bool:
+    """Whether this processor has all of the instruction sets ``names``, as far as the system tells."""
+    has = set(CPUINFO.read_text().split()) if CPUINFO.is_file() else set()
+    return all(has.issuperset(isa.features) for isa in INSTRUCTION_SETS if isa.name in names)
+
+
 @pytest.fixture(scope="module")
 def made(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Of this processor. -O1: half the time to compile, and more than the time to run; with less, what is inline stays
-    a function, which an object must not offer."""
-    return make(tmp_path_factory.mktemp("program"), compiler, "-O1")
+    """Of this processor; what it has is not emulated. -O1: half the time to compile, and more than the time to run;
+    with less, what is inline stays a function, which an object must not offer."""
+    flags = ("-O1", NATIVE_ALONE) if has_natively(*EMULATED) else ("-O1",)
+    return make(tmp_path_factory.mktemp("program"), compiler, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +120,20 @@ def test_all_that_this_processor_has_gives_the_same_bits(made: Made, report: dic
 
 
 def test_the_logic_for_avx512vnni_and_avxvnni_gives_the_same_bits_emulated(report: dict[str, dict[str, str]]) -> None:
+    if set(EMULATED) <= set(report["native"]):
+        pytest.skip("they ran natively; the slow tests emulate them as well")
+    check_emulated(report)
+
+
+@pytest.mark.slow
+def test_the_emulation_gives_the_same_bits_where_they_run_natively(compiler: str, tmp_path: Path) -> None:
+    check_emulated(run(make(tmp_path, compiler, "-O1")))
+
+
+def check_emulated(report: dict[str, dict[str, str]]) -> None:
     if "avx2" not in report["native"]:
         pytest.skip("the emulation is made of AVX2")
-    assert report["emulated"] == dict.fromkeys(("avxvnni", "avx512vnni"), report["native"]["portable"])
+    assert report["emulated"] == dict.fromkeys(EMULATED, report["native"]["portable"])
 
 
 def check_symbols(objects: Path) -> None:

@@ -23,7 +23,7 @@ Comparison::Comparison() {
   for (const char* name : {"avx2", "avxvnni", "avx512vnni", "neon_dot", "neon_i8mm"}) {
     if (const Isa* isa = choose_isa(name)) subjects_.push_back({isa, false});
   }
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(POCKETSPEC_NATIVE_ALONE)
   if (choose_isa("avx2")) {
     subjects_.push_back({&kEmulatedAvxVnni, true});
     subjects_.push_back({&kEmulatedAvx512Vnni, true});
