@@ -150,8 +150,8 @@ def _tree_seconds(name: str, medians: Mapping[_ForwardCase, float]) -> float:
 def _pretend(model: OrtModel, context: int) -> None:
     """Makes the cache claim ``context`` rows. They are written to, since reading untouched memory costs nothing."""
     cache = model.cache
-    held = min(cache.length, context)
-    cache.rollback(held)
+    cache.rollback(min(cache.length, context))
+    held = cache.length
     if held < context:
         for array in cache.arrays:
             array[:, :, held:context] = 0

@@ -67,8 +67,8 @@ def decode(
 
 def fill_cache(target: Model, wanted: Sequence[int] | TokenArray) -> None:
     """Brings the cache to the rows of ``wanted``, keeping the prefix that it already holds, with room for one more."""
-    kept = shared_prefix(target.cache.tokens, wanted)
-    target.cache.rollback(kept)
+    target.cache.rollback(shared_prefix(target.cache.tokens, wanted))
+    kept = target.cache.length
     target.cache.require(len(wanted) - kept + target.padded(1))
     target.prefill(wanted[kept:])
 
