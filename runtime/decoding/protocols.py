@@ -17,10 +17,7 @@ from runtime.decoding.stop import Cut
 
 
 class Cache(Protocol):
-    """The cache of one model: the tokens whose rows it holds, and its capacity in rows.
-
-    Whether it has keys and values of rows, or states that all rows have changed, its users need not know.
-    """
+    """The KV cache of one model: the tokens whose rows it holds, and its capacity in rows."""
 
     capacity: int
     length: int
@@ -35,11 +32,7 @@ class Cache(Protocol):
         ...
 
     def rollback(self, length: int, kept: Sequence[int] = ()) -> None:
-        """Forgets all rows past ``length``, except the ``kept`` ones, which are moved to the end of what remains.
-
-        Rows of the last forward are always forgotten exactly. Further back fewer rows may remain than asked: then
-        ``length`` says so, and the missing ones must be run again.
-        """
+        """Forgets all rows past ``length``, except the ``kept`` ones, which are moved to the end of what remains."""
         ...
 
 

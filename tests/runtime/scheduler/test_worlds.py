@@ -99,12 +99,8 @@ DRAFTERS = {"good": 0.92, "bad": 0.15, "stack": 0.96}
 FEW = [("wide", "easy", "stack"), ("flat", "easy", "good"), ("flat", "changing", "bad"), ("steep", "changing", "good")]
 # What a calibration on a busy machine found, and what is true.
 MISJUDGED = [("steep", "wide"), ("wide", "steep"), ("flat", "wide"), ("wide", "flat")]
-# Every event in two of these worlds, and every world with some: the others are slow.
-FEW_EVENTS = [
-    (*world, event)
-    for number, event in enumerate(event for event in EVENTS if event not in LATER)
-    for world in (FEW[number % 4], FEW[(number + 1 + number // 4) % 4])
-]
+# Every event in one of these worlds, and every world with some: the others are slow.
+FEW_EVENTS = [(*FEW[number % 4], event) for number, event in enumerate(event for event in EVENTS if event not in LATER)]
 REST = [(*world, event) for world in FEW for event in EVENTS if (*world, event) not in FEW_EVENTS]
 ALL = [(rows, text, drafter) for rows in ROWS for text in TEXTS for drafter in DRAFTERS]
 
