@@ -94,6 +94,7 @@ class _LevelExport:
             quantization=Quantization(job.weights, task.block_size, task.method, written.error),
             graphs={"fp32": GRAPH, **self._write_kv_graphs()},
             weight_bytes=written.bytes,
+            tree=not task.shape.has_states,
             check=check,
             native=native,
             sparse_bytes=sparse_bytes(folder / GRAPH),

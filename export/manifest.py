@@ -28,8 +28,10 @@ from export.untrusted import (
 )
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
-# out, and why
-SCHEMA = 4
+# out, and why; 5: layers with states (convolutions, recurrences)
+SCHEMA = 5
+# Bundles without such layers are written as 4, which earlier versions read as well.
+_SCHEMA_WITHOUT_STATES = 4
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files when it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
@@ -80,8 +82,47 @@ class Source:
 
 
 @dataclass(frozen=True)
+class ConvolutionShape:
+    """Causal convolutions: ``layers`` layers have one over ``channels`` channels, which sees ``width`` rows."""
+
+    layers: Annotated[int, Within(1, 10_000)]
+    channels: Annotated[int, Within(1, 1 << 24)]
+    width: Annotated[int, Within(2, 64)]
+
+    def state_bytes(self, held: int) -> int:
+        """Bytes of the float32 rows that all layers keep, if ``held`` rows can be taken back."""
+        return self.layers * (self.width - 1 + held) * self.channels * 4
+
+
+@dataclass(frozen=True)
+class RecurrenceShape:
+    """Recurrent states: ``layers`` layers have one, float32 ``[heads, key_size, value_size]``.
+
+    ``key_heads`` heads of keys serve ``heads // key_heads`` heads of values each.
+    """
+
+    layers: Annotated[int, Within(1, 10_000)]
+    heads: Annotated[int, Within(1, 1 << 16)]
+    key_heads: Annotated[int, Within(1, 1 << 16)]
+    key_size: Annotated[int, Within(1, 1 << 16)]
+    value_size: Annotated[int, Within(1, 1 << 16)]
+
+    @property
+    def update_size(self) -> int:
+        """Numbers with which a row is repeated in one layer: a decay and a value for every head, and the keys."""
+        return self.heads * (1 + self.value_size) + self.key_heads * self.key_size
+
+    def state_bytes(self, held: int) -> int:
+        """Bytes of all layers: the states, and the updates of ``held`` rows, float32."""
+        return self.layers * (self.heads * self.key_size * self.value_size + held * self.update_size) * 4
+
+
+@dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a graph that runtime and planner must know. ``vocab_size`` is the width of the logits."""
+    """The sizes of a graph that runtime and planner must know. ``vocab_size`` is the width of the logits.
+
+    ``attention_layers`` of the ``layers`` attend and have a KV cache; None: all of them.
+    """
 
     layers: Annotated[int, Within(1, 10_000)]
     hidden_size: Annotated[int, Within(1, 1 << 20)]
@@ -91,6 +132,23 @@ class ModelShape:
     head_size: Annotated[int, Within(1, 1 << 16)]
     vocab_size: Annotated[int, Within(1, 1 << 26)]
     positions: Annotated[int, Within(1, 1 << 30)]
+    attention_layers: Annotated[int, Within(0, 10_000)] | None = None
+    convolutions: ConvolutionShape | None = None
+    recurrences: RecurrenceShape | None = None
+
+    @property
+    def kv_layers(self) -> int:
+        """Layers that have a KV cache."""
+        return self.layers if self.attention_layers is None else self.attention_layers
+
+    @property
+    def has_states(self) -> bool:
+        """Whether layers have convolution or recurrent states."""
+        return self.convolutions is not None or self.recurrences is not None
+
+    def state_bytes(self, held: int) -> int:
+        """Bytes of the states of all layers, if ``held`` rows can be taken back."""
+        return sum(part.state_bytes(held) for part in (self.convolutions, self.recurrences) if part is not None)
 
 
 @dataclass(frozen=True)
@@ -206,7 +264,7 @@ class Manifest:
     levels: tuple[Level, ...]
     files: Mapping[Name, FileEntry]
     versions: Mapping[str, str] = field(default_factory=dict)
-    schema: int = SCHEMA
+    schema: int = _SCHEMA_WITHOUT_STATES
 
     @property
     def target(self) -> Level:
@@ -228,7 +286,12 @@ class Manifest:
 
 def dump_manifest(manifest: Manifest) -> str:
     """The manifest as JSON text, ending in a line break."""
-    return json.dumps(asdict(manifest), indent=2) + "\n"
+    data = asdict(manifest)
+    for level in data["levels"]:
+        level["shape"] = {name: value for name, value in level["shape"].items() if value is not None}
+    if any(level.shape.has_states for level in manifest.levels):
+        data["schema"] = SCHEMA
+    return json.dumps(data, indent=2) + "\n"
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
@@ -267,6 +330,10 @@ def _faults(manifest: Manifest) -> Iterator[str]:
             yield f"a level has the name {level.name!r}"
         if shape.heads % shape.kv_heads:
             yield f"{level.name} has {shape.heads} heads over {shape.kv_heads} KV heads, which does not divide"
+        if shape.kv_layers > shape.layers:
+            yield f"{level.name} has {shape.kv_layers} layers with attention of {shape.layers}"
+        if shape.recurrences is not None and shape.recurrences.heads % shape.recurrences.key_heads:
+            yield f"{level.name} has recurrent states whose heads of keys do not divide their heads"
         if not level.graphs or (level.native and not level.native.graphs):
             yield f"{level.name} has no graphs"
         if level.sparse_bytes > level.weight_bytes:

@@ -55,7 +55,7 @@ def level_blocks(level: Level, plan: LevelPlan, prefill_chunk: int) -> tuple[Are
         ("attention_mask", plan.capacity * _LONG, 1),
         ("tree_bias", bias, 1),
     ]
-    cache = [("kv", shape.kv_heads * plan.capacity * row, 2 * shape.layers)]
+    cache = [("kv", shape.kv_heads * plan.capacity * row, 2 * shape.kv_layers)]
     return _block("cache", cache), _block("work", work)
 
 

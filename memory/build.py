@@ -86,6 +86,7 @@ def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:
         # An intermediate judges drafts of the drafter below it: trees, if both levels can.
         nodes, tree = max(nodes, INNER_NODES), level.tree
     rows = nodes + 1 + (0 if inputs.residence(level.name) == "native" else _PADDING_ROWS)
+    copies = choices.kept_conversations + 1 if is_target and choices.kept_conversations else 0
     held = choices.context if is_target else min(choices.window, level.shape.positions)
     return LevelSizes(
         kv_type=choices.kv_type if is_target else choices.drafter_kv_type,
@@ -96,7 +97,8 @@ def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:
         prefill_chunk=choices.prefill_chunk,
         tree=tree,
         # One copy more than are kept, for the moment in which two conversations change places.
-        kept_rows=(choices.kept_conversations + 1) * choices.context if is_target and choices.kept_conversations else 0,
+        kept_rows=copies * choices.context,
+        kept_copies=copies,
     )
 
 

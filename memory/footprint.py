@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from export.manifest import Level, Manifest, ModelShape, Quantization
 from memory.activations import native_activations, native_scratch, portable_activations
 from memory.device import Residence
+from memory.layer_states import held_rows, state_bytes
 from memory.process import ProcessBytes
 
 MIB = 1 << 20
@@ -105,7 +106,7 @@ class LevelSizes:
 
     ``capacity``: rows of the KV cache, of ``kv_type``. ``rows``: most rows of a forward of a draft, which is a tree if
     ``tree``; ``logits_rows``: rows of it whose logits are computed. ``prefill_chunk``: rows of a prompt at once.
-    ``kept_rows``: copies of rows of other conversations.
+    ``kept_rows``: copies of rows of other conversations, which are ``kept_copies``.
     """
 
     kv_type: str
@@ -115,6 +116,7 @@ class LevelSizes:
     prefill_chunk: int
     tree: bool
     kept_rows: int = 0
+    kept_copies: int = 0
 
 
 def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
@@ -126,11 +128,11 @@ def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
 
 
 def kv_bytes_per_token(shape: ModelShape, kv_type: str, residence: Residence = "native") -> int:
-    """Bytes that a token takes in the KV cache: layers * 2 * kv_heads * bytes of a row.
+    """Bytes that a token takes in the KV cache: layers that have one * 2 * kv_heads * bytes of a row.
 
     Qwen2-1.5B in fp16: 28 * 2 * 2 * 128 * 2 = 28,672 B.
     """
-    return shape.layers * 2 * shape.kv_heads * kv_row_bytes(shape.head_size, kv_type, residence)
+    return shape.kv_layers * 2 * shape.kv_heads * kv_row_bytes(shape.head_size, kv_type, residence)
 
 
 def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> Footprint:
@@ -140,7 +142,12 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
         (
             _weights(level, residence, sizes.capacity),
             Part("KV cache", sizes.capacity * kv_bytes_per_token(shape, sizes.kv_type, residence)),
-            Part(KEPT, sizes.kept_rows * kv_bytes_per_token(shape, sizes.kv_type, residence)),
+            Part(
+                KEPT,
+                sizes.kept_rows * kv_bytes_per_token(shape, sizes.kv_type, residence)
+                + sizes.kept_copies * shape.state_bytes(held_rows(level, sizes.rows)),
+            ),
+            *([Part("states", state_bytes(level, sizes.rows))] if shape.has_states else []),
             Part("logits", sizes.logits_rows * shape.vocab_size * 4),
             Part("inputs", _inputs(sizes)),
             Part("scratch", _scratch(level, sizes, residence, threads)),

@@ -32,6 +32,7 @@ EXPECTED_PAGES = {
     "runtime/chat/README.md",
     "runtime/decoding/README.md",
     "runtime/kernels/README.md",
+    "runtime/models/README.md",
     "runtime/scheduler/README.md",
     "runtime/server/README.md",
     "runtime/sessions/README.md",

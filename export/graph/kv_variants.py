@@ -87,7 +87,7 @@ def write_kv_graph(folder: Path, graph: str, kv_type: str, ranges: Mapping[str, 
 
 def _attend_in(dtype: ir.DataType, node: ir.Node) -> None:
     """Gives a float32 attention another float type, with casts around it."""
-    for slot in _FLOAT_INPUTS:
+    for slot in (slot for slot in _FLOAT_INPUTS if slot < len(node.inputs)):  # graphs for chains have no bias
         value = input_of(node, slot)
         known = (user.outputs[0] for user, _ in value.uses() if user.op_type == "Cast")  # all layers share the bias
         cast = next((output for output in known if output.dtype == dtype), None)

@@ -76,6 +76,24 @@ class SinkTransposes(InPlacePass):
         return PassResult(model, modified)
 
 
+class SinkElementwise(InPlacePass):
+    """Moves Transposes behind what works element by element, or cuts an axis: products, sums, Splits."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """In topological order, so that a Transpose sinks through all that follow one another."""
+        modified = False
+        for node in list(model.graph):
+            sources = [_transposed(value) for value in node.inputs[: 1 if node.op_type == "Split" else 2]]
+            if node.domain or node.op_type not in ("Mul", "Add", "Split") or None in sources:
+                continue
+            orders = [_order(each) for each in sources if each is not None]
+            if any(order != orders[0] for order in orders):
+                continue
+            _sink(node, [input_of(each, 0) for each in sources if each is not None], orders[0])
+            modified = True
+        return PassResult(model, modified)
+
+
 class SplitSlices(InPlacePass):
     """Replaces slices that cut a value along its last axis into all its parts (q, k, v of one matrix) by one Split."""
 
@@ -117,6 +135,29 @@ def _last_axis_bounds(node: ir.Node) -> tuple[int, int] | None:
         return None
     first, last = numbers[0], numbers[1]
     return (first[0], last[0]) if first and last and 0 <= first[0] <= last[0] else None
+
+
+def _transposed(value: ir.Value | None) -> ir.Node | None:
+    """The Transpose that makes ``value``."""
+    node = None if value is None else value.producer()
+    return node if node is not None and (node.op_type, node.domain) == ("Transpose", "") else None
+
+
+def _sink(node: ir.Node, sources: list[ir.Value], order: list[int]) -> None:
+    """Lets ``node`` read ``sources``, which were transposed by ``order``, and transposes its outputs instead."""
+    for index, source in enumerate(sources):
+        node.replace_input_with(index, source)
+    if node.op_type == "Split":
+        axis = node.attributes["axis"].as_int()
+        node.attributes["axis"] = ir.AttrInt64("axis", order[axis % len(order)])
+    for output in node.outputs:
+        dims, users = dims_of(output), list(output.uses())
+        again = ir.node("Transpose", [output], {"perm": order})
+        again.outputs[0].shape, again.outputs[0].type = output.shape, output.type
+        output.shape = ir.Shape([dims[order.index(axis)] for axis in range(len(order))])
+        assert node.graph is not None
+        node.graph.insert_after(node, again)
+        redirect(output, again.outputs[0], users)
 
 
 def _order(transpose: ir.Node) -> list[int]:

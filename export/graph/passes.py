@@ -22,7 +22,7 @@ from onnx_ir.passes.common import (
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
 from export.graph.ir_helpers import LAST_AXIS_NORM, dims_of, find_nodes, input_of, integers, redirect, substitute
-from export.graph.layout_passes import CancelLayouts, ConstantShapes, SinkTransposes, SplitSlices
+from export.graph.layout_passes import CancelLayouts, ConstantShapes, SinkElementwise, SinkTransposes, SplitSlices
 from export.graph.lowering.embedding import lower_embedding
 from export.graph.lowering.linear import DOMAIN, PLACEHOLDER, Product, Storage, lower_product, make_initializer, name_of
 from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
@@ -49,7 +49,15 @@ def run_passes(model: ir.Model, weights: GraphRecipes) -> None:
     """All passes in order, in place."""
     fold = FoldConstantsPass(shape_inference=False, input_size_limit=_SMALL, output_size_limit=_SMALL)
     tidy = [fold, RemoveUnusedNodesPass(), IdentityEliminationPass()]
-    layout = [SplitSlices(), ConstantShapes(), CancelLayouts(), SinkTransposes(), CancelLayouts(), *tidy]
+    layout = [
+        SplitSlices(),
+        ConstantShapes(),
+        CancelLayouts(),
+        SinkTransposes(),
+        SinkElementwise(),
+        CancelLayouts(),
+        *tidy,
+    ]
     fuse = [PackProducts(weights), FuseSilu(), FuseSkipNorm(), LowerProducts(weights), LowerEmbeddings(weights)]
     last = [CommonSubexpressionEliminationPass(), ClearMetadataAndDocStringPass(), RemoveUnusedNodesPass()]
     PassManager([*tidy, *layout, *fuse, *last, RemoveUnusedOpsetsPass()])(model)

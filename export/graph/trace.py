@@ -4,7 +4,8 @@ The model is built without memory, some of its modules are replaced by lowerings
 passes simplify the graph. Recipes describe the values of its initializers, which the graph lacks.
 
 Inputs are ``input_ids``, ``attention_mask``, ``position_ids``, ``tree_bias``, ``logits_from`` and the KV caches;
-outputs are ``logits`` and the caches. Batch is 1.
+outputs are ``logits`` and the caches. Batch is 1. A model of which some layers have states instead of a KV cache has
+these as inputs and outputs beside it, ``replay`` where they are recurrent (``lowering.states``), and no ``tree_bias``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import copy
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,10 +38,13 @@ from export.graph.lowering.attention import (
 from export.graph.lowering.linear import PLACEHOLDER, LoweredLinear, Storage
 from export.graph.lowering.norm import lower_norms
 from export.graph.lowering.rotary import LoweredRotary, RotaryMismatchError, find_rotary, rotary_lowered
+from export.graph.lowering.states import TracedStates, check_states, state_names, states_lowered
 from export.graph.model_structure import build_model
 from export.graph.passes import GraphRecipes, run_passes
 from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
+from export.graph.state_functions import define_states
 from export.manifest import ModelShape, WeightType
+from export.sources.layer_states import StatefulLayers, layer_states
 from export.sources.model_shape import ArchitectureError, refuse, shape_of
 from export.untrusted import first_line
 
@@ -79,7 +83,7 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
     try:
         with _quiet(), attention_registered(attention):
             model, mode = build_model(config)
-            traced, program = _trace(model, mode, attention, shape)
+            traced, program = _trace(model, mode, attention, _GraphInputs(shape, layer_states(config)))
         return _finish(program.model, traced, options.storage)
     except ArchitectureError as error:
         raise ArchitectureError(f"{config.model_type}: {error}") from error.__cause__
@@ -88,49 +92,69 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
 class _Traced(nn.Module):
     """The forward that is traced: from flat inputs to logits and the present keys and values of every layer."""
 
-    def __init__(self, model: nn.Module, attention: TracedAttention) -> None:
+    def __init__(self, model: nn.Module, attention: TracedAttention, inputs: _GraphInputs) -> None:
         super().__init__()
-        self.model, self.attention = model, attention
+        self.model, self.attention, self.inputs = model, attention, inputs
         self.offsets: dict[str, float] = {}
 
-    def forward(
-        self, input_ids: Any, attention_mask: Any, position_ids: Any, bias: Any, logits_from: Any, past: Any
-    ) -> Any:
-        """Logits ``[1, S - logits_from, vocab]`` and the present keys and values in layer order."""
-        cache = StepCache(len(past))
-        step = TracedStep(past, input_ids, attention_mask, position_ids, bias, logits_from, cache, [None] * len(past))
+    def forward(self, given: Mapping[str, Any]) -> Any:
+        """Logits ``[1, S - logits_from, vocab]``, the present keys and values in layer order, and present states.
+
+        ``given`` has every input of the graph by its name.
+        """
+        inputs = self.inputs
+        cache = StepCache(inputs.shape.layers)
+        past = {layer: tuple(given[name] for name in inputs.pair(_PAST, layer)) for layer in inputs.attending}
+        step = TracedStep(
+            past,
+            given["input_ids"],
+            given["attention_mask"],
+            given["position_ids"],
+            given.get("tree_bias"),
+            given["logits_from"],
+            cache,
+        )
+        if inputs.states is not None:
+            cache.states = inputs.states_of(given, step.length())
         self.attention.step = step
         output = self.model(
-            input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True, return_dict=True
+            input_ids=step.input_ids,
+            position_ids=step.position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            return_dict=True,
         )
         check_layers(step)
-        return output.logits, *[tensor for pair in step.present for tensor in pair or ()]
+        present = [tensor for layer in past for tensor in step.present[layer]]
+        return output.logits, *present, *check_states(cache.states, inputs.shape.layers)
 
 
-def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, shape: ModelShape) -> tuple[_Traced, Any]:
+def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, inputs: _GraphInputs) -> tuple[_Traced, Any]:
     """The traced program, with rotary embeddings lowered if the model's are those of the operator."""
+    shape = inputs.shape
     namespaces = [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
-    traced = _Traced(model, attention)
+    traced = _Traced(model, attention, inputs)
     traced.offsets = lower_norms(model)
     _lower_linears(model, attention)
     rotary = find_rotary(model)
     with (
         attention_lowered(namespaces, shape.positions),
         rotary_lowered(namespaces),
+        states_lowered(namespaces),
         _all_rows(namespaces),
         mode,
         torch.no_grad(),
     ):
-        arguments = _arguments(shape)
+        given = inputs.example()
         for name, module in rotary.items():
-            model.set_submodule(name, LoweredRotary(module, shape.positions))
+            model.set_submodule(name, LoweredRotary(module, shape.positions, lambda: attention.current.position_ids))
         try:
-            _run(traced, arguments)
+            _run(traced, given)
         except RotaryMismatchError:
             for name, module in rotary.items():
                 model.set_submodule(name, module)
-            _run(traced, arguments)
-        return traced, _export(traced, arguments, shape)
+            _run(traced, given)
+        return traced, _export(traced, inputs)
 
 
 @contextmanager
@@ -143,10 +167,10 @@ def _all_rows(namespaces: Sequence[Any]) -> Iterator[None]:
         yield
 
 
-def _run(traced: _Traced, arguments: Any) -> None:
+def _run(traced: _Traced, given: Mapping[str, Any]) -> None:
     """One fake forward, in which every refusal shows before the slow export."""
     try:
-        traced(*arguments)
+        traced(given)
     except (ArchitectureError, RotaryMismatchError):
         raise
     except Exception as error:
@@ -163,10 +187,15 @@ def _lower_linears(model: Any, attention: TracedAttention) -> None:
             if module is head:
                 lowered.register_forward_pre_hook(lambda _, inputs: (attention.current.wanted_rows(inputs[0]),))
             model.set_submodule(name, lowered)
-    known = {module.weight for module in model.modules() if isinstance(module, LoweredLinear)}
+    known = {module.weight for module in model.modules() if isinstance(module, LoweredLinear) or _is_causal(module)}
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and parameter not in known and parameter is not model.get_input_embeddings().weight:
             raise ArchitectureError(_no_place_for(model, name, parameter))
+
+
+def _is_causal(module: nn.Module) -> bool:
+    """Whether ``module`` may be a convolution over rows, channel by channel, whose weight its layer hands on."""
+    return isinstance(module, nn.Conv1d) and module.groups == module.in_channels == module.out_channels
 
 
 def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
@@ -176,42 +205,102 @@ def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
     return f"{name} {shape} is a weight of a {type(owner).__name__}; only linear layers and the embedding can have one"
 
 
-# Sizes of the traced example. Rows, total and capacity are dynamic; they differ, so that torch equates none of them.
-_ROWS, _TOTAL, _CAPACITY = 4, 11, 64
+# Sizes of the traced example. Dynamic ones differ, so that torch equates none of them.
+_ROWS, _TOTAL, _CAPACITY, _SLOTS, _HELD = 4, 11, 64, 23, 37
+_PAST, _PRESENT = "past_key_values", "present"
 
 
-def _arguments(shape: ModelShape) -> tuple[Any, ...]:
-    cache = (1, shape.kv_heads, _CAPACITY, shape.head_size)
-    past = [(torch.zeros(cache), torch.zeros(cache)) for _ in range(shape.layers)]
-    ids = torch.ones(1, _ROWS, dtype=torch.int64)
-    mask = torch.ones(1, _TOTAL, dtype=torch.int64)
-    positions = torch.arange(_ROWS)[None]
-    return ids, mask, positions, torch.zeros(1, 1, _ROWS + 1, _TOTAL + 1), torch.zeros(1, dtype=torch.int64), past
+@dataclass(frozen=True)
+class _GraphInputs:
+    """The inputs of the traced forward: of a model of ``shape``, some of whose layers may have ``states``."""
+
+    shape: ModelShape
+    states: StatefulLayers | None
+
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """The layers with a KV cache."""
+        return tuple(range(self.shape.layers)) if self.states is None else self.states.attending
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The layers with states."""
+        return tuple(layer for layer in range(self.shape.layers) if layer not in self.attending)
+
+    @property
+    def recurrent(self) -> tuple[int, ...]:
+        """The layers with recurrent states."""
+        return self.others if self.shape.recurrences is not None else ()
+
+    @staticmethod
+    def pair(time: str, layer: int) -> tuple[str, str]:
+        """The names of a layer's keys and values."""
+        return f"{time}.{layer}.key", f"{time}.{layer}.value"
+
+    def states_of(self, given: Mapping[str, Any], length: torch.Tensor) -> TracedStates:
+        """The states among the inputs, for a text of ``length`` with the step's rows."""
+        kinds = ("conv", self.others), ("recurrent", self.recurrent), ("updates", self.recurrent)
+        rows, bases, updates = ({layer: given[f"past_{kind}.{layer}"] for layer in layers} for kind, layers in kinds)
+        return TracedStates(rows, bases, updates, given.get("replay"), length)
+
+    def outputs(self) -> list[str]:
+        """The names of all outputs."""
+        pairs = [name for layer in self.attending for name in self.pair(_PRESENT, layer)]
+        return ["logits", *pairs, *state_names("present", self.others, self.recurrent)]
+
+    def example(self) -> dict[str, torch.Tensor]:
+        """An example of every input by its name, in the graph's order."""
+        shape = self.shape
+        example = {
+            "input_ids": torch.ones(1, _ROWS, dtype=torch.int64),
+            "attention_mask": torch.ones(1, _TOTAL, dtype=torch.int64),
+            "position_ids": torch.arange(_ROWS)[None],
+        }
+        if self.states is None:
+            example["tree_bias"] = torch.zeros(1, 1, _ROWS + 1, _TOTAL + 1)
+        example["logits_from"] = torch.zeros(1, dtype=torch.int64)
+        cache = (1, shape.kv_heads, _CAPACITY, shape.head_size)
+        example |= {name: torch.zeros(cache) for layer in self.attending for name in self.pair(_PAST, layer)}
+        return example | self._states()
+
+    def _states(self) -> dict[str, torch.Tensor]:
+        convolution, recurrence, sizes = self.shape.convolutions, self.shape.recurrences, dict[str, Any]()
+        if convolution is not None:
+            sizes["past_conv"] = (1, _SLOTS, convolution.channels)
+        if recurrence is not None:
+            sizes["past_recurrent"] = (1, recurrence.heads, recurrence.key_size, recurrence.value_size)
+            sizes["past_updates"] = (1, _HELD, recurrence.update_size)
+        states = {f"{kind}.{layer}": torch.zeros(size) for kind, size in sizes.items() for layer in self.others}
+        return states | ({"replay": torch.zeros(2, dtype=torch.int64)} if recurrence is not None else {})
+
+    def dynamic_shapes(self) -> dict[str, Any]:
+        """Which sizes of each input are not fixed, by name."""
+        known: dict[str, Any] = {
+            "input_ids": {1: "rows"},
+            "attention_mask": {1: "total"},
+            "position_ids": {1: "rows"},
+            "tree_bias": {2: "bias_rows", 3: "bias_total"},
+            _PAST: {2: "capacity"},
+            "past_conv": {1: "conv_slots"},
+            "past_updates": {1: "held_rows"},
+        }
+        return {name: known.get(name.split(".")[0]) for name in self.example()}
 
 
-def _export(traced: _Traced, arguments: Any, shape: ModelShape) -> Any:
-    cache = {2: "capacity"}
-    dynamic = (
-        {1: "rows"},
-        {1: "total"},
-        {1: "rows"},
-        {2: "bias_rows", 3: "bias_total"},
-        None,
-        [(cache, cache)] * shape.layers,
-    )
-    pairs = [f"{i}.{kind}" for i in range(shape.layers) for kind in ("key", "value")]
-    inputs = ["input_ids", "attention_mask", "position_ids", "tree_bias", "logits_from"]
+def _export(traced: _Traced, inputs: _GraphInputs) -> Any:
+    given = inputs.example()
     try:
         return torch.onnx.export(
             traced,
-            arguments,
+            (),
+            kwargs={"given": given},
             dynamo=True,
             optimize=False,
             verbose=False,
             opset_version=21,
-            dynamic_shapes=dynamic,
-            input_names=inputs + [f"past_key_values.{pair}" for pair in pairs],
-            output_names=["logits", *(f"present.{pair}" for pair in pairs)],
+            dynamic_shapes={"given": inputs.dynamic_shapes()},
+            input_names=list(given),
+            output_names=inputs.outputs(),
         )
     except Exception as error:
         raise ArchitectureError(f"torch cannot export it ({first_line(error)})") from error
@@ -241,6 +330,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
     run_passes(model, weights)
     _name_rows(model)
     _set_defaults(model)
+    define_states(model)
     kept = {name: recipe for name, recipe in weights.recipes.items() if name in model.graph.initializers}
     return LoweredGraph(model, tuple(kept.values()))
 

@@ -6,12 +6,11 @@ from typing import Any
 
 from export.manifest import ModelShape, PocketspecError
 from export.sources.config_names import find_size, read_size
+from export.sources.layer_states import layer_states
 
 # What configs of models with experts call their number.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _LIMITED_ROPE = ("longrope", "dynamic")
-# What layers may do, where a config tells them apart.
-_LAYER_TYPES = {"attention", "full_attention", "sliding_attention"}
 
 
 class ArchitectureError(PocketspecError, RuntimeError):
@@ -41,13 +40,38 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
     return ModelShape(
         layers=layers,
         hidden_size=hidden,
-        mlp_size=find_size(config, "mlp_size") or 4 * hidden,
+        mlp_size=_mlp_size(config) or 4 * hidden,
         heads=heads,
         kv_heads=find_size(config, "kv_heads") or heads,
         head_size=find_size(config, "head_size") or hidden // heads,
         vocab_size=vocab,
         positions=positions or longest,
+        **_states(config),
     )
+
+
+def _mlp_size(config: Any) -> int | None:
+    """The width of the MLP; LFM2's config has one that its code adjusts."""
+    size = find_size(config, "mlp_size")
+    if size is None or not getattr(config, "block_auto_adjust_ff_dim", False):
+        return size
+    multiple = config.block_multiple_of
+    return -(-int(config.block_ffn_dim_multiplier * int(2 * size / 3)) // multiple) * multiple
+
+
+def _states(config: Any) -> dict[str, Any]:
+    """The fields of a shape that say which layers have states instead of a KV cache; none if all attend."""
+    try:
+        states = layer_states(config)
+    except ValueError as error:
+        raise ArchitectureError(f"{config.model_type}: {error}") from None
+    if states is None:
+        return {}
+    return {
+        "attention_layers": len(states.attending),
+        "convolutions": states.convolutions,
+        "recurrences": states.recurrences,
+    }
 
 
 def refuse(config: Any, shape: ModelShape) -> None:
@@ -55,8 +79,6 @@ def refuse(config: Any, shape: ModelShape) -> None:
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
         raise ArchitectureError(f"{name}: not a decoder of text alone; export its text model")
-    if strange := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
-        raise ArchitectureError(f"{name}: layers of the type {strange[0]} are not supported")
     if any((getattr(config, attribute, None) or 0) > 1 for attribute in _EXPERTS):
         raise ArchitectureError(f"{name}: mixtures of experts are not supported")
     if shape.head_size % 8:

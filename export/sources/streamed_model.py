@@ -51,7 +51,9 @@ def make_streamed(config: PretrainedConfig, source: TensorSource) -> nn.Module:
         elif isinstance(module, nn.Embedding):
             module.register_forward_pre_hook(_gather_rows(source, own["weight"]))
         elif own:
-            _borrow_parameters(module, source, own)
+            # Some layers read the weight of their convolution and never call it.
+            is_read = isinstance(module, nn.Conv1d)
+            _borrow_parameters(module, source, own, model.get_submodule(name.rpartition(".")[0]) if is_read else module)
     return model
 
 
@@ -109,11 +111,12 @@ def _gather_rows(source: TensorSource, weight: str) -> Callable[[nn.Module, tupl
     return hook
 
 
-def _borrow_parameters(module: nn.Module, source: TensorSource, own: dict[str, str]) -> None:
-    """Reads a module's own parameters and buffers before each forward and drops the parameters afterwards."""
+def _borrow_parameters(module: nn.Module, source: TensorSource, own: dict[str, str], user: nn.Module) -> None:
+    """Reads a module's own parameters and buffers before each forward of ``user`` and drops the parameters
+    afterwards."""
     empty = dict(module._parameters)
 
-    def fill(module: nn.Module, inputs: Any) -> None:
+    def fill(_: nn.Module, inputs: Any) -> None:
         for key, name in own.items():
             values = torch.from_numpy(source.read(name))
             if key in empty:
@@ -121,8 +124,8 @@ def _borrow_parameters(module: nn.Module, source: TensorSource, own: dict[str, s
             else:
                 module._buffers[key] = values
 
-    def drop(module: nn.Module, inputs: Any, output: Any) -> None:
+    def drop(_: nn.Module, inputs: Any, output: Any) -> None:
         module._parameters.update(empty)
 
-    module.register_forward_pre_hook(fill)
-    module.register_forward_hook(drop)
+    user.register_forward_pre_hook(fill)
+    user.register_forward_hook(drop)

@@ -101,7 +101,8 @@ def graph_logits(graph: PiecedGraph, tokens: Sequence[int]) -> FloatArray:
 def make_steps(graph: PiecedGraph, tokens: Sequence[int], bounds: Sequence[int]) -> tuple[list[Inputs], dict[str, str]]:
     """The inputs of each step over ``tokens``; and by cache input, the output of the step before that it continues.
 
-    24 tokens with bounds 0, 16, 23, 24 make steps of 16, 7 and 1 rows, over one KV cache with a capacity of 24.
+    24 tokens with bounds 0, 16, 23, 24 make steps of 16, 7 and 1 rows, over one KV cache with a capacity of 24. All
+    updates of recurrent states are repeated in the next step, so that these are checked as well.
     """
     steps: list[Inputs] = []
     for first, last in itertools.pairwise(bounds):
@@ -110,12 +111,19 @@ def make_steps(graph: PiecedGraph, tokens: Sequence[int], bounds: Sequence[int])
             "attention_mask": np.ones((1, last), np.int64),
             "position_ids": np.arange(first, last, dtype=np.int64)[None],
         }
+        if "replay" in graph.inputs:
+            step["replay"] = np.array([len(steps[-1]["input_ids"][0]) if steps else 0] * 2, np.int64)
         steps.append(step)
-    caches = [name for name in graph.inputs if name.startswith("past_key_values.")]
+    caches = [name for name in graph.inputs if name.startswith("past_")]
     for name in caches:
-        _, heads, _, size = (dim.dim_value for dim in graph.inputs[name].type.tensor_type.shape.dim)
-        steps[0] = {**steps[0], name: np.zeros((1, heads, len(tokens), size), np.float32)}
-    return steps, {name: name.replace("past_key_values", "present") for name in caches}
+        sizes = [dim.dim_value for dim in graph.inputs[name].type.tensor_type.shape.dim]
+        steps[0] = {**steps[0], name: np.zeros([size or len(tokens) for size in sizes], np.float32)}
+    return steps, {name: _present(name) for name in caches}
+
+
+def _present(past: str) -> str:
+    """The output that a cache's input continues in the next step."""
+    return past.replace("past_key_values", "present").replace("past_", "present_")
 
 
 def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: FloatArray) -> LogitCheck:

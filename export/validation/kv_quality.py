@@ -127,10 +127,10 @@ def _native_kernels(folder: Path, graph: str, level: Level) -> Native | None:
 def open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: int) -> OrtModel:
     """``level`` with a KV cache of ``rows`` rows of type ``kind``, for forwards of up to 32 rows."""
     from runtime.models.exact_widths import any_width
-    from runtime.models.ort_model import OrtModel, open_session
+    from runtime.models.ort_model import OrtModel, open_session, state_sizes
 
-    session = open_session(kernels.graph(folder, level, kind), None, kernels)
-    return OrtModel(session, rows + 1, _CHUNK, _CHUNK, any_width(_CHUNK), kernels=kernels)
+    session, states = open_session(kernels.graph(folder, level, kind), None, kernels), state_sizes(level, _CHUNK)
+    return OrtModel(session, rows + 1, _CHUNK, _CHUNK, any_width(_CHUNK), kernels=kernels, states=states)
 
 
 def _read(model: OrtModel, tokens: Sequence[int]) -> float:
@@ -147,7 +147,7 @@ def _fill(model: OrtModel, rows: int) -> None:
     model.cache.rollback(min(model.cache.length, rows))
     held = model.cache.length
     for array in model.cache.arrays:
-        array[:, :, held:rows] = array[:, :, np.arange(held, rows) % held]
+        array[:, :, held:rows] = array[:, :, np.arange(held, rows) % max(held, 1)]
     model.cache.append(np.resize(model.cache.tokens, rows - held))
 
 

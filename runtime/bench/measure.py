@@ -139,12 +139,11 @@ class Bench:
         if all(contender.is_plain for contender in contenders):
             return {}
         costs = {kernels: costs_of(engine, lambda line: None) for kernels, engine in self._engines.items()}
-        sampled = self._task.sampling.temperature > 0
         replays = {}
         for contender in contenders:
             engine = self._engines[contender.kernels]
             widths = any_width(engine.target.max_rows) if contender.single_rows else engine.target.widths
-            methods = engine.decoding_methods(sampled)
+            methods = engine.decoding_methods()
             replays[contender.name] = Replay(methods, costs[contender.kernels], engine.manifest.target.name, widths.pad)
         return replays
 

@@ -126,6 +126,11 @@ class Draft:
             depths.append(1 + (depths[parent] if parent >= 0 else 0))
         return max(depths, default=0)
 
+    @property
+    def main_path(self) -> int:
+        """How many nodes lie on the path that follows the first child of every node: what a chain would have been."""
+        return next((node for node, parent in enumerate(self.parents) if parent != node - 1), len(self.parents))
+
     def children(self, node: int) -> list[int]:
         """The nodes whose parent is ``node`` (-1: the anchor), in sibling order."""
         return [child for child, parent in enumerate(self.parents) if parent == node]
@@ -167,10 +172,10 @@ class Step:
 
     ``num_accepted`` of the ``num_drafted`` nodes were accepted, even if a stop rule then cut some. Times are wall
     clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on the
-    last step of an answer, else None. ``pick`` is what was asked for, ``depth`` that of the draft. ``first_accepted``:
-    the drafter's first choice for the first token was accepted. ``chances`` are the drafter's estimates for the
-    accepted nodes and the first rejected one, if it made any; ``below`` and ``rows_read`` are those of the draft.
-    ``logprobs`` has one entry for each of ``tokens`` if log probabilities were asked for.
+    last step of an answer, else None. ``pick`` is what was asked for, ``depth`` that of the draft. ``main_drafted`` and
+    ``main_accepted``: nodes of the draft's main path, and how many of these were accepted. ``chances`` are the
+    drafter's estimates for the accepted nodes and the first rejected one, if it made any; ``below`` and ``rows_read``
+    are those of the draft. ``logprobs`` has one entry for each of ``tokens`` if log probabilities were asked for.
     """
 
     tokens: tuple[int, ...]
@@ -183,7 +188,8 @@ class Step:
     finish: str | None = None
     pick: Pick = Pick(None)
     depth: int = 0
-    first_accepted: bool = False
+    main_drafted: int = 0
+    main_accepted: int = 0
     chances: tuple[float, ...] = ()
     below: tuple[Step, ...] = ()
     rows_read: int = 0

@@ -67,8 +67,8 @@ def decode(
 
 def fill_cache(target: Model, wanted: Sequence[int] | TokenArray) -> None:
     """Brings the cache to the rows of ``wanted``, keeping the prefix that it already holds, with room for one more."""
-    kept = shared_prefix(target.cache.tokens, wanted)
-    target.cache.rollback(kept)
+    target.cache.rollback(shared_prefix(target.cache.tokens, wanted))
+    kept = target.cache.length
     target.cache.require(len(wanted) - kept + target.padded(1))
     target.prefill(wanted[kept:])
 
@@ -121,7 +121,8 @@ class Loop:
             finish=finish,
             pick=pick,
             depth=draft.depth,
-            first_accepted=verdict.path[:1] == (0,),
+            main_drafted=draft.main_path,
+            main_accepted=_first_choices(verdict),
             chances=_judged_chances(draft, verdict),
             below=draft.below,
             rows_read=draft.rows_read,
@@ -182,6 +183,11 @@ class Loop:
         cache.rollback(held, [held + row_of(node) for node in kept])
         full = len(context) >= context.capacity or cache.length + self._target.padded(1) > cache.capacity
         return tuple(fresh[: cut.keep]), cut.reason or ("context" if full else None)
+
+
+def _first_choices(verdict: Verdict) -> int:
+    """How many of the accepted nodes lie on the main path; nodes are numbered along it, see ``Draft``."""
+    return sum(node == place for place, node in enumerate(verdict.path))
 
 
 def _judged_chances(draft: Draft, verdict: Verdict) -> tuple[float, ...]:

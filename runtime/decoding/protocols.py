@@ -17,7 +17,10 @@ from runtime.decoding.stop import Cut
 
 
 class Cache(Protocol):
-    """The KV cache of one model: the tokens whose rows it holds, and its capacity in rows."""
+    """The cache of one model: the tokens whose rows it holds, and its capacity in rows.
+
+    Whether it has keys and values of rows, or states that all rows have changed, its users need not know.
+    """
 
     capacity: int
     length: int
@@ -32,7 +35,11 @@ class Cache(Protocol):
         ...
 
     def rollback(self, length: int, kept: Sequence[int] = ()) -> None:
-        """Forgets all rows past ``length``, except the ``kept`` ones, which are moved to the end of what remains."""
+        """Forgets all rows past ``length``, except the ``kept`` ones, which are moved to the end of what remains.
+
+        Rows of the last forward are always forgotten exactly. Further back fewer rows may remain than asked: then
+        ``length`` says so, and the missing ones must be run again.
+        """
         ...
 
 

@@ -103,9 +103,9 @@ class DraftModelDrafter:
         tokens = window_of(context.tokens, window_size(self._model, context.capacity))
         if self._vocab_size > self._model.vocab_size:  # padding ids, which the drafter lacks
             tokens = np.minimum(tokens, self._model.vocab_size - 1)
-        kept = min(shared_prefix(cache.tokens, tokens), len(tokens) - 1)
+        cache.rollback(min(shared_prefix(cache.tokens, tokens), len(tokens) - 1))
+        kept = cache.length
         rows_read = len(tokens) - 1 - kept
-        cache.rollback(kept)
         if self._model.padded(len(tokens) - kept) > self._model.max_rows:
             self._model.prefill(tokens[kept:-1])
             kept = len(tokens) - 1

@@ -126,8 +126,8 @@ class HierarchyDrafter:
         them; otherwise they are computed here.
         """
         middle = self._middle
-        kept = min(shared_prefix(middle.cache.tokens, seen.tokens), len(seen) - 1)
-        middle.cache.rollback(kept)
+        middle.cache.rollback(min(shared_prefix(middle.cache.tokens, seen.tokens), len(seen) - 1))
+        kept = middle.cache.length
         if middle.padded(len(seen) - kept) > middle.max_rows:
             middle.prefill(seen.tokens[kept:-1])
         return len(seen) - 1 - kept

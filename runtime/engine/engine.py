@@ -261,9 +261,9 @@ class Engine:
         """Whether answers equal those of plain decoding on this device; False: only up to near ties of logits."""
         return self._answering.is_exact(speculation)
 
-    def decoding_methods(self, sampled: bool) -> list[DecodingMethod]:
+    def decoding_methods(self) -> list[DecodingMethod]:
         """The decoding methods that the scheduler chooses among, with nothing learned yet."""
-        return self._open.speculator.methods(sampled)
+        return self._open.speculator.methods()
 
     def explain(self) -> list[Prospect]:
         """Forecast and result of each decoding method in the latest answer, best first; empty without a choice."""

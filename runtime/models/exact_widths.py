@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from runtime.decoding.loop import fill_cache
 from runtime.decoding.protocols import Cache, Model
 
 # Long enough for keys to span several vector registers and more than one block of a blocked softmax.
@@ -101,27 +102,26 @@ def find_safe_widths(model: Comparable, seed: int = 0) -> SafeWidths:
     # Not NumPy's generators, whose modules would stay in memory.
     tokens = Random(seed).choices(range(model.vocab_size), k=prefix + 2 * rows)
     model.cache.rollback(0)
-    model.prefill(tokens[:prefix])
     agreeing: dict[str, list[int]] = {}
     for width in range(1, rows + 1):
-        agreeing.setdefault(_fingerprint(model, tokens[prefix:], prefix, width), []).append(width)
+        agreeing.setdefault(_fingerprint(model, tokens, prefix, width), []).append(width)
     best = max(agreeing.values(), key=lambda widths: (len(widths), -widths[0]))
     exact = len(best) > 1 and best[-1] >= rows - 1
     if rows <= _PLAIN_ROWS:
         # Without drafts every step runs the same number of rows: the padded one, as plain steps do beside drafted ones.
         best, exact = next(widths for widths in agreeing.values() if rows in widths), True
     wide = next((width for width in best if width >= _TREE_ROWS), None)
-    tree = exact and model.takes_trees and wide is not None and _tree_agrees(model, tokens[prefix:], prefix, wide)
+    tree = exact and model.takes_trees and wide is not None and _tree_agrees(model, tokens, prefix, wide)
     model.cache.rollback(0)
     return SafeWidths(tuple(best), True, tree) if exact else any_width(model.max_rows)
 
 
 def _fingerprint(model: Comparable, tokens: Sequence[int], prefix: int, width: int) -> str:
-    """A hash of logits and cache rows for half of ``tokens``, run ``width`` rows at a time after the prefix."""
-    model.cache.rollback(prefix)
-    digest, rows = hashlib.sha256(), len(tokens) // 2
+    """A hash of logits and cache rows for half of the ``tokens`` after ``prefix``, run ``width`` rows at a time."""
+    fill_cache(model, tokens[:prefix])
+    digest, rows = hashlib.sha256(), (len(tokens) - prefix) // 2
     for start in range(0, rows, width):
-        logits = model.forward(tokens[start : start + width]).logits
+        logits = model.forward(tokens[prefix + start : prefix + start + width]).logits
         digest.update(np.ascontiguousarray(logits[: rows - start]).data)
     for array in model.cache.arrays:
         digest.update(np.ascontiguousarray(array[:, :, prefix : prefix + rows]).data)
@@ -133,9 +133,9 @@ def _tree_agrees(model: Comparable, tokens: Sequence[int], prefix: int, width: i
 
     The tree has a wrong sibling after the anchor; the path continues from the second child.
     """
-    anchor, sibling, *path = tokens[:width]
-    model.cache.rollback(prefix)
+    anchor, sibling, *path = tokens[prefix : prefix + width]
+    fill_cache(model, tokens[:prefix])
     chain = model.forward([anchor, *path, sibling]).logits[: width - 1].copy()
-    model.cache.rollback(prefix)
+    fill_cache(model, tokens[:prefix])
     tree = model.forward([anchor, sibling, *path], [-1, 0, 0, *range(2, width - 1)]).logits
     return bool(np.array_equal(chain, tree[[0, *range(2, width)]]))

@@ -18,6 +18,7 @@ import onnxruntime as ort
 from runtime.arrays import TokenArray
 from runtime.errors import UnsupportedModelError
 from runtime.models.kv_cache import KVCache
+from runtime.models.layer_states import KINDS, RECURRENT, replay_array
 
 # The bias that hides a row from another: finite, so that biases can be added, and low enough for exp to give zero.
 HIDDEN = np.float32(-1e30)
@@ -31,12 +32,16 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(int8)": np.dtype(np.int8),
     "tensor(uint8)": np.dtype(np.uint8),
 }
-_KNOWN_INPUTS = {"input_ids", "attention_mask", "position_ids", "tree_bias", "logits_from"}
+_KNOWN_INPUTS = {"input_ids", "attention_mask", "position_ids", "tree_bias", "logits_from", "replay"}
+_KV = "past_key_values."
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A graph's inputs and outputs. ``takes_trees``: has ``tree_bias``; ``limits_logits``: has ``logits_from``."""
+    """A graph's inputs and outputs. ``takes_trees``: has ``tree_bias``; ``limits_logits``: has ``logits_from``.
+
+    ``states`` has the names and shapes of the inputs for states of layers, 0 for sizes that are left open.
+    """
 
     kv_inputs: tuple[str, ...]
     kv_outputs: tuple[str, ...]
@@ -47,6 +52,17 @@ class Signature:
     takes_positions: bool
     takes_trees: bool
     limits_logits: bool
+    states: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def state_outputs(self) -> tuple[str, ...]:
+        """The outputs that states are written to, in the order of ``states``."""
+        return tuple(_present(name) for name, _ in self.states)
+
+    @property
+    def replays(self) -> bool:
+        """Whether the graph has recurrent states, and so the input ``replay``."""
+        return any(name.startswith(RECURRENT) for name, _ in self.states)
 
 
 def read_signature(session: ort.InferenceSession, kv_shape: tuple[int, int] | None = None) -> Signature:
@@ -57,19 +73,20 @@ def read_signature(session: ort.InferenceSession, kv_shape: tuple[int, int] | No
     inputs = {value.name: value for value in session.get_inputs()}
     optional = {value.name for value in session.get_overridable_initializers()}
     outputs = {value.name: value for value in session.get_outputs()}
-    past = [name for name in inputs if name.startswith("past_key_values.")]
-    present = [name.replace("past_key_values.", "present.") for name in past]
+    past = [name for name in inputs if name.startswith(_KV)]
+    states = [name for name in inputs if name.partition(".")[0] in KINDS]
+    present = [_present(name) for name in (*past, *states)]
     missing = ({"input_ids", "attention_mask"} - set(inputs)) | ({"logits", *present} - set(outputs))
-    unknown = set(inputs) - set(past) - _KNOWN_INPUTS
-    if unknown or missing or not past:
+    unknown = set(inputs) - {*past, *states} - _KNOWN_INPUTS
+    if unknown or missing or not (past or states):
         what = f"needs {min(unknown)}" if unknown else f"lacks {min(missing, default='past_key_values')}"
         raise UnsupportedModelError(f"this graph is no decoder that the runtime can run: it {what}; export it again")
-    for value in [inputs[name] for name in past] + [outputs["logits"]]:
+    for value in [inputs[name] for name in (*past, *states)] + [outputs["logits"]]:
         if value.type not in _TYPES:
             raise UnsupportedModelError(f"{value.name} is {value.type}; allowed: {', '.join(_TYPES)}")
     return Signature(
         kv_inputs=tuple(past),
-        kv_outputs=tuple(present),
+        kv_outputs=tuple(present[: len(past)]),
         kv_shapes=tuple(_kv_shape(inputs[name], kv_shape) for name in past),
         kv_types=tuple(_TYPES[inputs[name].type] for name in past),
         vocab_size=outputs["logits"].shape[-1],
@@ -77,7 +94,18 @@ def read_signature(session: ort.InferenceSession, kv_shape: tuple[int, int] | No
         takes_positions="position_ids" in inputs,
         takes_trees="tree_bias" in inputs or "tree_bias" in optional,
         limits_logits="logits_from" in inputs or "logits_from" in optional,
+        states=tuple((name, _sizes(inputs[name])) for name in states),
     )
+
+
+def _present(past: str) -> str:
+    """The output beside an input of a KV cache or a state."""
+    return past.replace(_KV, "present.") if past.startswith(_KV) else past.replace("past_", "present_", 1)
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    """The shape of a state, 0 for sizes left open."""
+    return tuple(size if isinstance(size, int) else 0 for size in value.shape)
 
 
 def _kv_shape(value: Any, stand_in: tuple[int, int] | None) -> tuple[int, int]:
@@ -101,6 +129,8 @@ class Buffers:
         self.bias = np.zeros(logits_rows * cache.capacity if signature.takes_trees else 0, np.float32)
         self.logits = np.zeros(logits_rows * signature.vocab_size, signature.logits_type)
         self.kv = cache.arrays
+        self.states = () if cache.states is None else cache.states.arrays
+        self.replay = replay_array()
 
 
 class BoundArray:
@@ -149,7 +179,7 @@ class KeptBinding:
 
 
 class SharedBindings:
-    """What all bindings of a session share: one ``IOBinding`` for chains and one for trees, with the KV cache bound.
+    """What all bindings of a session share: one ``IOBinding`` for chains and one for trees, with the cache bound.
 
     The cache is most of what is bound: 26 KB for ten layers, which every number of rows would hold again.
     """
@@ -168,6 +198,12 @@ class SharedBindings:
             for taken, given, array in names:
                 bound.bind_input(taken, array)
                 bound.bind_output(given, array)
+            states = zip(self.signature.states, self.signature.state_outputs, self.buffers.states, strict=True)
+            for (taken, _), given, array in states:
+                bound.bind_input(taken, array)
+                bound.bind_output(given, array)
+            if self.signature.replays:
+                bound.bind_input("replay", self.buffers.replay)
         return bound
 
 

@@ -1,4 +1,4 @@
-"""The KV cache of one model: rows at fixed addresses, and a length that changes.
+"""The cache of one model: KV rows at fixed addresses, a length that changes, and the states of layers without rows.
 
 Rows past the length are forgotten without being touched, so rollback costs nothing. Only a tree needs copies: the rows
 of the accepted path are moved together. The cache also knows the token of each row. So a cache that is kept across
@@ -6,6 +6,9 @@ steps or turns shows which prefix it shares with the committed tokens.
 
 Address space is reserved for the maximum of rows, memory only for rows that are written. So a cache that grows in steps
 copies nothing, and one that is made smaller returns the pages past its new end.
+
+Some models have layers with states (``layer_states``). These cannot go back to every length, so a rollback may leave
+fewer rows than asked, never more: whoever asked looks at ``length`` and reads the rest again.
 """
 
 from __future__ import annotations
@@ -18,7 +21,11 @@ import numpy.typing as npt
 
 from runtime.arrays import TokenArray
 from runtime.errors import ContextFullError
+from runtime.models.layer_states import LayerStates
 from runtime.process.page_memory import Pages
+
+# Fewer rows than this are read again; a copy of all states would take as long.
+_FEW_ROWS = 32
 
 
 class KVCache:
@@ -27,7 +34,7 @@ class KVCache:
     ``shapes`` gives (kv_heads, head_size) of each key and value in the graph's order, ``dtypes`` their types. The cache
     begins with ``first_rows`` and grows by ``growth`` rows whenever a forward needs them; None and 0 mean all rows at
     once. ``arrays[i]`` is ``[1, kv_heads, largest capacity so far, head_size]``. Arrays of one shape and type are in
-    one block, so that moving rows is one copy for all layers.
+    one block, so that moving rows is one copy for all layers. ``states`` are those of layers without keys and values.
     """
 
     def __init__(
@@ -37,7 +44,9 @@ class KVCache:
         capacity: int,
         first_rows: int | None = None,
         growth: int = 0,
+        states: LayerStates | None = None,
     ) -> None:
+        self.states = states
         kinds = [(*shape, np.dtype(dtype)) for shape, dtype in zip(shapes, dtypes, strict=True)]
         self._kinds = kinds
         self._blocks = [_Block(kind, kinds.count(kind), capacity) for kind in dict.fromkeys(kinds)]
@@ -105,24 +114,42 @@ class KVCache:
     def close(self) -> None:
         """Returns all memory; the cache cannot be used afterwards."""
         self.length = 0
-        self.arrays, self._blocks = (), []
+        self.arrays, self._blocks, self.states = (), [], None
 
     def release(self) -> None:
         """Forgets all rows and returns their memory to the system."""
         for block in self._blocks:
             block.release(0)
+        if self.states is not None:
+            self.states.release()
         self.length = 0
 
     def append(self, tokens: Sequence[int] | TokenArray) -> None:
-        """Adds the rows of ``tokens``, which a forward has just written after the last row."""
+        """Adds the rows of ``tokens``, which a forward has just written after the last row.
+
+        If none has, what the arrays hold is taken for these rows, and states for those after them.
+        """
         end = self.length + len(tokens)
+        if self.states is not None and end > self.states.high:
+            self.states.claim(end)
         self._tokens[self.length : end] = tokens
         self.length = end
+
+    def can_reach(self, length: int) -> bool:
+        """Whether a rollback to ``length`` leaves as many rows, without a copy of states."""
+        return self.states is None or self.states.first <= length
+
+    def settle(self) -> None:
+        """The rows held are the end of a prompt: another text that begins like it can go back to here."""
+        states = self.states
+        if states is not None and self.length - states.newest_copy >= _FEW_ROWS:
+            states.snapshot(self.length)
 
     def rollback(self, length: int, rows: Sequence[int] = ()) -> None:
         """Forgets all rows past ``length``, except ``rows``, which are moved to the end of what remains.
 
         ``rows`` are cache indices, increasing. Holding 10 rows, ``rollback(6, [6, 8])`` leaves 8: row 8 becomes row 7.
+        With states ``rows`` follow ``length`` without a gap, and fewer rows may be left.
         """
         assert 0 <= length <= self.length, (length, self.length)
         assert not rows or (length <= rows[0] and rows[-1] < self.length), (length, rows, self.length)
@@ -135,6 +162,9 @@ class KVCache:
                 block.array[:, :, start:end] = block.array[:, :, source]
             self._tokens[start:end] = self._tokens[source]
         self.length = length + len(rows)
+        if self.states is not None:
+            assert stay == len(rows), rows
+            self.length = self.states.rollback(self.length)
 
 
 class _Block:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from export.manifest import Level
+from memory.layer_states import held_rows, num_snapshots
 from memory.plan import LevelPlan, Placement
 from runtime.arrays import TokenArray
 from runtime.decoding.protocols import ModelOutput
@@ -29,6 +30,7 @@ from runtime.kernels.threads import NativeCrew
 from runtime.models.exact_widths import SafeWidths, even_widths
 from runtime.models.io_binding import Binding, Buffers, ForwardKind, SharedBindings, read_signature
 from runtime.models.kv_cache import KVCache
+from runtime.models.layer_states import StateSizes, make_states
 from runtime.models.placement import CPU, on_cores
 from runtime.models.single_thread_session import SessionCrew
 from runtime.models.thread_choice import WorkerChoice
@@ -46,7 +48,8 @@ class OrtModel:
     """A session with its cache and buffers; ``open`` is the usual way to make one.
 
     ``crew`` allows to use fewer threads where that is faster; a ``small`` model begins with one. With ``fixed_width``
-    every forward runs the same number of rows: the largest of the ``widths`` within ``max_rows``.
+    every forward runs the same number of rows: the largest of the ``widths`` within ``max_rows``. ``states`` says how
+    much of the states of layers is kept, if the graph has any.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class OrtModel:
         cores: Sequence[int] = (),
         crew: NativeCrew | SessionCrew | None = None,
         small: bool = False,
+        states: StateSizes | None = None,
     ) -> None:
         self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
@@ -72,7 +76,14 @@ class OrtModel:
         self.max_rows = max_rows
         self.vocab_size = self._signature.vocab_size
         self.takes_trees = self._signature.takes_trees
-        self.cache = KVCache(self._signature.kv_shapes, self._signature.kv_types, capacity, first_rows, growth)
+        self.cache = KVCache(
+            self._signature.kv_shapes,
+            self._signature.kv_types,
+            capacity,
+            first_rows,
+            growth,
+            make_states(self._signature.states, states),
+        )
         self._make_buffers(prefill_chunk)
         self._workers: WorkerChoice | None = None
         self._sessions = crew if isinstance(crew, SessionCrew) else None
@@ -120,6 +131,7 @@ class OrtModel:
             plan.placement.cores,
             crew,
             isinstance(crew, NativeCrew) and level.weight_bytes < _SMALL_BYTES,
+            state_sizes(level, plan.max_rows),
         )
 
     def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:
@@ -129,6 +141,8 @@ class OrtModel:
         have.
         """
         self.cache.resize(capacity)
+        if self.cache.states is not None:
+            self.cache.states.hold(max_rows)
         self.max_rows = max_rows
         self._bindings.clear()
         del self._shared, self._buffers
@@ -149,7 +163,8 @@ class OrtModel:
         """The arrays it holds, under the names of the memory plan's parts."""
         buffers = self._buffers
         inputs = (buffers.ids, buffers.positions, buffers.offsets, buffers.mask, buffers.bias)
-        return {"KV cache": self.cache.arrays, "logits": (buffers.logits,), "inputs": inputs}
+        arrays = {"KV cache": self.cache.arrays, "logits": (buffers.logits,), "inputs": inputs}
+        return arrays if self.cache.states is None else {**arrays, "states": self.cache.states.arrays}
 
     def padded(self, rows: int) -> int:
         """See ``Model``."""
@@ -177,6 +192,7 @@ class OrtModel:
             chunk = tokens[start : start + self._chunk]
             self._run_rows((len(chunk), 0 if self._signature.limits_logits else len(chunk), False), chunk, None)
             self.cache.append(chunk)
+        self.cache.settle()
 
     def close(self) -> None:
         """Ends the session and frees its memory; the model cannot be used afterwards."""
@@ -224,13 +240,22 @@ class OrtModel:
     def _filled(self, kind: ForwardKind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None) -> Binding:
         binding = self._binding(kind)
         binding.fill(tokens, parents, self.cache.length)
+        if self.cache.states is not None:
+            self._buffers.replay[:] = self.cache.states.replay(self.cache.length, kind[0])
         return binding
 
     def _run(self, binding: Binding) -> None:
-        start = perf_counter()
-        with on_cores(self.cores):
-            self._session.run_with_iobinding(binding.io)
+        start, states = perf_counter(), self.cache.states
+        try:
+            with on_cores(self.cores):
+                self._session.run_with_iobinding(binding.io)
+        except BaseException:
+            if states is not None:
+                states.lose()
+            raise
         self.session_seconds += perf_counter() - start
+        if states is not None:
+            states.advance(self.cache.length, binding.kind[0])
 
     def _binding(self, kind: ForwardKind) -> Binding:
         binding = self._bindings.get(kind)
@@ -240,6 +265,15 @@ class OrtModel:
             if kind[0] <= self.max_rows or kind[0] == self._chunk:
                 self._bindings[kind] = binding
         return binding
+
+
+def state_sizes(level: Level, max_rows: int) -> StateSizes | None:
+    """How much of the states of ``level`` is kept, if it has any: what the plan counts."""
+    convolutions = level.shape.convolutions
+    if convolutions is None:
+        return None
+    held, snapshots = held_rows(level, max_rows), num_snapshots(level)
+    return StateSizes(convolutions.width, held, snapshots, deep=level.role != "target")
 
 
 def _nothing() -> None:

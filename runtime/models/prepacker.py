@@ -1,8 +1,8 @@
 """Writes a pair, in a process of its own: a session that copies the weights takes more memory than an engine may.
 
-``python -m runtime.models.prepacker GRAPH FOLDER KV_HEADS HEAD_SIZE`` writes ``model.onnx`` and its data into FOLDER,
-opens both forms, and prints one JSON object, ``{"fault": TEXT}``, with null if nothing is wrong. Its memory, heap and
-mappings, ends with the process.
+``python -m runtime.models.prepacker GRAPH FOLDER KV_HEADS HEAD_SIZE WIDTH`` writes ``model.onnx`` and its data into
+FOLDER, opens both forms, and prints one JSON object, ``{"fault": TEXT}``, with null if nothing is wrong. Its memory,
+heap and mappings, ends with the process.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from runtime.bundle.protobuf import replace_content
 from runtime.kernels.session_options import PROVIDERS, session_options
 from runtime.kernels.weights.prepacking import DATA, GRAPH
 from runtime.models.exact_widths import any_width
+from runtime.models.layer_states import StateSizes
 from runtime.models.ort_model import OrtModel
 from runtime.process.allocator import give_back
 
 _WIDTHS = (3, 1)  # kernels may compute one row differently
 
 
-def write_pair(graph: Path, folder: Path, kv_shape: tuple[int, int]) -> str | None:
+def write_pair(graph: Path, folder: Path, kv_shape: tuple[int, int], width: int = 0) -> str | None:
     """Writes the pair of ``graph`` into ``folder`` and tests it; returns the fault, None if there is none.
 
-    ``kv_shape``: KV heads and their size.
+    ``kv_shape``: KV heads and their size. ``width``: rows that its convolutions see, 0 if it has none.
     """
     try:
-        expected = _results(graph, _saving_options(folder, kv_shape), kv_shape)
+        expected = _results(graph, _saving_options(folder, kv_shape), kv_shape, width)
         read_once(folder / GRAPH, folder / DATA)
-        seen = _results(folder / GRAPH, session_options(None), kv_shape)
+        seen = _results(folder / GRAPH, session_options(None), kv_shape, width)
     except Exception as error:  # ONNX Runtime's errors share no other base
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         return f"cannot pack the weights of {graph}: {reason}"
@@ -87,11 +88,12 @@ def _saving_options(folder: Path, kv_shape: tuple[int, int]) -> ort.SessionOptio
     return options
 
 
-def _results(graph: Path, options: ort.SessionOptions, kv_shape: tuple[int, int]) -> list[npt.NDArray[Any]]:
+def _results(graph: Path, options: ort.SessionOptions, kv_shape: tuple[int, int], width: int) -> list[npt.NDArray[Any]]:
     """Logits and cache of a few rows at several widths, from a session that is then closed."""
     rows, most = sum(_WIDTHS), max(_WIDTHS)
     session = ort.InferenceSession(graph, options, providers=PROVIDERS)
-    model = OrtModel(session, rows, most, most, any_width(most), kv_shape)
+    states = StateSizes(width, most) if width else None
+    model = OrtModel(session, rows, most, most, any_width(most), kv_shape, states=states)
     tokens = np.random.default_rng(0).integers(0, model.vocab_size, rows).tolist()
     results = [model.forward([tokens.pop() for _ in range(width)]).logits.copy() for width in _WIDTHS]
     results += [array.copy() for array in model.cache.arrays]
@@ -102,8 +104,9 @@ def _results(graph: Path, options: ort.SessionOptions, kv_shape: tuple[int, int]
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the pair and prints the fault."""
-    graph, folder, kv_heads, head_size = arguments
-    print(json.dumps({"fault": write_pair(Path(graph), Path(folder), (int(kv_heads), int(head_size)))}))
+    graph, folder, *sizes = arguments
+    kv_heads, head_size, width = map(int, sizes)
+    print(json.dumps({"fault": write_pair(Path(graph), Path(folder), (kv_heads, head_size), width)}))
     return 0
 
 

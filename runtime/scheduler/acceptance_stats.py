@@ -9,60 +9,36 @@ estimate, only they count.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
+from collections.abc import Sequence
 from statistics import median
+
+from memory.expected import chain_tokens
+from runtime.decoding.draft import Step
 
 # Weight of a step relative to the one after it: the latest 125 or so make the estimate.
 _MEMORY = 0.992
 # The latest 5 or so are compared with the estimate; a difference like this, 2 to 3 standard deviations, replaces it.
 _LATEST, _SURPRISE = 0.8, 0.4
-# The long-run estimate, of the latest 500 steps or so, survives such a change: a bad paragraph ends.
-_LONG_MEMORY = 0.998
 # What was known before counts as so many observed tokens: few, so that a drafter that is always wrong is found out
 # early.
 _PRIOR_WEIGHT = 8.0
+# Weight of the latest observation in a ratio of seconds.
+_LATEST_SECONDS = 0.25
+# What is expected of a running mean counts as so many observations.
+_FEW = 2.0
 # The estimate over all depths counts as so many tokens in that of one depth.
 _POOLED_WEIGHT = 4.0
-# A token's surprise moves the log odds of the text by this much; no chance is nearer to 0 or 1 than ``_LEAST``.
-_TEXT_SHARE, _MOST_SHIFT, _LEAST = 0.15, 2.0, 0.02
-
-
-class TextEase:
-    """How much easier the current text is to guess than usual: one shift of log odds for all drafters.
-
-    A drafter that fails in a hard paragraph is no worse than others for that, so its failures lower what is expected of
-    the others too.
-    """
-
-    def __init__(self) -> None:
-        self._shift = 0.0
-
-    def shifted(self, chance: float) -> float:
-        """The usual ``chance``, in this text."""
-        usual = min(max(chance, _LEAST), 1 - _LEAST)
-        return 1 / (1 + (1 - usual) / usual * math.exp(-self._shift))
-
-    def observe(self, accepted: int, seen: int, usual: float) -> None:
-        """``accepted`` of the ``seen`` tokens of a drafter stood, whose ``usual`` chance is known."""
-        self._shift += _TEXT_SHARE * (accepted - seen * self.shifted(usual))
-        self._shift = min(max(self._shift, -_MOST_SHIFT), _MOST_SHIFT)
-
-    def end(self) -> None:
-        """Another text begins."""
-        self._shift = 0.0
 
 
 class AcceptanceStats:
-    """Acceptance of one drafter's tokens by one model.
+    """Acceptance of one drafter's tokens by one model. ``prior`` in [0, 1] is expected before the first step."""
 
-    ``prior`` in [0, 1] is expected before the first step. ``text`` is shared by all drafters that the model judges.
-    """
-
-    def __init__(self, prior: float, text: TextEase | None = None) -> None:
-        self.text = text or TextEase()
+    def __init__(self, prior: float) -> None:
         self._depths = defaultdict[int, _Share](lambda: _Share(_MEMORY))
-        self._all, self._long = _Share(_MEMORY), _Share(_LONG_MEMORY, prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT)
+        self._all = _Share(_MEMORY)
+        # Of everything so far: it survives when something has changed, since a bad paragraph ends.
+        self._long = _Share(1.0, prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT)
         enough = 1 / (1 - _LATEST)
         self._latest = _Share(_LATEST, prior * enough, enough)
         self._latest_first = _Share(_LATEST, prior * enough, enough)
@@ -77,17 +53,12 @@ class AcceptanceStats:
         if not reached:
             return
         stood = min(accepted, reached)
-        self.text.observe(stood, reached, self._long.value)
         for share in (self._all, self._long, self._latest):
             share.add(stood, reached)
         for depth in range(1, reached):
             self._depths[depth].add(depth < accepted, 1)
-        self.observe_first(accepted > 0)
-
-    def observe_first(self, stood: bool) -> None:
-        """A first token, where nothing can be said of the ones behind it."""
-        self._latest_first.add(stood, 1)
-        self._depths[0].add(stood, 1)
+        self._latest_first.add(accepted > 0, 1)
+        self._depths[0].add(accepted > 0, 1)
         self._told = []
         self.version += 1
         if abs(self._latest_first.value - self.chances(1)[0]) > _SURPRISE:
@@ -103,7 +74,7 @@ class AcceptanceStats:
     @property
     def pooled(self) -> float:
         """The chance over all depths."""
-        return self._all.towards(self.text.shifted(self._long.value), _PRIOR_WEIGHT)
+        return self._all.towards(self._long.value, _PRIOR_WEIGHT)
 
     def chances(self, depth: int) -> list[float]:
         """For each of the first ``depth`` tokens, the chance that it is accepted given that all before it are."""
@@ -147,16 +118,15 @@ class _Share:
 
 
 class RunningMean:
-    """A running mean. ``prior`` is expected before the first observation and counts as ``weight`` of them."""
+    """A running mean. ``prior`` is expected before the first observation and counts as some of them."""
 
-    def __init__(self, prior: float, weight: float) -> None:
-        self._sum, self._seen = 0.0, 0.0
-        self._prior, self._weight = prior, weight
+    def __init__(self, prior: float) -> None:
+        self._sum, self._seen, self._prior = 0.0, 0.0, prior
 
     @property
     def value(self) -> float:
         """The mean now."""
-        return (self._sum + self._weight * self._prior) / (self._seen + self._weight)
+        return (self._sum + _FEW * self._prior) / (self._seen + _FEW)
 
     def observe(self, value: float) -> None:
         """One observation."""
@@ -165,7 +135,10 @@ class RunningMean:
 
 
 class TreeGain:
-    """How many times more nodes of trees are accepted than if siblings were independent; near 1 with few steps."""
+    """How many times more nodes of trees are accepted than if siblings were independent; near 1 with few steps.
+
+    Trees are compared with their own main paths, so that an easy text, which lifts both, is not taken for a gain.
+    """
 
     def __init__(self) -> None:
         self._accepted = self._expected = _PRIOR_WEIGHT
@@ -175,31 +148,30 @@ class TreeGain:
         """Accepted over expected nodes."""
         return self._accepted / self._expected
 
-    def observe(self, accepted: int, expected: float) -> None:
-        """A tree of which ``accepted`` nodes stood where ``expected`` were expected."""
-        self._accepted = self._accepted * _MEMORY + accepted
-        self._expected = self._expected * _MEMORY + expected
+    def observe(self, step: Step, expected: float, chances: Sequence[float]) -> None:
+        """A tree of which ``expected`` nodes stand where the tokens of its main path have such ``chances``."""
+        usual = chain_tokens(chances) - 1
+        self._accepted = self._accepted * _MEMORY + step.num_accepted
+        self._expected = self._expected * _MEMORY + step.main_accepted * expected / usual
 
 
 class RunningRatio:
     """The running ratio of what was observed to what was predicted, robust against single hiccups.
 
     Every observation is the median of the latest three, so a lasting change shows with the second. It is clipped to
-    within a factor ``most`` of the current value and enters with weight ``share``. ``told`` is the value when it was
-    last used.
+    within a factor ``most`` of the current value. ``told`` is the value when it was last used.
     """
 
-    __slots__ = ("_before", "_most", "_share", "told", "value")
+    __slots__ = ("_before", "_most", "told", "value")
 
-    def __init__(self, share: float, most: float) -> None:
+    def __init__(self, most: float) -> None:
         self.value = self.told = 1.0
         self._before = (1.0, 1.0)
-        self._share, self._most = share, most
+        self._most = most
 
     def observe(self, ratio: float) -> None:
         """One observation."""
         older, old = self._before
         self._before = (old, ratio)
-        usual = median((older, old, ratio))
-        clipped = min(max(usual, self.value / self._most), self.value * self._most)
-        self.value += self._share * (clipped - self.value)
+        clipped = min(max(median((older, old, ratio)), self.value / self._most), self.value * self._most)
+        self.value += _LATEST_SECONDS * (clipped - self.value)

@@ -12,17 +12,12 @@ from export.manifest import Level
 from memory.drafter_spec import hierarchy, overlapped
 from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.drafters.registry import registered
-from runtime.scheduler.acceptance_stats import AcceptanceStats, TextEase
+from runtime.scheduler.acceptance_stats import AcceptanceStats
 from runtime.scheduler.forecast import Room
 from runtime.scheduler.methods import Chains, DecodingMethod, Hierarchies, ModelFree, Overlaps, Plain, Trees
 
 Kind = Literal["plain", "model-free", "chain", "tree", "hierarchy", "ahead"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-# Agreement of a drafter that was exported without measuring it: a cautious guess.
-_UNKNOWN_AGREEMENT = 0.7
-# Two distributions meet on a drawn token less often than their most probable tokens do.
-_SAMPLED_FACTOR = 0.8
 
 
 @dataclass(frozen=True)
@@ -38,13 +33,13 @@ class Stage:
     apart: Callable[[str], bool]
 
 
-def make_methods(stage: Stage, sampled: bool, only: Kind | None = None) -> list[DecodingMethod]:
+def make_methods(stage: Stage, only: Kind | None = None) -> list[DecodingMethod]:
     """All methods, or ``only`` those of one kind, as before the first step; they share what they learn about a level.
 
-    Acceptance is first estimated as the drafter's agreement with the target, also where an intermediate judges.
+    Acceptance is first estimated as the drafter's agreement with the target, also where an intermediate judges. Where
+    that was not measured, a drafter is taken to be perfect: it is found out at little cost.
     """
-    text, factor = TextEase(), _SAMPLED_FACTOR if sampled else 1.0
-    judged = {level.name: AcceptanceStats(factor * _agreement(level), text) for level in stage.levels}
+    judged = {level.name: AcceptanceStats(_agreement(level)) for level in stage.levels}
     found: list[tuple[Kind, DecodingMethod]] = [("plain", Plain())]
     found += [("model-free", ModelFree(drafter.name, drafter.longest)) for drafter in registered().values()]
     for name, acceptance in judged.items():
@@ -55,11 +50,11 @@ def make_methods(stage: Stage, sampled: bool, only: Kind | None = None) -> list[
     for middle, lower in product(stage.levels, repeat=2):
         if (middle.role, lower.role) == ("intermediate", "drafter"):
             levels = lower.name, middle.name
-            acceptances = judged[middle.name], AcceptanceStats(factor * _agreement(lower))
+            acceptances = judged[middle.name], AcceptanceStats(_agreement(lower))
             room = partial(stage.room, middle.name)
             found.append(("hierarchy", Hierarchies(hierarchy(*levels).name, levels, acceptances, room)))
     return [method for kind, method in found if only in (None, kind)]
 
 
 def _agreement(level: Level) -> float:
-    return _UNKNOWN_AGREEMENT if level.agreement is None else level.agreement
+    return 1.0 if level.agreement is None else level.agreement

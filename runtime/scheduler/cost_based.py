@@ -33,9 +33,8 @@ _STALE_TOKENS = 16
 _HOPELESS = 0.6
 # A drafter that has not followed the text must read it first; that must pay within so many tokens.
 _HORIZON_TOKENS = 64.0
-# A drafter that is sure may draft so many tokens more than pay on average. No floor of chances is above the second
-# number, or nothing would be learnt.
-_LONGER, _HIGHEST_FLOOR = 3, 0.8
+# A drafter that is sure may draft so many tokens more than pay on average.
+_LONGER = 3
 # But not where further rows cost so much more than those before, as beyond a block of rows that kernels run at once.
 _DEARER = 1.5
 
@@ -190,8 +189,7 @@ class CostScheduler:
             if is_dear or seconds > most:
                 break
             longest = limit
-        floor = min(per_node / candidate.per_token, _HIGHEST_FLOOR)
-        pick = Pick(forecast.drafter, replace(longest, floor=floor))
+        pick = Pick(forecast.drafter, replace(longest, floor=per_node / candidate.per_token))
         return _Decision(forecast, pick, candidate.method.forecast(longest, latency).seconds - plain)
 
     def _trial(self, candidates: Sequence[_Candidate], best: _Candidate) -> _Decision | None:

@@ -22,13 +22,13 @@ from runtime.scheduler.row_slope import RowSlope
 
 # Contexts of one bucket share a prediction: costs grow slowly with the text.
 _BUCKET = 128
-# Weight of the latest observation in a ratio, and the largest factor by which it may differ. What a row count takes
-# beside the slope changes less, and must not look dear because it was held up twice.
-_LATEST, _LATEST_ROWS = (0.3, 4.0), (0.2, 1.25)
-# Rows that a drafter reads anyway after a rejection or a bonus token.
-FEW_ROWS = 4
+# The largest factor by which an observation may differ. What a row count takes beside the slope changes little, and
+# must not look dear because it was held up twice.
+_MOST_CHANGE, _MOST_CHANGE_OF_ROWS = 4.0, 1.25
 # The target's forward says how slow the machine is if all other work in its time is below this share.
 _MOST_BESIDE = 0.1
+# Rows that a drafter reads anyway after a rejection or a bonus token.
+FEW_ROWS = 4
 
 
 class LatencyEstimates:
@@ -45,7 +45,7 @@ class LatencyEstimates:
         self._bucket = 0
         self._forwards: dict[tuple[str, int], float] = {}
         self._targets: dict[int, float] = {}
-        self._slowdown = RunningRatio(*_LATEST)
+        self._slowdown = RunningRatio(_MOST_CHANGE)
         self._slope = RowSlope()
         self._told_slope = 1.0
         self._latest_rows = 0
@@ -125,7 +125,7 @@ class LatencyEstimates:
             slowdown = self._update_target(self._padded(1 + step.num_drafted), step.target_seconds)
         beside = self._beside(forecast, step.num_drafted)
         if forecast.drafter is not None and beside > 0 and step.rows_read <= FEW_ROWS:
-            ratio = self._methods.setdefault(forecast.method, RunningRatio(*_LATEST))
+            ratio = self._methods.setdefault(forecast.method, RunningRatio(_MOST_CHANGE))
             self._correct(ratio, (step.seconds - step.target_seconds) / (beside * slowdown))
 
     def _beside(self, forecast: Forecast, drafted: int) -> float:
@@ -158,7 +158,7 @@ class LatencyEstimates:
         return self.forward(self._target, 1) * self._slope.factor(self._extra(rows))
 
     def _row_ratio(self, rows: int) -> RunningRatio:
-        return self._rows.setdefault(rows, RunningRatio(*_LATEST_ROWS))
+        return self._rows.setdefault(rows, RunningRatio(_MOST_CHANGE_OF_ROWS))
 
     def _correct(self, ratio: RunningRatio, observed: float) -> None:
         ratio.observe(observed)

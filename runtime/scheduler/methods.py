@@ -29,9 +29,8 @@ from runtime.scheduler.forecast import Forecast, Room
 from runtime.scheduler.latency import LatencyEstimates
 
 # Before the first step of a drafter without a model: one question in ten brings a draft, of three tokens, of which half
-# is accepted. That counts as ten questions, and as two drafts.
+# is accepted.
 _HITS, _DRAFTED, _ACCEPTED = 0.1, 3.0, 1.5
-_PRIOR_DRAFTS, _PRIOR_QUESTIONS = 2.0, 10.0
 # Depths of trees, and drafts of hierarchies for the target and for the intermediate: few enough to weigh them all.
 _DEPTHS = (2, 3, 4, 5)
 _LENGTHS = (2, 3, 4, 5, 6, 8, 10, 12)
@@ -84,8 +83,8 @@ class ModelFree(DecodingMethod):
     def __init__(self, drafter: str, longest: int) -> None:
         super().__init__(drafter)
         self._longest = longest
-        self._hits = RunningMean(_HITS, _PRIOR_QUESTIONS)
-        self._drafted, self._accepted = RunningMean(_DRAFTED, _PRIOR_DRAFTS), RunningMean(_ACCEPTED, _PRIOR_DRAFTS)
+        self._hits = RunningMean(_HITS)
+        self._drafted, self._accepted = RunningMean(_DRAFTED), RunningMean(_ACCEPTED)
 
     def limits(self, room: Room) -> tuple[DraftLimit, ...]:
         """One, since the drafter itself knows where to end."""
@@ -160,10 +159,10 @@ class Trees(DraftModel):
         return latency.forecast(self.name, self.drafter, limit, estimate)
 
     def observe(self, step: Step) -> None:
-        if step.depth:
-            self._gain.observe(step.num_accepted, self._accepted(step.pick.limit))
-            # Behind the first token a tree is deep only where the drafter is sure: that says nothing about chains.
-            self._acceptance.observe_first(step.first_accepted)
+        if step.main_drafted:
+            chances = self._acceptance.chances(step.main_drafted)
+            self._gain.observe(step, self._accepted(step.pick.limit), chances)
+            self._acceptance.observe(step.main_accepted, step.main_drafted)
 
     def _accepted(self, limit: DraftLimit) -> float:
         """Nodes that would be accepted if siblings were independent."""
@@ -225,10 +224,8 @@ class Hierarchies(DecodingMethod):
             limit = below.pick.limit
             if limit.shape == "tree":
                 expected = tree_tokens(self._inner.chances(limit.depth), limit.nodes) - 1
-                self._inner_gain.observe(below.num_accepted, expected)
-                self._inner.observe_first(below.first_accepted)
-            else:
-                self._inner.observe(below.num_accepted, below.num_drafted)
+                self._inner_gain.observe(below, expected, self._inner.chances(below.main_drafted))
+            self._inner.observe(below.main_accepted, below.main_drafted)
 
     def _brought(self, inner: DraftLimit) -> tuple[float, ...]:
         """The chance that a step of the intermediate brings 1, 2, ... tokens."""

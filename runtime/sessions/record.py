@@ -23,13 +23,17 @@ Count = Annotated[int, Within(0, 1 << 31)]
 
 @dataclass(frozen=True)
 class LevelRecord:
-    """The state of one level: of the ``kind`` "kv", ``rows`` rows of ``arrays`` arrays. Other kinds may follow."""
+    """The state of one level: of the ``kind`` "kv", ``rows`` rows of ``arrays`` arrays. Other kinds may follow.
+
+    The last of the arrays are states of layers without rows, if the level has any; ``behind`` rows follow their bases.
+    """
 
     name: str
     kind: Literal["kv"]
     rows: Count
     arrays: Annotated[int, Within(1, 1 << 16)]
     identity: Identity
+    behind: Count = 0
 
     @property
     def tokens_name(self) -> str:
@@ -37,7 +41,7 @@ class LevelRecord:
         return f"{self.name}/tokens"
 
     def array_name(self, number: int) -> str:
-        """A key or a value, ``[kv_heads, rows, head_size]``, by its place in the graph's order."""
+        """A key or a value, ``[kv_heads, rows, head_size]``, or a state, by its place in the graph's order."""
         return f"{self.name}/kv.{number}"
 
 

@@ -93,7 +93,7 @@ def _check_names(tensors: Mapping[str, Tensor], record: SessionRecord) -> None:
 def _why_other(state: EngineState, record: SessionRecord) -> str | None:
     """Why the target cannot hold the session; None if it can."""
     level = next((level for level in record.levels if level.name == state.target.name), None)
-    if level is None or (fault := state.target.fault(level.identity, level.rows)) is not None:
+    if level is None or (fault := state.target.fault(level.identity, level.rows, level.behind)) is not None:
         return "it is of another model" if level is None else fault
     if record.vocabulary != state.vocabulary:
         return "its tokens are of another tokenizer"
@@ -126,21 +126,23 @@ def _take_over(file: TensorFile, record: SessionRecord, state: EngineState) -> T
     used = [
         (levels[held.name], held)
         for held in state.levels
-        if held.name in levels and held.fault(levels[held.name].identity, levels[held.name].rows) is None
+        if (level := levels.get(held.name)) is not None and held.fault(level.identity, level.rows, level.behind) is None
     ]
     for level, held in used:
         _check_shapes(file.tensors, level, held)
     state.context.hold(())
     places: dict[str, npt.NDArray[Any]] = {TOKENS: np.empty(record.tokens, np.int32)}
+    arrays: dict[str, list[npt.NDArray[Any]]] = {}
     for level, held in used:
         places[level.tokens_name] = np.empty(level.rows, np.int32)
-        places |= {level.array_name(number): array for number, array in enumerate(held.empty(level.rows))}
+        arrays[level.name] = held.empty(level.rows, level.behind)
+        places |= {level.array_name(number): array for number, array in enumerate(arrays[level.name])}
     file.read(places)
     _check_tokens(places[TOKENS], state.vocab_size)
     for level, held in used:
         _check_tokens(places[level.tokens_name], held.model.vocab_size)
     for level, held in used:
-        held.keep(places[level.tokens_name])
+        held.keep(places[level.tokens_name], arrays[level.name], level.behind)
     state.context.hold(places[TOKENS])
     state.context.first, state.context.sampling = record.left_out, record.sampling
     for name, learnt in record.calibrations.items():
@@ -151,7 +153,7 @@ def _take_over(file: TensorFile, record: SessionRecord, state: EngineState) -> T
 
 def _check_shapes(tensors: Mapping[str, Tensor], level: LevelRecord, held: HeldLevel) -> None:
     """UntrustedError unless the arrays of ``level`` are those of the open level's cache."""
-    wanted = held.shapes(level.rows)
+    wanted = held.shapes(level.rows, level.behind)
     if level.arrays != len(wanted):
         raise UntrustedError(f"has {level.arrays} arrays for {shown(level.name)}, whose cache has {len(wanted)}")
     for number, (dtype, shape) in enumerate(wanted):

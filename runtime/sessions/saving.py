@@ -59,7 +59,10 @@ class EngineState:
 
 def save_session(path: Path, state: EngineState, conversation: Mapping[str, Any] | None) -> None:
     """Writes ``state`` and ``conversation`` (JSON data) to ``path``, all of it or nothing; SessionError."""
-    levels = [LevelRecord(held.name, "kv", len(held.tokens), len(held.arrays), held.identity) for held in state.levels]
+    levels = [
+        LevelRecord(held.name, "kv", len(held.tokens), len(held.arrays), held.identity, held.behind)
+        for held in state.levels
+    ]
     learnt = {name: each.observed() for name, each in state.calibrations.items() if not each.is_blank}
     record = SessionRecord(
         tokens=len(state.context),

@@ -22,11 +22,13 @@ from runtime.sessions.identity import Identity
 @dataclass(frozen=True)
 class LevelRows:
     """The rows of one level: ``tokens`` int32 ``[rows]``, and for every key and value of the graph, in its order, an
-    array ``[kv_heads, rows, head_size]`` of the cache's type."""
+    array ``[kv_heads, rows, head_size]`` of the cache's type; then its states (``HeldLevel.arrays``), which lack
+    ``behind`` rows."""
 
     identity: Identity
     tokens: TokenArray
     arrays: tuple[npt.NDArray[Any], ...]
+    behind: int
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +57,9 @@ class Snapshot:
 def take_snapshot(held: Sequence[HeldLevel], context: Context) -> Snapshot:
     """A copy of what the levels and the context hold."""
     levels = {
-        level.name: LevelRows(level.identity, level.tokens.copy(), tuple(array.copy() for array in level.arrays))
+        level.name: LevelRows(
+            level.identity, level.tokens.copy(), tuple(array.copy() for array in level.arrays), level.behind
+        )
         for level in held
     }
     return Snapshot(context.tokens.copy(), context.first, levels)
@@ -70,12 +74,13 @@ def put_back(snapshot: Snapshot, held: Sequence[HeldLevel], context: Context) ->
     rows = snapshot.levels.get(target.name)
     if rows is None:
         raise OtherSessionError("the snapshot cannot be put back: it is of another bundle", "use the engine it is of")
-    target.require("the snapshot", rows.identity, len(rows.tokens), context, len(snapshot.tokens))
+    target.require("the snapshot", rows.identity, len(rows.tokens), rows.behind, context, len(snapshot.tokens))
     for level in held:
         rows = snapshot.levels.get(level.name)
-        if rows is not None and level.fault(rows.identity, len(rows.tokens)) is None:
-            for place, array in zip(level.empty(len(rows.tokens)), rows.arrays, strict=True):
+        if rows is not None and level.fault(rows.identity, len(rows.tokens), rows.behind) is None:
+            places = level.empty(len(rows.tokens), rows.behind)
+            for place, array in zip(places, rows.arrays, strict=True):
                 place[...] = array
-            level.keep(rows.tokens)
+            level.keep(rows.tokens, places, rows.behind)
     context.hold(snapshot.tokens)
     context.first = snapshot.left_out

@@ -158,18 +158,18 @@ class Speculator:
             self._latency = LatencyEstimates(self._costs(), self._manifest.target.name, self.target.padded)
         return self._latency
 
-    def methods(self, sampled: bool, only: Kind | None = None) -> list[DecodingMethod]:
+    def methods(self, only: Kind | None = None) -> list[DecodingMethod]:
         """The decoding methods that the bundle has, with nothing learned yet."""
         below = [level for level in self._manifest.levels if level.role != "target"]
         own = weakref.proxy(self)  # methods are kept in ``self``; a reference back would be a cycle
         stage = Stage(
             below, self.calibrations, lambda level: own._room_of(level), lambda level: own._has_own_cores(level)
         )
-        return make_methods(stage, sampled, only)
+        return make_methods(stage, only)
 
     def _is_forecast(self, name: str) -> bool:
         """Whether there is a decoding method that forecasts the drafter called ``name``."""
-        return any(method.drafter == name for method in self.methods(sampled=False))
+        return any(method.drafter == name for method in self.methods())
 
     def _has_own_cores(self, level: str) -> bool:
         """Whether a level is bound to cores that the target is not bound to."""
@@ -189,7 +189,7 @@ class Speculator:
         name, latency = speculation.drafter, self._latency_estimates()
         key = (sampled, name, only)
         if key not in self._learned_states:
-            methods = [each for each in self.methods(sampled, only) if name in (AUTO, each.drafter)]
+            methods = [each for each in self.methods(only) if name in (AUTO, each.drafter)]
             self._learned_states[key] = LearnedState(methods, latency)
         self._latest = self._learned_states[key]
         trees = self._takes_trees(speculation) and speculation.shape != "chain" and acceptance != "block"

@@ -92,11 +92,15 @@ def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 @dataclass
 class Runner:
-    """An ONNX Runtime session with caches of CAPACITY rows; ``length`` rows of them are committed."""
+    """An ONNX Runtime session with caches of CAPACITY rows; ``length`` rows of them are committed.
+
+    Of these, recurrent states lack the last ``behind``, whose updates are held.
+    """
 
     session: onnxruntime.InferenceSession
     past: dict[str, np.ndarray]
     length: int = 0
+    behind: int = 0
 
     @classmethod
     def open(cls, graph: LoweredGraph) -> Runner:
@@ -105,8 +109,17 @@ class Runner:
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         session = onnxruntime.InferenceSession(ir.to_proto(graph.model).SerializeToString(), options)
         shapes = {i.name: i.shape for i in session.get_inputs() if i.name.startswith("past")}
-        past = {name: np.zeros((1, shape[1], CAPACITY, shape[3]), np.float32) for name, shape in shapes.items()}
+        past = {
+            name: np.zeros([size if isinstance(size, int) else CAPACITY for size in shape], np.float32)
+            for name, shape in shapes.items()
+        }
         return cls(session, past)
+
+    def clear(self) -> None:
+        """Forgets all rows."""
+        self.length = self.behind = 0
+        for array in self.past.values():
+            array[...] = 0
 
     def step(
         self,
@@ -114,8 +127,10 @@ class Runner:
         parents: Sequence[int] | None = None,
         logits_from: int | None = None,
         keep: bool = True,
+        kept: int | None = None,
     ) -> np.ndarray:
-        """Logits ``[rows, vocab]`` after ``tokens`` (a chain, or a tree by parent rows); the rows stay if ``keep``."""
+        """Logits ``[rows, vocab]`` after ``tokens`` (a chain, or a tree by parent rows); the rows stay if ``keep``, or
+        of a chain the first ``kept``."""
         rows, total = len(tokens), self.length + len(tokens)
         depths, feed = list(range(rows)), dict(self.past)
         if parents is not None:
@@ -133,11 +148,17 @@ class Runner:
         feed["input_ids"] = np.array([tokens], np.int64)
         feed["position_ids"] = np.array([depths], np.int64) + self.length
         feed["attention_mask"] = np.ones((1, total), np.int64)
+        if any(given.name == "replay" for given in self.session.get_inputs()):
+            feed["replay"] = np.array([self.behind, self.behind], np.int64)
         names = [output.name for output in self.session.get_outputs()]
         results = dict(zip(names, self.session.run(names, feed), strict=True))
         if keep:
-            self.past = {name: results[name.replace("past_key_values", "present")] for name in self.past}
-            self.length = total
+            outputs = {
+                name: name.replace("past_key_values", "present").replace("past_", "present_") for name in self.past
+            }
+            self.past = {name: results[output] for name, output in outputs.items()}
+            self.behind = rows if kept is None else kept
+            self.length += self.behind
         return results["logits"][0]
 
 

@@ -288,7 +288,7 @@ def test_a_closed_engine_says_so_whatever_is_asked_of_it(random_bundle: Path) ->
         lambda: Conversation(engine).say("x"),
         lambda: engine.set_budget(1 << 30),
         lambda: engine.explain(),
-        lambda: engine.decoding_methods(sampled=False),
+        lambda: engine.decoding_methods(),
         lambda: engine.alone().__enter__(),
     ):
         with pytest.raises(ClosedError, match="this engine is closed; open the bundle again"):

@@ -10,7 +10,7 @@ positions. It is a bias, made once a step from ``position_ids`` and shared by al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +21,24 @@ from torch.onnx.ops import symbolic, symbolic_multi_out
 from transformers import masking_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from export.graph.lowering.states import StateCache, TracedStates
 from export.sources.model_shape import ArchitectureError
 
 IMPLEMENTATION = "pocketspec"
 # Added to the scores of hidden keys: far below any score, and finite even twice, so that no kernel computes inf - inf.
 MASKED = -1e30
 _KNOWN_MASKS = {"create_causal_mask": None, "create_sliding_window_causal_mask": "sliding_window"}
-_NEUTRAL_ARGUMENTS = {"dropout", "position_ids", "use_cache", "cache_position", "is_causal", "position_embeddings"}
+# Hides padding from layers with states; a step has none.
+_PADDING_MASK = "create_recurrent_attention_mask"
+_NEUTRAL_ARGUMENTS = {
+    "dropout",
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "is_causal",
+    "position_embeddings",
+    "output_router_logits",
+}
 
 
 @dataclass(frozen=True)
@@ -37,16 +48,17 @@ class CausalMask:
     window: int | None = None
 
 
-class StepCache:
+class StepCache(StateCache):
     """The cache that layers update while they are traced: it records keys and values, and refuses everything else.
 
-    Other attributes (convolution states, cross attention) are state that the graph does not have. The length is refused
-    as well, because a model that counts positions by itself is wrong in a tree.
+    Other attributes (cross attention, say) are state that the graph does not have. The length is refused as well,
+    because a model that counts positions by itself is wrong in a tree.
     """
 
     is_compileable = False
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, states: TracedStates | None = None) -> None:
+        self.states = states
         self.updated: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * layers
 
     def update(
@@ -66,17 +78,18 @@ class StepCache:
 class TracedStep:
     """The inputs of one traced forward that attention needs, and what it makes of them.
 
-    ``past`` holds (key, value) per layer, float32 ``[1, kv_heads, capacity, head_size]``; ``rows`` is S, ``total`` T.
+    ``past`` holds (key, value) of every layer that attends, float32 ``[1, kv_heads, capacity, head_size]``; ``rows`` is
+    S, ``total`` T. Without a ``tree_bias`` the graph takes chains alone.
     """
 
-    past: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    past: Mapping[int, tuple[torch.Tensor, torch.Tensor]]
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     position_ids: torch.Tensor
-    tree_bias: torch.Tensor
+    tree_bias: torch.Tensor | None
     logits_from: torch.Tensor
     cache: StepCache
-    present: list[tuple[torch.Tensor, torch.Tensor] | None]
+    present: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _shared: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -112,8 +125,10 @@ class TracedStep:
         """T - 1 as int32 ``[1]``: the operator's ``seqlens_k``."""
         return self.once("last", lambda: self.total_length() - 1)
 
-    def bias(self, window: int | None) -> torch.Tensor:
-        """``[1, 1, S, T]``: the tree bias, plus the window's."""
+    def bias(self, window: int | None) -> torch.Tensor | None:
+        """``[1, 1, S, T]``: the tree bias, plus the window's; None if there is neither."""
+        if window is None and self.tree_bias is None:
+            return None
         return self.once(("bias", window), lambda: self._tree() if window is None else self._windowed(window))
 
     def _tree(self) -> torch.Tensor:
@@ -129,7 +144,8 @@ class TracedStep:
         keys = _op("Concat", [before, self.position_ids], {"axis": 1}, torch.int64, (1, total))
         distance = self.position_ids.unsqueeze(2) - keys.unsqueeze(1)
         outside = torch.where(distance >= window, MASKED, 0.0).unsqueeze(1)
-        return self.bias(None) + outside
+        tree = self.bias(None)
+        return outside if tree is None else tree + outside
 
 
 class TracedAttention:
@@ -205,13 +221,15 @@ def attention_registered(attention: TracedAttention) -> Iterator[None]:
 
 def check_layers(step: TracedStep) -> None:
     """ArchitectureError unless every layer attended; each updates its cache and attends at most once anyway."""
-    silent = [layer for layer, present in enumerate(step.present) if present is None]
+    silent = [layer for layer in step.past if layer not in step.present]
     if silent:
         raise ArchitectureError(f"layers {silent} do not attend through transformers' attention interface")
 
 
 def _mask_maker(name: str, positions: int) -> Any:
-    def make(*_: object, config: Any = None, **arguments: Any) -> CausalMask:
+    def make(*_: object, config: Any = None, **arguments: Any) -> CausalMask | None:
+        if name == _PADDING_MASK:
+            return None
         if name not in _KNOWN_MASKS:
             raise ArchitectureError(f"the model asks for {name}; only causal and sliding masks are supported")
         extra = [key for key, value in arguments.items() if value is not None and "function" in key]
@@ -234,8 +252,10 @@ def _check_call(
     unknown = [name for name, given in others.items() if given is not None and name not in _NEUTRAL_ARGUMENTS]
     if unknown or others.get("dropout") or others.get("is_causal") is False:
         raise ArchitectureError(f"layer {layer} attends with {', '.join(unknown) or 'dropout or no causality'}")
-    if step.present[layer] is not None:
+    if layer in step.present:
         raise ArchitectureError(f"layer {layer} attends twice")
+    if layer not in step.past:
+        raise ArchitectureError(f"layer {layer} attends, and its config says that it has a state instead")
     updated = step.cache.updated[layer]
     if updated is None or updated[0] is not key or updated[1] is not value:
         raise ArchitectureError(f"layer {layer} attends to other keys than it puts in its cache")

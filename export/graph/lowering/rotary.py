@@ -54,15 +54,22 @@ class Angles:
 class LoweredRotary(nn.Module):
     """Replaces a rotary module. Its first, fake run makes the tables; later runs use them as buffers."""
 
-    def __init__(self, original: nn.Module, positions: int) -> None:
+    def __init__(self, original: nn.Module, positions: int, of_step: Callable[[], torch.Tensor] | None = None) -> None:
         super().__init__()
+        self.of_step = of_step
         self.original = [original]  # in a list: not a submodule, so that its buffers stay out of the graph
         self.positions = positions
         self.tables: dict[Any, RotaryTable] = {}
         self.layouts: dict[Any, bool] = {}
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[Angles, Angles]:
-        """Two markers in place of cosines and sines, for ``position_ids`` ``[1, S]``."""
+        """Two markers in place of cosines and sines, for ``position_ids`` ``[1, S]``.
+
+        Models that see pictures have positions for time, height and width, ``[3, 1, S]``: in a text these are equal,
+        and those ``of_step`` stand for all three.
+        """
+        if position_ids.ndim == 3 and self.of_step is not None:
+            position_ids = self.of_step()
         key = (args, tuple(sorted(kwargs.items())))
         if key not in self.tables:
             with unset_fake_temporarily():

@@ -162,7 +162,9 @@ def write_isolated(pair: Pair, part: Path) -> str | None:
     shape = pair.level.shape
     arguments = [str(path.absolute()) for path in (pair.graph, part)]
     try:
-        done = run_module("runtime.models.prepacker", *arguments, str(shape.kv_heads), str(shape.head_size))
+        width = 0 if shape.convolutions is None else shape.convolutions.width
+        sizes = map(str, (shape.kv_heads, shape.head_size, width))
+        done = run_module("runtime.models.prepacker", *arguments, *sizes)
     except OSError as error:
         return f"needs a process of its own to pack the weights of {pair.graph}, which cannot be started: {error}"
     crash = crash_of(done)

@@ -174,8 +174,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         r"it looks transformer.wpe.weight \[64, 64\] up beside its token embedding",
     ),
     ("bloom", {"n_head": 4}, "bloom: "),
-    ("mamba", {}, "layers of the type [a-z_]+ are not supported"),
-    ("lfm2", {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}, "layers of the type conv are not"),
+    ("mamba", {}, "mamba: "),
+    (
+        "lfm2",
+        {"layer_types": ["conv", "moe"], "num_hidden_layers": 2},
+        "layers of the kind 'conv' and 'moe'; known are",
+    ),
     ("mixtral", {}, "mixtures of experts are not supported"),
     ("qwen3_moe", {"num_experts": 4}, "mixtures of experts are not supported"),
     ("t5", {"num_heads": 4}, "not a decoder of text alone"),
@@ -220,9 +224,9 @@ class Call:
 
     def __init__(self) -> None:
         ids = torch.ones(1, 3, dtype=torch.int64)
-        past = [(torch.zeros(1, 2, 8, 16), torch.zeros(1, 2, 8, 16))]
+        past = {0: (torch.zeros(1, 2, 8, 16), torch.zeros(1, 2, 8, 16))}
         cache = StepCache(1)
-        rest = (ids, torch.zeros(1, 1, 3, 3), torch.zeros(1, dtype=torch.int64), cache, [None])
+        rest = (ids, torch.zeros(1, 1, 3, 3), torch.zeros(1, dtype=torch.int64), cache)
         self.attention = TracedAttention()
         self.attention.step = TracedStep(past, ids, ids, *rest)
         self.key, self.value = cache.update(torch.zeros(1, 2, 3, 16), torch.zeros(1, 2, 3, 16), 0)

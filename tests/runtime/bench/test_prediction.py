@@ -32,7 +32,7 @@ COSTS = MeasuredCosts(
 
 
 def _replay(engine: Engine) -> Replay:
-    return Replay(engine.decoding_methods(sampled=False), COSTS, "tiny", lambda rows: rows)
+    return Replay(engine.decoding_methods(), COSTS, "tiny", lambda rows: rows)
 
 
 def test_plain_decoding_costs_a_row(engine: Engine) -> None:

@@ -310,7 +310,18 @@ def test_a_step_tells_whether_the_first_choice_was_right(place: int) -> None:
     chat.context.append(PROMPT)
     step = next(chat.steps(Ends()))
     assert (step.num_drafted, step.num_accepted, step.depth, step.pick.limit) == (3, 2, 2, WIDE)
-    assert step.first_accepted == (place == 0)
+    assert (step.main_drafted, step.main_accepted) == (1, place == 0)
+
+
+@pytest.mark.parametrize(("right", "accepted"), [((0, 1, 2), 3), ((0, 1, 3), 2), ((0, 4, 5), 1), ((6, 7), 0)])
+def test_a_step_tells_how_far_the_first_choices_were_right(right: tuple[int, ...], accepted: int) -> None:
+    """A main path of three nodes, with a branch at each of them: 0-1-2, 0-1-3, 0-4-5, 6-7."""
+    parents = [0, 1, 2, 2, 1, 5, 0, 7]
+    target = TableModel(pad=EVEN)
+    chat = Chat(Scripted(target, [[(parent, node in right) for node, parent in enumerate(parents)]]), target)
+    chat.context.append(PROMPT)
+    step = next(chat.steps(Ends()))
+    assert (step.num_accepted, step.main_drafted, step.main_accepted) == (len(right), 3, accepted)
 
 
 scripts = st.lists(st.lists(st.tuples(st.integers(0, 8), st.booleans()), max_size=9), max_size=6)

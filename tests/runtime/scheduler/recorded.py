@@ -9,6 +9,7 @@ all depths and places; in these texts they rise with depth, and one answer is no
 from __future__ import annotations
 
 import json
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,9 @@ BUSY: Mapping[str, Mapping[int, Rows]] = {
 BUSY_NODES: Mapping[Shape, float] = {"chain": 1.31e-4, "tree": 3.43e-4}
 # The share of all forwards that take longer because of something else, and by how much at most.
 _HELD_UP, _LONGEST = 0.04, 3.0
+# A virtual machine among noisy others: the logarithm of a forward's seconds varies by this much, and half of it lasts
+# until the next one (635 forwards of the same target with 1 to 8 rows in turns: 0.36 and 0.49).
+_UNSTEADY, _LASTING = 0.36, 0.5
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,13 @@ class Recorded(World):
     """Recorded answers, one after another in an order that the seed decides.
 
     ``believed`` are rows by level and length of the text as a calibration found them; None: as they really are.
+    ``unsteady``: how much the logarithm of the seconds of all forwards varies from one forward to the next.
     """
 
     levels: tuple[Level, ...] = (level("small", "drafter", 0.62), level("middle", "intermediate", 0.78))
     believed: Mapping[str, Mapping[int, Rows]] | None = None
     noise: float = 0.06
+    unsteady: float = 0.0
     step_ms: float = 0.37
     node_ms: float = 0.12
     # With three models and room for 15 nodes; so a choice stands for ten steps, as it did there.
@@ -118,6 +124,7 @@ class Recorded(World):
         self.lengths = list(map(len, self._answers))
         self._ends = list(accumulate(self.lengths))
         self._luck = random.Random(self.seed + 1)
+        self._wave = 0.0
         if self.believed is not None:
             found = {name: _row_costs(table) for name, table in self.believed.items()}
             self.costs = MeasuredCosts(found, 2.65e-4, BUSY_NODES, 2.05e-4, 20e9, 2, "native", True)
@@ -125,7 +132,10 @@ class Recorded(World):
     def forward(self, name: str, rows: int) -> float:
         """Seconds of a forward, which something else may hold up."""
         longer = self._luck.uniform(1.0, _LONGEST) if self._luck.random() < _HELD_UP else 1.0
-        return super().forward(name, rows) * longer
+        if self.unsteady and name == "target":
+            fresh = self._luck.gauss(0.0, self.unsteady * math.sqrt(1 - _LASTING**2))
+            self._wave = _LASTING * self._wave + fresh
+        return super().forward(name, rows) * longer * math.exp(self._wave)
 
     def _place(self, ahead: int = 0) -> tuple[Answer, int]:
         """The present answer, and the place in it ``ahead`` of the text, at most the last one."""
@@ -148,7 +158,7 @@ class Recorded(World):
             if drafted == limit.nodes or not is_worth_extending(survival, drafted, limit.floor):
                 break
         drafted = drafted or limit.nodes
-        self._first = guesses.chain[place] > 0
+        self._main = guesses.chain[place]
         return drafted, min(guesses.chain[place], drafted)
 
     def _accepted(self, name: str, limit: DraftLimit, ahead: int = 0) -> int:
@@ -156,7 +166,7 @@ class Recorded(World):
         drafter, _, judge = name.partition(">")
         guesses = answer.guesses[drafter]
         chain = answer.inner[place] if judge else guesses.chain[place]
-        self._first = chain > 0
+        self._main = chain
         return guesses.tree(limit, place) if limit.shape == "tree" else min(chain, limit.depth)
 
 
@@ -170,6 +180,8 @@ STEEPER: Mapping[str, Rows] = {**QUIET, "target": FLAT}
 RECORDED: Mapping[str, Callable[[int], Recorded]] = {
     "recorded, busy calibration": lambda seed: Recorded(QUIET, {}, believed=BUSY, seed=seed),
     "recorded": lambda seed: Recorded(QUIET, {}, seed=seed),
+    "recorded, unsteady machine": lambda seed: Recorded(QUIET, {}, unsteady=_UNSTEADY, seed=seed),
+    "recorded, dearer rows, unsteady machine": lambda seed: Recorded(STEEPER, {}, unsteady=_UNSTEADY, seed=seed),
     "recorded, dearer rows": lambda seed: Recorded(STEEPER, {}, seed=seed),
     "recorded, dearer rows than calibrated": lambda seed: Recorded(STEEPER, {}, believed=BUSY, seed=seed),
 }

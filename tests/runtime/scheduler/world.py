@@ -73,7 +73,7 @@ class World:
         self._slowdown = -1, 1.0
         self._to_come = sorted(self.pauses)
         self._sure: list[float] = []
-        self._first = True
+        self._main = 0
         self.calibrations = {each.name: ConfidenceCalibration() for each in self.levels}
         self.costs = self._costs(self.rows)
         self._real = self._costs({**self.rows, **self.real})
@@ -132,7 +132,8 @@ class World:
             seconds=seconds,
             pick=pick,
             depth=depth,
-            first_accepted=accepted > 0 and self._first,
+            main_drafted=depth,
+            main_accepted=min(accepted, self._main),
             chances=tuple(self._sure[: accepted + 1]),
             below=below,
         )
@@ -162,7 +163,7 @@ class World:
 
     def _chain(self, name: str, limit: DraftLimit) -> tuple[int, int]:
         """Tokens drafted and accepted: every token has a chance of its own, which the drafter knows."""
-        chance, survival, drafted, accepted, stands, self._first = self.chance(name), 1.0, 0, 0, True, True
+        chance, survival, drafted, accepted, stands = self.chance(name), 1.0, 0, 0, True
         for drafted in range(1, limit.nodes + 1):
             own = self.random.betavariate(2 * chance + 1e-6, 2 * (1 - chance) + 1e-6)
             survival *= own
@@ -171,6 +172,7 @@ class World:
             accepted += stands
             if limit.floor and not is_worth_extending(survival, drafted, limit.floor):
                 break
+        self._main = accepted
         if not limit.floor:
             self._sure.clear()
         return drafted, accepted
@@ -184,9 +186,9 @@ class World:
         if limit.shape == "tree":  # the same mean number of tokens, spread over the depths
             mean = tree_tokens([chance] * limit.depth, limit.nodes) - 1
             any_child = _chance_for(mean, limit.depth)
-        depth, self._first = 0, True
+        depth = self._main = 0
         while depth < limit.depth and (luck := self.random.random()) < any_child:
-            self._first = self._first and (depth > 0 or luck < chance)
+            self._main += self._main == depth and luck < chance
             depth += 1
         return depth
 
@@ -212,7 +214,8 @@ class World:
                     seconds=seconds,
                     pick=Pick(lower, inner),
                     depth=inner.depth,
-                    first_accepted=accepted > 0 and self._first,
+                    main_drafted=inner.depth,
+                    main_accepted=min(accepted, self._main),
                 )
             )
         accepted = self._accepted(middle, DraftLimit(drafted, drafted))
@@ -259,7 +262,7 @@ class Situated:
 def learned_state_of(world: World, only: Kind | None = None) -> LearnedState:
     """What a scheduler knows at the beginning."""
     stage = Stage(world.levels, world.calibrations, lambda name: Room(12, True), lambda name: False)
-    methods = make_methods(stage, False, only)
+    methods = make_methods(stage, only)
     return LearnedState(methods, LatencyEstimates(world.costs, "target", lambda rows: rows))
 
 
