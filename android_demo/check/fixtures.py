@@ -11,7 +11,7 @@ from android_demo.check.steps import files_below, fingerprint, run
 FOLDER = BUILD / "fixtures"
 # Modules, with the options for few cases and for many: texts of each tokenizer, requests for plans, golden steps.
 MODULES = {
-    "tests.android_demo.fixtures": (["--texts", "150"], ["--texts", "2000"]),
+    "tests.android_demo.fixtures": ([], ["--texts", "2000", "--conversations", "40"]),
     "tests.android_demo.model_fixtures": (["--count", "100"], ["--count", "1000"]),
     "tests.android_demo.golden": ([], ["--demo"]),
 }

@@ -92,9 +92,9 @@ def kotlin_engine(bundle: Path, context: int) -> Iterator[KotlinEngine]:
 
 
 def python_engine(bundle: Path, plan: dict[str, Any]) -> Engine:
-    """Python's engine with the sizes of ``plan``."""
-    names = ("context", "kv_type", "threads", "shape", "nodes")
-    request = Request(drafters=tuple(plan["drafters"]), **{name: plan[name] for name in names})
+    """Python's engine with the sizes of ``plan``, on one thread."""
+    names = ("context", "kv_type", "shape", "nodes")
+    request = Request(threads=1, drafters=tuple(plan["drafters"]), **{name: plan[name] for name in names})
     return Engine.open(bundle, request, kernels=plan["kernels"])
 
 

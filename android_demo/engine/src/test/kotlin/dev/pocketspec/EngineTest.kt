@@ -4,9 +4,12 @@ import dev.pocketspec.bundle.Bundle
 import dev.pocketspec.bundle.PocketspecException
 import dev.pocketspec.chat.AnswerChunk
 import dev.pocketspec.chat.AnswerSettings
+import dev.pocketspec.json.Json
 import dev.pocketspec.models.ModelFixtures
 import dev.pocketspec.plan.OverBudgetException
 import dev.pocketspec.text.Message
+import org.junit.Assume.assumeTrue
+import org.junit.experimental.categories.Category
 import java.io.File
 import java.util.concurrent.CountDownLatch
 import kotlin.concurrent.thread
@@ -159,6 +162,23 @@ class EngineTest {
             assertEquals(60, read(engine, settings).last().statistics.tokens)
         }
         assertTrue(Bundle.read(folder).manifest.target.native != null)
+    }
+
+    @Test
+    @Category(Slow::class)
+    fun `other bundles answer the same with and without drafts`() {
+        val golden = TestPlaces.fixture("golden").listFiles().orEmpty()
+        val bundles = golden.map { File(Json.parseObject(it.readText()).text("bundle")) }.filter { File(it, "plans.json").isFile }
+        assumeTrue("no bundle has golden steps and plans", bundles.isNotEmpty())
+        for (bundle in bundles) Engine.open(bundle, PLENTY, EngineParts(library = TestPlaces.kernels())).use { engine ->
+            for (temperature in listOf(0.0, 0.8)) {
+                val asked = settings.copy(temperature = temperature, seed = 3)
+                val plain = read(engine, asked.copy(speculation = false))
+                val drafted = List(4) { read(engine, asked) } // by then, the scheduler knows what pays
+                for (answer in drafted) assertEquals(text(plain), text(answer), bundle.name)
+                assertTrue(drafted.sumOf { it.last().statistics.accepted } > 0, bundle.name)
+            }
+        }
     }
 
     private fun open(): Engine = Engine.open(folder, PLENTY, parts)

@@ -9,8 +9,8 @@ import java.io.File
 
 /**
  * Answers in turns with Python: `python -m tests.android_demo.speed` writes a line of JSON for each question and reads
- * one for each answer. The first line printed is the plan, for Python to use the same. Arguments: the bundle's folder,
- * the library of native operators, and the context.
+ * one for each answer. The first line printed is the plan, for Python to use the same, on one thread. Arguments: the
+ * bundle's folder, the library of native operators, and the context.
  */
 class SpeedProgram(private val engine: Engine) {
     /** The plan's sizes. */
@@ -19,7 +19,6 @@ class SpeedProgram(private val engine: Engine) {
             "context" to plan.context,
             "kernels" to plan.kernels,
             "kv_type" to plan.target.kvType,
-            "threads" to plan.threads,
             "shape" to if (plan.draft.tree) "tree" else "chain",
             "nodes" to plan.draft.nodes,
             "drafters" to plan.levels.drop(1).map { it.name },
@@ -55,7 +54,7 @@ class SpeedProgram(private val engine: Engine) {
 
 fun main(arguments: Array<String>) {
     val (folder, library, context) = arguments
-    val parts = EngineParts(library = File(library), context = context.toInt())
+    val parts = EngineParts(library = File(library), cores = 1, context = context.toInt())
     Engine.open(File(folder), Long.MAX_VALUE / 2, parts).use { engine ->
         val program = SpeedProgram(engine)
         println(Json.write(program.plan(), ascii = true))

@@ -16,11 +16,11 @@ private const val HOPELESS = 0.6
 // A drafter that has not followed the text must read it first; that must pay within so many tokens.
 private const val HORIZON_TOKENS = 64.0
 
-// A drafter that is sure may draft so many tokens more than pay on average, unless they cost so much more than those
-// before. No floor of chances is above the last number, or nothing would be learnt.
-private const val LONGER = 3
-private const val DEARER = 1.5
+// No floor of chances is higher, or nothing would be learnt.
 private const val HIGHEST_FLOOR = 0.8
+
+// Plain steps that wrong drafts may lose. With fewer, a processor on which rows are dear never tries a long draft.
+private const val MOST_LOST = 3.0
 
 // Choosing may take this share of the time.
 private const val CHOOSING = 0.004
@@ -44,7 +44,7 @@ interface Situation {
 class SchedulerState(costs: CostTable, target: String, agreements: Map<String, Double>, padded: (Int) -> Int) {
     internal val latency = Latency(costs, target, padded)
     internal val plain = Plain()
-    internal val losses = LossBudget()
+    internal val losses = LossBudget(most = MOST_LOST)
     internal val trials = LossBudget()
     internal var tokens = 0
     private val acceptances = agreements.mapValues { AcceptanceStats(it.value) }
@@ -145,23 +145,14 @@ class CostScheduler(
     }
 
     /**
-     * The best draft, longer where the drafter is sure and shorter where it is not: one more token pays if its chance
-     * of acceptance exceeds its cost at the rate that is to be had.
+     * The best draft, shorter where the drafter is not sure: one more token pays if its chance of acceptance exceeds its
+     * cost at the rate that is to be had.
      */
     private fun sized(candidate: Candidate): Decision {
         val forecast = candidate.best ?: return Decision(state.plain.forecast(latency))
-        val chains = candidate.method as? Chains ?: return Decision(forecast, forecast.seconds - latency.plain())
-        var longest = forecast
-        for (length in forecast.pick.limit.nodes + 1..minOf(forecast.pick.limit.nodes + LONGER, situation.nodes)) {
-            val longer = chains.forecast(length, latency)
-            val more = (length - forecast.pick.limit.nodes) * DEARER * forecast.nodeSeconds
-            val isDear = longer.seconds - forecast.seconds > more
-            if (isDear || longer.seconds - latency.plain() > affordable()) break
-            longest = longer
-        }
         val floor = minOf(forecast.nodeSeconds / candidate.perToken, HIGHEST_FLOOR)
-        val pick = longest.pick.copy(limit = longest.pick.limit.copy(floor = floor))
-        return Decision(forecast, longest.seconds - latency.plain(), pick)
+        val pick = forecast.pick.copy(limit = forecast.pick.limit.copy(floor = floor))
+        return Decision(forecast, forecast.seconds - latency.plain(), pick)
     }
 
     /** The method that was not tried for longest, with the draft that loses least, if the budgets allow it. */
@@ -187,12 +178,7 @@ class CostScheduler(
 }
 
 /** A method with all its forecasts and the best of those whose loss is affordable (null: there is none). */
-private class Candidate(
-    val method: DecodingMethod,
-    val forecasts: List<Forecast>,
-    val best: Forecast?,
-    val beginSeconds: Double,
-) {
+private class Candidate(val method: DecodingMethod, val forecasts: List<Forecast>, val best: Forecast?, val beginSeconds: Double) {
     val perToken = if (best == null) Double.POSITIVE_INFINITY else best.perToken + beginSeconds / HORIZON_TOKENS
 
     /** Whether it shows all that [other] could show, and is no slower. */
@@ -206,12 +192,7 @@ private class Candidate(
 private class Trial(val perToken: Double, val beginSeconds: Double)
 
 /** What is done until the next choice; [risk] seconds are lost if no drafted token is accepted. */
-private class Decision(
-    val forecast: Forecast,
-    val risk: Double = 0.0,
-    val pick: Pick = forecast.pick,
-    val trial: Trial? = null,
-)
+private class Decision(val forecast: Forecast, val risk: Double = 0.0, val pick: Pick = forecast.pick, val trial: Trial? = null)
 
 /** The smallest draft among those about as fast as the fastest; null if there are none. */
 private fun fastest(forecasts: List<Forecast>): Forecast? {

@@ -10,6 +10,14 @@ import dev.pocketspec.drafters.SUFFIX_LONGEST
 import dev.pocketspec.drafters.SUFFIX_NAME
 import java.util.PriorityQueue
 
+// What is forecast: depths of trees, lengths of chains of hierarchies and of the drafts within.
+private val DEPTHS = 2..5
+private val LENGTHS = listOf(2, 3, 4, 5, 6, 8, 10, 12)
+private val INNER = listOf(1, 2, 3, 5)
+
+// Weight of a step relative to the one after it.
+private const val MEMORY = 0.992
+
 /** A drafter (null: plain decoding) with drafts of one shape, and what a step of it brings and costs. */
 internal abstract class DecodingMethod(val drafter: String?, vararg val levels: String) {
     /** What it learns of acceptance; methods may share it. Trees show the first depth alone. */
@@ -56,10 +64,6 @@ internal class SuffixChains : DecodingMethod(SUFFIX_NAME) {
         drafted.add(step.numDrafted.toDouble(), 1.0)
         accepted.add(step.numAccepted.toDouble(), 1.0)
     }
-
-    private companion object {
-        const val MEMORY = 0.992
-    }
 }
 
 /** Chains of the draft model [level]. */
@@ -67,13 +71,11 @@ internal class Chains(private val level: String, private val acceptance: Accepta
     DecodingMethod(level, level) {
     override val acceptances = setOf(acceptance)
 
-    override fun forecasts(nodes: Int, trees: Boolean, latency: Latency) = (1..nodes).map { forecast(it, latency) }
-
-    fun forecast(length: Int, latency: Latency): Forecast {
+    override fun forecasts(nodes: Int, trees: Boolean, latency: Latency) = (1..nodes).map { length ->
         val tokens = chainTokens(acceptance.chances(length))
         val drafting = length * latency.forward(level, 1)
         val pick = Pick(drafter, chainLimit(length))
-        return latency.forecast(this, pick, tokens, latency.target(1 + length), drafting, length.toDouble(), true)
+        latency.forecast(this, pick, tokens, latency.target(1 + length), drafting, length.toDouble(), true)
     }
 
     override fun observe(step: Step) = acceptance.observe(step.numAccepted, step.numDrafted)
@@ -107,10 +109,6 @@ internal class Trees(private val level: String, private val acceptance: Acceptan
         val expected = treeCurve(acceptance.chances(limit.depth), limit.nodes)[limit.nodes]
         acceptance.observeTree(step.numAccepted, expected, step.firstAccepted)
     }
-
-    private companion object {
-        val DEPTHS = 2..5
-    }
 }
 
 /** Chains of the level [middle], sped up by the level [lower]; [outer] and [inner] are what target and middle accept. */
@@ -125,38 +123,20 @@ internal class Hierarchies(
     override fun forecasts(nodes: Int, trees: Boolean, latency: Latency): List<Forecast> =
         INNER.flatMap { below -> LENGTHS.filter { it <= nodes }.map { forecast(it, below, latency) } }
 
-    /** The intermediate's steps go on until another one could make the chain of at most [length] too long. */
+    /** The intermediate's steps, of which each brings as many tokens, go on until another could bring too many. */
     private fun forecast(length: Int, below: Int, latency: Latency): Forecast {
-        val brought = brought(inner.chances(below))
-        val chances = outer.chances(length)
-        val reached = DoubleArray(length + 1).also { it[0] = 1.0 }
-        val enough = maxOf(1, length - below)
-        var steps = 0.0
-        for (at in 0 until enough) {
-            steps += reached[at]
-            brought.forEachIndexed { more, share -> reached[minOf(at + more + 1, length)] += reached[at] * share }
-        }
-        var tokens = 0.0
-        var verifying = 0.0
-        var drafted = 0.0
-        for (end in enough..length) {
-            tokens += reached[end] * chainTokens(chances.copyOf(end))
-            verifying += reached[end] * latency.target(1 + end)
-            drafted += reached[end] * end
-        }
+        val brought = chainTokens(inner.chances(below))
+        val steps = Math.ceil(maxOf(1, length - below) / brought)
+        val drafted = minOf(Math.round(steps * brought).toInt(), length)
+        val tokens = chainTokens(outer.chances(drafted))
         val judged = latency.forward(middle, 1 + below) + below * latency.forward(lower, 1) + latency.costs.stepSeconds
         val pick = Pick(drafter, chainLimit(length, chainLimit(below)))
-        return latency.forecast(this, pick, tokens, verifying, steps * judged, drafted)
+        return latency.forecast(this, pick, tokens, latency.target(1 + drafted), steps * judged, drafted.toDouble())
     }
 
     override fun observe(step: Step) {
         outer.observe(step.numAccepted, step.numDrafted)
         for (below in step.draft.below) inner.observe(below.numAccepted, below.numDrafted)
-    }
-
-    private companion object {
-        val LENGTHS = listOf(2, 3, 4, 5, 6, 8, 10, 12)
-        val INNER = listOf(1, 2, 3, 5)
     }
 }
 
@@ -189,14 +169,4 @@ internal fun treeCurve(chances: DoubleArray, most: Int): DoubleArray {
         open.add(Pair(share * (1 - chances[depth]), depth))
     }
     return curve
-}
-
-/** The chance that a step with a chain brings 1, 2, ... tokens. */
-private fun brought(chances: DoubleArray): DoubleArray {
-    var survival = 1.0
-    return DoubleArray(chances.size + 1) { place ->
-        val before = survival
-        if (place < chances.size) survival *= chances[place]
-        if (place < chances.size) before - survival else before
-    }
 }

@@ -10,21 +10,20 @@ import org.junit.experimental.categories.Category
 class CostSchedulerTest {
     @Test
     fun itIsNearTheBestFixedChoiceAndNeverMuchSlowerThanPlain() {
-        for ((rows, text, drafter) in FEW) checkWorld(rows, text, drafter, 0.95)
+        for ((rows, text, drafter) in FEW) checkWorld(rows, text, drafter)
     }
 
-    /** With steep rows and a stack of drafters, forty choices are about as good, and finding the best takes long. */
     @Test
     @Category(Slow::class)
     fun inEveryWorldItIsNearToo() {
         for (rows in TARGETS.keys) for (text in TEXTS.keys) for (drafter in DRAFTERS.keys) {
-            checkWorld(rows, text, drafter, 0.92)
+            checkWorld(rows, text, drafter)
         }
     }
 
     /** Times are those of the table: what is lost is lost to choices. */
-    private fun checkWorld(rows: String, text: String, drafter: String, share: Double) {
-        check("$rows, $text, $drafter", share, 0.0) {
+    private fun checkWorld(rows: String, text: String, drafter: String) {
+        check("$rows, $text, $drafter", 0.95, 0.0) {
             world(TARGETS.getValue(rows), TEXTS.getValue(text), drafter, DRAFTERS.getValue(drafter), it, noise = 0.0)
         }
     }
@@ -152,7 +151,7 @@ class CostSchedulerTest {
         // What a hundred tokens with noise of 5% a forward say about the last percent.
         const val NOISE = 0.02
         val FEW = listOf(
-            Triple("wide", "easy", "stack"),
+            Triple("steep", "easy", "stack"),
             Triple("flat", "easy", "good"),
             Triple("flat", "changing", "bad"),
             Triple("steep", "changing", "good"),
