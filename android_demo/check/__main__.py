@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from android_demo.check.apk import assemble
 from android_demo.check.compile import compile_engine
@@ -17,6 +18,7 @@ from android_demo.check.steps import StepError
 from android_demo.check.tools import Fetchers, MissingToolError, Toolbox
 
 _STAGES = ("compile", "test", "apk")
+_COMPARE = "compare"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,10 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     fetchers = Fetchers() if options.offline else Fetchers(fetch_kotlin, fetch_resources)
     tools = Toolbox(tool_folders(), fetchers)
-    stages = {"compile": lambda: _compile(tools), "test": lambda: _test(tools, options), "apk": lambda: _apk(tools)}
+    stages = {
+        "compile": lambda: _compile(tools),
+        "test": lambda: _test(tools, options),
+        "apk": lambda: _apk(tools),
+        _COMPARE: lambda: _compare(tools, options.compare),
+    }
     skipped, failed = [], False
     with one_build():
-        for name in options.only or _STAGES:
+        for name in (_COMPARE,) if options.compare else options.only or _STAGES:
             try:
                 failed = not stages[name]() or failed
             except MissingToolError as missing:
@@ -48,6 +55,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tests", choices=("quick", "slow", "all"), default="all", help="which tests; all by default")
     parser.add_argument("--long", action="store_true", help="2,000 texts of each tokenizer, 1,000 requests for plans")
     parser.add_argument("--class", dest="classes", action="append", help="these tests alone: a class, package included")
+    parser.add_argument(
+        "--compare", type=Path, metavar="BUNDLE", help="tokens a second beside Python's with this bundle, nothing else"
+    )
     parser.add_argument("--offline", action="store_true", help="fetch no tools")
     return parser.parse_args(arguments)
 
@@ -72,6 +82,14 @@ def _test(tools: Toolbox, options: argparse.Namespace) -> bool:
 
 def _apk(tools: Toolbox) -> bool:
     print(f"apk: {assemble(tools)}", flush=True)
+    return True
+
+
+def _compare(tools: Toolbox, bundle: Path) -> bool:
+    from android_demo.check.speed import compare  # Python's engine, which nothing else here needs
+
+    for line in compare(prepare_tests(tools), bundle):
+        print(f"compare: {line}", flush=True)
     return True
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from android_demo.check.places import BUILD
+from android_demo.check.speed import PROMPTS
 from export.manifest import FILE_NAME, Level, Manifest, read_manifest
 from memory.choices import Request
 from memory.plan import LevelPlan, Plan
@@ -38,20 +39,11 @@ FOLDER = BUILD / "fixtures" / "golden"
 DEMO = BUILD / "fixtures" / "models" / "demo"
 SAMPLINGS = (SamplingParams(), SamplingParams(0.8, seed=20261129))
 _CONTEXT, _TOKENS = 512, 40
-_THINGS = ("cat", "boat", "garden", "letter", "storm")
-_OPENINGS = (
-    "Once upon a time there was a {} that nobody wanted.",
-    "Tell me about the {}. Then tell me about the {} again.",
-    "The {} and the river, the {} and the hill, the {} and",
-    "1. A {}\n2. Another {}\n3.",
-)
-# Some of them repeat themselves.
-TEXTS = [text.replace("{}", thing) for thing in _THINGS for text in _OPENINGS]
 
 
 def prompts(tokenizer: Tokenizer, count: int) -> list[list[int]]:
     """The first ``count`` of twenty prompts."""
-    return [tokenizer.encode(text) for text in TEXTS[:count]]
+    return [tokenizer.encode(text) for text in PROMPTS[:count]]
 
 
 def picks(levels: Sequence[LevelPlan]) -> Iterator[Pick]:

@@ -13,7 +13,15 @@ from android_demo.check.text_fixtures import FEW, MANY
 from android_demo.check.tools import MissingToolError, Toolbox
 from tests.android_demo.fixtures import write
 
-_CLASSES = ("TokenizerParityTest", "template.TemplateParityTest", "template.ExpressionParityTest")
+_CLASSES = [
+    f"dev.pocketspec.text.{name}"
+    for name in (
+        "TokenizerParityTest",
+        "TokenHistoryTest",
+        "template.TemplateParityTest",
+        "template.ExpressionParityTest",
+    )
+]
 
 
 @pytest.fixture
@@ -29,8 +37,8 @@ def test_texts_and_conversations_are_pythons(many_texts: None) -> None:
     try:
         with one_build():
             compiled = prepare_tests(Toolbox(tool_folders(), may_compile=False))
-            results = run_tests(compiled, "all", [f"dev.pocketspec.text.{name}" for name in _CLASSES])
+            results = run_tests(compiled, "all", _CLASSES)
     except MissingToolError as missing:
         pytest.skip(f"ANDROID TESTS SKIPPED: {missing}")
     assert [result.message for result in results if result.outcome != "passed"] == []
-    assert len(results) == len(_CLASSES)
+    assert {result.class_name for result in results} == set(_CLASSES)

@@ -58,6 +58,9 @@ def test_without_tools_all_is_skipped_and_nothing_fails(
     assert [line.split(":")[0] for line in lines[:-1]] == ["compile", "test", "apk"]
     assert all("SKIPPED" in line for line in lines[:-1])
     assert lines[-1].startswith("android: passed; skipped: compile: ")
+    assert command.main(["--offline", "--compare", "bundle"]) == 0
+    (line, _) = capsys.readouterr().out.strip().splitlines()
+    assert line.startswith("compare: SKIPPED: ")
 
 
 def test_a_stage_that_fails_ends_the_chain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,9 +174,8 @@ class EngineTest {
             for (temperature in listOf(0.0, 0.8)) {
                 val asked = settings.copy(temperature = temperature, seed = 3)
                 val plain = read(engine, asked.copy(speculation = false))
-                val drafted = List(4) { read(engine, asked) } // by then, the scheduler knows what pays
-                for (answer in drafted) assertEquals(text(plain), text(answer), bundle.name)
-                assertTrue(drafted.sumOf { it.last().statistics.accepted } > 0, bundle.name)
+                // Whether they are drafted, the costs of this machine decide.
+                repeat(4) { assertEquals(text(plain), text(read(engine, asked)), bundle.name) }
             }
         }
     }

@@ -1,18 +1,20 @@
 package dev.pocketspec
 
+import dev.pocketspec.bundle.PocketspecException
 import dev.pocketspec.chat.AnswerSettings
 import dev.pocketspec.decoding.Stats
 import dev.pocketspec.json.Json
 import dev.pocketspec.json.JsonObject
 import dev.pocketspec.text.Message
 import java.io.File
+import kotlin.system.exitProcess
 
 /**
  * Answers in turns with Python: `python -m tests.android_demo.speed` writes a line of JSON for each question and reads
  * one for each answer. The first line printed is the plan, for Python to use the same, on one thread. Arguments: the
  * bundle's folder, the library of native operators, and the context.
  */
-class SpeedProgram(private val engine: Engine) {
+internal class SpeedProgram(private val engine: Engine, private val memory: NativeMemory) {
     /** The plan's sizes. */
     fun plan(): Map<String, Any?> = engine.wholePlan.let { plan ->
         mapOf(
@@ -22,6 +24,7 @@ class SpeedProgram(private val engine: Engine) {
             "shape" to if (plan.draft.tree) "tree" else "chain",
             "nodes" to plan.draft.nodes,
             "drafters" to plan.levels.drop(1).map { it.name },
+            "native_bytes" to plan.nativeBytes().bytes,
         )
     }
 
@@ -48,16 +51,23 @@ class SpeedProgram(private val engine: Engine) {
             "steps" to stats.steps,
             "seconds" to stats.seconds,
             "outside_seconds" to stats.stepSeconds - firstStep - sessions,
+            "native_bytes" to memory.grown(),
         )
     }
 }
 
 fun main(arguments: Array<String>) {
     val (folder, library, context) = arguments
+    val memory = NativeMemory()
     val parts = EngineParts(library = File(library), cores = 1, context = context.toInt())
-    Engine.open(File(folder), Long.MAX_VALUE / 2, parts).use { engine ->
-        val program = SpeedProgram(engine)
-        println(Json.write(program.plan(), ascii = true))
-        for (line in generateSequence(::readLine)) println(Json.write(program.answer(Json.parseObject(line)), ascii = true))
+    try {
+        Engine.open(File(folder), Long.MAX_VALUE / 2, parts).use { engine ->
+            val program = SpeedProgram(engine, memory)
+            println(Json.write(program.plan(), ascii = true))
+            for (line in generateSequence(::readLine)) println(Json.write(program.answer(Json.parseObject(line)), ascii = true))
+        }
+    } catch (refusal: PocketspecException) {
+        System.err.println(refusal.message)
+        exitProcess(2)
     }
 }

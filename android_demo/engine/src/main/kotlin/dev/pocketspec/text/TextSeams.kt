@@ -23,13 +23,20 @@ internal class TextSeams(private val tokenizer: BytePairTokenizer, private val a
         }
         val numFirst = checkNotNull(numTokens(part, end, whole))
         if (numFirst == 0 || whole[numFirst - 1] == before.lastOrNull()) return whole.copyOfRange(numFirst, whole.size)
-        // The last of these tokens may include white space that follows it.
-        while (end < part.length && numTokens(part, part.offsetByCodePoints(end, 1), whole) == numFirst) end++
+        while (goesOn(part, end, numFirst, whole)) end = part.offsetByCodePoints(end, 1)
         return encodeBehind(part.substring(from, end)) + whole.copyOfRange(numFirst, whole.size)
     }
 
     /** Whether no token of [text] spans [place]. */
-    fun isBetweenTokens(text: String, place: Int): Boolean = numTokens(text, place, encode(text)) != null
+    fun isBetweenTokens(text: String, place: Int): Boolean {
+        val whole = encode(text)
+        val numFirst = numTokens(text, place, whole) ?: return false
+        return numFirst == 0 || !goesOn(text, place, numFirst, whole)
+    }
+
+    /** Whether the last of the [numFirst] tokens before [place] includes white space that follows. */
+    private fun goesOn(text: String, place: Int, numFirst: Int, whole: IntArray): Boolean =
+        place < text.length && numTokens(text, text.offsetByCodePoints(place, 1), whole) == numFirst
 
     /** How many of the tokens [whole] of [text] its first [end] characters have; null if a token spans that place. */
     private fun numTokens(text: String, end: Int, whole: IntArray): Int? {

@@ -32,7 +32,7 @@ internal class Parts(private val run: Rendering) {
         is String -> TextMethods(run).find(owner, name)
         is Map<*, *> -> MapMethods(run).find(owner, name)
         is List<*>, is Tuple -> ListMethods(run).find(owner, name)
-        else -> null
+        else -> if (isRange(owner)) ListMethods(run).find(Tuple(values.items(owner)), name) else null
     }
 
     private fun unsafe(owner: Any?, name: String): Any? {

@@ -217,7 +217,11 @@ internal class Values(private val meter: Meter) {
     /** Whether [item] is in [container]. */
     fun isIn(item: Any?, container: Any?): Boolean = when (container) {
         is String -> (item as? String ?: throw TemplateException("only a text can be in a text, not ${typeName(item)}")) in container
-        is Map<*, *> -> container.containsKey(item).also { meter.charge() }
+        is Map<*, *> -> {
+            meter.charge()
+            if (item is List<*> || item is Map<*, *>) throw TemplateException("${typeName(item)} is never a key of a mapping")
+            container.containsKey(item)
+        }
         is Unsafe -> throw TemplateException(container.message)
         else -> items(container).any { equal(item, it) }
     }

@@ -1,16 +1,15 @@
-"""Tokens a second of the Kotlin engine beside Python's: ``python -m tests.android_demo.speed BUNDLE``.
+"""Tokens a second of the Kotlin engine beside Python's, of whole answers.
 
-Both have the bundle open with one plan and one kind of kernels, and answer in turns, so whatever else the machine does
-hits both. Printed are the ratio over prompts with its interval, without drafts and with each engine's own scheduler,
-and what a step of the Kotlin engine takes outside of ONNX Runtime. The bundle needs a table of plans.
+Both have the bundle open with one plan and one kind of kernels, on one thread, and answer in turns, so whatever else
+the machine does hits both. What is said is the ratio over prompts with its interval, without drafts and with each
+engine's own scheduler, what a step of the Kotlin engine takes outside of ONNX Runtime, and its native memory beside the
+plan. The bundle needs a table of plans.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,22 +17,34 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
-from android_demo.check.junit import jvm, prepare_tests
-from android_demo.check.lock import one_build
+from android_demo.check.junit import CompiledTests, jvm
 from android_demo.check.native import environment
-from android_demo.check.places import tool_folders
-from android_demo.check.tools import MissingToolError, Toolbox
+from android_demo.check.steps import StepError
 from memory.choices import Request
 from runtime.bench.intervals import mean_ratio
 from runtime.engine import Engine
 from runtime.kernels.build import LIBRARY
 from runtime.speculation.request import Speculation
-from tests.android_demo.golden import TEXTS
+
+# Prompts, some of which repeat themselves.
+_THINGS = ("cat", "boat", "garden", "letter", "storm")
+_OPENINGS = (
+    "Once upon a time there was a {} that nobody wanted.",
+    "Tell me about the {}. Then tell me about the {} again.",
+    "The {} and the river, the {} and the hill, the {} and",
+    "1. A {}\n2. Another {}\n3.",
+)
+PROMPTS = [text.replace("{}", thing) for thing in _THINGS for text in _OPENINGS]
 
 _PROGRAM = "dev.pocketspec.SpeedProgramKt"
+# The JVM's own memory is told apart, and its heap is in memory from the beginning.
+_MEASURED = ("-XX:NativeMemoryTracking=summary", "-Xms512m", "-XX:+AlwaysPreTouch")
+# As runtime/process/allocator.py sets it.
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(256 << 10), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
 _MODES = {"plain": Speculation("none"), "drafted": Speculation()}
-# Of the JVM's compilers: what they compile late is slow until then.
-_WARMING = 2
+_COUNT, _TOKENS, _CONTEXT = 8, 100, 512
+# Rounds before those that count, in which the JVM compiles, and rounds that count.
+_WARMING, _REPEATS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Timed:
     steps: int
     seconds: float
     outside_seconds: float = 0.0
+    native_bytes: int = 0
 
     @property
     def rate(self) -> float:
@@ -69,20 +81,18 @@ class KotlinEngine:
     def _read(self) -> dict[str, Any]:
         line = self._answers.readline()
         if not line:
-            raise RuntimeError("the JVM ended; what it said stands above")
+            raise StepError("the JVM ended; what it said stands above")
         read: dict[str, Any] = json.loads(line)
         return read
 
 
 @contextmanager
-def kotlin_engine(bundle: Path, context: int) -> Iterator[KotlinEngine]:
-    """Starts the JVM; MissingToolError if it cannot be."""
-    with one_build():
-        compiled = prepare_tests(Toolbox(tool_folders()))
-    words = [*jvm(compiled), _PROGRAM, str(bundle), str(LIBRARY), str(context)]
-    with subprocess.Popen(
-        words, env=environment(compiled.tools), stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
-    ) as process:
+def kotlin_engine(compiled: CompiledTests, bundle: Path) -> Iterator[KotlinEngine]:
+    """Starts the JVM."""
+    machine, *others = jvm(compiled)
+    words = [machine, *_MEASURED, *others, _PROGRAM, str(bundle), str(LIBRARY), str(_CONTEXT)]
+    pipe, variables = subprocess.PIPE, {**environment(compiled.tools), **_ALLOCATOR}
+    with subprocess.Popen(words, env=variables, encoding="utf-8", stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -105,22 +115,23 @@ def python_answer(engine: Engine, prompt: str, mode: str, tokens: int) -> Timed:
     return Timed("".join(chunk.text for chunk in chunks), stats.tokens, stats.steps, stats.seconds)
 
 
-def compare(bundle: Path, prompts: Sequence[str], repeats: int, tokens: int, context: int) -> list[str]:
-    """The lines to print."""
-    lines = []
-    with kotlin_engine(bundle, context) as kotlin, python_engine(bundle, kotlin.plan) as engine:
-        lines.append(f"{bundle.name}: {json.dumps(kotlin.plan)}, {len(prompts)} prompts x {repeats}")
+def compare(compiled: CompiledTests, bundle: Path) -> Iterator[str]:
+    """The lines to print. StepError if the JVM ends, or if texts differ."""
+    with kotlin_engine(compiled, bundle) as kotlin, python_engine(bundle, kotlin.plan) as engine:
+        yield f"{json.dumps(kotlin.plan)}, {_COUNT} prompts x {_REPEATS}, at most {_TOKENS} tokens"
         for mode in _MODES:
-            pairs: list[list[tuple[Timed, Timed]]] = [[] for _ in prompts]
-            for repeat in range(_WARMING + repeats):
-                for prompt, timed in zip(prompts, pairs, strict=True):
-                    pair = (kotlin.answer(prompt, mode, tokens), python_answer(engine, prompt, mode, tokens))
-                    if pair[0].text != pair[1].text:
-                        raise RuntimeError(f"other texts: {pair}")
-                    if repeat >= _WARMING:
-                        timed.append(pair)
-            lines.append(f"{mode}: {_shown(pairs)}")
-    return lines
+            rounds = [list(_round(kotlin, engine, mode)) for _ in range(_WARMING + _REPEATS)][_WARMING:]
+            yield f"{mode}: {_shown(list(zip(*rounds, strict=True)))}"
+        took, planned = rounds[-1][-1][0].native_bytes / 1e6, kotlin.plan["native_bytes"] / 1e6
+        yield f"native memory {took:.1f} MB, {planned:.1f} MB planned ({took / planned - 1:+.1%})"
+
+
+def _round(kotlin: KotlinEngine, engine: Engine, mode: str) -> Iterator[tuple[Timed, Timed]]:
+    for prompt in PROMPTS[:_COUNT]:
+        ours, theirs = kotlin.answer(prompt, mode, _TOKENS), python_answer(engine, prompt, mode, _TOKENS)
+        if ours.text != theirs.text:
+            raise StepError(f"Kotlin says {ours.text!r} to {prompt!r}, Python {theirs.text!r}")
+        yield ours, theirs
 
 
 def _shown(pairs: Sequence[Sequence[tuple[Timed, Timed]]]) -> str:
@@ -133,25 +144,3 @@ def _shown(pairs: Sequence[Sequence[tuple[Timed, Timed]]]) -> str:
         f"Kotlin / Python {ratio}; {rates[0]:.0f} and {rates[1]:.0f} tokens/s, {per_step[0]:.2f} and {per_step[1]:.2f}"
         f" tokens a step; outside of ONNX Runtime {median(outside):.0f} microseconds a step (most {max(outside):.0f})"
     )
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Prints the comparison."""
-    parser = argparse.ArgumentParser("python -m tests.android_demo.speed", description=__doc__.partition(":")[0])
-    parser.add_argument("bundle", type=Path, help="with a table of plans, written by python -m memory plans")
-    parser.add_argument("--prompts", type=int, default=8, help="how many, at most 20 (default: 8)")
-    parser.add_argument("--repeat", type=int, default=3, help="how often each is answered and counted (default: 3)")
-    parser.add_argument("--tokens", type=int, default=100, help="most tokens of an answer (default: 100)")
-    parser.add_argument("--context", type=int, default=512, help="of the plan, in tokens (default: 512)")
-    chosen = parser.parse_args(words)
-    try:
-        lines = compare(chosen.bundle, TEXTS[: chosen.prompts], chosen.repeat, chosen.tokens, chosen.context)
-    except MissingToolError as missing:
-        print(missing, file=sys.stderr)
-        return 2
-    print("\n".join(lines))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
