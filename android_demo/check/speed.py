@@ -42,7 +42,7 @@ _MEASURED = ("-XX:NativeMemoryTracking=summary", "-Xms512m", "-XX:+AlwaysPreTouc
 # As runtime/process/allocator.py sets it.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(256 << 10), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
 _MODES = {"plain": Speculation("none"), "drafted": Speculation()}
-_COUNT, _TOKENS, _CONTEXT = 8, 100, 512
+_COUNT, _TOKENS = 8, 100
 # Rounds before those that count, in which the JVM compiles, and rounds that count.
 _WARMING, _REPEATS = 2, 3
 
@@ -56,7 +56,6 @@ class Timed:
     steps: int
     seconds: float
     outside_seconds: float = 0.0
-    native_bytes: int = 0
 
     @property
     def rate(self) -> float:
@@ -74,9 +73,17 @@ class KotlinEngine:
     def answer(self, prompt: str, mode: str, tokens: int) -> Timed:
         """Its answer to one message."""
         question = {"prompt": prompt, "speculation": mode != "plain", "max_new_tokens": tokens}
-        self._questions.write(json.dumps(question) + "\n")
+        return Timed(**self._ask(json.dumps(question)))
+
+    def memory(self) -> tuple[int, int]:
+        """Native bytes taken by now, and those planned."""
+        read = self._ask("memory")
+        return read["taken"], read["planned"]
+
+    def _ask(self, question: str) -> dict[str, Any]:
+        self._questions.write(question + "\n")
         self._questions.flush()
-        return Timed(**self._read())
+        return self._read()
 
     def _read(self) -> dict[str, Any]:
         line = self._answers.readline()
@@ -90,7 +97,7 @@ class KotlinEngine:
 def kotlin_engine(compiled: CompiledTests, bundle: Path) -> Iterator[KotlinEngine]:
     """Starts the JVM."""
     machine, *others = jvm(compiled)
-    words = [machine, *_MEASURED, *others, _PROGRAM, str(bundle), str(LIBRARY), str(_CONTEXT)]
+    words = [machine, *_MEASURED, *others, _PROGRAM, str(bundle), str(LIBRARY)]
     pipe, variables = subprocess.PIPE, {**environment(compiled.tools), **_ALLOCATOR}
     with subprocess.Popen(words, env=variables, encoding="utf-8", stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
@@ -119,11 +126,14 @@ def compare(compiled: CompiledTests, bundle: Path) -> Iterator[str]:
     """The lines to print. StepError if the JVM ends, or if texts differ."""
     with kotlin_engine(compiled, bundle) as kotlin, python_engine(bundle, kotlin.plan) as engine:
         yield f"{json.dumps(kotlin.plan)}, {_COUNT} prompts x {_REPEATS}, at most {_TOKENS} tokens"
+        # Before the JVM has compiled much, whose memory it counts too early. The prompt fills most of the context.
+        for _ in range(_WARMING):
+            kotlin.answer(" ".join(PROMPTS[:16] * (kotlin.plan["context"] // 400)), "drafted", _TOKENS)
+        taken, planned = kotlin.memory()
+        yield f"native memory {taken / 1e6:.1f} MB, {planned / 1e6:.1f} MB planned ({taken / planned - 1:+.1%})"
         for mode in _MODES:
             rounds = [list(_round(kotlin, engine, mode)) for _ in range(_WARMING + _REPEATS)][_WARMING:]
             yield f"{mode}: {_shown(list(zip(*rounds, strict=True)))}"
-        took, planned = rounds[-1][-1][0].native_bytes / 1e6, kotlin.plan["native_bytes"] / 1e6
-        yield f"native memory {took:.1f} MB, {planned:.1f} MB planned ({took / planned - 1:+.1%})"
 
 
 def _round(kotlin: KotlinEngine, engine: Engine, mode: str) -> Iterator[tuple[Timed, Timed]]:

@@ -1,5 +1,6 @@
 package dev.pocketspec
 
+import ai.onnxruntime.OrtEnvironment
 import dev.pocketspec.bundle.Bundle
 import dev.pocketspec.bundle.Manifest
 import dev.pocketspec.bundle.Progress
@@ -111,6 +112,7 @@ class Engine private constructor(
          */
         fun open(folder: File, budgetBytes: Long, parts: EngineParts, progress: Progress = Progress { _, _, _ -> }): Engine {
             val bundle = Bundle.read(folder)
+            OrtEnvironment.getEnvironment() // what its library takes is the process's own, whatever is opened
             val process = parts.memory.process()
             bundle.verify(progress)
             val table = PlanTableReader.read(bundle)

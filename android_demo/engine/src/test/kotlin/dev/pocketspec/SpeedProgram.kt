@@ -1,5 +1,6 @@
 package dev.pocketspec
 
+import ai.onnxruntime.OrtEnvironment
 import dev.pocketspec.bundle.PocketspecException
 import dev.pocketspec.chat.AnswerSettings
 import dev.pocketspec.decoding.Stats
@@ -10,11 +11,12 @@ import java.io.File
 import kotlin.system.exitProcess
 
 /**
- * Answers in turns with Python: `python -m tests.android_demo.speed` writes a line of JSON for each question and reads
- * one for each answer. The first line printed is the plan, for Python to use the same, on one thread. Arguments: the
- * bundle's folder, the library of native operators, and the context.
+ * Answers in turns with Python: `python -m android_demo.check --compare` writes a line of JSON for each question and reads
+ * one for each answer. The first line printed is the plan, for Python to use the same, on one thread; the question
+ * "memory" is answered with the native bytes that are taken, and those planned. Arguments: the bundle's folder, and the
+ * library of native operators.
  */
-internal class SpeedProgram(private val engine: Engine, private val memory: NativeMemory) {
+internal class SpeedProgram(private val engine: Engine) {
     /** The plan's sizes. */
     fun plan(): Map<String, Any?> = engine.wholePlan.let { plan ->
         mapOf(
@@ -24,7 +26,6 @@ internal class SpeedProgram(private val engine: Engine, private val memory: Nati
             "shape" to if (plan.draft.tree) "tree" else "chain",
             "nodes" to plan.draft.nodes,
             "drafters" to plan.levels.drop(1).map { it.name },
-            "native_bytes" to plan.nativeBytes().bytes,
         )
     }
 
@@ -51,20 +52,25 @@ internal class SpeedProgram(private val engine: Engine, private val memory: Nati
             "steps" to stats.steps,
             "seconds" to stats.seconds,
             "outside_seconds" to stats.stepSeconds - firstStep - sessions,
-            "native_bytes" to memory.grown(),
         )
     }
 }
 
+private fun print(value: Map<String, Any?>) = println(Json.write(value, ascii = true))
+
 fun main(arguments: Array<String>) {
-    val (folder, library, context) = arguments
-    val memory = NativeMemory()
-    val parts = EngineParts(library = File(library), cores = 1, context = context.toInt())
+    val (folder, library) = arguments
+    val parts = EngineParts(library = File(library), cores = 1)
+    OrtEnvironment.getEnvironment() // what its library takes is in no plan
+    val memory = NativeMemory(File(folder))
     try {
         Engine.open(File(folder), Long.MAX_VALUE / 2, parts).use { engine ->
-            val program = SpeedProgram(engine, memory)
-            println(Json.write(program.plan(), ascii = true))
-            for (line in generateSequence(::readLine)) println(Json.write(program.answer(Json.parseObject(line)), ascii = true))
+            val program = SpeedProgram(engine)
+            print(program.plan())
+            val bytes = { mapOf("taken" to memory.taken(), "planned" to engine.wholePlan.nativeBytes().bytes) }
+            for (line in generateSequence(::readLine)) {
+                print(if (line == "memory") bytes() else program.answer(Json.parseObject(line)))
+            }
         }
     } catch (refusal: PocketspecException) {
         System.err.println(refusal.message)
