@@ -7,9 +7,11 @@ import dev.pocketspec.json.JsonObject
 
 /** Reads `pocketspec.json`; what no export writes is refused in one sentence. */
 object ManifestReader {
-    /** The newest schema that is read. Older ones lack fields, which have defaults; the same as on the Python side. */
+    /** The newest schema that is read. Older ones lack fields, which have defaults. */
     const val SCHEMA = 4
 
+    /** Of bundles whose layers have states, convolutions or recurrences; they alone have it. */
+    private const val STATES = 5L
     private const val LAYOUT = 1L
     private const val MOST_BYTES = 1L shl 50
     private val KV_TYPES = arrayOf("fp32", "fp16", "int8", "int4")
@@ -29,6 +31,11 @@ object ManifestReader {
 
     private fun checkSchema(data: JsonObject) {
         val schema = data.long("schema", 1..Long.MAX_VALUE)
+        if (schema == STATES) {
+            throw PocketspecException(
+                "The bundle's model has layers with states, and this app runs attention alone; take a model of another architecture.",
+            )
+        }
         if (schema > SCHEMA) {
             throw PocketspecException(
                 "The bundle has schema $schema, and this app reads up to $SCHEMA; update the app, or export the bundle" +

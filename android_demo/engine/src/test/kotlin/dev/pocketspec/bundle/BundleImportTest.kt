@@ -77,6 +77,13 @@ class BundleImportTest {
     }
 
     @Test
+    fun `a model whose layers have states is refused as another architecture`() {
+        small.schema = 5
+        val message = refused("layers with states", FolderSource(small.writeTo(folder.newFolder())))
+        assertTrue("another architecture" in message, message)
+    }
+
+    @Test
     fun `what the app cannot run is refused before it is among the bundles`() {
         val check = BundleCheck { throw PocketspecException("The tokenizer is a Unigram one; export a BPE model.") }
         val source = FolderSource(small.writeTo(folder.newFolder()))

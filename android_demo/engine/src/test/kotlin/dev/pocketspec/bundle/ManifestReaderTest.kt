@@ -23,7 +23,7 @@ class ManifestReaderTest {
     @Test
     fun `older schemas are read, a newer one is refused with the remedy`() {
         for (schema in 1..4) ManifestReader.read(text.replace("\"schema\":4", "\"schema\":$schema"))
-        assertTrue("update the app" in refusal("\"schema\":4", "\"schema\":5"))
+        assertTrue("update the app" in refusal("\"schema\":4", "\"schema\":6"))
     }
 
     @Test
