@@ -1,8 +1,9 @@
 """The contenders of a benchmark (decoding settings that are compared), made from their names.
 
 - ``plain`` runs one row a step, ``plain-safe`` the width that agrees bit for bit with wider steps.
-- ``suffix`` (or another registered drafter), ``chain``, ``tree``, ``hierarchy`` and ``ahead`` let the scheduler choose
-  the size of drafts; ``auto`` lets it choose among all methods.
+- ``suffix`` (or another registered drafter), a level of the bundle, ``LOWER>MIDDLE``, ``chain``, ``tree``,
+  ``hierarchy`` and ``ahead`` let the scheduler choose the size of drafts; ``auto`` lets it choose among all methods.
+- ``all-drafters`` stands for plain decoding, every drafter of the bundle alone, and ``auto``.
 - ``NAME-chain6``, ``NAME-tree8`` and ``NAME-tree8x3`` (nodes and depth) have drafts of one size.
   ``LOWER>MIDDLE-chain6/tree8x3`` has sizes for the target and for the intermediate. ``ahead:`` in front of any of them
   drafts while the target verifies.
@@ -12,11 +13,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from export.manifest import Manifest, PocketspecError
-from memory.drafter_spec import parse_drafter
+from memory.drafter_spec import hierarchy, parse_drafter
 from runtime.decoding.draft import DraftLimit, Pick, chain_limit, tree_limit
 from runtime.drafters.registry import registered
 from runtime.kernels.selection import Wanted
@@ -24,6 +25,7 @@ from runtime.scheduler.available import Kind
 from runtime.speculation.request import AUTO, PLAIN, Speculation, levels_below, needed_levels
 
 PERFECT = "perfect"
+ALL_DRAFTERS = "all-drafters"
 
 _KINDS: tuple[Kind, ...] = ("chain", "tree", "hierarchy", "ahead")
 _COMPARED: tuple[Wanted, ...] = ("native", "portable")
@@ -55,8 +57,8 @@ class Contender:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it always makes the same choice, and one that is possible for any text."""
-        return self.pick_name is not None and self.speculation.drafter != PERFECT
+        """Whether it always drafts with the same drafter, and one that is possible for any text."""
+        return self.speculation.drafter not in (AUTO, PERFECT)
 
     @property
     def pick_name(self) -> str | None:
@@ -74,8 +76,24 @@ def levels_of(contender: Contender, manifest: Manifest) -> tuple[str, ...]:
     return tuple(below) if needed is None else needed
 
 
-def parse_contender(text: str) -> Contender:
-    """A contender from its name; PocketspecError says how names are made."""
+def drafter_names(manifest: Manifest) -> list[str]:
+    """Every drafter that can draft for the target of ``manifest``, one without a model first."""
+    lower = [level.name for level in manifest.drafters()]
+    middle = [level.name for level in manifest.levels if level.role == "intermediate"]
+    stacked = [hierarchy(below, above).name for above in middle for below in lower]
+    return [*registered(), *levels_below(manifest), *stacked]
+
+
+def all_drafters(manifest: Manifest) -> list[str]:
+    """The names that ``all-drafters`` stands for."""
+    return ["plain", *drafter_names(manifest), AUTO]
+
+
+def parse_contender(text: str, drafters: Collection[str] = ()) -> Contender:
+    """A contender from its name; PocketspecError says how names are made.
+
+    ``drafters`` are names that may stand without a size, beside those of registered drafters.
+    """
     kernels: Wanted | None = None
     method = text
     for which in _COMPARED:
@@ -88,11 +106,11 @@ def parse_contender(text: str) -> Contender:
     for kind in _KINDS:
         if method == kind:
             return Contender(text, Speculation(AUTO, only=kind), kernels=kernels)
-    if method in registered():
+    if method in registered() or method in drafters:
         return Contender(text, Speculation(method), kernels=kernels)
     match = _SIZED.fullmatch(method)
     if not match:
-        sized = ", ".join(("plain", "plain-safe", *registered(), *_KINDS, AUTO))
+        sized = ", ".join(("plain", "plain-safe", *registered(), *_KINDS, AUTO, ALL_DRAFTERS))
         raise PocketspecError(
             f"no contender {text!r}; write {sized}, or a drafter with shape and size such as suffix-chain7,"
             " NAME-tree8x3 or LOWER>MIDDLE-chain6/tree8x3, with native: or portable: in front to compare kernels"

@@ -1,10 +1,11 @@
-"""Draws measurements as PNG files: the cost of rows, speed by category, acceptance by depth.
+"""Draws measurements as PNG files: the cost of rows, speed by category, acceptance by depth, cost and gain of drafts.
 
 matplotlib is optional, and is imported only when a picture is drawn.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _SIZE = (9.0, 5.5)
 _DPI = 120
 _HEADROOM = 1.5
+_MARGIN = 1.15
 
 
 def draw_plots(report: Report, folder: Path) -> list[Path]:
@@ -33,6 +35,7 @@ def draw_plots(report: Report, folder: Path) -> list[Path]:
             _draw_categories,
         ),
         "acceptance.png": (any(row.acceptance for row in report.summaries), _draw_acceptance),
+        "drafters.png": (report.plain_step_seconds is not None and len(report.summaries) > 1, _draw_drafters),
     }
     return [_save(report, draw, folder / name) for name, (is_there, draw) in pictures.items() if is_there]
 
@@ -146,3 +149,23 @@ def _draw_acceptance(axes: Axes, report: Report) -> None:
     axes.set_ylim(0, 1.03)
     axes.legend(fontsize=8, title="contender (level that judges)")
     axes.set_title("Acceptance by depth")
+
+
+def _draw_drafters(axes: Axes, report: Report) -> None:
+    """A point for every contender: what its steps take, in plain steps, and bring; on a line speed is the same."""
+    plain = report.plain_step_seconds
+    assert plain is not None
+    points = [(row, row.step_seconds / plain, row.tokens_per_step) for row in report.summaries if row.step_seconds]
+    widest, tallest = max(x for _, x, _ in points), max(y for _, _, y in points)
+    for speed in range(1, 1 + math.ceil(max(y / x for _, x, y in points))):
+        axes.axline((0, 0), slope=speed, color="0.8", lw=1, zorder=0)
+        end = min(_MARGIN * widest, _MARGIN * tallest / speed)
+        axes.annotate(f"{speed} x", (end, speed * end), color="0.5", fontsize=8, ha="right", va="top")
+    for place, (row, x, y) in enumerate(points):
+        axes.plot(x, y, "o", color=f"C{place}", label=row.contender)
+    axes.set_xlim(0, _MARGIN * widest)
+    axes.set_ylim(0, _MARGIN * tallest)
+    axes.set_xlabel("seconds of a step over those of a plain one")
+    axes.set_ylabel("tokens of a step")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.set_title("What steps cost and bring; lines of equal speed")

@@ -88,6 +88,13 @@ class Report:
         return list(self._rows_of([each.name for each in self.setup.contenders], self.baseline))
 
     @cached_property
+    def plain_step_seconds(self) -> float | None:
+        """Mean seconds of a whole step of the baseline; None if that is not plain decoding."""
+        is_plain = any(each.is_plain for each in self.setup.contenders if each.name == self.baseline)
+        rows = (row.step_seconds for row in self.summaries if row.contender == self.baseline)
+        return next(rows, None) if is_plain else None
+
+    @cached_property
     def categories(self) -> dict[str, list[Summary]]:
         """The summaries for each category, in the order of the prompts; empty if the prompts have no categories."""
         names = list(dict.fromkeys(prompt.category for prompt in self.setup.prompts))

@@ -7,9 +7,19 @@ from typing import Any
 
 from export.manifest import Manifest, PocketspecError
 from memory.choices import MAX_NODES, TREE_SIZES
-from runtime.bench.contenders import PERFECT, Contender, default_names, levels_of, parse_contender
+from runtime.bench.contenders import (
+    ALL_DRAFTERS,
+    PERFECT,
+    Contender,
+    all_drafters,
+    default_names,
+    drafter_names,
+    levels_of,
+    parse_contender,
+)
 from runtime.bench.measure import AnswerRecord, Bench
 from runtime.decoding.draft import DraftLimit
+from runtime.drafters.registry import registered
 from runtime.engine import Engine
 from runtime.kernels.selection import Wanted
 from runtime.models.ort_model import OrtModel
@@ -22,10 +32,13 @@ def choose_contenders(names: str | None, manifest: Manifest, where: str) -> list
     ``where`` says in errors what was searched, as in "in BUNDLE".
     """
     asked = default_names(manifest) if names is None else [name.strip() for name in names.split(",")]
+    if ALL_DRAFTERS in asked:
+        place = asked.index(ALL_DRAFTERS)
+        asked[place : place + 1] = [name for name in all_drafters(manifest) if name not in asked]
     twice = sorted({name for name in asked if asked.count(name) > 1})
     if twice:
         raise PocketspecError(f"contender {twice[0]!r} is named twice; name each once, --repeat measures it again")
-    contenders = [parse_contender(name) for name in asked]
+    contenders = [parse_contender(name, drafter_names(manifest)) for name in asked]
     for contender in contenders:
         if not contender.is_plain and contender.speculation.drafter != PERFECT:
             check_contender(contender, manifest, where)
@@ -55,7 +68,7 @@ def request_fields(contenders: Sequence[Contender], rows: Sequence[int], manifes
     """
     sizes = [limit.nodes for contender in contenders for limit in _limits(contender)]
     free = [contender for contender in contenders if contender.pick_name is None]
-    if free and not sizes and not rows and all(each.speculation.only is None for each in free):
+    if free and not sizes and not rows and all(map(_plans_as_usual, free)):
         return {}
     nodes = max([1, *sizes, *(count - 1 for count in rows), *([TREE_SIZES[0]] if free else [])])
     if nodes > MAX_NODES:
@@ -106,6 +119,12 @@ def collect(
     except BaseException as error:  # whatever it is, hours of measurements must not be lost
         return answers, error
     return answers, None
+
+
+def _plans_as_usual(contender: Contender) -> bool:
+    """Whether it makes do with whatever levels are planned."""
+    speculation = contender.speculation
+    return speculation.only is None and speculation.drafter in (AUTO, *registered())
 
 
 def _is_tree(contender: Contender) -> bool:

@@ -23,6 +23,7 @@ class Summary:
     - ``ratio`` and ``end_to_end_ratio`` compare speeds with the baseline, prompt by prompt.
     - Seconds of a step are medians without the first step of an answer, which reads the prompt; so is
       ``read_bytes_per_second``, the bandwidth at which the target's weights are read.
+    - ``step_seconds``: the mean of a whole step, as ``tokens_per_step`` is of its tokens.
     - ``choices``: the share of steps by name of the pick.
     - ``predicted``: the forecast in tokens/s; ``prediction``: its ratio to the measured speed.
     - ``peak``: the highest bytes of the whole process.
@@ -40,6 +41,7 @@ class Summary:
     end_to_end_ratio: RatioInterval | None
     first_token_seconds: float
     tokens_per_step: float
+    step_seconds: float | None
     acceptance: tuple[LevelAcceptance, ...]
     choices: Mapping[str, float]
     draft_seconds_per_step: float | None
@@ -92,6 +94,7 @@ def summarize(
         end_to_end_ratio=_ratio(answers, all_answers, reference.baseline, _end_to_end),
         first_token_seconds=_median_over_prompts(answers, lambda answer: answer.first_token_seconds) or 0.0,
         tokens_per_step=sum(len(step.tokens) for step in steps) / len(steps),
+        step_seconds=statistics.mean(step.seconds for step in decoding) if decoding else None,
         acceptance=tuple(measure_acceptance(steps, target.name)),
         choices={name: count / len(steps) for name, count in choices.most_common()},
         draft_seconds_per_step=_median(decoding, lambda step: step.draft_seconds),

@@ -10,6 +10,7 @@ from typing import Any
 from memory.cores import read_cores
 from memory.machine import measured_on
 from runtime.bench.acceptance import LevelAcceptance
+from runtime.bench.contenders import levels_of
 from runtime.bench.intervals import CONFIDENCE, RatioInterval
 from runtime.bench.machine import describe_level, describe_place
 from runtime.bench.report import Report, facts
@@ -37,6 +38,8 @@ def main_grid(report: Report) -> Grid:
         "tokens/step": lambda row: f"{row.tokens_per_step:.2f}",
         "accepted, by depth": lambda row: "; ".join(map(_acceptance, row.acceptance)) or _NONE,
         "choices": _choices,
+        "drafters MB": lambda row: _megabytes(report, row),
+        "draft, of a plain step": lambda row: _price(report, row),
         "draft ms": lambda row: _number(row.draft_seconds_per_step, ".2f", 1e3),
         "target ms": lambda row: _number(row.target_seconds_per_step, ".2f", 1e3),
         "outside ONNX Runtime us": lambda row: f"{row.overhead_seconds_per_step * 1e6:.0f}",
@@ -46,6 +49,23 @@ def main_grid(report: Report) -> Grid:
         f"answers as {reference}": lambda row: _NONE if row.identical is None else f"{row.identical}/{row.answers}",
     }
     return list(columns), [[cell(row) for cell in columns.values()] for row in report.summaries]
+
+
+def _megabytes(report: Report, row: Summary) -> str:
+    """What the files of all levels take that the contender may draft with."""
+    manifest = report.setup.manifest
+    contender = next(each for each in report.setup.contenders if each.name == row.contender)
+    levels = [] if contender.is_plain else levels_of(contender, manifest)
+    size = sum(level.weight_bytes for level in manifest.levels if level.name in levels)
+    return f"{size / 1e6:.1f}" if size else _NONE
+
+
+def _price(report: Report, row: Summary) -> str:
+    """The seconds of a step's draft over those of the baseline's whole step, if that is plain decoding."""
+    plain = report.plain_step_seconds
+    if plain is None or not row.draft_seconds_per_step or row.contender == report.baseline:
+        return _NONE
+    return f"{row.draft_seconds_per_step / plain:.1%}"
 
 
 def category_grid(report: Report) -> Grid:

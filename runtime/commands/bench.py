@@ -60,10 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         metavar="NAMES",
-        help="contenders, with commas: plain (one row a step), plain-safe, suffix, chain, tree, hierarchy, ahead"
-        " (sizes as they pay), auto, or exactly DRAFTER-chainN, DRAFTER-treeNxDEPTH, LOWER>MIDDLE-chainN/treeMxDEPTH,"
-        " perfect-chainN (the ceiling), each with native: or portable: in front to compare kernels (default: plain and"
-        " all that the bundle can have)",
+        help="contenders, with commas: plain (one row a step), plain-safe, suffix, chain, tree, hierarchy, ahead, a"
+        " drafter by its name (sizes as they pay), auto, all-drafters (each, and auto), or exactly DRAFTER-chainN,"
+        " DRAFTER-treeNxDEPTH, LOWER>MIDDLE-chainN/treeMxDEPTH, perfect-chainN (the ceiling), each with native: or"
+        " portable: in front to compare kernels (default: plain and all that the bundle can have)",
     )
     parser.add_argument("--baseline", metavar="NAME", help="what ratios refer to (default: the faster plain decoding)")
     parser.add_argument("--repeat", type=int, default=3, metavar="R", help="repeats, contenders in turns (default: 3)")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from export.manifest import Manifest, PocketspecError
-from runtime.bench.contenders import Contender, default_names, parse_contender
+from runtime.bench.contenders import Contender, all_drafters, default_names, parse_contender
 from runtime.bench.setting import choose_contenders, request_fields
 from runtime.bundle.foreign import read_bundle
 from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
@@ -124,3 +124,19 @@ def test_the_engine_has_room_for_every_contender(stacked: Manifest) -> None:
     assert fields("suffix,far-chain20")["nodes"] == 20
     with pytest.raises(PocketspecError, match="rows of 99 are too many; at most 63"):
         fields("plain", 100)
+
+
+def test_all_drafters_are_every_drafter_alone_and_the_choice_among_them(stacked: Manifest) -> None:
+    names = [each.name for each in choose_contenders("all-drafters", stacked, "in B")]
+    assert names == all_drafters(stacked) == ["plain", "suffix", "far", "near", "far>near", "auto"]
+    assert [each.name for each in choose_contenders("near,all-drafters,plain", stacked, "in B")] == [
+        "near",
+        *(name for name in names if name not in ("near", "plain")),
+        "plain",
+    ]
+
+
+def test_a_drafter_without_a_size_leaves_it_to_the_scheduler_and_is_planned(stacked: Manifest) -> None:
+    (contender,) = choose_contenders("far", stacked, "in B")
+    assert contender.speculation == Speculation("far")
+    assert request_fields([contender], [], stacked)["drafters"] == ("far",)

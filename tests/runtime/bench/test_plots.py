@@ -21,6 +21,8 @@ from tests.runtime.bench.records import make_answer, make_step
 
 pytest.importorskip("matplotlib")
 
+PICTURES = ("cost", "categories", "acceptance", "drafters")
+
 
 @pytest.fixture
 def report(engine: Engine) -> Report:
@@ -62,7 +64,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_pictures_show_the_numbers_of_the_report(report: Report, tmp_path: Path, drawn: dict[str, Any]) -> None:
-    assert draw_plots(report, tmp_path) == [tmp_path / f"{name}.png" for name in ("cost", "categories", "acceptance")]
+    assert draw_plots(report, tmp_path) == [tmp_path / f"{name}.png" for name in PICTURES]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
     cost, categories, acceptance = (drawn[name].axes[0] for name in ("cost", "categories", "acceptance"))
     lines = {line.get_label(): list(line.get_ydata()) for line in cost.lines}
@@ -72,6 +74,21 @@ def test_pictures_show_the_numbers_of_the_report(report: Report, tmp_path: Path,
     assert [bar.get_height() for bar in categories.patches] == ratios
     assert [label.get_text() for label in categories.get_xticklabels()] == ["a (n=2)", "b (n=1)"]
     assert list(acceptance.lines[0].get_ydata()) == [1.0, pytest.approx(2 / 3), 0.5]
+
+
+def test_drafters_are_drawn_by_what_a_step_costs_and_brings(
+    report: Report, tmp_path: Path, drawn: dict[str, Any]
+) -> None:
+    """Plain steps are at (1, 1), and a contender lies on the line of its speed."""
+    slow = [replace(step, seconds=2.0) for step in (make_step(2, 3), make_step(3, 3))]
+    answers = [*report.answers[:3], *(make_answer("near-chain3", 20.0, prompt, steps=slow) for prompt in range(3))]
+    draw_plots(replace(report, answers=answers), tmp_path)
+    axes = drawn["drafters"].axes[0]
+    points = [
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axes.lines if line.get_marker() == "o"
+    ]
+    assert points == [(1.0, 1.0), (2.0, 3.5)]
+    assert [text.get_text() for text in axes.texts] == ["1 x", "2 x"]
 
 
 def test_every_picture_says_what_the_numbers_are(report: Report, tmp_path: Path, drawn: dict[str, Any]) -> None:
