@@ -26,6 +26,7 @@ from export.graph.layout_passes import CancelLayouts, ConstantShapes, SinkElemen
 from export.graph.lowering.embedding import lower_embedding
 from export.graph.lowering.linear import DOMAIN, PLACEHOLDER, Product, Storage, lower_product, make_initializer, name_of
 from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
+from export.graph.state_functions import CONVOLUTION
 
 CONTRIB = "com.microsoft"
 _SMALL = 1024  # elements of what is computed at export: shapes and scalars, never weights
@@ -58,7 +59,14 @@ def run_passes(model: ir.Model, weights: GraphRecipes) -> None:
         CancelLayouts(),
         *tidy,
     ]
-    fuse = [PackProducts(weights), FuseSilu(), FuseSkipNorm(), LowerProducts(weights), LowerEmbeddings(weights)]
+    fuse = [
+        TurnTaps(weights),
+        PackProducts(weights),
+        FuseSilu(),
+        FuseSkipNorm(),
+        LowerProducts(weights),
+        LowerEmbeddings(weights),
+    ]
     last = [CommonSubexpressionEliminationPass(), ClearMetadataAndDocStringPass(), RemoveUnusedNodesPass()]
     PassManager([*tidy, *layout, *fuse, *last, RemoveUnusedOpsetsPass()])(model)
 
@@ -103,6 +111,31 @@ class PackProducts(InPlacePass):
         value = make_initializer(name, ir.DataType.FLOAT, shape)
         model.graph.initializers[name] = value
         return value
+
+
+class TurnTaps(InPlacePass):
+    """The weight of a convolution over rows is stored as ``[width, channels]``, so that no step transposes it."""
+
+    def __init__(self, weights: GraphRecipes) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Replaces ``Transpose(Squeeze(weight))`` of a weight ``[channels, 1, width]``."""
+        modified = False
+        for node in find_nodes(model, CONVOLUTION, DOMAIN):
+            turned = _made_by(input_of(node, 1), "Transpose")
+            squeezed = None if turned is None else _made_by(input_of(turned, 0), "Squeeze")
+            weight = None if squeezed is None else input_of(squeezed, 0)
+            if weight is None or str(weight.name) not in self.weights.recipes or len(list(weight.uses())) != 1:
+                continue
+            recipe = self.weights.plain(weight)
+            shape = recipe.shape[::-1]
+            self.weights.recipes[recipe.name] = replace(recipe, shape=shape, transpose=True)
+            weight.shape = ir.Shape((shape[0], shape[-1]))
+            node.replace_input_with(1, weight)
+            modified = True
+        return PassResult(model, modified)
 
 
 class FuseSilu(InPlacePass):
@@ -197,6 +230,12 @@ class LowerEmbeddings(InPlacePass):
             self.weights.recipes.update({name_of(made): made for made in lowered.recipes})
             substitute(node, *lowered.nodes)
         return PassResult(model, bool(nodes))
+
+
+def _made_by(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The node of a standard operator that makes ``value``, if it is of that type."""
+    node = value.producer()
+    return node if node is not None and (node.op_type, node.domain) == (op_type, "") else None
 
 
 def _joint_name(names: Sequence[str]) -> str:

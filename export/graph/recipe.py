@@ -16,7 +16,7 @@ import numpy.typing as npt
 class PlainRecipe:
     """Initializer ``name`` holds ``sources`` stacked by rows, plus ``offset`` (Gemma norms store weight - 1).
 
-    ``dtype`` is "fp32" or "fp16", ``transpose`` swaps the two axes after stacking.
+    ``dtype`` is "fp32" or "fp16", ``transpose`` reverses the axes after stacking.
     """
 
     name: str

@@ -4,7 +4,7 @@ A definition is a function of the model (ONNX's ``FunctionProto``), which ONNX R
 past state is read before its present one is written, since both are bound to one buffer. Rows are worked on one by one,
 so that a row's result does not depend on the number of rows that run with it.
 
-``ShortConvolution`` has the inputs x ``[1, S, channels]``, weight ``[channels, width]``, bias ``[channels]`` or none,
+``ShortConvolution`` has the inputs x ``[1, S, channels]``, weight ``[width, channels]``, bias ``[channels]`` or none,
 past ``[1, slots, channels]`` and total, the length with the S rows, int64 ``[1]``. The row of position p lies in slot p
 modulo the number of slots.
 
@@ -54,13 +54,13 @@ def undefine_states(model: ir.Model) -> None:
 
 def _convolution(node: ir.Node) -> tuple[str, str]:
     """A text and its key. Slot s holds the newest of the positions p up to the last one with p = s modulo slots."""
-    width, silu = node.attributes["width"].as_int(), node.attributes["activation"].as_string() == "silu"
+    width, silu = node.attributes["width"].as_int(), bool(node.attributes["silu"].as_int())
     bias = node.inputs[2] is not None
     taps = "\n".join(
         f"""    start{i} = Constant <value_ints = [{i}]> ()
     end{i} = Add (start{i}, rows)
     column{i} = Constant <value_int = {i}> ()
-    weight{i} = Gather <axis = 1> (weight, column{i})
+    weight{i} = Gather <axis = 0> (weight, column{i})
     slice{i} = Slice (window, start{i}, end{i}, one)
     tap{i} = Mul (slice{i}, weight{i})
     {f"sum{i} = Add (sum{i - 1}, tap{i})" if i else "sum0 = Identity (tap0)"}"""

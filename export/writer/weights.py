@@ -166,7 +166,8 @@ class _Writer:
         if math.prod(recipe.shape) * dtype.itemsize < _INLINE_BYTES:
             parts = [_converted(recipe, name, self._source.read(name)) for name in recipe.sources]
             array = np.concatenate(parts) if recipe.shape else parts[0]
-            self._place(recipe.name, array.T if recipe.transpose else array)
+            turned = array.T.reshape(dims_of(self._initializers[recipe.name])) if recipe.transpose else array
+            self._place(recipe.name, turned)
             return
         position, start = self._data.place(self._initializers[recipe.name]), 0
         for name in recipe.sources:
@@ -181,7 +182,7 @@ class _Writer:
     def _write_columns(self, position: int, recipe: PlainRecipe, first: int, rows: npt.NDArray[Any]) -> None:
         """Writes rows as the columns from ``first`` on of the transposed matrix ``[columns, all rows]``."""
         for row, values in enumerate(np.ascontiguousarray(rows.T)):
-            self._data.write(position + (row * recipe.shape[1] + first) * values.itemsize, values)
+            self._data.write(position + (row * recipe.shape[-1] + first) * values.itemsize, values)
 
     def _constant(self, name: str, array: npt.NDArray[Any]) -> None:
         if array.nbytes < _INLINE_BYTES:

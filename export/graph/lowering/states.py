@@ -48,12 +48,12 @@ class TracedStates:
     def convolve(
         self, layer: int, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None
     ) -> torch.Tensor:
-        """The causal convolution of ``x`` ``[1, S, channels]`` by ``weight`` ``[channels, 1, width]``."""
+        """The causal convolution of ``x`` ``[1, S, channels]`` by ``weight`` ``[channels, width]``."""
         past = self.rows[layer]
-        attributes = {"width": weight.shape[-1], "activation": activation or "none"}
+        attributes = {"width": weight.shape[1], "silu": int(activation is not None)}
         y, self.present[f"present_conv.{layer}"] = symbolic_multi_out(
             f"{DOMAIN}::{CONVOLUTION}",
-            [x, weight, bias, past, self.length],
+            [x, weight.transpose(0, 1), bias, past, self.length],
             attributes,
             dtypes=(torch.float32,) * 2,
             shapes=(x.shape, past.shape),
@@ -179,7 +179,7 @@ def _convolution(x: Any, weight: torch.Tensor, bias: Any = None, activation: Any
         raise ArchitectureError("a convolution runs over other rows than those of the cache")
     if activation not in (None, "silu", "swish"):
         raise ArchitectureError(f"a convolution has the activation {activation}; silu and none are supported")
-    y = x.states.convolve(x.layer, x.x.transpose(1, 2), weight, bias, None if activation is None else "silu")
+    y = x.states.convolve(x.layer, x.x.transpose(1, 2), weight, bias, activation)
     return _Convolved(y.transpose(1, 2))
 
 

@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "panel.h"
+#include "states.h"
 
 namespace pocketspec {
 
@@ -24,6 +25,14 @@ struct Isa {
   void (*store_row)(const float* x, const KvRows& cache, int64_t head, int64_t index);
   // Steps 3 to 5 for some queries of one head of keys and values.
   void (*attend)(const Attention& call, const AttentionUnit& unit);
+  // The channels first .. last-1 of one row (ShortConvolution).
+  void (*convolve)(const ConvolutionRow& row, int64_t first, int64_t last);
+  // x[size] * factor, of length one before if there is an epsilon (LinearRecurrence, step 1).
+  void (*scale_head)(const float* x, int64_t size, float epsilon, float factor, float* y);
+  // exp(x) of `count` numbers (step 2).
+  void (*exponentials)(const float* x, int64_t count, float* y);
+  // Step 3 for some columns of one head.
+  void (*recur)(const RecurrenceUnit& unit);
 };
 
 // The best instruction set that this CPU can run, or the one called `forced`; null if there is none of that name here.

@@ -3,6 +3,7 @@
 #include "halves_avx2.h"
 #include "isa.h"
 #include "attention_rows.h"
+#include "state_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -95,6 +96,6 @@ void multiply(const Panel& panel, const Tile& tile, float* sums) {
 
 }  // namespace
 
-const Isa kAvx2 = {"avx2", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
+const Isa kAvx2 = {"avx2", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend, convolve, scale_head, exponentials, recur};
 
 }  // namespace pocketspec

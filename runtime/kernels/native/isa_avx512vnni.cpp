@@ -3,6 +3,7 @@
 #include "lanes_avx512.h"
 #include "rows.h"
 #include "attention_rows.h"
+#include "state_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -145,6 +146,6 @@ constexpr auto attend_narrow = attend;
 }  // namespace
 
 const Isa kAvx512Vnni = {"avx512vnni", inverse_rms,    quantize,  multiply,     finish,
-                         unpack,       prepare_narrow, store_row, attend_narrow};
+                         unpack,       prepare_narrow, store_row, attend_narrow, convolve, scale_head, exponentials, recur};
 
 }  // namespace pocketspec

@@ -2,6 +2,7 @@
 #include "isa.h"
 #include "quarters_neon.h"
 #include "attention_rows.h"
+#include "state_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -72,6 +73,6 @@ inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int 
 
 }  // namespace
 
-const Isa kNeonI8mm = {"neon_i8mm", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
+const Isa kNeonI8mm = {"neon_i8mm", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend, convolve, scale_head, exponentials, recur};
 
 }  // namespace pocketspec

@@ -3,6 +3,7 @@
 #include "lanes_portable.h"
 #include "rows.h"
 #include "attention_rows.h"
+#include "state_rows.h"
 
 namespace pocketspec {
 namespace {
@@ -41,6 +42,6 @@ void multiply(const Panel& panel, const Tile& tile, float* sums) {
 
 }  // namespace
 
-const Isa kPortable = {"portable", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend};
+const Isa kPortable = {"portable", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend, convolve, scale_head, exponentials, recur};
 
 }  // namespace pocketspec

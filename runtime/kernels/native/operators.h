@@ -94,6 +94,8 @@ Label label_of(const OrtKernelInfo* info, const char* op);
 CustomOp* make_matmul_panel(const Settings& settings);
 CustomOp* make_gather_panel(const Settings& settings);
 CustomOp* make_cached_attention(const Settings& settings, ElementType cache);
+CustomOp* make_short_convolution(const Settings& settings);
+CustomOp* make_linear_recurrence(const Settings& settings);
 
 // Checks codes, scales and zero_points against K, N, bits and block size, and fills `matrix`.
 struct MatrixSpec {

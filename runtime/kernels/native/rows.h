@@ -26,7 +26,8 @@ inline void store_part(Lanes lanes, float* to, int count) {
   std::memcpy(to, part, static_cast<size_t>(count) * sizeof(float));
 }
 
-float inverse_rms(const float* x, int64_t k, float epsilon) {
+// The sum of squares of x[k] (MatMulPanel, step 1).
+inline float sum_of_squares(const float* x, int64_t k) {
   Lanes even = Lanes::set(0), odd = Lanes::set(0);
   for (int64_t i = 0; i < k; i += 32) {
     const Lanes a = load_until(x, i, k);
@@ -36,7 +37,11 @@ float inverse_rms(const float* x, int64_t k, float epsilon) {
       odd = fma(b, b, odd);
     }
   }
-  return 1.0f / std::sqrt(sum(even + odd) / static_cast<float>(k) + epsilon);
+  return sum(even + odd);
+}
+
+float inverse_rms(const float* x, int64_t k, float epsilon) {
+  return 1.0f / std::sqrt(sum_of_squares(x, k) / static_cast<float>(k) + epsilon);
 }
 
 // Sixteen activations of a row, normed if there is a gain.

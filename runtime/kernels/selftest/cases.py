@@ -14,6 +14,7 @@ from runtime.kernels.selftest.attention_reference import ReferenceAttention
 from runtime.kernels.selftest.numbers import Numbers
 from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.kernels.selftest.reference import Floats, QuantizedMatrix
+from runtime.kernels.selftest.state_cases import state_cases
 
 # One row, and numbers of rows below and above the 16 of a tile; most are no multiple of anything.
 _ROWS = (1, 2, 7, 19)
@@ -31,6 +32,8 @@ _INPUTS = {
     "CachedAttention": (
         *("qkv", "past_key", "past_value", "position_ids", "total", "cos", "sin", "tree_bias", "q_gain", "k_gain"),
     ),
+    "ShortConvolution": ("x", "weight", "bias", "past", "total"),
+    "LinearRecurrence": ("query", "key", "value", "log_decay", "beta", "base", "updates", "replay"),
 }
 
 
@@ -75,6 +78,8 @@ def cases() -> Iterator[Case]:
         pair = [make_matrix(24, 96, 4, 32, half=True, own_zeros=False, seed=seed) for seed in (1, 2)]
         yield _matmul(f"MatMulPanel with {activation}", pair, activation, extra=("gain",))
     yield from _attentions()
+    for name, operator, attributes, calls in state_cases():
+        yield Case(name, operator, attributes, {}, [Trial(*call) for call in calls])
 
 
 def refusals() -> Iterator[tuple[str, Case]]:

@@ -97,8 +97,8 @@ def fma(a: Any, b: Any, c: Any) -> Floats:
     return total.astype(np.float32)
 
 
-def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:
-    """Step 1 for rows [rows, K]."""
+def sum_of_squares(x: Floats) -> Floats:
+    """The sum of step 1 for rows [rows, K]: [rows, 1]."""
     rows, k = x.shape
     padded = np.pad(x, ((0, 0), (0, -k % 32))).reshape(rows, -1, 32)
     lanes = np.zeros((rows, 32), np.float32)
@@ -107,7 +107,12 @@ def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
-    inverse = np.float32(1) / np.sqrt(lanes / np.float32(k) + np.float32(epsilon))
+    return lanes
+
+
+def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:
+    """Step 1 for rows [rows, K]."""
+    inverse = np.float32(1) / np.sqrt(sum_of_squares(x) / np.float32(x.shape[1]) + np.float32(epsilon))
     with np.errstate(invalid="ignore"):  # infinities become NaN, as specified
         normed: Floats = x * inverse * gain
     return normed

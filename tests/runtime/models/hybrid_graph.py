@@ -34,7 +34,7 @@ CHANNELS = 2 * KEY_HEADS * SIZE + VOCAB
 UPDATE = HEADS + VOCAB + KEY_HEADS * SIZE
 
 
-def hybrid_graph(delta: bool = True, activation: str = "silu", noise: float = 0.0) -> ir.Model:
+def hybrid_graph(delta: bool = True, noise: float = 0.0) -> ir.Model:
     """The graph with its weights; ``delta`` says which rule its recurrence follows.
 
     What its recurrence gives are the logits.
@@ -45,7 +45,7 @@ def hybrid_graph(delta: bool = True, activation: str = "silu", noise: float = 0.
 hybrid (int64[1, rows] input_ids, int64[1, total] attention_mask, float[1, slots, {CHANNELS}] past_conv,
         float[1, {HEADS}, {SIZE}, {VALUES}] past_recurrent, float[1, held, {UPDATE}] past_updates, int64[2] replay,
         float[{VOCAB}, {CHANNELS}] table, float[{VOCAB}, {HEADS}] decays, float[{VOCAB}, {HEADS}] rates,
-        float[{CHANNELS}, {WIDTH}] weight, float[{CHANNELS}] bias)
+        float[{WIDTH}, {CHANNELS}] weight, float[{CHANNELS}] bias)
     => (float[1, rows, {VOCAB}] logits, float[1, slots, {CHANNELS}] present_conv,
         float[1, {HEADS}, {SIZE}, {VALUES}] present_recurrent, float[1, held, {UPDATE}] present_updates)
     <int64[3] parts = {{{queries}, {queries}, {VOCAB}}}> {{
@@ -53,7 +53,7 @@ hybrid (int64[1, rows] input_ids, int64[1, total] attention_mask, float[1, slots
     x = Gather (table, input_ids)
     decay = Gather (decays, input_ids)
     beta = Gather (rates, input_ids)
-    y, present_conv = pocketspec.ShortConvolution <width = {WIDTH}, activation = "{activation}">
+    y, present_conv = pocketspec.ShortConvolution <width = {WIDTH}, silu = 1>
         (x, weight, bias, past_conv, total_length)
     q, k, v = Split <axis = 2> (y, parts)
     logits, present_recurrent, present_updates = pocketspec.LinearRecurrence
@@ -74,6 +74,13 @@ hybrid (int64[1, rows] input_ids, int64[1, total] attention_mask, float[1, slots
             if str(value.name).partition("_")[2] in ("conv", "recurrent", "updates"):
                 value.name = f"{value.name}.0"
     return model
+
+
+def tables_of(delta: bool) -> dict[str, np.ndarray]:
+    """The numbers of the graph by their names."""
+    initializers = hybrid_graph(delta).graph.initializers
+    names = ("table", "decays", "rates", "weight", "bias")
+    return {name: initializers[name].const_value.numpy() for name in names if name in initializers}
 
 
 def write_hybrid_graph(path: Path, delta: bool = True) -> Path:
