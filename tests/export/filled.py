@@ -148,7 +148,7 @@ class Runner:
         feed["input_ids"] = np.array([tokens], np.int64)
         feed["position_ids"] = np.array([depths], np.int64) + self.length
         feed["attention_mask"] = np.ones((1, total), np.int64)
-        if any(given.name == "replay" for given in self.session.get_inputs()):
+        if any(name.startswith("past_recurrent") for name in self.past):
             feed["replay"] = np.array([self.behind, self.behind], np.int64)
         names = [output.name for output in self.session.get_outputs()]
         results = dict(zip(names, self.session.run(names, feed), strict=True))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from runtime.kernels.selftest.numbers import Numbers
+from runtime.kernels.selftest.reference import Floats
 from runtime.kernels.selftest.state_reference import convolve, run_rows
 
 _EPSILON = 1e-6
@@ -28,28 +29,14 @@ def state_cases() -> Iterator[StateCase]:
 
 def _convolution() -> StateCase:
     rng, channels, width, slots = Numbers(11), 37, 3, 6
-    x, weight, bias = (
-        rng.bell(
-            (
-                8,
-                channels,
-            )
-        ),
-        rng.bell(
-            (
-                width,
-                channels,
-            )
-        ),
-        rng.bell((channels,)),
-    )
+    x, weight, bias = rng.bell((8, channels)), rng.bell((width, channels)), rng.bell((channels,))
     y = convolve(x, weight, bias, silu=True)
     ring = np.zeros((1, slots, channels), np.float32)
     ring[0, :3] = x[:3]
     after = ring.copy()
     for position in range(3, 8):
         after[0, position % slots] = x[position]
-    given = {"x": x[None, 3:], "weight": weight, "bias": bias, "past": ring, "total": np.array([8], np.int64)}
+    given: Arrays = {"x": x[None, 3:], "weight": weight, "bias": bias, "past": ring, "total": np.array([8], np.int64)}
     attributes: dict[str, float | int] = {"width": width, "silu": 1}
     return "ShortConvolution", "ShortConvolution", attributes, [(given, {"y": y[None, 3:], "present": after})]
 
@@ -59,56 +46,13 @@ def _recurrence(delta: bool) -> StateCase:
     rng = Numbers(12 + delta)
     base = np.zeros((_HEADS, _KEY, _VALUE), np.float32)
     updates = np.zeros((_HELD, _HEADS * (1 + _VALUE) + _KEY_HEADS * _KEY), np.float32)
-    calls, repeated = [], 0
+    calls, repeated = list[tuple[Arrays, Arrays]](), 0
     for rows, folded, kept in ((4, 0, 2), (3, 2, 2), (9, 4, 0)):
-        query, key = (
-            rng.bell(
-                (
-                    rows,
-                    _KEY_HEADS,
-                    _KEY,
-                )
-            ),
-            rng.bell(
-                (
-                    rows,
-                    _KEY_HEADS,
-                    _KEY,
-                )
-            ),
-        )
-        value, decay = (
-            rng.bell(
-                (
-                    rows,
-                    _HEADS,
-                    _VALUE,
-                )
-            ),
-            -np.abs(
-                rng.bell(
-                    (
-                        rows,
-                        _HEADS,
-                    )
-                )
-            )
-            / np.float32(4),
-        )
-        rate = (
-            np.abs(
-                rng.bell(
-                    (
-                        rows,
-                        _HEADS,
-                    )
-                )
-            )
-            / np.float32(2)
-            if delta
-            else None
-        )
-        given = {
+        keys, heads = (rows, _KEY_HEADS, _KEY), (rows, _HEADS)
+        query, key, value = rng.bell(keys), rng.bell(keys), rng.bell((rows, _HEADS, _VALUE))
+        decay = _positive(rng, *heads) * np.float32(-0.25)
+        rate = _positive(rng, *heads) * np.float32(0.5) if delta else None
+        given: Arrays = {
             "query": query.reshape(1, rows, -1),
             "key": key.reshape(1, rows, -1),
             "value": value.reshape(1, rows, -1),
@@ -129,3 +73,8 @@ def _recurrence(delta: bool) -> StateCase:
     name = f"LinearRecurrence, {'delta rule' if delta else 'gated'}"
     attributes: dict[str, float | int] = {"key_heads": _KEY_HEADS, "scale": 0.3, "epsilon": _EPSILON}
     return name, "LinearRecurrence", attributes, calls
+
+
+def _positive(rng: Numbers, *shape: int) -> Floats:
+    numbers: Floats = np.abs(rng.bell(shape)).astype(np.float32)
+    return numbers
