@@ -225,21 +225,17 @@ Status LinearRecurrence::run_block(const OrtKernelContext* context, const Recurr
       const int64_t columns = call.value_size - column < kStateColumns ? call.value_size - column : kStateColumns;
       const int64_t shared = head / (call.heads / call.key_heads) * call.key_size;
       float* base = call.base + head * call.key_size * call.value_size + column;
-      RecurrenceUnit unit;
-      unit.state = base;
-      unit.state_stride = call.value_size;
-      if (!stays) {
-        auto* copy = static_cast<float*>(copies.at_least(static_cast<size_t>(call.key_size * kStateColumns) * sizeof(float)));
-        if (!copy) {
-          failed.store(true, std::memory_order_relaxed);
-          return;
-        }
-        for (int64_t i = 0; i < call.key_size; ++i) {
-          std::memcpy(copy + i * kStateColumns, base + i * call.value_size, static_cast<size_t>(columns) * sizeof(float));
-        }
-        unit.state = copy;
-        unit.state_stride = kStateColumns;
+      // The columns lie together, so that they stay in the innermost cache.
+      auto* copy = static_cast<float*>(copies.at_least(static_cast<size_t>(call.key_size * kStateColumns) * sizeof(float)));
+      if (!copy) {
+        failed.store(true, std::memory_order_relaxed);
+        return;
       }
+      const size_t bytes = static_cast<size_t>(columns) * sizeof(float);
+      for (int64_t i = 0; i < call.key_size; ++i) std::memcpy(copy + i * kStateColumns, base + i * call.value_size, bytes);
+      RecurrenceUnit unit;
+      unit.state = copy;
+      unit.state_stride = kStateColumns;
       unit.key_size = call.key_size;
       unit.columns = static_cast<int>(columns);
       unit.rows = rows, unit.known = known;
@@ -253,6 +249,8 @@ Status LinearRecurrence::run_block(const OrtKernelContext* context, const Recurr
       unit.rates = call.beta ? call.beta + skipped * call.heads + head : nullptr, unit.rate_stride = call.heads;
       unit.y = call.y + fresh * call.values() + head * call.value_size + column, unit.y_stride = call.values();
       settings_.isa->recur(unit);
+      if (!stays) continue;
+      for (int64_t i = 0; i < call.key_size; ++i) std::memcpy(base + i * call.value_size, copy + i * kStateColumns, bytes);
     }
   };
   const int threads = rows * call.heads * call.key_size * call.value_size < kParallelUpdates ? 1 : settings_.crew->count();

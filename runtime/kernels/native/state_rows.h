@@ -33,47 +33,63 @@ void exponentials(const float* x, int64_t count, float* y) {
   }
 }
 
+// Step 3 for the rows that are repeated, all of them at once for every number of the state.
+template <int kWide>
+void repeat_rows(const RecurrenceUnit& unit, int column) {
+  if (unit.known == 0) return;
+  float* at = unit.state + column;
+  for (int64_t i = 0; i < unit.key_size; ++i, at += unit.state_stride) {
+    Lanes state[kWide];
+#pragma GCC unroll 4
+    for (int wide = 0; wide < kWide; ++wide) state[wide] = Lanes::load(at + wide * 16);
+    for (int64_t row = 0; row < unit.known; ++row) {
+      const Lanes k = Lanes::set(unit.keys[row * unit.key_stride + i]);
+      const Lanes decay = Lanes::set(unit.decays[row * unit.decay_stride]);
+      const float* change = unit.added + row * unit.added_stride + column;
+#pragma GCC unroll 4
+      for (int wide = 0; wide < kWide; ++wide) {
+        state[wide] = fma(k, Lanes::load(change + wide * 16), state[wide] * decay);
+      }
+    }
+#pragma GCC unroll 4
+    for (int wide = 0; wide < kWide; ++wide) state[wide].store(at + wide * 16);
+  }
+}
+
 // Step 3 for kWide times 16 columns, all of which exist.
 template <int kWide>
 void recur_columns(const RecurrenceUnit& unit, int column) {
-  for (int64_t row = 0; row < unit.rows; ++row) {
+  repeat_rows<kWide>(unit, column);
+  for (int64_t row = unit.known; row < unit.rows; ++row) {
     const float* key = unit.keys + row * unit.key_stride;
     const Lanes decay = Lanes::set(unit.decays[row * unit.decay_stride]);
-    float* added = unit.added + row * unit.added_stride + column;
-    Lanes change[kWide];
-    const bool known = row < unit.known;
-    const bool delta = !known && unit.rates;
-    if (delta) {
+    const float* value = unit.values + row * unit.value_stride + column;
+    Lanes change[kWide], read[kWide];
+#pragma GCC unroll 4
+    for (int wide = 0; wide < kWide; ++wide) {
+      change[wide] = Lanes::load(value + wide * 16);
+      read[wide] = Lanes::set(0);
+    }
+    if (unit.rates) {
       Lanes memory[kWide];
 #pragma GCC unroll 4
       for (int wide = 0; wide < kWide; ++wide) memory[wide] = Lanes::set(0);
-      float* at = unit.state + column;
+      const float* at = unit.state + column;
       for (int64_t i = 0; i < unit.key_size; ++i, at += unit.state_stride) {
         const Lanes k = Lanes::set(key[i]);
 #pragma GCC unroll 4
         for (int wide = 0; wide < kWide; ++wide) {
-          const Lanes faded = Lanes::load(at + wide * 16) * decay;
-          memory[wide] = fma(k, faded, memory[wide]);
+          memory[wide] = fma(k, Lanes::load(at + wide * 16) * decay, memory[wide]);
         }
       }
       const Lanes rate = Lanes::set(unit.rates[row * unit.rate_stride]), minus = Lanes::set(-1.0f);
-      const float* value = unit.values + row * unit.value_stride + column;
 #pragma GCC unroll 4
-      for (int wide = 0; wide < kWide; ++wide) {
-        change[wide] = fma(memory[wide], minus, Lanes::load(value + wide * 16)) * rate;
-      }
-    } else {
-      const float* value = known ? added : unit.values + row * unit.value_stride + column;
-#pragma GCC unroll 4
-      for (int wide = 0; wide < kWide; ++wide) change[wide] = Lanes::load(value + wide * 16);
+      for (int wide = 0; wide < kWide; ++wide) change[wide] = fma(memory[wide], minus, change[wide]) * rate;
     }
-    Lanes read[kWide];
+    float* added = unit.added + row * unit.added_stride + column;
 #pragma GCC unroll 4
-    for (int wide = 0; wide < kWide; ++wide) {
-      read[wide] = Lanes::set(0);
-      if (!known) change[wide].store(added + wide * 16);
-    }
-    const float* query = known ? key : unit.queries + row * unit.query_stride;
+    for (int wide = 0; wide < kWide; ++wide) change[wide].store(added + wide * 16);
+    const float* query = unit.queries + row * unit.query_stride;
     float* at = unit.state + column;
     for (int64_t i = 0; i < unit.key_size; ++i, at += unit.state_stride) {
       const Lanes k = Lanes::set(key[i]), q = Lanes::set(query[i]);
@@ -81,10 +97,9 @@ void recur_columns(const RecurrenceUnit& unit, int column) {
       for (int wide = 0; wide < kWide; ++wide) {
         const Lanes state = fma(k, change[wide], Lanes::load(at + wide * 16) * decay);
         state.store(at + wide * 16);
-        if (!known) read[wide] = fma(q, state, read[wide]);
+        read[wide] = fma(q, state, read[wide]);
       }
     }
-    if (known) continue;
     float* y = unit.y + (row - unit.known) * unit.y_stride + column;
 #pragma GCC unroll 4
     for (int wide = 0; wide < kWide; ++wide) read[wide].store(y + wide * 16);
