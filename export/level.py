@@ -25,6 +25,7 @@ from export.request import ExportRequest
 from export.sources.checkpoint_mapping import LoadedTensors
 from export.sources.compact_tokenizer import write_compact_tokenizer
 from export.sources.opened import open_weights
+from export.sources.parallel_drafts import parallel_drafts
 from export.sources.tensor_source import TensorSource
 from export.tasks import DEFAULT_METHOD, LevelTask
 from export.validation.check import Passage, check_level, read_passage
@@ -98,6 +99,7 @@ class _LevelExport:
             check=check,
             native=native,
             sparse_bytes=sparse_bytes(folder / GRAPH),
+            parallel=parallel_drafts(task.model.config) if job.role == "drafter" else None,
         )
         level = self._measure_effects(level, passage)
         seconds = lowered_at - started, written_at - lowered_at, checked_at - written_at, time.monotonic() - checked_at

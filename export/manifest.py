@@ -28,10 +28,10 @@ from export.untrusted import (
 )
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
-# out, and why; 5: layers with states (convolutions, recurrences)
-SCHEMA = 5
-# Bundles without such layers are written as 4, which earlier versions read as well.
-_SCHEMA_WITHOUT_STATES = 4
+# out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel
+SCHEMA = 6
+# Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
+_SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES = 4, 5
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files when it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
@@ -218,6 +218,16 @@ class KvEffect:
 
 
 @dataclass(frozen=True)
+class ParallelDrafts:
+    """Of a level that drafts several tokens with one forward (PARD): ``mask_token`` is its input for tokens that are
+    not known, ``longest`` the most tokens of a draft.
+    """
+
+    mask_token: Annotated[int, Within(0, (1 << 31) - 1)]
+    longest: Annotated[int, Within(2, 64)]
+
+
+@dataclass(frozen=True)
 class Level:
     """One exported model. ``graphs`` maps a KV type to a graph file in ``folder`` (relative to the bundle).
 
@@ -226,7 +236,7 @@ class Level:
     tokens of the target's greedy answers to mixed prompts that are their first choice as well; None if it was not
     measured. ``sparse_bytes``: of ``weight_bytes``, those of tables of which a step reads a few rows (an embedding that
     is not tied to the head, rotary tables). ``left_out``: measurements ("kv_effects", "agreement") that could not be
-    made where the level was exported, each with the reason.
+    made where the level was exported, each with the reason. ``parallel``: None if it drafts token by token.
     """
 
     name: str
@@ -246,6 +256,16 @@ class Level:
     agreement: Fraction | None = None
     sparse_bytes: ByteCount = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
+    parallel: ParallelDrafts | None = None
+
+    @property
+    def drafts_trees(self) -> bool:
+        """Whether it can draft trees: its graph takes them, and it drafts token by token."""
+        return self.tree and self.parallel is None
+
+    def chain_within(self, nodes: int) -> int:
+        """The longest chain of at most ``nodes`` tokens that it drafts."""
+        return nodes if self.parallel is None else min(nodes, self.parallel.longest)
 
 
 @dataclass(frozen=True)
@@ -284,13 +304,22 @@ class Manifest:
         return tuple(level for level in self.levels if level.role == "drafter")
 
 
+def parallel_levels(manifest: Manifest) -> dict[str, ParallelDrafts]:
+    """The levels that draft in parallel, by name."""
+    return {level.name: level.parallel for level in manifest.levels if level.parallel is not None}
+
+
 def dump_manifest(manifest: Manifest) -> str:
     """The manifest as JSON text, ending in a line break."""
     data = asdict(manifest)
     for level in data["levels"]:
         level["shape"] = {name: value for name, value in level["shape"].items() if value is not None}
-    if any(level.shape.has_states for level in manifest.levels):
+        if level["parallel"] is None:
+            del level["parallel"]
+    if any(level.parallel is not None for level in manifest.levels):
         data["schema"] = SCHEMA
+    elif any(level.shape.has_states for level in manifest.levels):
+        data["schema"] = _SCHEMA_WITH_STATES
     return json.dumps(data, indent=2) + "\n"
 
 
@@ -336,6 +365,10 @@ def _faults(manifest: Manifest) -> Iterator[str]:
             yield f"{level.name} has recurrent states whose heads of keys do not divide their heads"
         if not level.graphs or (level.native and not level.native.graphs):
             yield f"{level.name} has no graphs"
+        if level.parallel is not None and level.role != "drafter":
+            yield f"{level.name} drafts in parallel, and is no drafter"
+        if level.parallel is not None and level.parallel.mask_token >= shape.vocab_size:
+            yield f"{level.name} has the mask token {level.parallel.mask_token} of {shape.vocab_size}"
         if level.sparse_bytes > level.weight_bytes:
             yield f"{level.name} has more sparse bytes than bytes"
     for name in manifest.files:

@@ -85,21 +85,34 @@ def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:
     if not is_target and any(inputs.levels[name].role == "intermediate" for name in choices.drafters):
         # An intermediate judges drafts of the drafter below it: trees, if both levels can.
         nodes, tree = max(nodes, INNER_NODES), level.tree
-    rows = nodes + 1 + (0 if inputs.residence(level.name) == "native" else _PADDING_ROWS)
+    chain = level.chain_within(nodes)
+    # The tokens of a whole accepted draft and the target's own, which is all that a drafter usually lacks.
+    rows = nodes + 1
+    if level.parallel is not None:
+        rows, tree = rows + chain - 1, False  # and the masks
+    rows += 0 if inputs.residence(level.name) == "native" else _PADDING_ROWS
     copies = choices.kept_conversations + 1 if is_target and choices.kept_conversations else 0
     held = choices.context if is_target else min(choices.window, level.shape.positions)
     return LevelSizes(
         kv_type=choices.kv_type if is_target else choices.drafter_kv_type,
         capacity=held + rows,
         rows=rows,
-        # A drafter of chains needs the logits of its last row alone, an intermediate those of every row it judges.
-        logits_rows=1 if level.role == "drafter" and not tree else rows,
+        logits_rows=_logits_rows(level, tree, rows, chain),
         prefill_chunk=choices.prefill_chunk,
         tree=tree,
         # One copy more than are kept, for the moment in which two conversations change places.
         kept_rows=copies * choices.context,
         kept_copies=copies,
     )
+
+
+def _logits_rows(level: Level, tree: bool, rows: int, chain: int) -> int:
+    """An intermediate needs the logits of every row it judges. A drafter of chains needs those of its last row alone,
+    or of a row for every token if it drafts in parallel.
+    """
+    if level.role != "drafter" or tree:
+        return rows
+    return 1 if level.parallel is None else chain
 
 
 def _level_plan(level: Level, inputs: PlanInputs, sizes: LevelSizes) -> LevelPlan:

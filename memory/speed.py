@@ -129,7 +129,7 @@ class Predictor:
         level = self.inputs.levels[name]
         agreement, costs = self._agreement(level, choices) if agreement is None else agreement, _Costs(self, choices)
         for shape, nodes in draft_sizes(choices.shape, choices.nodes):
-            if shape == "tree" and not level.tree:
+            if (shape == "tree" and not level.drafts_trees) or nodes > level.chain_within(nodes):
                 continue
             depth = draft_depth(shape, nodes)
             if shape == "chain":
@@ -162,8 +162,8 @@ class Predictor:
         """
         plain = judged_step_seconds(costs, lower.name, judge.name, "chain", 0, 0)
         best: tuple[tuple[float, ...], float] = (1.0,), plain
-        shape: Shape = "tree" if judge.tree and lower.tree else "chain"
-        for kind, nodes in draft_sizes(shape, INNER_NODES):
+        shape: Shape = "tree" if judge.tree and lower.drafts_trees else "chain"
+        for kind, nodes in draft_sizes(shape, lower.chain_within(INNER_NODES)):
             depth = draft_depth(kind, nodes)
             chances = (agreement,) * depth
             brought = brought_by_chain(chances) if kind == "chain" else brought_by_tree(chances, nodes)
@@ -228,6 +228,10 @@ class _Costs:
         """See ``StepCosts``."""
         predictor = self.predictor
         return predictor.costs.seconds(predictor.inputs.levels[level], rows, self.choices.context // 2)
+
+    def drafts_in_parallel(self, level: str) -> bool:
+        """See ``StepCosts``."""
+        return self.predictor.inputs.levels[level].parallel is not None
 
 
 def _mean_tokens(brought: Sequence[float]) -> float:

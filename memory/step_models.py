@@ -39,12 +39,17 @@ class StepCosts(Protocol):
         """A forward of a level below it."""
         ...
 
+    def drafts_in_parallel(self, level: str) -> bool:
+        """Whether one forward of a level computes a whole draft."""
+        ...
+
 
 @dataclass(frozen=True)
 class StepEstimate:
     """An average step: ``tokens`` committed, seconds of ``verifying``, seconds of ``drafting``, tokens ``drafted``.
 
-    ``drafting`` includes the loop's own work for the drafted nodes. ``StepCosts.step_seconds`` are in neither.
+    ``drafting`` includes the loop's own work for the drafted nodes. ``StepCosts.step_seconds`` are in neither. With
+    ``drafted`` 0, ``drafting`` does not depend on the number of tokens.
     """
 
     tokens: float
@@ -55,9 +60,20 @@ class StepEstimate:
 
 def chain_step(costs: StepCosts, drafter: str, chances: Sequence[float]) -> StepEstimate:
     """A step with a chain by ``drafter``; the chain has one token for each of ``chances``, the acceptance by depth."""
-    length = len(chances)
-    drafting = draft_seconds(costs, drafter, "chain", length, length)
-    return StepEstimate(chain_tokens(chances), costs.target(1 + length), drafting, length)
+    length, tokens = len(chances), chain_tokens(chances)
+    drafting = draft_seconds(costs, drafter, "chain", length, length, tokens)
+    drafted = 0.0 if costs.drafts_in_parallel(drafter) else length
+    return StepEstimate(tokens, costs.target(1 + length), drafting, drafted)
+
+
+def seconds_per_token(costs: StepCosts, drafter: str, estimate: StepEstimate, length: int) -> float:
+    """Average seconds of drafting that a chain of ``length`` tokens saves for each token that it is shorter.
+
+    A level that drafts in parallel has run its forward by then.
+    """
+    if costs.drafts_in_parallel(drafter):
+        return costs.node_seconds["chain"]
+    return estimate.drafting / length
 
 
 def tree_step(costs: StepCosts, drafter: str, depth: int, nodes: int, tokens: float) -> StepEstimate:
@@ -66,12 +82,19 @@ def tree_step(costs: StepCosts, drafter: str, depth: int, nodes: int, tokens: fl
     return StepEstimate(tokens, costs.target(1 + nodes), drafting, nodes)
 
 
-def draft_seconds(costs: StepCosts, drafter: str, shape: Shape, nodes: int, depth: int) -> float:
+def draft_seconds(
+    costs: StepCosts, drafter: str, shape: Shape, nodes: int, depth: int, committed: float = 1.0
+) -> float:
     """Seconds of drafting: a forward of ``drafter`` for every depth, and the loop's own work for the nodes.
 
-    For a tree each forward reads the nodes of all depths above again (``runtime.drafters.draft_tree``).
+    For a tree each forward reads the nodes of all depths above again (``runtime.drafters.draft_tree``). A level that
+    drafts in parallel runs one forward for chains of any length: it reads the tokens that a step ``committed``, on
+    average, and a mask for every token of the draft but the last.
     """
-    rows = [1] * depth if shape == "chain" else [max(1, nodes * level // depth) for level in range(depth)]
+    if costs.drafts_in_parallel(drafter):
+        rows = [round(committed) + depth - 1] if depth else []
+    else:
+        rows = [1] * depth if shape == "chain" else [max(1, nodes * level // depth) for level in range(depth)]
     return sum(costs.forward(drafter, count) for count in rows) + nodes * costs.node_seconds[shape]
 
 

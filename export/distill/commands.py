@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.distill.corpus import Corpus, Record, encode, in_turn, read_records
 from export.distill.family import FAMILY, POSITIONS, VOCABULARY, from_layers
-from export.distill.lessons import TOP, join, load_lessons, read_text, run_answers, save_lessons, write_answers
+from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, run_answers, save_lessons, write_answers
 from export.distill.measure import Answered, answer, markdown, measure
+from export.distill.parallel import ParallelObjective, mask_token
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
 from export.manifest import PocketspecError
+from export.sources.parallel_drafts import LEAST_DRAFTS, LONGEST_KEY, MASK_KEY, MOST_DRAFTS
 from memory.machine import measured_on, this_command
 from memory.progress_bars import ProgressBars
 
@@ -78,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="N",
         help="begin as these layers of the teacher, not as --size",
+    )
+    distill.add_argument(
+        "--parallel", type=int, metavar="K", help="learn to draft K tokens with one forward (PARD), best from a --start"
     )
     measuring.add_argument("--students", type=Path, nargs="*", default=[], help="folders of its drafters")
     measuring.add_argument("--count", type=int, default=10, help="prompts to answer, kinds in turn (10)")
@@ -161,11 +166,29 @@ def _prompt(tokenizer: Any, record: Record) -> list[int]:
 
 
 def _distill(arguments: argparse.Namespace) -> None:
-    save_tokenizer(AutoTokenizer.from_pretrained(arguments.teacher), arguments.output)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
+    save_tokenizer(tokenizer, arguments.output)
     model = _new_model(arguments)
     lessons = join([load_lessons(path) for path in arguments.lessons])
     CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
-    train(model, TeacherObjective(lessons), Schedule(arguments.minutes), arguments.output, report=_report)
+    if arguments.parallel is None:
+        train(model, TeacherObjective(lessons), Schedule(arguments.minutes), arguments.output, report=_report)
+    else:
+        _distill_parallel(model, lessons, tokenizer, arguments)
+
+
+def _distill_parallel(model: Any, lessons: Lessons, tokenizer: Any, arguments: argparse.Namespace) -> None:
+    """Adapts ``model`` to drafting in parallel, and says so in its configuration."""
+    if not LEAST_DRAFTS <= arguments.parallel <= MOST_DRAFTS:
+        raise PocketspecError(f"--parallel {arguments.parallel}; write {LEAST_DRAFTS} to {MOST_DRAFTS}")
+    task = ParallelObjective(lessons, mask_token(tokenizer), arguments.parallel)
+    model.config.update({MASK_KEY: task.mask, LONGEST_KEY: task.depth})
+
+    def report(progress: TrainingProgress) -> None:
+        _report(progress)
+        print("  agreement by position: " + " ".join(f"{share:.3f}" for share in task.agreement), file=sys.stderr)
+
+    train(model, task, Schedule(arguments.minutes), arguments.output, report=report)
 
 
 def _measure(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+from export.manifest import parallel_levels
 from memory.meter import Memory, PeakMeter
 from runtime.bench.contenders import PERFECT, Contender
 from runtime.bench.prediction import Replay
@@ -143,8 +144,10 @@ class Bench:
         for contender in contenders:
             engine = self._engines[contender.kernels]
             widths = any_width(engine.target.max_rows) if contender.single_rows else engine.target.widths
-            methods = engine.decoding_methods()
-            replays[contender.name] = Replay(methods, costs[contender.kernels], engine.manifest.target.name, widths.pad)
+            methods, manifest = engine.decoding_methods(), engine.manifest
+            replays[contender.name] = Replay(
+                methods, costs[contender.kernels], manifest.target.name, widths.pad, parallel_levels(manifest)
+            )
         return replays
 
     def _simulate(self, contender: Contender) -> None:

@@ -6,7 +6,7 @@ latencies that it has learned so far; then it learns from the step, as it does w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from memory.costs import MeasuredCosts
 from runtime.decoding.draft import Pick, Step
@@ -18,13 +18,18 @@ class Replay:
     """The cost model as it learns from one contender, answer after answer.
 
     ``methods`` have learned nothing yet. ``costs`` are this device's, for a target called ``target``, whose forwards of
-    n rows run ``padded(n)`` of them.
+    n rows run ``padded(n)`` of them; ``parallel`` holds the levels that draft in parallel.
     """
 
     def __init__(
-        self, methods: Sequence[DecodingMethod], costs: MeasuredCosts, target: str, padded: Callable[[int], int]
+        self,
+        methods: Sequence[DecodingMethod],
+        costs: MeasuredCosts,
+        target: str,
+        padded: Callable[[int], int],
+        parallel: Container[str] = (),
     ) -> None:
-        self._methods, self._latency = methods, LatencyEstimates(costs, target, padded)
+        self._methods, self._latency = methods, LatencyEstimates(costs, target, padded, parallel)
 
     def predict(self, steps: Sequence[Step], context: int) -> float | None:
         """The forecast for ``steps`` after a text of ``context`` tokens, in tokens/s; None if no method made a step."""

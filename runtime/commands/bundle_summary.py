@@ -108,6 +108,8 @@ def _effect(effect: KvEffect) -> str:
 
 
 def _shapes(level: Level) -> str:
+    if level.parallel is not None:
+        return f"chains of up to {level.parallel.longest} tokens, drafted with one forward"
     return "chains and trees" if level.tree else "chains"
 
 

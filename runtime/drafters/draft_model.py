@@ -16,20 +16,21 @@ cache, the drafter reads the latest part (``window.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from runtime.arrays import Arena, FloatArray, TokenArray, at_least
-from runtime.decoding.constrained import allowed_distribution, allowed_greedy_token
-from runtime.decoding.context import Context, shared_prefix
-from runtime.decoding.draft import Draft, DraftLimit, DrawKind, make_chain
+from runtime.arrays import Arena, FloatArray, at_least
+from runtime.decoding.constrained import allowed_distribution
+from runtime.decoding.context import Context
+from runtime.decoding.draft import Draft, DraftLimit, DrawKind
 from runtime.decoding.protocols import Model
 from runtime.decoding.sampling import RandomStream, draw, passing_row, uniform
+from runtime.drafters.chain import Following, drawn_chain, one_hot_chain, with_drafted
 from runtime.drafters.confidence import confidence_sampling, is_worth_extending, uncalibrated
 from runtime.drafters.draft_tree import ROOT, GrowingTree
-from runtime.drafters.window import window_of, window_size
+from runtime.drafters.window import missing_tokens, window_size
 from runtime.errors import DraftError, LogitsError
 
 # A node whose probability or score is below this is not worth a row of the target. A heuristic.
@@ -80,9 +81,13 @@ class DraftModelDrafter:
     def _propose(self, context: Context, limit: DraftLimit) -> Draft:
         logits, rows_read = self._catch_up(context)
         if context.sampling.temperature > 0 and self._drawn:
-            draft = self._draw(context, limit, logits)
+            if limit.shape == "chain":
+                following = self._following(logits)
+                draft = drawn_chain(context, limit, following, self.calibration, self.name, self._arena)
+            else:
+                draft = self._draw_tree(context, limit, logits)
         elif limit.shape == "chain":
-            draft = self._chain(context, limit, logits)
+            draft = one_hot_chain(context, limit, self._following(logits), self.calibration, self.name)
         else:
             draft = self._best_tree(context, limit, logits)
         return replace(draft, rows_read=rows_read)
@@ -99,17 +104,8 @@ class DraftModelDrafter:
 
         Returns the logits after the last one, float32 ``[vocab]``, and the number of rows read before it.
         """
-        cache = self._model.cache
-        tokens = window_of(context.tokens, window_size(self._model, context.capacity))
-        if self._vocab_size > self._model.vocab_size:  # padding ids, which the drafter lacks
-            tokens = np.minimum(tokens, self._model.vocab_size - 1)
-        cache.rollback(min(shared_prefix(cache.tokens, tokens), len(tokens) - 1))
-        kept = cache.length
-        rows_read = len(tokens) - 1 - kept
-        if self._model.padded(len(tokens) - kept) > self._model.max_rows:
-            self._model.prefill(tokens[kept:-1])
-            kept = len(tokens) - 1
-        logits = self._model.forward(tokens[kept:], None, len(tokens) - kept - 1).logits
+        tokens, rows_read = missing_tokens(self._model, context, self._vocab_size)
+        logits = self._model.forward(tokens, None, len(tokens) - 1).logits
         return self._shared(logits)[0], rows_read
 
     def _shared(self, logits: FloatArray) -> FloatArray:
@@ -117,28 +113,9 @@ class DraftModelDrafter:
         shared: FloatArray = logits[:, : self._shared_vocab]
         return shared
 
-    def _chain(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
-        """The most probable tokens, or those that sample-and-match would draw from the drafter's distribution."""
-        params, survival = context.sampling, 1.0
-        tokens: list[int] = []
-        chances: list[float] = []
-        while True:
-            before, drawn_from = _with_drafted(context, tokens), None
-            row = passing_row(len(logits))
-            if params.temperature == 0:
-                token = allowed_greedy_token(logits, context, tokens, before)
-                if limit.floor > 0:
-                    drawn_from = allowed_distribution(logits, context, tokens, before, row, confidence_sampling(params))
-            else:
-                drawn_from = allowed_distribution(logits, context, tokens, before, row)
-                token = drawn_from.draw(uniform(params.seed, context.position + len(tokens)))
-            tokens.append(token)
-            if drawn_from is not None:
-                chances.append(drawn_from.chance(token))
-                survival *= self.calibration(chances[-1])
-            if len(tokens) == limit.depth or not is_worth_extending(survival, len(tokens), limit.floor):
-                return make_chain(tokens, source=self.name, chances=tuple(chances))
-            logits = self._shared(self._model.forward(tokens[-1:]).logits)[0]
+    def _following(self, logits: FloatArray) -> Following:
+        """The logits after the drafted tokens of a chain; ``logits`` are those after none."""
+        return lambda tokens: self._shared(self._model.forward(tokens[-1:]).logits)[0] if tokens else logits
 
     def _best_tree(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
         """The most probable ``limit.nodes`` nodes."""
@@ -151,7 +128,7 @@ class DraftModelDrafter:
                 score = tree.nodes[node].score if node != ROOT else 1.0
                 floor = max(_MIN_SCORE, limit.floor, tree.nodes[best[-1]].score if len(best) == limit.nodes else 0.0)
                 path, row = tree.path(node), passing_row(len(after))
-                before = _with_drafted(context, path)
+                before = with_drafted(context, path)
                 probs = allowed_distribution(after, context, path, before, row, params).dense(row)
                 for token in _likeliest(probs, _MIN_SCORE, limit.nodes):
                     share = float(probs[token])
@@ -164,14 +141,9 @@ class DraftModelDrafter:
             rows = self._shared(tree.feed(level))
         return tree.draft(best, self.name, expected=sum(tree.nodes[node].score for node in best))
 
-    def _draw(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
-        """One chain, or ``branches`` of them, drawn with the drafter's own random numbers, with their distributions.
-
-        The numbers depend on the position at which the step begins and are counted from there, so no other step uses
-        them. Exactness demands that how many tokens are drawn depends only on sizes and on tokens that stay.
-        """
-        kind = DrawKind.INDEPENDENT if limit.shape == "chain" else DrawKind.WITHOUT_REPLACEMENT
-        branches = 1 if limit.shape == "chain" else min(self._branches, limit.nodes)
+    def _draw_tree(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
+        """``branches`` drawn chains, without replacement where they part. See ``drawn_chain`` for the numbers."""
+        branches = min(self._branches, limit.nodes)
         self._arena.reset()
         tree, rows = GrowingTree(self._model), logits[None]
         probs: dict[int, FloatArray] = {}
@@ -185,10 +157,10 @@ class DraftModelDrafter:
             parents, level = level, []
             for node, logits in zip(parents, rows, strict=True):
                 path, row = tree.path(node), self._arena.take(len(logits))
-                before = _with_drafted(context, path)
+                before = with_drafted(context, path)
                 probs[node] = allowed_distribution(logits, context, path, before, row).dense(row)
                 level += self._draw_children(context, tree, node, probs[node], 1 if depth else branches)
-        return tree.draft(range(len(tree.nodes)), self.name, kind, probs)
+        return tree.draft(range(len(tree.nodes)), self.name, DrawKind.WITHOUT_REPLACEMENT, probs)
 
     def _draw_children(
         self, context: Context, tree: GrowingTree, node: int, probs: FloatArray, count: int
@@ -209,13 +181,6 @@ class DraftModelDrafter:
                 if not left.any():
                     break
         return children
-
-
-def _with_drafted(context: Context, tokens: Sequence[int]) -> Sequence[int] | TokenArray:
-    """Committed and drafted tokens, which the repetition penalty reads; empty if there is no penalty."""
-    if context.sampling.repetition_penalty == 1.0:
-        return ()
-    return np.concatenate([context.tokens, np.array(tokens, np.int32)])
 
 
 def _likeliest(probs: FloatArray, floor: float, most: int) -> list[int]:

@@ -8,6 +8,7 @@ from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.fallback import FallbackDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.overlapped import OverlappedDrafter
+from runtime.drafters.parallel import ParallelDrafter
 from runtime.drafters.registry import DrafterResources, registered
 
 
@@ -25,6 +26,14 @@ def make_drafter(spec: DrafterSpec, resources: DrafterResources) -> Drafter:
         return HierarchyDrafter(below, model, resources.vocab_size, spec.name, resources.drawn, resources.inner_rule)
     if spec.name in registered():
         return registered()[spec.name].make(spec, resources)
-    drafter = DraftModelDrafter(resources.model(spec.name), resources.vocab_size, spec.name, drawn=resources.drawn)
+    drafter = _draft_model(spec.name, resources)
     drafter.calibration = resources.calibration(spec.name)
     return drafter
+
+
+def _draft_model(level: str, resources: DrafterResources) -> DraftModelDrafter | ParallelDrafter:
+    """The drafter that runs ``level`` alone."""
+    model, parallel = resources.model(level), resources.parallel(level)
+    if parallel is not None:
+        return ParallelDrafter(model, parallel, resources.vocab_size, level, resources.drawn)
+    return DraftModelDrafter(model, resources.vocab_size, level, resources.drawn)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from export.manifest import PocketspecError
+from export.manifest import ParallelDrafts, PocketspecError
 from memory.drafter_spec import AUTO, NONE, DrafterSpec
 from runtime.decoding.protocols import Drafter, Model, Verifier
 
@@ -38,6 +38,10 @@ class DrafterResources(Protocol):
 
     def calibration(self, level: str) -> Callable[[float], float]:
         """The function from a level's own probability of a token to the chance that the token is accepted."""
+        ...
+
+    def parallel(self, level: str) -> ParallelDrafts | None:
+        """How a level drafts in parallel; None if it does not."""
         ...
 
     def drafter(self, spec: DrafterSpec) -> Drafter:

@@ -13,7 +13,10 @@ has first tokens of its own. With the text's first four tokens in front of it, a
 
 from __future__ import annotations
 
+import numpy as np
+
 from runtime.arrays import TokenArray
+from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.protocols import Model
 
 # A window of one token would be empty after a move by half of it.
@@ -44,3 +47,23 @@ def window_start(length: int, size: int) -> int:
 def window_of(tokens: TokenArray, size: int) -> TokenArray:
     """A view of the latest tokens, int32 ``[kept]``: all, or between half of ``size`` and ``size`` of them."""
     return tokens[window_start(len(tokens), size) :]
+
+
+def missing_tokens(model: Model, context: Context, vocab_size: int, drafted: int = 0) -> tuple[TokenArray, int]:
+    """The committed tokens of the window that a draft model's cache lacks, and how many rows that is beside the last.
+
+    The cache is rolled back to what it has in common with the window. The last token is never in it. What one forward
+    has no room for, together with ``drafted`` more rows, is read here, and the last token alone is left. Of a target
+    with more ids, ``vocab_size``, padding ids are replaced by the model's last one.
+    """
+    cache = model.cache
+    tokens = window_of(context.tokens, window_size(model, context.capacity))
+    if vocab_size > model.vocab_size:
+        tokens = np.minimum(tokens, model.vocab_size - 1)
+    cache.rollback(min(shared_prefix(cache.tokens, tokens), len(tokens) - 1))
+    kept = cache.length
+    rows_read = len(tokens) - 1 - kept
+    if model.padded(len(tokens) - kept + drafted) > model.max_rows:
+        model.prefill(tokens[kept:-1])
+        kept = len(tokens) - 1
+    return tokens[kept:], rows_read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,9 +43,12 @@ def make_methods(stage: Stage, only: Kind | None = None) -> list[DecodingMethod]
     judged = {level.name: AcceptanceStats(_agreement(level)) for level in stage.levels}
     found: list[tuple[Kind, DecodingMethod]] = [("plain", Plain())]
     found += [("model-free", ModelFree(drafter.name, drafter.longest)) for drafter in registered().values()]
-    for name, acceptance in judged.items():
-        found.append(("chain", Chains(name, acceptance, stage.calibrations[name])))
-        found.append(("tree", Trees(name, acceptance)))
+    for level in stage.levels:
+        name, acceptance = level.name, judged[level.name]
+        longest = math.inf if level.parallel is None else level.parallel.longest
+        found.append(("chain", Chains(name, acceptance, stage.calibrations[name], longest)))
+        if level.parallel is None:
+            found.append(("tree", Trees(name, acceptance)))
         if stage.apart(name):
             found.append(("ahead", Overlaps(overlapped(name).name, name, acceptance)))
     for middle, lower in product(stage.levels, repeat=2):

@@ -10,7 +10,7 @@ predictions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from memory.costs import MeasuredCosts
 from memory.plan import Shape
@@ -32,13 +32,17 @@ FEW_ROWS = 4
 
 
 class LatencyEstimates:
-    """Predicts seconds. ``target`` names the level that verifies; ``padded`` gives the rows that a forward really runs.
+    """Predicts seconds. ``target`` names the level that verifies; ``padded`` gives the rows that a forward really runs,
+    ``parallel`` holds the levels that draft in parallel.
 
     It is the planner's ``StepCosts`` for the scheduler.
     """
 
-    def __init__(self, costs: MeasuredCosts, target: str, padded: Callable[[int], int]) -> None:
+    def __init__(
+        self, costs: MeasuredCosts, target: str, padded: Callable[[int], int], parallel: Container[str] = ()
+    ) -> None:
         self.costs = costs
+        self._parallel = parallel
         # Changes with the predictions.
         self.version = 0
         self._target, self._padded = target, padded
@@ -92,6 +96,10 @@ class LatencyEstimates:
             seconds = costs.seconds(rows, middle) if costs is not None else float("inf")
             self._forwards[(level, rows)] = seconds
         return seconds
+
+    def drafts_in_parallel(self, level: str) -> bool:
+        """See ``StepCosts``."""
+        return level in self._parallel
 
     def plain(self) -> float:
         """Seconds of a step without a draft."""

@@ -5,6 +5,7 @@ May be imported: ``DecodingMethod``; ``scheduler.available`` makes the methods o
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 
@@ -19,6 +20,7 @@ from memory.step_models import (
     draft_seconds,
     hierarchy_step,
     judged_step_seconds,
+    seconds_per_token,
     tree_step,
 )
 from runtime.decoding.draft import NOTHING, PLAIN_NAME, DraftLimit, Step, chain_limit
@@ -118,16 +120,26 @@ class DraftModel(DecodingMethod):
 
 
 class Chains(DraftModel):
-    """Chains: a forward for every token. ``calibration`` learns what the drafter's own probabilities mean."""
+    """Chains of at most ``longest`` tokens. ``calibration`` learns what the drafter's own probabilities mean."""
 
-    def __init__(self, drafter: str, acceptance: AcceptanceStats, calibration: ConfidenceCalibration) -> None:
+    def __init__(
+        self,
+        drafter: str,
+        acceptance: AcceptanceStats,
+        calibration: ConfidenceCalibration,
+        longest: float = math.inf,
+    ) -> None:
         super().__init__(drafter, drafter, acceptance)
-        self._calibration = calibration
+        self._calibration, self._longest = calibration, longest
+
+    def limits(self, room: Room) -> Iterable[DraftLimit]:
+        """Chains of every length."""
+        return (limit for limit in super().limits(room) if limit.nodes <= self._longest)
 
     def forecast(self, limit: DraftLimit, latency: LatencyEstimates) -> Forecast:
         estimate = chain_step(latency, self._level, self._acceptance.chances(limit.depth))
-        drafting = estimate.drafting * latency.correction(self.name)
-        node_seconds = (drafting + estimate.verifying - latency.target(1)) / limit.depth
+        drafting = seconds_per_token(latency, self._level, estimate, limit.depth) * latency.correction(self.name)
+        node_seconds = drafting + (estimate.verifying - latency.target(1)) / limit.depth
         return latency.forecast(self.name, self.drafter, limit, estimate, node_seconds)
 
     def observe(self, step: Step) -> None:

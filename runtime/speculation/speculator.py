@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from export.manifest import Manifest, PocketspecError
+from export.manifest import Manifest, ParallelDrafts, PocketspecError, parallel_levels
 from memory.costs import MeasuredCosts
 from memory.drafter_spec import DrafterSpec, parse_drafter
 from memory.plan import DraftPlan
@@ -78,6 +78,7 @@ class Speculator:
         self._manifest, self._costs, self._notify = manifest, costs, notify
         # Levels whose logits were not finite; they count as not open.
         self._dropped: set[str] = set()
+        self.parallel = parallel_levels(manifest)
         self.calibrations = {level.name: ConfidenceCalibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
         self._added: dict[str, Drafter] = {}
@@ -155,7 +156,9 @@ class Speculator:
 
     def _latency_estimates(self) -> LatencyEstimates:
         if self._latency is None:
-            self._latency = LatencyEstimates(self._costs(), self._manifest.target.name, self.target.padded)
+            self._latency = LatencyEstimates(
+                self._costs(), self._manifest.target.name, self.target.padded, self.parallel
+            )
         return self._latency
 
     def methods(self, only: Kind | None = None) -> list[DecodingMethod]:
@@ -295,6 +298,10 @@ class _OpenResources:
     def calibration(self, level: str) -> ConfidenceCalibration:
         """See ``DrafterResources``."""
         return self._speculator.calibrations[level]
+
+    def parallel(self, level: str) -> ParallelDrafts | None:
+        """See ``DrafterResources``."""
+        return self._speculator.parallel.get(level)
 
     def drafter(self, spec: DrafterSpec) -> Drafter:
         """See ``DrafterResources``."""

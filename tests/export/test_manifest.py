@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from export.manifest import (
     Manifest,
     ManifestError,
     ModelShape,
+    ParallelDrafts,
     Quantization,
     Source,
     Vocabulary,
@@ -65,6 +67,38 @@ def test_older_schemas_are_read_and_lack_only_what_came_later(schema: int, newer
     level = parse_manifest(json.dumps(data), "m.json").target
     bare = {"native": None, "kv_effects": {}, "agreement": None, "sparse_bytes": 0, "left_out": {}}
     assert level == replace(TARGET, **{name: bare[name] for name in later})
+
+
+def _parallel(**changes: Any) -> Manifest:
+    """With a drafter that drafts in parallel, but for ``changes``."""
+    drafter = replace(TARGET, name="small", role="drafter", folder="small", parallel=ParallelDrafts(299, 8))
+    return replace(MANIFEST, levels=(TARGET, replace(drafter, **changes)))
+
+
+def test_only_levels_that_draft_in_parallel_need_a_reader_that_knows_them() -> None:
+    text, plain = dump_manifest(_parallel()), dump_manifest(_parallel(parallel=None))
+    assert [json.loads(each)["schema"] for each in (text, plain)] == [SCHEMA, MANIFEST.schema]
+    assert "parallel" not in plain
+    levels = parse_manifest(text, "m.json").levels
+    assert levels == _parallel().levels
+    assert [level.drafts_trees for level in levels] == [True, False]
+    assert [level.chain_within(12) for level in levels] == [12, 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parallel": ParallelDrafts(300, 8)}, "small has the mask token 300 of 300"),
+        ({"parallel": ParallelDrafts(-1, 8)}, "mask_token has the value -1"),
+        ({"parallel": ParallelDrafts(1, 1)}, "longest has the value 1"),
+        ({"parallel": ParallelDrafts(1, 65)}, "longest has the value 65"),
+        ({"parallel": ParallelDrafts(1.5, 8)}, "mask_token has the value 1.5"),  # type: ignore[arg-type]
+        ({"role": "intermediate"}, "small drafts in parallel, and is no drafter"),
+    ],
+)
+def test_parallel_drafts_that_no_export_writes_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(message)):
+        parse_manifest(dump_manifest(_parallel(**changes)), "m.json")
 
 
 def test_order_of_keys_does_not_matter() -> None:

@@ -1,4 +1,4 @@
-"""The bytes of constrained answers: planned from the beginning, or added to a plan that has room for them."""
+"""What plans count: constrained answers, planned from the beginning or later, and rows of parallel drafts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from export.manifest import ParallelDrafts
 from memory.build import plan_with_constraints
 from memory.choices import Request
 from memory.footprint import CONSTRAINTS, constraint_bytes, constraints_part
+from memory.plan import Shape
 from memory.planner import make_plan, request_of
 from tests.devices import AMPLE
 from tests.memory.manifests import PAIR
@@ -46,3 +48,17 @@ def test_constraints_fit_a_plan_later_exactly_where_they_would_have_from_the_beg
     assert (grown.needed_bytes, grown.process.anonymous) == (wanted.needed_bytes, wanted.process.anonymous)
     assert (grown.draft, grown.levels) == (free.draft, free.levels)
     assert plan_with_constraints(grown, PAIR) is grown
+
+
+@pytest.mark.parametrize(("shape", "nodes", "chain"), [("chain", 5, 5), ("chain", 12, 8), ("tree", 15, 8)])
+def test_a_level_that_drafts_in_parallel_has_rows_for_a_whole_step_and_all_masks(
+    shape: Shape, nodes: int, chain: int
+) -> None:
+    target, drafter = PAIR.levels
+    pair = replace(PAIR, levels=(target, replace(drafter, parallel=ParallelDrafts(1, 8))))
+    request = replace(REQUEST, shape=shape, nodes=nodes)
+    usual, plan = (make_plan(manifest, AMPLE, request).levels[1] for manifest in (PAIR, pair))
+    assert (plan.max_rows, plan.logits_rows, plan.tree) == (usual.max_rows + chain - 1, chain, False)
+    assert plan.capacity == usual.capacity + chain - 1
+    logits = chain * drafter.shape.vocab_size * 4
+    assert plan.footprint.part("logits").anonymous == logits

@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from export.manifest import ParallelDrafts
 from runtime.decoding.draft import DraftLimit, Pick, Step, chain_limit
 from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.scheduler.acceptance_stats import AcceptanceStats
+from runtime.scheduler.available import Stage, make_methods
 from runtime.scheduler.fixed import FixedScheduler
 from runtime.scheduler.forecast import Forecast, Room, fastest
 from runtime.scheduler.latency import LatencyEstimates
 from runtime.scheduler.methods import Chains, DecodingMethod, Hierarchies, ModelFree, Overlaps, Plain, Trees
+from tests.memory.manifests import SMALL as SIZES
+from tests.memory.manifests import make_level
 from tests.runtime.scheduler.world import FLAT, MIDDLE, SMALL, STEEP, Rows, World, rate
 
 ROOM = Room(12, True)
@@ -176,3 +180,28 @@ def test_a_level_that_was_not_calibrated_is_never_the_fastest() -> None:
     best = _best(method, _world(FLAT))
     assert best is not None
     assert best.rate == 0.0
+
+
+def test_a_chain_from_one_forward_costs_that_forward_however_long_it_is() -> None:
+    world = _world(FLAT)
+    apart, together = _latency(world), LatencyEstimates(world.costs, "target", lambda rows: rows, {"small"})
+    method = Chains("small", AcceptanceStats(0.8), ConfidenceCalibration(), longest=5)
+    assert [limit.depth for limit in method.limits(ROOM)] == [1, 2, 3, 4, 5]
+    for limit in method.limits(ROOM):
+        one, each = (method.forecast(limit, latency) for latency in (together, apart))
+        nodes = limit.depth * together.node_seconds["chain"]
+        rows = round(one.tokens) + limit.depth - 1
+        assert one.draft_seconds == pytest.approx(together.forward("small", rows) + nodes)
+        assert each.draft_seconds == pytest.approx(limit.depth * apart.forward("small", 1) + nodes)
+        assert (one.tokens, one.drafted, each.drafted) == (each.tokens, 0, limit.depth)
+        # To stop early saves rows of the target, and no forward.
+        verifying = (together.target(1 + limit.depth) - together.target(1)) / limit.depth
+        assert one.node_seconds == pytest.approx(verifying + together.node_seconds["chain"])
+
+
+def test_levels_that_draft_in_parallel_have_chains_of_their_length_and_no_trees() -> None:
+    level = replace(make_level("small", "drafter", SIZES, 1000, agreement=0.8), parallel=ParallelDrafts(1, 4))
+    calibrations = {"small": ConfidenceCalibration()}
+    found = {method.name: method for method in make_methods(Stage([level], calibrations, lambda name: ROOM, bool))}
+    assert "small-tree" not in found
+    assert [limit.depth for limit in found["small-chain"].limits(ROOM)] == [1, 2, 3, 4]

@@ -1,0 +1,101 @@
+"""PARD: a small model learns to draft several tokens with one forward (arXiv 2504.18583).
+
+A text of n tokens is learned as blocks of rows. Block 0 is the text itself. Row p of block b is the mask token at
+position p; it sees the text up to position p - b and the mask rows behind that up to its own, and learns what follows
+position p. That is what a plain causal forward over the text and b masks sees, so drafting needs no mask of attention.
+
+Conditional drop (COD) keeps fewer rows of later blocks: those of block b are drawn from the successors of the rows kept
+in block b - 1, so every kept row has all masks before it. All windows of a step share one draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from export.distill.lessons import Lessons
+from export.manifest import PocketspecError
+
+# Share of the rows of a block that the next one keeps, and the least share of the text's: PARD's own.
+_KEEP, _KEEP_LEAST = 0.7, 0.2
+# Weight of a step in the running means of agreement.
+_NEW = 0.02
+
+
+def mask_token(tokenizer: Any) -> int:
+    """The padding token of ``tokenizer``, which no text has; PocketspecError if it ends texts as well."""
+    pad = tokenizer.pad_token_id
+    if pad is None or pad == tokenizer.eos_token_id:
+        raise PocketspecError("the tokenizer has no padding token of its own to stand for unknown tokens; give it one")
+    return int(pad)
+
+
+@dataclass(frozen=True)
+class MaskedRows:
+    """Rows of one forward: ``blocks``, how many masks a row's token lies behind the text, and ``places`` in the text.
+
+    Both are int64 ``[rows]``. The rows of block 0 come first: all of the text.
+    """
+
+    blocks: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+    def visible(self) -> npt.NDArray[np.bool_]:
+        """Which row (first axis) sees which (second), bool ``[rows, rows]``."""
+        behind = self.places[:, None] - self.places[None, :]
+        text = (self.blocks[None, :] == 0) & (behind >= self.blocks[:, None])
+        # The mask that stands ``behind`` places before a row lies as much nearer to the same end of the text.
+        masks = (self.blocks[None, :] > 0) & (behind >= 0) & (self.blocks[:, None] - behind == self.blocks[None, :])
+        return np.asarray(text | masks)
+
+
+def draw_rows(rng: np.random.Generator, length: int, depth: int) -> MaskedRows:
+    """The rows from which a text of ``length`` tokens teaches ``depth`` drafts; their number is always the same."""
+    kept = np.arange(length)
+    blocks, places = [np.zeros(length, np.int64)], [kept]
+    for block in range(1, depth):
+        after = kept[kept < length - 1] + 1
+        count = min(round(length * max(_KEEP**block, _KEEP_LEAST)), len(kept) - 1)
+        if count < 1:
+            break
+        kept = np.sort(rng.choice(after, count, replace=False))
+        blocks.append(np.full(count, block))
+        places.append(kept)
+    return MaskedRows(np.concatenate(blocks), np.concatenate(places))
+
+
+@dataclass
+class ParallelObjective:
+    """A teacher's distributions, for ``depth`` drafts from one forward with the token ``mask`` for what is not known.
+
+    ``agreement`` has running means, by position in the draft: how often the first choice is the teacher's.
+    """
+
+    lessons: Lessons
+    mask: int
+    depth: int
+    agreement: npt.NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.agreement = np.full(self.depth, np.nan)
+
+    def loss(self, model: Any, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
+        """Cross entropy with the teacher's distributions, over all rows that were kept."""
+        drawn = draw_rows(rng, length, self.depth)
+        blocks, places = torch.from_numpy(drawn.blocks), torch.from_numpy(drawn.places)
+        tokens, ids, probs = (torch.from_numpy(part)[:, places] for part in self.lessons.windows(rng, rows, length))
+        fed = torch.where(blocks > 0, self.mask, tokens)
+        seen = torch.from_numpy(drawn.visible())[None, None].expand(rows, 1, -1, -1)
+        out = model(input_ids=fed, position_ids=places[None].expand(rows, -1), attention_mask=seen, use_cache=False)
+        given = functional.log_softmax(out.logits.float(), -1)
+        self._note(drawn.blocks, (given.argmax(-1) == ids[..., 0]).float().mean(0).numpy())
+        return -(given.gather(-1, ids) * probs).sum(-1).mean()
+
+    def _note(self, blocks: npt.NDArray[np.int64], right: npt.NDArray[np.float32]) -> None:
+        found = np.bincount(blocks, right, self.depth) / np.maximum(np.bincount(blocks, minlength=self.depth), 1)
+        self.agreement = np.where(np.isnan(self.agreement), found, self.agreement + _NEW * (found - self.agreement))
