@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,10 +28,11 @@ from export.untrusted import (
 )
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
-# out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel
-SCHEMA = 6
+# out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that share
+# KV caches, heads of two sizes, tables for every layer
+SCHEMA = 7
 # Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
-_SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES = 4, 5
+_SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL = 4, 5, 6
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files when it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
@@ -118,10 +119,21 @@ class RecurrenceShape:
 
 
 @dataclass(frozen=True)
+class WideLayers:
+    """``layers`` of the layers with a KV cache have ``kv_heads`` heads of ``head_size``, unlike the rest."""
+
+    layers: Annotated[int, Within(1, 10_000)]
+    kv_heads: Annotated[int, Within(1, 1 << 16)]
+    head_size: Annotated[int, Within(1, 1 << 16)]
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """The sizes of a graph that runtime and planner must know. ``vocab_size`` is the width of the logits.
 
-    ``attention_layers`` of the ``layers`` attend and have a KV cache; None: all of them.
+    ``attention_layers`` of the ``layers`` have a KV cache (None: all of them). The others have states, or attend to the
+    KV caches of earlier ones. ``layer_table`` is the width of a table that gives every token numbers for every layer
+    (None: there is none).
     """
 
     layers: Annotated[int, Within(1, 10_000)]
@@ -135,6 +147,13 @@ class ModelShape:
     attention_layers: Annotated[int, Within(0, 10_000)] | None = None
     convolutions: ConvolutionShape | None = None
     recurrences: RecurrenceShape | None = None
+    wide: WideLayers | None = None
+    layer_table: Annotated[int, Within(1, 1 << 26)] | None = None
+
+    @property
+    def layer_inputs(self) -> int:
+        """Numbers that a row gets from the table for every layer, all layers together."""
+        return self.layer_table or 0
 
     @property
     def kv_layers(self) -> int:
@@ -149,6 +168,25 @@ class ModelShape:
     def state_bytes(self, held: int) -> int:
         """Bytes of the states of all layers, if ``held`` rows can be taken back."""
         return sum(part.state_bytes(held) for part in (self.convolutions, self.recurrences) if part is not None)
+
+    @property
+    def shares_caches(self) -> bool:
+        """Whether layers attend to the KV caches of earlier ones."""
+        return self.kv_layers < self.layers and not self.has_states
+
+    @property
+    def kv_heads_by_size(self) -> tuple[tuple[int, int], ...]:
+        """How many heads of keys all KV caches have together, and of which size: (heads, head_size)."""
+        wide = () if self.wide is None else ((self.wide.layers * self.wide.kv_heads, self.wide.head_size),)
+        narrow = self.kv_layers - (0 if self.wide is None else self.wide.layers)
+        return ((narrow * self.kv_heads, self.head_size), *wide)
+
+    @property
+    def widest(self) -> ModelShape:
+        """This shape if all layers were like those with the largest heads."""
+        if self.wide is None or self.wide.head_size < self.head_size:
+            return self
+        return replace(self, kv_heads=self.wide.kv_heads, head_size=self.wide.head_size)
 
 
 @dataclass(frozen=True)
@@ -316,9 +354,12 @@ def dump_manifest(manifest: Manifest) -> str:
         level["shape"] = {name: value for name, value in level["shape"].items() if value is not None}
         if level["parallel"] is None:
             del level["parallel"]
-    if any(level.parallel is not None for level in manifest.levels):
+    shapes = [level.shape for level in manifest.levels]
+    if any(shape.shares_caches or shape.wide is not None or shape.layer_table is not None for shape in shapes):
         data["schema"] = SCHEMA
-    elif any(level.shape.has_states for level in manifest.levels):
+    elif any(level.parallel is not None for level in manifest.levels):
+        data["schema"] = _SCHEMA_IN_PARALLEL
+    elif any(shape.has_states for shape in shapes):
         data["schema"] = _SCHEMA_WITH_STATES
     return json.dumps(data, indent=2) + "\n"
 
@@ -359,8 +400,10 @@ def _faults(manifest: Manifest) -> Iterator[str]:
             yield f"a level has the name {level.name!r}"
         if shape.heads % shape.kv_heads:
             yield f"{level.name} has {shape.heads} heads over {shape.kv_heads} KV heads, which does not divide"
-        if shape.kv_layers > shape.layers:
-            yield f"{level.name} has {shape.kv_layers} layers with attention of {shape.layers}"
+        if shape.kv_layers > shape.layers or (shape.wide is not None and shape.wide.layers > shape.kv_layers):
+            yield f"{level.name} has more layers with a KV cache than layers"
+        if shape.wide is not None and shape.heads % shape.wide.kv_heads:
+            yield f"{level.name} has {shape.heads} heads over {shape.wide.kv_heads} KV heads, which does not divide"
         if shape.recurrences is not None and shape.recurrences.heads % shape.recurrences.key_heads:
             yield f"{level.name} has recurrent states whose heads of keys do not divide their heads"
         if not level.graphs or (level.native and not level.native.graphs):

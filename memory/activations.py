@@ -17,10 +17,13 @@ _CACHE_BYTES = 512 * 1024
 
 
 def native_activations(shape: ModelShape, rows: int) -> int:
-    """Bytes of the tensors of ``rows`` rows in a native graph: residual streams, q/k/v and the gated product."""
+    """Bytes of the tensors of ``rows`` rows in a native graph: residual streams, q/k/v and the gated product.
+
+    What tables give every layer is there twice, once projected.
+    """
     hidden, queries, keys_values = shape.hidden_size, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     streams = 3 * hidden if queries == hidden else 2 * hidden + queries
-    return _FLOAT * rows * (streams + queries + 2 * keys_values + shape.mlp_size)
+    return _FLOAT * rows * (streams + queries + 2 * keys_values + shape.mlp_size + 2 * shape.layer_inputs)
 
 
 def native_scratch(shape: ModelShape, rows: int, keys: int, block: int, threads: int) -> int:
@@ -50,7 +53,7 @@ def portable_activations(
     """
     hidden, queries, keys_values = shape.hidden_size, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     streams = 4 * hidden if queries == hidden else 4 * hidden + 2 * queries
-    tensors = _FLOAT * rows * (streams + 5 * shape.mlp_size + queries + 5 * keys_values)
+    tensors = _FLOAT * rows * (streams + 5 * shape.mlp_size + queries + 5 * keys_values + 2 * shape.layer_inputs)
     bias = _FLOAT * rows * keys
     keys_at_once = min(-(-_CACHE_BYTES // (32 * shape.head_size)), keys)
     queries_at_once = min(keys_at_once, 2 * shape.head_size, rows)

@@ -42,9 +42,10 @@ class ArenaBlock:
 def level_blocks(level: Level, plan: LevelPlan, prefill_chunk: int) -> tuple[ArenaBlock, ArenaBlock]:
     """The blocks of ``level`` opened as planned, whose prompts are read in chunks of ``prefill_chunk`` rows.
 
-    "kv" has keys and values of every layer, in the order of the graph's inputs, each ``[1, kv_heads, capacity, row]``.
+    "kv" has keys and values of every layer with a cache, in the order of the graph's inputs, each ``[1, kv_heads,
+    capacity, row]``, with the largest heads.
     """
-    shape, rows = level.shape, max(plan.max_rows, prefill_chunk)
+    shape, rows = level.shape.widest, max(plan.max_rows, prefill_chunk)
     row = kv_row_bytes(shape.head_size, plan.kv_type, plan.residence)
     bias = plan.max_rows * plan.capacity * _FLOAT if plan.tree else 0
     work = [

@@ -130,9 +130,10 @@ def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
 def kv_bytes_per_token(shape: ModelShape, kv_type: str, residence: Residence = "native") -> int:
     """Bytes that a token takes in the KV cache: layers that have one * 2 * kv_heads * bytes of a row.
 
-    Qwen2-1.5B in fp16: 28 * 2 * 2 * 128 * 2 = 28,672 B.
+    Qwen2-1.5B in fp16: 28 * 2 * 2 * 128 * 2 = 28,672 B. Gemma 4 E2B, of whose 35 layers 15 have a cache, 3 of them with
+    heads twice as large: (12 * 2 * 256 + 3 * 2 * 512) * 2 = 18,432 B.
     """
-    return shape.kv_layers * 2 * shape.kv_heads * kv_row_bytes(shape.head_size, kv_type, residence)
+    return sum(2 * heads * kv_row_bytes(size, kv_type, residence) for heads, size in shape.kv_heads_by_size)
 
 
 def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> Footprint:
@@ -290,14 +291,14 @@ def _weights(level: Level, residence: Residence, tokens: int) -> Part:
 
 
 def _embedding_rows(level: Level, residence: Residence, tokens: int) -> int:
-    """Bytes of an embedding table beside the head: the pages around the rows of ``tokens`` tokens.
+    """Bytes of embedding tables beside the head, also those of every layer: the pages around rows of ``tokens`` tokens.
 
     Native kernels read a tied embedding from the head itself. ONNX Runtime reads the exported table, and all of it
     while it looks for the head in the prepacked file.
     """
     table = level.shape.vocab_size * level.shape.hidden_size * _bits(level.quantization) // 8
     if level.sparse_bytes >= table:
-        return min(table, tokens * _FAULT_AROUND)
+        return min(level.sparse_bytes, tokens * (_FAULT_AROUND + level.sparse_bytes // level.shape.vocab_size))
     return table if residence == "prepacked" else 0
 
 
@@ -334,17 +335,17 @@ def _inputs(sizes: LevelSizes) -> int:
 def activation_bytes(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> int:
     """Bytes of the tensors that are alive during a forward of a level."""
     rows = max(sizes.rows, sizes.prefill_chunk)
+    shape, block = level.shape.widest, level.quantization.block_size
     if residence == "native":
-        return native_activations(level.shape, rows)
-    block = level.quantization.block_size
-    return portable_activations(level.shape, rows, sizes.capacity, block, threads, sizes.kv_type)
+        return native_activations(shape, rows)
+    return portable_activations(shape, rows, sizes.capacity, block, threads, sizes.kv_type)
 
 
 def _scratch(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> int:
     if residence != "native":
         return 0
     rows = max(sizes.rows, sizes.prefill_chunk)
-    return native_scratch(level.shape, rows, sizes.capacity, level.quantization.block_size or 1, threads)
+    return native_scratch(level.shape.widest, rows, sizes.capacity, level.quantization.block_size or 1, threads)
 
 
 def _session(level: Level, residence: Residence) -> int:

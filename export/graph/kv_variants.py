@@ -52,10 +52,12 @@ _KV_TYPES = {
 def portable_kv_types(role: Role, shape: ModelShape) -> list[str]:
     """The KV types beside float32 that a level gets portable graphs for.
 
-    Drafters have float16 alone: their caches are small beside the target's, and finding scales would cost time. Two
-    int4 values share a byte, so heads of an odd size have none.
+    Drafters have float16 alone: their caches are small beside the target's, and finding scales would cost time. So have
+    models whose layers share caches: ONNX Runtime reads a quantized cache only where it adds rows to it. Two int4
+    values share a byte, so heads of an odd size have none.
     """
-    kinds = [name for name, kind in _KV_TYPES.items() if kind.levels is None or role != "drafter"]
+    scaled = role != "drafter" and not shape.shares_caches
+    kinds = [name for name, kind in _KV_TYPES.items() if kind.levels is None or scaled]
     return [name for name in kinds if shape.head_size * _KV_TYPES[name].bits % 8 == 0]
 
 

@@ -45,8 +45,15 @@ def _fill_buffers(model: Any) -> None:
             fill = float("nan") if fake.dtype.is_floating_point else -1
             setattr(module, name, torch.full(fake.shape, fill, dtype=fake.dtype))
         if missing:
-            model._init_weights(module)
+            _owner(model, path)._init_weights(module)
         for name in missing:
             value = getattr(module, name)
             if bool((value != value).any() if value.dtype.is_floating_point else (value == -1).any()):
                 raise ArchitectureError(f"buffer {name} of {path} has no value that could be exported")
+
+
+def _owner(model: Any, path: str) -> Any:
+    """The innermost model of transformers that holds the module at ``path``: it knows how to fill its buffers."""
+    while path and not hasattr(model.get_submodule(path), "_init_weights"):
+        path = path.rpartition(".")[0]
+    return model.get_submodule(path)

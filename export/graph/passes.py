@@ -18,6 +18,7 @@ from onnx_ir.passes.common import (
     IdentityEliminationPass,
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
+    TopologicalSortPass,
 )
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
@@ -68,7 +69,7 @@ def run_passes(model: ir.Model, weights: GraphRecipes) -> None:
         LowerEmbeddings(weights),
     ]
     last = [CommonSubexpressionEliminationPass(), ClearMetadataAndDocStringPass(), RemoveUnusedNodesPass()]
-    PassManager([*tidy, *layout, *fuse, *last, RemoveUnusedOpsetsPass()])(model)
+    PassManager([*tidy, *layout, *fuse, *last, RemoveUnusedOpsetsPass(), TopologicalSortPass()])(model)
 
 
 class PackProducts(InPlacePass):
@@ -190,8 +191,8 @@ class LowerProducts(InPlacePass):
         self.weights = weights
 
     def call(self, model: ir.Model) -> PassResult:
-        """Initializers and recipes are replaced with the nodes."""
-        nodes = list(find_nodes(model, PLACEHOLDER, DOMAIN))
+        """Initializers and recipes are replaced with the nodes. A matrix of several products is stored once."""
+        nodes, stored = list(find_nodes(model, PLACEHOLDER, DOMAIN)), dict[str, ir.Value]()
         for node in nodes:
             recipe = self.weights.plain(input_of(node, 1))
             bias = node.inputs[2] if len(node.inputs) == 3 else None
@@ -199,7 +200,9 @@ class LowerProducts(InPlacePass):
             product = Product(recipe.name, input_of(node, 0), bias, recipe.sources, rows, columns)
             lowered = lower_product(product, self.weights.storage)
             for value in lowered.initializers:
-                model.graph.initializers[str(value.name)] = value
+                if (same := stored.setdefault(str(value.name), value)) is not value:
+                    redirect(value, same)
+                model.graph.initializers[str(value.name)] = same
             self.weights.recipes.update({name_of(made): made for made in lowered.recipes})
             substitute(node, *lowered.nodes)
         return PassResult(model, bool(nodes))

@@ -27,6 +27,7 @@ import transformers
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from export.graph.ir_helpers import input_of
 from export.graph.lowering.attention import (
     StepCache,
     TracedAttention,
@@ -44,6 +45,7 @@ from export.graph.passes import GraphRecipes, run_passes
 from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
 from export.graph.state_functions import define_states
 from export.manifest import ModelShape, WeightType
+from export.sources.kv_layers import kv_layers
 from export.sources.layer_states import StatefulLayers, layer_states
 from export.sources.model_shape import ArchitectureError, refuse, shape_of
 from export.untrusted import first_line
@@ -83,7 +85,9 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
     try:
         with _quiet(), attention_registered(attention):
             model, mode = build_model(config)
-            traced, program = _trace(model, mode, attention, _GraphInputs(shape, layer_states(config)))
+            traced, program = _trace(
+                model, mode, attention, _GraphInputs(shape, kv_layers(config), layer_states(config))
+            )
         return _finish(program.model, traced, options.storage)
     except ArchitectureError as error:
         raise ArchitectureError(f"{config.model_type}: {error}") from error.__cause__
@@ -104,7 +108,7 @@ class _Traced(nn.Module):
         """
         inputs = self.inputs
         cache = StepCache(inputs.shape.layers)
-        past = {layer: tuple(given[name] for name in inputs.pair(_PAST, layer)) for layer in inputs.attending}
+        past = {layer: tuple(given[name] for name in inputs.pair(_PAST, layer)) for layer in inputs.caches}
         step = TracedStep(
             past,
             given["input_ids"],
@@ -113,6 +117,7 @@ class _Traced(nn.Module):
             given.get("tree_bias"),
             given["logits_from"],
             cache,
+            readers=inputs.readers,
         )
         if inputs.states is not None:
             cache.states = inputs.states_of(given, step.length())
@@ -141,7 +146,7 @@ def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, inputs:
         attention_lowered(namespaces, shape.positions),
         rotary_lowered(namespaces),
         states_lowered(namespaces),
-        _all_rows(namespaces),
+        _all_rows(model, namespaces),
         mode,
         torch.no_grad(),
     ):
@@ -157,10 +162,16 @@ def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, inputs:
         return traced, _export(traced, inputs)
 
 
+_CUT_ROWS = "_maybe_slice_kv_shared_inputs"
+
+
 @contextmanager
-def _all_rows(namespaces: Sequence[Any]) -> Iterator[None]:
+def _all_rows(model: nn.Module, namespaces: Sequence[Any]) -> Iterator[None]:
     """A context without the model's own choice of rows: ``logits_from`` cuts them in front of the head."""
     with ExitStack() as stack:
+        for part in model.modules():
+            if hasattr(part, _CUT_ROWS):  # of Gemma 4, in front of the layers without caches
+                stack.enter_context(mock.patch.object(part, _CUT_ROWS, lambda *kept, **_: kept[:4]))
         for namespace in namespaces:
             if hasattr(namespace, "slice_logits_to_keep"):
                 stack.enter_context(mock.patch.object(namespace, "slice_logits_to_keep", lambda hidden, _: hidden))
@@ -188,6 +199,7 @@ def _lower_linears(model: Any, attention: TracedAttention) -> None:
                 lowered.register_forward_pre_hook(lambda _, inputs: (attention.current.wanted_rows(inputs[0]),))
             model.set_submodule(name, lowered)
     known = {module.weight for module in model.modules() if isinstance(module, LoweredLinear) or _is_causal(module)}
+    known |= _layer_tables(model)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and parameter not in known and parameter is not model.get_input_embeddings().weight:
             raise ArchitectureError(_no_place_for(model, name, parameter))
@@ -196,6 +208,13 @@ def _lower_linears(model: Any, attention: TracedAttention) -> None:
 def _is_causal(module: nn.Module) -> bool:
     """Whether ``module`` may be a convolution over rows, channel by channel, whose weight its layer hands on."""
     return isinstance(module, nn.Conv1d) and module.groups == module.in_channels == module.out_channels
+
+
+def _layer_tables(model: Any) -> set[nn.Parameter]:
+    """The tables that token ids look up for every layer, beside the embedding (Gemma 4)."""
+    rows = getattr(model.config, "vocab_size_per_layer_input", None)
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    return {table.weight for table in tables if table.num_embeddings == rows}
 
 
 def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
@@ -212,20 +231,28 @@ _PAST, _PRESENT = "past_key_values", "present"
 
 @dataclass(frozen=True)
 class _GraphInputs:
-    """The inputs of the traced forward: of a model of ``shape``, some of whose layers may have ``states``."""
+    """The inputs of the traced forward: of a model of ``shape``, some of whose layers may have ``states``.
+
+    ``caches`` has (kv_heads, head_size) of the layers with a KV cache.
+    """
 
     shape: ModelShape
+    caches: Mapping[int, tuple[int, int]]
     states: StatefulLayers | None
-
-    @property
-    def attending(self) -> tuple[int, ...]:
-        """The layers with a KV cache."""
-        return tuple(range(self.shape.layers)) if self.states is None else self.states.attending
 
     @property
     def others(self) -> tuple[int, ...]:
         """The layers with states."""
-        return tuple(layer for layer in range(self.shape.layers) if layer not in self.attending)
+        return () if self.states is None else self._without_caches
+
+    @property
+    def readers(self) -> tuple[int, ...]:
+        """The layers that attend to the KV caches of earlier ones."""
+        return self._without_caches if self.states is None else ()
+
+    @property
+    def _without_caches(self) -> tuple[int, ...]:
+        return tuple(layer for layer in range(self.shape.layers) if layer not in self.caches)
 
     @property
     def recurrent(self) -> tuple[int, ...]:
@@ -245,12 +272,11 @@ class _GraphInputs:
 
     def outputs(self) -> list[str]:
         """The names of all outputs."""
-        pairs = [name for layer in self.attending for name in self.pair(_PRESENT, layer)]
+        pairs = [name for layer in self.caches for name in self.pair(_PRESENT, layer)]
         return ["logits", *pairs, *state_names("present", self.others, self.recurrent)]
 
     def example(self) -> dict[str, torch.Tensor]:
         """An example of every input by its name, in the graph's order."""
-        shape = self.shape
         example = {
             "input_ids": torch.ones(1, _ROWS, dtype=torch.int64),
             "attention_mask": torch.ones(1, _TOTAL, dtype=torch.int64),
@@ -259,8 +285,8 @@ class _GraphInputs:
         if self.states is None:
             example["tree_bias"] = torch.zeros(1, 1, _ROWS + 1, _TOTAL + 1)
         example["logits_from"] = torch.zeros(1, dtype=torch.int64)
-        cache = (1, shape.kv_heads, _CAPACITY, shape.head_size)
-        example |= {name: torch.zeros(cache) for layer in self.attending for name in self.pair(_PAST, layer)}
+        for layer, (heads, size) in self.caches.items():
+            example |= {name: torch.zeros(1, heads, _CAPACITY, size) for name in self.pair(_PAST, layer)}
         return example | self._states()
 
     def _states(self) -> dict[str, torch.Tensor]:
@@ -340,9 +366,17 @@ def _check_embedding(model: ir.Model, weights: GraphRecipes) -> None:
     for name, recipe in weights.recipes.items():
         if isinstance(recipe, PlainRecipe) and len(recipe.shape) == 2:
             for node, index in model.graph.initializers[name].uses():
-                gathers = (node.op_type, index) == ("Gather", 0) and getattr(node.inputs[1], "name", "") == "input_ids"
+                gathers = (node.op_type, index) == ("Gather", 0) and _made_of_ids(input_of(node, 1))
                 if not gathers and (node.op_type, index) != (PLACEHOLDER, 1):
                     raise ArchitectureError(f"weight {name} {list(recipe.shape)} feeds {node.op_type}")
+
+
+def _made_of_ids(value: ir.Value) -> bool:
+    """Whether a value is computed from ``input_ids`` and constants alone."""
+    node = value.producer()
+    if node is None:
+        return value.name == "input_ids" or value.const_value is not None
+    return all(_made_of_ids(given) for given in node.inputs if given is not None)
 
 
 def _recipe(value: ir.Value, table: Any, offset: float) -> Recipe:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from export.manifest import ModelShape, PocketspecError
-from export.sources.config_names import find_size, read_size
+from export.manifest import ModelShape, PocketspecError, WideLayers
+from export.sources.config_names import config_names, find_size, read_size
+from export.sources.kv_layers import kv_layers
 from export.sources.layer_states import layer_states
 
 # What configs of models with experts call their number.
@@ -23,11 +25,12 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
     A rotary embedding that changes with the length of the text (longrope, dynamic) limits positions to the length at
     which it does not change yet.
     """
-    name = config.model_type
+    name, states = config.model_type, _states(config)
     try:
         heads, hidden = read_size(config, "heads"), read_size(config, "hidden_size")
         longest = _longest(config)
         layers, vocab = read_size(config, "layers"), read_size(config, "vocab_size")
+        kv_sizes = list(kv_layers(config).values())
     except AttributeError as error:
         what = f"no {error.name}" if error.name else str(error)
         raise ArchitectureError(
@@ -35,6 +38,8 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
         ) from None
     except TypeError as error:
         raise ArchitectureError(f"{name}: its config is not a text decoder's ({error})") from None
+    if not kv_sizes:
+        raise ArchitectureError(f"{name}: no layer has a KV cache of its own")
     if positions is not None and not 0 < positions <= longest:
         raise ArchitectureError(f"{name}: {positions} positions asked, allowed are 1 to {longest}")
     return ModelShape(
@@ -42,35 +47,43 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
         hidden_size=hidden,
         mlp_size=_mlp_size(config) or 4 * hidden,
         heads=heads,
-        kv_heads=find_size(config, "kv_heads") or heads,
-        head_size=find_size(config, "head_size") or hidden // heads,
+        kv_heads=kv_sizes[0][0],
+        head_size=kv_sizes[0][1],
         vocab_size=vocab,
         positions=positions or longest,
-        **_states(config),
+        **_uneven_layers(name, kv_sizes, layers),
+        layer_table=layers * int(getattr(config, "hidden_size_per_layer_input", None) or 0) or None,
+        **states,
     )
 
 
 def _mlp_size(config: Any) -> int | None:
-    """The width of the MLP; LFM2's config has one that its code adjusts."""
-    size = find_size(config, "mlp_size")
+    """The width of the widest MLP, if the configuration has one; LFM2's code adjusts it."""
+    sizes = getattr(config, config_names(config.model_type)["mlp_size"], None)
+    size = max(sizes) if isinstance(sizes, list | tuple) else find_size(config, "mlp_size")
     if size is None or not getattr(config, "block_auto_adjust_ff_dim", False):
-        return size
+        return size and size * (2 if getattr(config, "use_double_wide_mlp", False) else 1)
     multiple = config.block_multiple_of
     return -(-int(config.block_ffn_dim_multiplier * int(2 * size / 3)) // multiple) * multiple
 
 
 def _states(config: Any) -> dict[str, Any]:
-    """The fields of a shape that say which layers have states instead of a KV cache; none if all attend."""
+    """The fields of a shape for layers that have states instead of a KV cache; none if all attend."""
     try:
         states = layer_states(config)
     except ValueError as error:
         raise ArchitectureError(f"{config.model_type}: {error}") from None
-    if states is None:
-        return {}
+    return {} if states is None else {"convolutions": states.convolutions, "recurrences": states.recurrences}
+
+
+def _uneven_layers(name: str, kv_sizes: Sequence[tuple[int, int]], layers: int) -> dict[str, Any]:
+    """The fields of a shape for layers without a KV cache of their own, and for those unlike the first."""
+    other = [size for size in kv_sizes if size != kv_sizes[0]]
+    if len(set(other)) > 1:
+        raise ArchitectureError(f"{name}: heads of more than two sizes are not supported")
     return {
-        "attention_layers": len(states.attending),
-        "convolutions": states.convolutions,
-        "recurrences": states.recurrences,
+        "attention_layers": len(kv_sizes) if len(kv_sizes) < layers else None,
+        "wide": WideLayers(len(other), *other[0]) if other else None,
     }
 
 
@@ -81,10 +94,13 @@ def refuse(config: Any, shape: ModelShape) -> None:
         raise ArchitectureError(f"{name}: not a decoder of text alone; export its text model")
     if any((getattr(config, attribute, None) or 0) > 1 for attribute in _EXPERTS):
         raise ArchitectureError(f"{name}: mixtures of experts are not supported")
-    if shape.head_size % 8:
-        raise ArchitectureError(f"{name}: head size {shape.head_size} is not a multiple of 8")
-    if shape.heads % shape.kv_heads:
-        raise ArchitectureError(f"{name}: {shape.heads} heads cannot share {shape.kv_heads} key-value heads")
+    if getattr(config, "altup_num_inputs", 1) > 1:
+        raise ArchitectureError(f"{name}: alternating updates of several streams are not supported")
+    for each in {shape, shape.widest}:
+        if each.head_size % 8:
+            raise ArchitectureError(f"{name}: head size {each.head_size} is not a multiple of 8")
+        if each.heads % each.kv_heads:
+            raise ArchitectureError(f"{name}: {each.heads} heads cannot share {each.kv_heads} key-value heads")
 
 
 def _longest(config: Any) -> int:

@@ -42,6 +42,8 @@ _SOON_OPEN_SECONDS = 0.5
 # Weights that one thread reads in less time than two threads need to meet. With the demo's 5.9 MB, two threads are 5 to
 # 9 % slower on two idle cores of a Zen 4, and beside a busy program a short answer ends before one has been tried.
 _SMALL_BYTES = 8 << 20
+# Seen to fail with 1.25 and 1.26, and to be right with 1.27, 1.28 and 1.32.
+_SHARED_CACHES_SINCE = (1, 27)
 
 
 class OrtModel:
@@ -113,6 +115,7 @@ class OrtModel:
         None: the even ones. ``first_rows`` and ``growth`` are those of the ``KVCache``.
         """
         graph = kernels.graph(bundle / level.folder, level, plan.kv_type)
+        _check_version(level, kernels)
         start = perf_counter()
         session = open_session(graph, threads, kernels, plan.placement)
         crew: NativeCrew | SessionCrew | None = kernels.crew(session) if threads is None else None
@@ -282,6 +285,17 @@ def _nothing() -> None:
 
 def _refuse() -> None:
     raise UnsupportedModelError("this model is closed; open the bundle again")
+
+
+def _check_version(level: Level, kernels: Kernels) -> None:
+    """UnsupportedModelError if ONNX Runtime's attention cannot read a cache to which its layer adds no rows."""
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if level.shape.shares_caches and kernels.residence != "native" and version < _SHARED_CACHES_SINCE:
+        since = ".".join(map(str, _SHARED_CACHES_SINCE))
+        raise UnsupportedModelError(
+            f"layers of {level.name} share KV caches, which ONNX Runtime reads from {since} on, not {ort.__version__}:"
+            " update onnxruntime, or use native kernels"
+        )
 
 
 def open_session(

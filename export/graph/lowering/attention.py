@@ -25,6 +25,7 @@ from export.graph.lowering.states import StateCache, TracedStates
 from export.sources.model_shape import ArchitectureError
 
 IMPLEMENTATION = "pocketspec"
+_ATTENTION = "com.microsoft::GroupQueryAttention"
 # Added to the scores of hidden keys: far below any score, and finite even twice, so that no kernel computes inf - inf.
 MASKED = -1e30
 _KNOWN_MASKS = {"create_causal_mask": None, "create_sliding_window_causal_mask": "sliding_window"}
@@ -78,8 +79,9 @@ class StepCache(StateCache):
 class TracedStep:
     """The inputs of one traced forward that attention needs, and what it makes of them.
 
-    ``past`` holds (key, value) of every layer that attends, float32 ``[1, kv_heads, capacity, head_size]``; ``rows`` is
-    S, ``total`` T. Without a ``tree_bias`` the graph takes chains alone.
+    ``past`` holds (key, value) of every layer with a KV cache, float32 ``[1, kv_heads, capacity, head_size]``;
+    ``readers`` attend to the caches of layers before them. ``rows`` is S, ``total`` T. Without a ``tree_bias`` the
+    graph takes chains alone.
     """
 
     past: Mapping[int, tuple[torch.Tensor, torch.Tensor]]
@@ -90,6 +92,8 @@ class TracedStep:
     logits_from: torch.Tensor
     cache: StepCache
     present: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    readers: tuple[int, ...] = ()
+    attended: set[int] = field(default_factory=set)
     _shared: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -124,6 +128,17 @@ class TracedStep:
     def last_index(self) -> torch.Tensor:
         """T - 1 as int32 ``[1]``: the operator's ``seqlens_k``."""
         return self.once("last", lambda: self.total_length() - 1)
+
+    def owner(self, key: torch.Tensor, value: torch.Tensor) -> int | None:
+        """The layer that has put these keys and values into its cache; None if none has."""
+        for layer, updated in enumerate(self.cache.updated):
+            if updated is not None and updated[0] is key and updated[1] is value:
+                return layer
+        return None
+
+    def no_rows(self, width: int) -> torch.Tensor:
+        """``[1, 0, width]``: keys or values of a layer that adds none to a cache."""
+        return self.once(("none", width), lambda: torch.zeros(1, 0, width))
 
     def bias(self, window: int | None) -> torch.Tensor | None:
         """``[1, 1, S, T]``: the tree bias, plus the window's; None if there is neither."""
@@ -174,24 +189,31 @@ class TracedAttention:
     ) -> tuple[torch.Tensor, None]:
         """Query ``[1, heads, S, head_size]``, key and value with kv_heads; result ``[1, S, heads, head_size]``."""
         step, layer = self.current, module.layer_idx
-        _check_call(step, layer, key, value, attention_mask, others)
+        owner = _check_call(step, layer, key, value, attention_mask, others)
         assert isinstance(attention_mask, CausalMask)
+        step.attended.add(layer)
         heads, size, kv_heads = query.shape[1], query.shape[3], key.shape[1]
-        past_key, past_value = step.past[layer]
         attributes = {"num_heads": heads, "kv_num_heads": kv_heads, "do_rotary": 0}
         attributes["scale"] = float(size**-0.5 if scaling is None else scaling)
         if softcap is not None:
             attributes["softcap"] = float(softcap)
-        inputs = [_flat(query), _flat(key), _flat(value), past_key, past_value, step.last_index(), step.total_length()]
-        output, present_key, present_value = symbolic_multi_out(
-            "com.microsoft::GroupQueryAttention",
-            [*inputs, None, None, None, step.bias(attention_mask.window)],
-            attributes,
-            dtypes=(torch.float32,) * 3,
-            shapes=((1, step.rows, heads * size), past_key.shape, past_value.shape),
-            version=1,
-        )
-        step.present[layer] = (present_key, present_value)
+        lengths = [step.last_index(), step.total_length(), None, None, None, step.bias(attention_mask.window)]
+        shape = (1, step.rows, heads * size)
+        if owner != layer:  # after its owner has added this step's rows to the cache; they are not added again
+            none = step.no_rows(kv_heads * size)
+            inputs = [_flat(query), none, none, *step.present[owner], *lengths]
+            output = symbolic(_ATTENTION, inputs, attributes, dtype=torch.float32, shape=shape, version=1)
+        else:
+            past = step.past[layer]
+            output, *present = symbolic_multi_out(
+                _ATTENTION,
+                [_flat(query), _flat(key), _flat(value), *past, *lengths],
+                attributes,
+                dtypes=(torch.float32,) * 3,
+                shapes=(shape, *(tensor.shape for tensor in past)),
+                version=1,
+            )
+            step.present[layer] = (present[0], present[1])
         return output.reshape(1, step.rows, heads, size), None
 
 
@@ -221,7 +243,7 @@ def attention_registered(attention: TracedAttention) -> Iterator[None]:
 
 def check_layers(step: TracedStep) -> None:
     """ArchitectureError unless every layer attended; each updates its cache and attends at most once anyway."""
-    silent = [layer for layer in step.past if layer not in step.present]
+    silent = [layer for layer in (*step.past, *step.readers) if layer not in step.attended]
     if silent:
         raise ArchitectureError(f"layers {silent} do not attend through transformers' attention interface")
 
@@ -244,28 +266,30 @@ def _mask_maker(name: str, positions: int) -> Any:
     return make
 
 
-def _check_call(
-    step: TracedStep, layer: int, key: torch.Tensor, value: torch.Tensor, mask: object, others: Any
-) -> None:
+def _check_call(step: TracedStep, layer: int, key: torch.Tensor, value: torch.Tensor, mask: object, others: Any) -> int:
+    """The layer in whose cache the keys and values are: itself, or one before it if it has no cache of its own."""
     if not isinstance(mask, CausalMask):
         raise ArchitectureError(f"layer {layer} attends with a mask of its own making ({type(mask).__name__})")
     unknown = [name for name, given in others.items() if given is not None and name not in _NEUTRAL_ARGUMENTS]
     if unknown or others.get("dropout") or others.get("is_causal") is False:
         raise ArchitectureError(f"layer {layer} attends with {', '.join(unknown) or 'dropout or no causality'}")
-    if layer in step.present:
+    if layer in step.attended:
         raise ArchitectureError(f"layer {layer} attends twice")
-    if layer not in step.past:
+    if layer not in (*step.past, *step.readers):
         raise ArchitectureError(f"layer {layer} attends, and its config says that it has a state instead")
-    updated = step.cache.updated[layer]
-    if updated is None or updated[0] is not key or updated[1] is not value:
+    owner = step.owner(key, value)
+    if owner is None or (owner != layer and (layer in step.past or owner not in step.present)):
         raise ArchitectureError(f"layer {layer} attends to other keys than it puts in its cache")
-    past = step.past[layer][0]
+    if owner not in step.past:
+        raise ArchitectureError(f"layer {layer} has a KV cache, and its config says that it has none")
+    past = step.past[owner][0]
     for what, heads in (("key", key), ("value", value)):
         if (heads.shape[0], heads.shape[1], heads.shape[3]) != (past.shape[0], past.shape[1], past.shape[3]):
             raise ArchitectureError(
                 f"layer {layer} has {what}s of {heads.shape[1]} heads of {heads.shape[3]},"
                 f" its config says {past.shape[1]} of {past.shape[3]}"
             )
+    return owner
 
 
 def _flat(heads: torch.Tensor) -> torch.Tensor:

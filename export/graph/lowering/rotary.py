@@ -8,6 +8,7 @@ its cosines otherwise, the model's own code is exported instead.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ def find_layout(table: RotaryTable, apply: Callable[..., Any], head_size: int) -
     rows = torch.from_numpy(np.linspace(0, len(table.cos) - 1, 5).astype(np.int64))
     cos, sin = torch.from_numpy(table.cos)[rows], torch.from_numpy(table.sin)[rows]
     query, key = torch.randn(1, 3, len(rows), head_size), torch.randn(1, 2, len(rows), head_size)
-    results = apply(query, key, _repeat(cos, table.interleaved), _repeat(sin, table.interleaved))
+    angles = _repeat(cos, table.interleaved), _repeat(sin, table.interleaved)
+    results = [apply(x, *angles) for x in (query, key)] if _takes_one(apply) else apply(query, key, *angles)
     for interleaved in (False, True):
         expected = [rotate(x, cos, sin, interleaved) for x in (query, key)]
         if all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(results, expected, strict=True)):
@@ -148,16 +150,33 @@ def find_rotary(model: nn.Module) -> dict[str, nn.Module]:
     return {owner: model.get_submodule(owner) for owner in dict.fromkeys(name for name, _, _ in frequencies)}
 
 
+def _takes_one(apply: Callable[..., Any]) -> bool:
+    """Whether ``apply`` turns queries and keys one by one (Gemma 4), not both at once."""
+    return "k" not in inspect.signature(apply).parameters
+
+
 def _apply_with(original: Callable[..., Any]) -> Callable[..., Any]:
+    def apply_one(x: torch.Tensor, cos: object, sin: object, unsqueeze_dim: int = 1) -> Any:
+        if not isinstance(cos, Angles):
+            return original(x, cos, sin, unsqueeze_dim)
+        if not _are_a_pair(cos, sin) or x.ndim != 4 or unsqueeze_dim not in (1, 2):
+            raise RotaryMismatchError(f"{APPLY} is called in a way of this model's own")
+        if unsqueeze_dim == 1:
+            return _rotary(x, cos, original)
+        return _rotary(x.transpose(1, 2), cos, original).transpose(1, 2)
+
     def apply(q: torch.Tensor, k: torch.Tensor, cos: object, sin: object, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(cos, Angles):
             return original(q, k, cos, sin, *args, **kwargs)
-        pair = isinstance(sin, Angles) and (cos.role, sin.role) == ("cos", "sin") and cos.key == sin.key
-        if not pair or args or kwargs or q.ndim != 4:
+        if not _are_a_pair(cos, sin) or args or kwargs or q.ndim != 4:
             raise RotaryMismatchError(f"{APPLY} is called in a way of this model's own")
         return _rotary(q, cos, original), _rotary(k, cos, original)
 
-    return apply
+    return apply_one if _takes_one(original) else apply
+
+
+def _are_a_pair(cos: Angles, sin: object) -> bool:
+    return isinstance(sin, Angles) and (cos.role, sin.role) == ("cos", "sin") and cos.key == sin.key
 
 
 def _rotary(x: torch.Tensor, angles: Angles, apply: Callable[..., Any]) -> torch.Tensor:

@@ -6,6 +6,7 @@ that product, step by step: rotary embeddings of queries and keys, then a norm p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -69,7 +70,6 @@ class CacheAttention(InPlacePass):
     def _replace(self, model: ir.Model, node: ir.Node, total: ir.Value, bias: _Bias) -> None:
         heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "kv_num_heads"))
         size = int(dims_of(input_of(node, 3))[-1])
-        query, key, value = (input_of(node, index) for index in range(3))
         attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "window": bias.window}
         attributes["scale"] = node.attributes["scale"].as_float() if "scale" in node.attributes else size**-0.5
         attributes["softcap"] = node.attributes["softcap"].as_float() if "softcap" in node.attributes else 0.0
@@ -80,20 +80,26 @@ class CacheAttention(InPlacePass):
             AttentionInput.TOTAL: total,
             AttentionInput.TREE_BIAS: bias.tree,
         }
-        rotary = _rotaries(query, key)
-        if rotary is not None:
-            query, key = (input_of(part, 0) for part in rotary)
+        # Without present keys and values, the cache is another layer's, which has put the step's rows into it.
+        shared = len(node.outputs) == 1
+        heads_of = [input_of(node, index) for index in range(1 if shared else 2)]
+        rotary = _rotaries(heads_of)
+        if rotary:
+            heads_of = [input_of(part, 0) for part in rotary]
             inputs |= {AttentionInput.COS: rotary[0].inputs[2], AttentionInput.SIN: rotary[0].inputs[3]}
             attributes["interleaved"] = rotary[0].attributes["interleaved"].as_int()
             attributes["rotary_dim"] = rotary[0].attributes["rotary_embedding_dim"].as_int()
-        norms = _norm_of(query, size), _norm_of(key, size)
-        if norms[0] is None or norms[1] is None or norms[0].epsilon == norms[1].epsilon:
-            query, key = (part if norm is None else norm.source for part, norm in zip((query, key), norms, strict=True))
-            for slot, norm in zip((AttentionInput.Q_GAIN, AttentionInput.K_GAIN), norms, strict=True):
+        norms = [_norm_of(part, size) for part in heads_of]
+        if len({norm.epsilon for norm in norms if norm is not None}) <= 1:
+            heads_of = [part if norm is None else norm.source for part, norm in zip(heads_of, norms, strict=True)]
+            for slot, norm in zip((AttentionInput.Q_GAIN, AttentionInput.K_GAIN), norms, strict=False):
                 if norm is not None:
                     inputs[slot], attributes["epsilon"] = norm.gain, norm.epsilon
-        inputs[AttentionInput.QKV] = _joined(node, query, key, value)
-        attention = make_operator(ATTENTION, inputs, attributes, num_outputs=3)
+        if shared:
+            inputs[AttentionInput.QKV], attributes["shared"] = heads_of[0], 1
+        else:
+            inputs[AttentionInput.QKV] = _joined(node, *heads_of, input_of(node, 2))
+        attention = make_operator(ATTENTION, inputs, attributes, num_outputs=len(node.outputs))
         model.graph.insert_before(node, attention)
         for old, new in zip(node.outputs, attention.outputs, strict=True):
             new.shape, new.type = old.shape, old.type
@@ -134,19 +140,14 @@ def _window(value: ir.Value) -> int | None:
     return int(window) if positions == {"position_ids"} and window is not None else None
 
 
-def _rotaries(query: ir.Value, key: ir.Value) -> tuple[ir.Node, ir.Node] | None:
-    """The rotary embeddings of queries and keys, if both are the same over the step's positions."""
-    nodes = query.producer(), key.producer()
-    if any(node is None or (node.op_type, node.domain) != ("RotaryEmbedding", CONTRIB) for node in nodes):
-        return None
-    first, second = nodes
-    assert first is not None
-    assert second is not None
+def _rotaries(heads: Sequence[ir.Value]) -> list[ir.Node]:
+    """The rotary embeddings that make ``heads`` (queries, and keys), if all are the same over the step's positions."""
+    nodes = [node for value in heads if (node := value.producer()) is not None]
+    if len(nodes) < len(heads) or any((node.op_type, node.domain) != ("RotaryEmbedding", CONTRIB) for node in nodes):
+        return []
     names = ("interleaved", "rotary_embedding_dim")
-    same = all(first.attributes[name].as_int() == second.attributes[name].as_int() for name in names)
-    if list(first.inputs[1:]) != list(second.inputs[1:]) or input_of(first, 1).name != "position_ids" or not same:
-        return None
-    return first, second
+    kinds = {(*node.inputs[1:], *(node.attributes[name].as_int() for name in names)) for node in nodes}
+    return nodes if len(kinds) == 1 and input_of(nodes[0], 1).name == "position_ids" else []
 
 
 def _norm_of(value: ir.Value, size: int) -> _Norm | None:

@@ -10,8 +10,8 @@ constexpr int64_t kMostPositions = int64_t{1} << 31;
 
 long long print(int64_t number) { return static_cast<long long>(number); }
 
-Status check_rows(const char* label, const ort::Tensor& qkv, const AttentionSpec& spec, AttentionCall* call) {
-  const int64_t all_heads = spec.heads + 2 * spec.kv_heads;
+Status check_rows(const char* label, const ort::Tensor& qkv, AttentionCall* call) {
+  const int64_t all_heads = call->all_heads();
   const int64_t width = qkv.rank == 3 && qkv.dims[0] == 1 ? qkv.dims[2] : 0;
   if (width < 1 || width % all_heads != 0 || width / all_heads > kMaxHeadSize) {
     return ort::error(kInvalidArgument, "%s: qkv has rows of %lld in %d axes, expected shape [1, S, %lld * D] with D up to %lld",
@@ -159,6 +159,7 @@ Status AttentionSpec::read(const OrtKernelInfo* info, const char* label) {
   ort::optional_attribute(info, "interleaved", &interleaved);
   ort::optional_attribute(info, "rotary_dim", &rotary_dim);
   ort::optional_attribute(info, "epsilon", &epsilon);
+  ort::optional_attribute(info, "shared", &shared);
   if (kv_heads < 1 || heads < kv_heads || heads % kv_heads != 0 || heads > (1 << 20)) {
     return ort::error(kInvalidArgument, "%s: num_heads %lld must be a multiple of kv_num_heads %lld", label, print(heads),
                       print(kv_heads));
@@ -176,7 +177,8 @@ Status AttentionSpec::check(const char* label, const AttentionTensors& inputs, A
   call->kv_heads = kv_heads;
   call->softcap = softcap;
   call->window = window;
-  POCKETSPEC_RETURN_IF_ERROR(check_rows(label, inputs[kQkv], *this, call));
+  call->shared = shared != 0;
+  POCKETSPEC_RETURN_IF_ERROR(check_rows(label, inputs[kQkv], call));
   call->query.size = call->key.size = call->head_size;
   call->query.epsilon = call->key.epsilon = epsilon;
   call->query.scale = scale;

@@ -28,12 +28,12 @@ void prepare_row(const Isa& isa, const AttentionCall& call, int64_t row, float* 
     head->cos += call.positions[row] * (head->rotary_size / 2);
     head->sin += call.positions[row] * (head->rotary_size / 2);
   }
-  query.x = call.qkv + row * (call.heads + 2 * call.kv_heads) * size;
+  query.x = call.qkv + row * call.all_heads() * size;
   key.x = query.x + call.heads * size;
   for (int64_t head = 0; head < call.heads; ++head, query.x += size) {
     isa.prepare_head(query, queries + ((head / group * call.rows + row) * group + head % group) * size);
   }
-  for (int64_t head = 0; head < call.kv_heads; ++head, key.x += size) {
+  for (int64_t head = 0; head < call.stored_heads(); ++head, key.x += size) {
     float turned[kMaxHeadSize];
     isa.prepare_head(key, turned);
     isa.store_row(turned, call.keys, head, call.past + row);
@@ -97,12 +97,13 @@ Status CachedAttention::compute(OrtKernelContext* context) {
   return attend(context, call);
 }
 
-// From here on keys and values are those of the outputs, which contain the past.
+// From here on keys and values are those of the outputs, which contain the past; a shared cache is complete already.
 Status CachedAttention::place_outputs(OrtKernelContext* context, const AttentionTensors& inputs, AttentionCall* call) const {
   const int64_t shape[] = {1, call->rows, call->heads * call->head_size};
   void* y = nullptr;
   POCKETSPEC_RETURN_IF_ERROR(ort::output(context, 0, shape, 3, &y));
   call->y = static_cast<float*>(y);
+  if (call->shared) return nullptr;
   size_t index = 1;
   for (KvRows* rows : {&call->keys, &call->values}) {
     void* present = nullptr;
@@ -134,7 +135,7 @@ Status CachedAttention::prepare(const OrtKernelContext* context, AttentionCall* 
   const auto rows = [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) prepare_row(*settings_.isa, *call, row, queries, sights);
   };
-  const int64_t activations = call->rows * (call->heads + 2 * call->kv_heads) * call->head_size;
+  const int64_t activations = call->rows * call->all_heads() * call->head_size;
   const int threads = activations < kParallelActivations ? 1 : settings_.crew->count();
   return run_ranges(context, threads, call->rows, 1, rows, settings_.crew);
 }
@@ -165,7 +166,7 @@ class CachedAttentionOf : public CachedAttention {
   static constexpr InputSpec kInputs[] = {{kFloat, kRequired}, {kType, kRequired},  {kType, kRequired},  {kInt64, kRequired},
                                           {kInt64, kRequired}, {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional},
                                           {kFloat, kOptional}, {kFloat, kOptional}};
-  static constexpr InputSpec kOutputs[] = {{kFloat, kRequired}, {kType, kRequired}, {kType, kRequired}};
+  static constexpr InputSpec kOutputs[] = {{kFloat, kRequired}, {kType, kOptional}, {kType, kOptional}};
   using CachedAttention::CachedAttention;
 };
 

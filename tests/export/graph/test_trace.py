@@ -182,6 +182,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("mixtral", {}, "mixtures of experts are not supported"),
     ("qwen3_moe", {"num_experts": 4}, "mixtures of experts are not supported"),
+    ("gemma3n_text", {"num_kv_shared_layers": 0}, "alternating updates of several streams are not supported"),
     ("t5", {"num_heads": 4}, "not a decoder of text alone"),
     ("llama", {"head_dim": 12}, "head size 12 is not a multiple of 8"),
     ("llama", {"hidden_size": 48, "num_attention_heads": 3}, "3 heads cannot share 2 key-value heads"),

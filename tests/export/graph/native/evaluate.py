@@ -115,16 +115,17 @@ class CachedAttention(OpRun):
     ) -> Any:
         cos, sin, tree_bias, q_gain, k_gain = [*more, *[None] * 5][:5]
         heads, kv_heads, rows = given["num_heads"], given["kv_num_heads"], qkv.shape[1]
-        size, past = past_key.shape[3], int(total[0]) - rows
-        split = qkv[0].reshape(rows, heads + 2 * kv_heads, size).swapaxes(0, 1)
+        size, past, shared = past_key.shape[3], int(total[0]) - rows, given.get("shared", 0)
+        split = qkv[0].reshape(rows, heads + (0 if shared else 2 * kv_heads), size).swapaxes(0, 1)
         query, key, value = split[:heads], split[heads : heads + kv_heads], split[heads + kv_heads :]
         query = query if q_gain is None else norm(query, q_gain, given["epsilon"])
         key = key if k_gain is None else norm(key, k_gain, given["epsilon"])
         if cos is not None:
             angles = cos[positions[0]], sin[positions[0]], given["interleaved"]
-            query, key = rotate(query, *angles), rotate(key, *angles)
+            query, key = rotate(query, *angles), key if shared else rotate(key, *angles)
         present_key, present_value = past_key.copy(), past_value.copy()
-        present_key[0, :, past : past + rows], present_value[0, :, past : past + rows] = key, value
+        if not shared:
+            present_key[0, :, past : past + rows], present_value[0, :, past : past + rows] = key, value
         keys, values = (np.repeat(c[0, :, : past + rows], heads // kv_heads, 0) for c in (present_key, present_value))
         scores = query @ keys.swapaxes(1, 2) * np.float32(given["scale"])
         if cap := given.get("softcap"):
@@ -134,7 +135,8 @@ class CachedAttention(OpRun):
             scores = scores + np.where(tree_bias[0] <= -1e29, -np.inf, tree_bias[0])
         shares = np.exp(scores - scores.max(-1, keepdims=True))
         y = shares / shares.sum(-1, keepdims=True) @ values
-        return np.float32(y.swapaxes(0, 1).reshape(1, rows, -1)), present_key, present_value
+        y = np.float32(y.swapaxes(0, 1).reshape(1, rows, -1))
+        return (y,) if shared else (y, present_key, present_value)
 
 
 def _seen(positions: Array, past: int, rows: int, window: int) -> Array:
@@ -149,6 +151,15 @@ class SimplifiedLayerNormalization(OpRun):
         return (norm(x, gain, given["epsilon"]),)
 
 
+class SkipSimplifiedLayerNormalization(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x: Array, skip: Array, gain: Array, **given: Any) -> tuple[Array, ...]:
+        total = x + skip
+        normed = norm(total, gain, given["epsilon"])
+        return (normed, normed, normed, total)  # the two between are not used
+
+
 class RotaryEmbedding(OpRun):
     op_domain = "com.microsoft"
 
@@ -158,7 +169,14 @@ class RotaryEmbedding(OpRun):
         return (np.float32(turned.swapaxes(0, 1).reshape(x.shape)),)
 
 
-_OPERATORS = [MatMulPanel, GatherPanel, CachedAttention, SimplifiedLayerNormalization, RotaryEmbedding]
+_OPERATORS = [
+    MatMulPanel,
+    GatherPanel,
+    CachedAttention,
+    SimplifiedLayerNormalization,
+    SkipSimplifiedLayerNormalization,
+    RotaryEmbedding,
+]
 
 
 class NativeSession:

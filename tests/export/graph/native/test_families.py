@@ -27,12 +27,12 @@ OPTIONS = {
     "gemma3": GraphOptions("int8", 32, symmetric=False),
     "olmo2": GraphOptions("int8", 128),
 }
-QUICK = ("qwen2", "gemma3", "olmo2")
+QUICK = ("qwen2", "gemma3", "olmo2", "gemma4")
 CHOSEN = [*QUICK, *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family not in QUICK)]
 TOLERANCE = 1e-5
-# Activations rounded to int8 block by block: MatMulNBits, which does so too, differs by up to 0.057 on these models.
+# Activations rounded to int8 block by block: MatMulNBits, which does so too, differs by up to 0.076 on these models.
 # Caches of four bits add what they round.
-ROUNDED = {"fp32": 0.07, "fp16": 0.07, "int8": 0.07, "int4": 0.5}
+ROUNDED = {"fp32": 0.09, "fp16": 0.09, "int8": 0.09, "int4": 0.5}
 KV_TYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8, "int4": np.uint8}
 # Operators of ONNX Runtime that are left, but for Constant.
 LEFT = {
@@ -66,6 +66,22 @@ LEFT = {
     "exaone4": {"Shape", "Slice", "Add", "SimplifiedLayerNormalization"},
     "hunyuan_v1_dense": {"Shape", "Slice", "Concat", "RotaryEmbedding", "Split"},
     "olmo3": {"Shape", "Slice", "Add", "Concat", "SimplifiedLayerNormalization", "Split"},
+    "gemma4": {
+        "Add",
+        "Concat",
+        "Div",
+        "Gather",
+        "Gelu",
+        "Mul",
+        "Pow",
+        "ReduceMean",
+        "Reshape",
+        "Shape",
+        "SimplifiedLayerNormalization",
+        "Slice",
+        "Split",
+        "Tanh",
+    },
     "apertus": {"Shape", "Slice", "Add", "CastLike", "Div", "Exp", "Greater", "Min", "Mul", "Softplus", "Sub", "Where"},
 }
 OWN = {"MatMulPanel", "GatherPanel", "CachedAttention"}
