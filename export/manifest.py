@@ -28,8 +28,8 @@ from export.untrusted import (
 )
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
-# out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that share
-# KV caches, heads of two sizes, tables for every layer
+# out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that
+# share KV caches, heads of two sizes, tables for every layer
 SCHEMA = 7
 # Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
 _SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL = 4, 5, 6

@@ -24,6 +24,7 @@ from export.manifest import (
     Quantization,
     Source,
     Vocabulary,
+    WideLayers,
     dump_manifest,
     parse_manifest,
     read_manifest,
@@ -75,9 +76,30 @@ def _parallel(**changes: Any) -> Manifest:
     return replace(MANIFEST, levels=(TARGET, replace(drafter, **changes)))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"attention_layers": 1}, {"wide": WideLayers(1, 2, 32)}, {"layer_table": 16}],
+    ids=lambda each: next(iter(each)),
+)
+def test_uneven_layers_need_a_reader_that_knows_them(fields: dict[str, Any]) -> None:
+    (target, *others) = MANIFEST.levels
+    uneven = replace(MANIFEST, levels=(replace(target, shape=replace(target.shape, **fields)), *others))
+    read = parse_manifest(text := dump_manifest(uneven), "m.json")
+    assert json.loads(text)["schema"] == SCHEMA
+    assert read.levels == uneven.levels
+
+
+def test_more_caches_than_layers_are_refused() -> None:
+    (target, *others) = MANIFEST.levels
+    for fields in ({"attention_layers": 3}, {"wide": WideLayers(3, 2, 32)}, {"wide": WideLayers(1, 3, 32)}):
+        shape = replace(target.shape, **fields)
+        with pytest.raises(ManifestError, match=r"more layers with a KV cache|over 3 KV heads"):
+            parse_manifest(dump_manifest(replace(MANIFEST, levels=(replace(target, shape=shape), *others))), "m.json")
+
+
 def test_only_levels_that_draft_in_parallel_need_a_reader_that_knows_them() -> None:
     text, plain = dump_manifest(_parallel()), dump_manifest(_parallel(parallel=None))
-    assert [json.loads(each)["schema"] for each in (text, plain)] == [SCHEMA, MANIFEST.schema]
+    assert [json.loads(each)["schema"] for each in (text, plain)] == [6, MANIFEST.schema]
     assert "parallel" not in plain
     levels = parse_manifest(text, "m.json").levels
     assert levels == _parallel().levels

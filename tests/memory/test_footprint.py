@@ -7,8 +7,9 @@ from typing import get_args
 
 import pytest
 
+from export.manifest import WideLayers
 from memory.device import Residence
-from memory.footprint import LevelSizes, Part, hot_weight_bytes, level_footprint, packing_bytes
+from memory.footprint import LevelSizes, Part, hot_weight_bytes, kv_bytes_per_token, level_footprint, packing_bytes
 from tests.memory.manifests import MIDDLE, QWEN, TARGET
 
 # The cosines and sines of all positions, float32.
@@ -51,3 +52,11 @@ def test_recognizing_a_head_takes_its_packed_form_and_its_scales() -> None:
     small = replace(TARGET, shape=MIDDLE, quantization=replace(TARGET.quantization, block_size=32))
     assert packing_bytes(small) == pytest.approx(120e6, rel=0.02)
     assert packing_bytes(TARGET) == pytest.approx(137e6, rel=0.02)
+
+
+def test_shared_caches_are_counted_once_and_wide_heads_as_they_are() -> None:
+    even = replace(QWEN, layers=35, kv_heads=1, head_size=256)
+    gemma = replace(even, attention_layers=15, wide=WideLayers(3, 1, 512))
+    assert kv_bytes_per_token(even, "fp16") == 35 * 2 * 256 * 2
+    assert kv_bytes_per_token(gemma, "fp16") == (12 * 2 * 256 + 3 * 2 * 512) * 2
+    assert kv_bytes_per_token(gemma, "int8") == 12 * 2 * (256 + 4) + 3 * 2 * (512 + 4)
