@@ -75,6 +75,9 @@ class GoldenDecoder:
         """See ``DrafterResources``."""
         return ()
 
+    def parallel(self, level: str) -> None:
+        """See ``DrafterResources``; apps refuse bundles with such levels by their schema."""
+
     def calibration(self, level: str) -> Callable[[float], float]:
         """See ``DrafterResources``."""
         return uncalibrated
