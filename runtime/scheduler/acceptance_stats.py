@@ -9,6 +9,7 @@ estimate, only they count.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
@@ -29,12 +30,43 @@ _LATEST_SECONDS = 0.25
 _FEW = 2.0
 # The estimate over all depths counts as so many tokens in that of one depth.
 _POOLED_WEIGHT = 4.0
+# A token's surprise moves the log odds of the text by this much; no chance is nearer to 0 or 1 than ``_LEAST``.
+_TEXT_SHARE, _MOST_SHIFT, _LEAST = 0.15, 2.0, 0.02
+
+
+class TextEase:
+    """How much easier the current text is to guess than usual: one shift of log odds for all drafters.
+
+    A drafter that fails in a hard paragraph is no worse than others for that, so its failures lower what is expected of
+    the others too.
+    """
+
+    def __init__(self) -> None:
+        self._shift = 0.0
+
+    def shifted(self, chance: float) -> float:
+        """The usual ``chance``, in this text."""
+        usual = min(max(chance, _LEAST), 1 - _LEAST)
+        return 1 / (1 + (1 - usual) / usual * math.exp(-self._shift))
+
+    def observe(self, accepted: int, seen: int, usual: float) -> None:
+        """``accepted`` of the ``seen`` tokens of a drafter stood, whose ``usual`` chance is known."""
+        self._shift += _TEXT_SHARE * (accepted - seen * self.shifted(usual))
+        self._shift = min(max(self._shift, -_MOST_SHIFT), _MOST_SHIFT)
+
+    def end(self) -> None:
+        """Another text begins."""
+        self._shift = 0.0
 
 
 class AcceptanceStats:
-    """Acceptance of one drafter's tokens by one model. ``prior`` in [0, 1] is expected before the first step."""
+    """Acceptance of one drafter's tokens by one model.
 
-    def __init__(self, prior: float) -> None:
+    ``prior`` in [0, 1] is expected before the first step. ``text`` is shared by all drafters that the model judges.
+    """
+
+    def __init__(self, prior: float, text: TextEase | None = None) -> None:
+        self.text = text or TextEase()
         self._depths = defaultdict[int, _Share](lambda: _Share(_MEMORY))
         self._all = _Share(_MEMORY)
         # Of everything so far: it survives when something has changed, since a bad paragraph ends.
@@ -53,6 +85,7 @@ class AcceptanceStats:
         if not reached:
             return
         stood = min(accepted, reached)
+        self.text.observe(stood, reached, self._long.value)
         for share in (self._all, self._long, self._latest):
             share.add(stood, reached)
         for depth in range(1, reached):
@@ -74,7 +107,7 @@ class AcceptanceStats:
     @property
     def pooled(self) -> float:
         """The chance over all depths."""
-        return self._all.towards(self._long.value, _PRIOR_WEIGHT)
+        return self._all.towards(self.text.shifted(self._long.value), _PRIOR_WEIGHT)
 
     def chances(self, depth: int) -> list[float]:
         """For each of the first ``depth`` tokens, the chance that it is accepted given that all before it are."""

@@ -13,7 +13,7 @@ from export.manifest import Level
 from memory.drafter_spec import hierarchy, overlapped
 from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.drafters.registry import registered
-from runtime.scheduler.acceptance_stats import AcceptanceStats
+from runtime.scheduler.acceptance_stats import AcceptanceStats, TextEase
 from runtime.scheduler.forecast import Room
 from runtime.scheduler.methods import Chains, DecodingMethod, Hierarchies, ModelFree, Overlaps, Plain, Trees
 
@@ -40,7 +40,8 @@ def make_methods(stage: Stage, only: Kind | None = None) -> list[DecodingMethod]
     Acceptance is first estimated as the drafter's agreement with the target, also where an intermediate judges. Where
     that was not measured, a drafter is taken to be perfect: it is found out at little cost.
     """
-    judged = {level.name: AcceptanceStats(_agreement(level)) for level in stage.levels}
+    text = TextEase()
+    judged = {level.name: AcceptanceStats(_agreement(level), text) for level in stage.levels}
     found: list[tuple[Kind, DecodingMethod]] = [("plain", Plain())]
     found += [("model-free", ModelFree(drafter.name, drafter.longest)) for drafter in registered().values()]
     for level in stage.levels:

@@ -64,6 +64,7 @@ class LearnedState:
         """The next text may be of another kind, so what the last one showed counts less."""
         for acceptance in {each for method in self.methods.values() for each in method.acceptances}:
             acceptance.forget(_NEXT_ANSWER)
+            acceptance.text.end()
 
     def count(self, method: str, tokens: int, seconds: float, again: bool) -> None:
         """``method`` delivered ``tokens`` in ``seconds``. With ``again`` it may be tried again at once."""

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from runtime.decoding.draft import Step
-from runtime.scheduler.acceptance_stats import AcceptanceStats, RunningMean, RunningRatio, TreeGain
+from runtime.scheduler.acceptance_stats import AcceptanceStats, RunningMean, RunningRatio, TextEase, TreeGain
 
 
 def _steps(chances: list[float], count: int, seed: int) -> list[int]:
@@ -131,6 +131,29 @@ def test_a_bad_paragraph_is_forgotten_with_its_text() -> None:
     for _ in range(10):
         acceptance.forget(0.75)
     assert acceptance.chances(1)[0] > 0.7
+
+
+def test_a_hard_paragraph_is_hard_for_all_who_guess() -> None:
+    """Two equal drafters, one of them used: what it fails at is expected of the other one too."""
+    text = TextEase()
+    used, other = AcceptanceStats(0.9, text), AcceptanceStats(0.9, text)
+    for acceptance in (used, other):
+        for accepted in _steps([0.9] * 3, 200, seed=3):
+            acceptance.observe(accepted, 3)
+    before = other.chances(1)[0]
+    for accepted in _steps([0.5] * 3, 40, seed=4):
+        used.observe(accepted, 3)
+    other.forget(0.0)
+    assert used.chances(1)[0] < 0.65
+    assert other.chances(1)[0] < before - 0.12
+
+
+def test_luck_in_a_usual_text_moves_others_little() -> None:
+    text = TextEase()
+    used, other = AcceptanceStats(0.8, text), AcceptanceStats(0.8, text)
+    for accepted in _steps([0.8] * 3, 200, seed=5):
+        used.observe(accepted, 3)
+    assert other.chances(1)[0] == pytest.approx(0.8, abs=0.08)
 
 
 def test_a_mean_finds_what_is_true_and_begins_with_what_is_expected() -> None:
