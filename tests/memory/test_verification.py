@@ -73,7 +73,7 @@ def test_a_real_bundle_takes_what_was_predicted(tiny_bundle_int4: Path, tmp_path
     assert abs(found.anonymous.difference) < 0.04
     assert abs(found.total.difference) < 0.04
     files = next(row for row in found.parts if row.name == f"{LIBRARIES}, files")
-    assert abs(files.difference) < 0.02
+    assert abs(files.difference) < 0.04
     weights = [row for row in found.parts if row.name.endswith("weights, files")]
     assert all(0 < row.measured < row.predicted + (128 << 10) for row in weights)
 
