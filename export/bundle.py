@@ -63,7 +63,9 @@ def _plan(request: ExportRequest, tasks: Sequence[LevelTask], workspace: Workspa
     """Reports the plan; BundleError if the disk is too small, TooLittleMemoryError if memory is."""
     planned = []
     for task in tasks:
-        estimate = estimate_job(task.job, task.shape, task.block_size, packed=request.kernels == "native")
+        estimate = estimate_job(
+            task.job, task.shape, task.parameters, task.block_size, packed=request.kernels == "native"
+        )
         finished, job = workspace.finished(task.job.folder) is not None, task.job
         source = task.model.provenance.id
         numbers = {key: value for key, value in asdict(estimate).items() if key != "lean_bytes"}

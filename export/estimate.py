@@ -5,10 +5,13 @@ An export that does not fit into the available memory is refused at once, not ki
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from export.manifest import ModelShape, PocketspecError
 from export.request import BITS, NATIVE_BLOCK_SIZES, ExportJob
+from export.sources.random_weights import tensor_shapes
 from export.validation.limits import LEAN_TOKENS, MAX_TOKENS, PIECE_BYTES, count_tokens
 from export.validation.peak_memory import held_bytes
 
@@ -45,35 +48,33 @@ class Estimate:
     lean_bytes: int
 
 
-def count_parameters(shape: ModelShape) -> int:
-    """The number of weights of a decoder of this shape with a tied head, without small vectors.
-
-    Qwen2-1.5B: 28 * (1536 * 128 * (2 * 12 + 2 * 2) + 3 * 1536 * 8960) + 1536 * 151936 = 1,544 million.
-    """
-    attention = shape.hidden_size * shape.head_size * (2 * shape.heads + 2 * shape.kv_heads)
-    layer = attention + 3 * shape.hidden_size * shape.mlp_size
-    return shape.layers * layer + shape.hidden_size * shape.vocab_size
+def count_parameters(config: Any) -> int:
+    """The number of weights of transformers' model of ``config``, of whatever kind its layers are; tied heads once."""
+    shapes, buffers = tensor_shapes(config)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name not in buffers)
 
 
-def estimate_job(job: ExportJob, shape: ModelShape, block_size: int | None, packed: bool = False) -> Estimate:
-    """The estimate of one level; ``packed``: with packed weights as well.
+def estimate_job(
+    job: ExportJob, shape: ModelShape, parameters: int, block_size: int | None, packed: bool = False
+) -> Estimate:
+    """The estimate of one level of so many ``parameters``; ``packed``: with packed weights as well.
 
     A block of a quantized matrix has a scale of 4 bytes, and one of 2 bytes in a packed file.
     """
-    parameters, bits = count_parameters(shape), BITS[job.weights]
+    bits = BITS[job.weights]
     bits_per_weight = bits + (32 / block_size if block_size else 0)
     tables = shape.positions * shape.head_size * 4
     seconds = GRAPH_SECONDS + GRAPH_SECONDS_PER_LAYER * shape.layers + parameters * SECONDS_PER_PARAMETER[bits]
     size = int(parameters * bits_per_weight / 8) + tables
     if packed and block_size in NATIVE_BLOCK_SIZES:
         size += int(parameters * (bits + 16 / block_size) / 8) + tables
-    memory = [peak_bytes(shape, bits_per_weight, tokens) for tokens in (count_tokens(shape, MAX_TOKENS), LEAN_TOKENS)]
+    counts = count_tokens(shape, MAX_TOKENS), LEAN_TOKENS
+    memory = [peak_bytes(shape, parameters, bits_per_weight, tokens) for tokens in counts]
     return Estimate(parameters, size, seconds, *memory)
 
 
-def peak_bytes(shape: ModelShape, bits_per_weight: float, tokens: int) -> int:
+def peak_bytes(shape: ModelShape, parameters: int, bits_per_weight: float, tokens: int) -> int:
     """The peak of memory of an export whose check runs over ``tokens`` tokens, in bytes."""
-    parameters = count_parameters(shape)
     head = shape.vocab_size * shape.hidden_size if bits_per_weight < 16 else 0  # a float head is not copied
     piece = max(min(PIECE_BYTES, parameters * bits_per_weight / 8), head * bits_per_weight / 8)
     logits = 4 * shape.vocab_size * tokens

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from export.validation.kv_quality import measure_effects
 from export.validation.kv_ranges import measure_text_ranges
 from export.validation.limits import LEAN_TOKENS
 from export.validation.peak_memory import PeakWatch
+from export.writer.genai_config import FILE_NAME as GENAI_CONFIG
+from export.writer.genai_config import TYPES as GENAI_TYPES
 from export.writer.genai_config import make_genai_config, write_genai_config
 from export.writer.weights import WeightReport, write_weights
 
@@ -109,7 +111,7 @@ class _LevelExport:
     def _write(self, lowered: LoweredGraph, source: TensorSource) -> WeightReport:
         """The graph, its weights and the files beside it."""
         task, job = self.task, self.task.job
-        total = estimate_job(job, task.shape, task.block_size).file_bytes
+        total = estimate_job(job, task.shape, task.parameters, task.block_size).file_bytes
         self.reporter.stage(job.name, "writing weights", total)
         quantizer, calibration = QUANTIZERS[task.method or DEFAULT_METHOD], self._calibration(source)
         advance = self.reporter.advance
@@ -118,8 +120,9 @@ class _LevelExport:
         if isinstance(source, LoadedTensors):
             self._note_tensors(source.unexpected, "belong to no part of its decoder")
         _write_texts(task, self.folder)
-        if job.role == "target" and not (self.folder / "tokenizer.json").is_file():
-            self.reporter.note(_without_tokenizer(task, self.request.output))
+        if job.role == "target":
+            for note in missing_files(task, self.folder, self.request.output):
+                self.reporter.note(note)
         return written
 
     def _calibration(self, source: TensorSource) -> WeightImportance | None:
@@ -155,7 +158,10 @@ class _LevelExport:
         """What the level is checked on: the beginning of a text alone where memory is short."""
         task = self.task
         passage = read_passage(task.model.folder, task.shape, self.request.check_text)
-        needed, found = estimate_job(task.job, task.shape, task.block_size).peak_bytes, attainable_bytes()
+        needed, found = (
+            estimate_job(task.job, task.shape, task.parameters, task.block_size).peak_bytes,
+            attainable_bytes(),
+        )
         if needed <= found or len(passage.tokens) <= LEAN_TOKENS:
             return passage
         self.reporter.note(
@@ -186,6 +192,15 @@ def _without_tokenizer(task: LevelTask, output: Path) -> str:
         f"{task.job.name}: no tokenizer.json in {where or 'a known shape'}, so the bundle takes token ids only (bench"
         f" draws them itself); {remedy}.save_pretrained(FOLDER) {place}"
     )
+
+
+def missing_files(task: LevelTask, folder: Path, output: Path) -> Iterator[str]:
+    """Which files are not beside the target's graph in ``folder``, and why, a line each."""
+    if not (folder / "tokenizer.json").is_file():
+        yield _without_tokenizer(task, output)
+    kind = task.model.config.model_type
+    if kind not in GENAI_TYPES:
+        yield f"{task.job.name}: no {GENAI_CONFIG}, since onnxruntime-genai has no type for {kind}"
 
 
 def _write_texts(task: LevelTask, folder: Path) -> None:

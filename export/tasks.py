@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from export.estimate import count_parameters
 from export.graph.trace import GraphOptions
 from export.manifest import ModelShape, Vocabulary
 from export.quantization.quantize import QUANTIZERS
@@ -39,6 +41,11 @@ class LevelTask:
     vocabulary: Vocabulary
     block_size: int | None
     method: str | None
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of the model's weights."""
+        return count_parameters(self.model.config)
 
     @property
     def graph_options(self) -> GraphOptions:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from export.manifest import Level, Manifest, PocketspecError
 from memory.device import Device, Residence
+from memory.layer_states import why_no_trees
 from memory.plan import Placement, Shape
 
 Allowed = Literal["precision", "context", "disk"]
@@ -154,6 +155,8 @@ def check_request(inputs: PlanInputs) -> None:
         raise PocketspecError(
             f"a draft size of {request.nodes}: allowed are 1 to {MAX_NODES}, and 0 for plain decoding"
         )
+    if request.shape == "tree" and (reason := why_no_trees(target)) is not None:
+        raise PocketspecError(f"no trees: {reason}; ask for shape chain")
     _check_names((request.kv_type,), inputs.kv_types(target.name), f"no KV type of {target.name}; it has")
     _check_names(request.may_give_up, ALLOWED, "nothing that can be given up; there are")
     beside = [level.name for level in manifest.levels if level.role != "target"]

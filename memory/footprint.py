@@ -21,6 +21,7 @@ LIBRARIES = "Python and libraries"
 SESSION = "first session"
 APPLICATION = "application"
 KEPT = "kept conversations"
+STATES = "states"
 CONSTRAINTS = "constraints"
 
 # Bytes that the suffix drafter keeps per token of the context, as tests/runtime/drafters/test_suffix.py checks.
@@ -148,7 +149,7 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
                 sizes.kept_rows * kv_bytes_per_token(shape, sizes.kv_type, residence)
                 + sizes.kept_copies * shape.state_bytes(held_rows(level, sizes.rows)),
             ),
-            *([Part("states", state_bytes(level, sizes.rows))] if shape.has_states else []),
+            *([Part(STATES, state_bytes(level, sizes.rows))] if shape.has_states else []),
             Part("logits", sizes.logits_rows * shape.vocab_size * 4),
             Part("inputs", _inputs(sizes)),
             Part("scratch", _scratch(level, sizes, residence, threads)),

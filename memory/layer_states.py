@@ -29,3 +29,10 @@ def num_snapshots(level: Level) -> int:
 def state_bytes(level: Level, max_rows: int) -> int:
     """Bytes of the states of ``level`` and their copies; 0 if it has none."""
     return (1 + num_snapshots(level)) * level.shape.state_bytes(held_rows(level, max_rows))
+
+
+def why_no_trees(level: Level) -> str | None:
+    """Why drafts for ``level`` are chains, never trees; None if nothing of its layers forbids trees."""
+    if not level.shape.has_states:
+        return None
+    return f"layers of {level.name} have states, which take rows one after another, so drafts are chains"

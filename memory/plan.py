@@ -14,7 +14,7 @@ from export.manifest import Manifest, PocketspecError
 from export.records import build_record
 from export.untrusted import UntrustedError, parse_own_json, shown
 from memory.device import Residence
-from memory.footprint import Footprint
+from memory.footprint import STATES, Footprint
 
 SCHEMA = 1
 
@@ -206,3 +206,10 @@ def check_plan(plan: Plan, manifest: Manifest) -> None:
     if plan.bundle != manifest.name or unknown:
         what = f"names level {unknown[0]!r}" if unknown else f"is for bundle {plan.bundle!r}"
         raise PlanError(f"this plan {what}, and the bundle is {manifest.name!r}; make the plan again")
+    for level in plan.levels:
+        states = any(part.name == STATES for part in level.footprint.parts)
+        if states != manifest.level(level.name).shape.has_states:
+            words = ("states", "has none") if states else ("no states", "has some")
+            raise PlanError(
+                f"this plan counts {words[0]} of level {level.name!r}, which {words[1]}; make the plan again"
+            )

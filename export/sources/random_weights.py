@@ -29,7 +29,7 @@ class RandomWeights:
     """
 
     def __init__(self, config: Any, seed: int = 0) -> None:
-        self._shapes, self._buffers = _tensor_shapes(config)
+        self._shapes, self._buffers = tensor_shapes(config)
         deviation = float(getattr(config, "initializer_range", None) or 0.02)
         self._pool = np.random.default_rng(seed).standard_normal(_POOL, dtype=np.float32)
         self._pool *= np.float32(deviation)
@@ -68,7 +68,7 @@ class RandomWeights:
         return values
 
 
-def _tensor_shapes(config: Any) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+def tensor_shapes(config: Any) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     """Name and shape of every tensor, shared ones once, from transformers' model on the meta device; the buffers."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -17,7 +17,7 @@ from export.manifest import ModelShape, Vocabulary
 FILE_NAME = "genai_config.json"
 
 # Decoder types that genai 0.18 knows, by HF's model type. For these families the type has no other effect.
-_TYPES = {
+TYPES = {
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3_text": "gemma3_text",
@@ -36,7 +36,7 @@ def make_genai_config(
     config: PretrainedConfig, shape: ModelShape, vocabulary: Vocabulary, graph: str
 ) -> dict[str, Any] | None:
     """The content of ``genai_config.json`` for the graph file ``graph``, or None for a type genai does not know."""
-    kind = _TYPES.get(config.model_type)
+    kind = TYPES.get(config.model_type)
     if kind is None or not vocabulary.eos_token_ids:
         return None
     eos = list(vocabulary.eos_token_ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 
+from memory.layer_states import why_no_trees
 from runtime.chat.interrupts import at_interrupt
 from runtime.chat.line_reader import LineReader
 from runtime.chat.presenter import Presenter
@@ -66,4 +67,5 @@ class Chat:
 
     def explain(self) -> None:
         """Shows what was expected of every decoding method, and what it delivered."""
-        self.presenter.lines(explanation_lines(self.engine.explain()))
+        no_trees = why_no_trees(self.engine.manifest.target)
+        self.presenter.lines(explanation_lines(self.engine.explain(), no_trees))

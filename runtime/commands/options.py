@@ -120,9 +120,10 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
 
 def show_explanation(engine: Engine) -> None:
     """Prints the forecast and the result of each decoding method, in tokens/s, to standard error."""
+    from memory.layer_states import why_no_trees
     from runtime.scheduler.learned_state import explanation_lines
 
-    for line in explanation_lines(engine.explain()):
+    for line in explanation_lines(engine.explain(), why_no_trees(engine.manifest.target)):
         print(line, file=sys.stderr)
 
 

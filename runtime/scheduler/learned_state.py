@@ -100,8 +100,8 @@ class LearnedState:
         return sorted(found, key=lambda prospect: -prospect.expected)
 
 
-def explanation_lines(prospects: Sequence[Prospect]) -> Iterator[str]:
-    """A table with a line for each of ``prospects``."""
+def explanation_lines(prospects: Sequence[Prospect], no_trees: str | None = None) -> Iterator[str]:
+    """A table with a line for each of ``prospects``; ``no_trees`` says why none drafts trees, None if they may."""
     if not prospects:
         yield "note: nothing to explain: the way to decode was given, or there is only one"
         return
@@ -110,3 +110,5 @@ def explanation_lines(prospects: Sequence[Prospect]) -> Iterator[str]:
     for prospect in prospects:
         realised = "-" if prospect.realised is None else f"{prospect.realised:.1f}"
         yield f"{prospect.name:{width}}  {prospect.expected:8.1f}  {realised:>8}  {prospect.tokens:6}"
+    if no_trees is not None:
+        yield f"no trees: {no_trees}"

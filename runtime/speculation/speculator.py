@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from export.manifest import Manifest, ParallelDrafts, PocketspecError, parallel_levels
 from memory.costs import MeasuredCosts
 from memory.drafter_spec import DrafterSpec, parse_drafter
+from memory.layer_states import why_no_trees
 from memory.plan import DraftPlan
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.greedy import GreedyVerifier
@@ -253,7 +254,9 @@ class Speculator:
         if shape not in (None, *SHAPES):
             raise PocketspecError(f"no draft shape {shape!r}; there are: {', '.join(SHAPES)}")
         if shape == "tree" and not self.target.takes_trees:
-            raise PocketspecError("this bundle's target cannot verify trees; ask for shape chain, or export it again")
+            reason = why_no_trees(self._manifest.target)
+            other = f": {reason}" if reason else ", or export it again"
+            raise PocketspecError(f"this bundle's target cannot verify trees; ask for shape chain{other}")
         if shape == "tree" and planned.shape == "chain":
             raise PocketspecError("the plan has no room for trees; open the bundle with shape tree, or ask for a chain")
         if shape == "tree" and parse_drafter(speculation.drafter).judges:

@@ -12,11 +12,11 @@ import pytest
 from export import estimate, level
 from export.__main__ import main
 from export.bundle import export_bundle
-from export.estimate import PROCESS_BYTES, TooLittleMemoryError, estimate_job, require_memory
+from export.estimate import PROCESS_BYTES, TooLittleMemoryError, count_parameters, estimate_job, require_memory
 from export.manifest import ModelShape, read_manifest
 from export.report import LevelTiming, SilentReporter
 from export.request import ExportJob, ExportRequest
-from export.sources.targets import resolve
+from export.sources.targets import load_config, resolve
 from export.validation.limits import LEAN_TOKENS
 from export.validation.peak_memory import PeakWatch, held_bytes
 from memory import device
@@ -25,6 +25,7 @@ from tests.conftest import TinyModels
 from tests.places import ROOT
 
 QWEN = ModelShape(28, 1536, 8960, 12, 2, 128, 151_936, 32_768)
+PARAMETERS = 1_543_714_304
 JOB = ExportJob("target", "qwen2-1.5b", ".", resolve("qwen2-1.5b"), "int4")
 
 
@@ -43,15 +44,15 @@ class Recorder(SilentReporter):
 
 
 def test_a_model_of_a_billion_and_a_half_stays_below_its_bound() -> None:
-    found = estimate_job(JOB, QWEN, 32)
+    found = estimate_job(JOB, QWEN, PARAMETERS, 32)
     assert 1.0e9 < found.peak_bytes < 1.5 * 2**30
     assert found.lean_bytes < found.peak_bytes
 
 
 def test_memory_grows_with_every_size() -> None:
-    small = estimate_job(JOB, QWEN, 32)
+    small = estimate_job(JOB, QWEN, PARAMETERS, 32)
     for change in ({"layers": 60}, {"vocab_size": 300_000}):
-        assert estimate_job(JOB, replace(QWEN, **change), 32).lean_bytes > small.lean_bytes  # type: ignore[arg-type]
+        assert estimate_job(JOB, replace(QWEN, **change), PARAMETERS, 32).lean_bytes > small.lean_bytes  # type: ignore[arg-type]
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,5 +136,6 @@ def test_the_estimate_is_near_the_measured_peak(tiny_models: TinyModels, tmp_pat
     words = [sys.executable, "-c", code, str(tiny_models.target), str(tmp_path / "out")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     target = read_manifest(tmp_path / "out").target
-    wanted = estimate_job(ExportJob("target", "tiny", ".", resolve(str(tiny_models.target)), "int4"), target.shape, 32)
+    job = ExportJob("target", "tiny", ".", resolve(str(tiny_models.target)), "int4")
+    wanted = estimate_job(job, target.shape, count_parameters(load_config(tiny_models.target)), 32)
     assert int(done.stdout.split()[-1]) == pytest.approx(wanted.peak_bytes, rel=0.15)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from export.manifest import read_manifest
 from memory import Request
+from memory.device import read_device
+from memory.footprint import Footprint
+from memory.plan import PlanError, check_plan
+from memory.planner import make_plan
+from runtime.commands.options import show_explanation
 from runtime.conversation import Conversation
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine
@@ -95,8 +102,32 @@ def test_a_session_of_a_model_without_states_is_refused(hybrid: Engine, random_b
 
 def test_trees_are_refused_and_not_planned(hybrid: Engine) -> None:
     assert hybrid.plan.draft.shape == "chain"
-    with pytest.raises(PocketspecError, match="cannot verify trees; ask for shape chain"):
+    with pytest.raises(PocketspecError, match="cannot verify trees; ask for shape chain: layers of hybrid have states"):
         tokens_of(hybrid, speculation=Speculation("near", 4, "tree"))
+    with pytest.raises(PocketspecError, match=r"^no trees: layers of hybrid have states, .*; ask for shape chain$"):
+        make_plan(hybrid.manifest, read_device(), Request(shape="tree"))
+
+
+def test_explanations_say_why_there_are_no_trees(hybrid: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens_of(hybrid, speculation=Speculation())
+    show_explanation(hybrid)
+    *table, last = capsys.readouterr().err.splitlines()
+    assert "near-chain" in "".join(table)
+    assert last == "no trees: layers of hybrid have states, which take rows one after another, so drafts are chains"
+
+
+def test_a_plan_of_a_model_without_states_is_refused(random_bundle: Path, hybrid: Engine) -> None:
+    plan = make_plan(read_manifest(random_bundle), read_device(), Request(threads=1))
+    with pytest.raises(
+        PlanError, match=r"^this plan names level 'tiny', and the bundle is 'hybrid'; make the plan again$"
+    ):
+        check_plan(plan, hybrid.manifest)
+    target = hybrid.plan.target
+    stateless = Footprint(tuple(part for part in target.footprint.parts if part.name != "states"))
+    alike = replace(hybrid.plan, levels=(replace(target, footprint=stateless),))
+    with pytest.raises(PlanError, match=r"^this plan counts no states of level 'hybrid', which has some; make the"):
+        check_plan(alike, hybrid.manifest)
+    check_plan(hybrid.plan, hybrid.manifest)
 
 
 def test_states_are_in_the_plan(hybrid: Engine) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
 import pytest
 
+from export.estimate import count_parameters
 from export.request import ExportRequest, default_output
-from export.sources.random_weights import RandomWeights
 from export.sources.targets import (
     TARGETS,
     ConfigError,
@@ -78,8 +77,7 @@ def parameters() -> dict[str, int]:
     for name, target in TARGETS.items():
         path = target.config_path
         if path is not None and path.is_file():
-            weights = RandomWeights(load_config(path))
-            sizes[name] = sum(math.prod(weights.shape(tensor)) for tensor in weights.names())
+            sizes[name] = count_parameters(load_config(path))
     return sizes
 
 

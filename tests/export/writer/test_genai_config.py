@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from transformers import BitNetConfig, Gemma3TextConfig, LlamaConfig, Qwen2Config
 
+from export.level import missing_files
 from export.manifest import ModelShape, Vocabulary, read_manifest
+from export.request import ExportJob, ExportRequest
+from export.sources.targets import resolve
+from export.tasks import make_tasks
 from export.writer.genai_config import make_genai_config
 
 SHAPE = ModelShape(2, 64, 128, 4, 2, 16, 264, 512)
@@ -67,6 +71,16 @@ def test_only_known_keys_and_the_family_s_type(config: Any, kind: str) -> None:
 
 def test_a_type_genai_does_not_know_gets_no_file() -> None:
     assert make_genai_config(BitNetConfig(), SHAPE, VOCABULARY, "model.onnx") is None
+
+
+@pytest.mark.parametrize(("name", "has_type"), [("lfm2-350m", False), ("qwen3.5-0.8b", False), ("qwen3-0.6b", True)])
+def test_an_export_says_when_there_is_no_file(name: str, has_type: bool, tmp_path: Path) -> None:
+    job = ExportJob("target", name, ".", resolve(name), "int4")
+    (task,) = make_tasks(ExportRequest(name, tmp_path, random_weights=True), [job])
+    (tmp_path / "tokenizer.json").write_text("{}")
+    kind = task.model.config.model_type
+    line = f"{name}: no genai_config.json, since onnxruntime-genai has no type for {kind}"
+    assert list(missing_files(task, tmp_path, tmp_path)) == ([] if has_type else [line])
 
 
 def test_without_an_end_token_there_is_no_file() -> None:
