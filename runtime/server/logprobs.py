@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from typing import Any
 
 from runtime.decoding.logprobs import TokenLogprob
 from runtime.server.replies import ChatLogprobs, ContentLogprob, TextLogprobs, TopLogprob
@@ -13,22 +15,36 @@ from runtime.text.tokenizer import Tokenizer
 _NEVER = -9999.0
 
 
-def chat_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob]) -> ChatLogprobs:
-    """The form of ``/v1/chat/completions``."""
-    return {"content": [_content(tokenizer, each) for each in logprobs], "refusal": None}
+def chat_logprobs(
+    tokenizer: Tokenizer, logprobs: Iterable[TokenLogprob], listed: Callable[[Iterable[Any]], Any] = list
+) -> ChatLogprobs:
+    """The form of ``/v1/chat/completions``. ``listed`` makes the list, ``LazyList`` one that is made as it is sent."""
+    return {"content": listed(_content(tokenizer, each) for each in logprobs), "refusal": None}
 
 
-def text_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob], offset: int = 0) -> TextLogprobs:
-    """The form of ``/v1/completions``; the first token begins ``offset`` characters into the answer."""
-    texts = [_text(tokenizer.token_bytes(each.token)) for each in logprobs]
-    offsets = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
+def text_logprobs(
+    tokenizer: Tokenizer,
+    logprobs: Iterable[TokenLogprob],
+    offset: int = 0,
+    listed: Callable[[Iterable[Any]], Any] = list,
+) -> TextLogprobs:
+    """The form of ``/v1/completions``; the first token begins ``offset`` characters into the answer.
+
+    ``logprobs`` are gone through several times. ``listed`` as for chats.
+    """
+
+    def texts() -> Iterator[str]:
+        return (_text(tokenizer.token_bytes(each.token)) for each in logprobs)
+
+    def top(each: TokenLogprob) -> dict[str, float]:
+        return {_text(tokenizer.token_bytes(token)): _finite(logprob) for token, logprob in each.top}
+
+    ends = accumulate((len(text) for text in texts()), initial=offset)
     return {
-        "tokens": texts,
-        "token_logprobs": [_finite(each.logprob) for each in logprobs],
-        "top_logprobs": [
-            {_text(tokenizer.token_bytes(token)): _finite(logprob) for token, logprob in each.top} for each in logprobs
-        ],
-        "text_offset": offsets,
+        "tokens": listed(texts()),
+        "token_logprobs": listed(_finite(each.logprob) for each in logprobs),
+        "top_logprobs": listed(top(each) for each in logprobs),
+        "text_offset": listed(offset for offset, _ in zip(ends, logprobs, strict=False)),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,13 +12,22 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
 from export.manifest import PocketspecError
+from runtime.engine import TextChunk
 from runtime.process.allocator import give_back
 from runtime.server.checking import parse_body, read_body
 from runtime.server.errors import ApiError
 from runtime.server.metrics import Metrics
 from runtime.server.prepare import Prepared
 from runtime.server.reading import Reader
-from runtime.server.request_memory import RequestMemory, RequestRoom, RequestShare, parsed_bytes, token_bytes
+from runtime.server.request_memory import (
+    AnswerShare,
+    AnswerSize,
+    RequestMemory,
+    RequestRoom,
+    RequestShare,
+    parsed_bytes,
+    token_bytes,
+)
 from runtime.server.requests.base import Asked, Strict
 from runtime.server.served import ServedModel, ServedModels
 from runtime.server.worker import Job
@@ -32,6 +41,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
 _THREADS = 4
 # The largest body of a request that asks for no answer.
 _MOST_SETTING_BYTES = 4096
+_SHORTER = "send a shorter one, or start the server with a larger --max-body"
 # Preparing a request whose body is larger leaves free memory behind that the system gets back, in a few milliseconds.
 _LARGE_BODY_BYTES = 8192
 
@@ -58,6 +68,7 @@ class Service:
     models: ServedModels
     settings: Settings
     metrics: Metrics = field(init=False)
+    answers: RequestRoom = field(init=False)
     _threads: CapacityLimiter = field(init=False)
     _bodies: RequestRoom = field(init=False)
     _waiting: RequestRoom = field(init=False)
@@ -66,8 +77,10 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         self._threads = CapacityLimiter(_THREADS)
-        self._bodies = RequestRoom(self.settings.memory.reading, "are being read")
-        self._waiting = RequestRoom(self.settings.memory.waiting, "wait")
+        memory = self.settings.memory
+        self._bodies = RequestRoom(memory.reading, "are being read", _SHORTER)
+        self._waiting = RequestRoom(memory.waiting, "wait", _SHORTER)
+        self.answers = RequestRoom(memory.answers, "have answers to read", "ask for fewer tokens or logprobs")
         self._preparing = asyncio.Lock()
 
     @staticmethod
@@ -118,24 +131,59 @@ class Service:
 
 
 class Running:
-    """An answer from its place in the queue to its end; ``release`` ends it, wherever it is.
+    """An answer from its place in the queue until its client has all of it.
 
-    ``share``: what the request takes of memory until then.
+    ``share``: what the request takes of memory until then. ``repeated_bytes``: so much of it is in the reply.
     """
 
-    def __init__(self, service: Service, prepared: Prepared, share: RequestShare, token_sources: bool = False) -> None:
+    def __init__(
+        self,
+        service: Service,
+        prepared: Prepared,
+        share: RequestShare,
+        token_sources: bool = False,
+        repeated_bytes: int = 0,
+    ) -> None:
         self.model = prepared.model
-        self._service, self._share = service, share
-        self._job = Job(prepared.work, prepared.client)
-        self.reader = Reader(prepared, self._job, token_sources)
-        try:
+        self._service, self._request_share, self._is_over = service, share, False
+        with ExitStack() as undo:
+            undo.callback(share.release)
+            self._answer_share = AnswerShare(service.answers, _size_of(prepared, token_sources, repeated_bytes))
+            undo.callback(self._answer_share.release)
+            self.reader = Reader(prepared, self._answer_share, token_sources)
+            self._job = Job(prepared.work, prepared.client, self._receive)
             self.model.worker.submit(self._job)
-        except ApiError:
-            share.release()
-            raise
+            undo.pop_all()
+
+    def end(self) -> None:
+        """Ends the answer if it is not over, and counts it, once. What came of it can still be read."""
+        if not self._is_over:
+            self._is_over = True
+            self.model.worker.cancel(self._job)
+            self._service.metrics.count_answer(self.model, self.reader.collected)
+
+    def drop(self) -> None:
+        """Ends the answer, of which nothing more will be read."""
+        self.end()
+        self.reader.drop()
+        self._answer_share.fit(0, 0, is_over=True)
 
     def release(self) -> None:
-        """Ends the answer if it is not over, and counts it."""
-        self.model.worker.cancel(self._job)
-        self._share.release()
-        self._service.metrics.count_answer(self.model, self.reader.collected)
+        """Drops the answer; nothing is left of the reply either."""
+        self.drop()
+        self._answer_share.release()
+        self._request_share.release()
+
+    def _receive(self, event: TextChunk | BaseException | None) -> None:
+        try:
+            self.reader.receive(event)
+        except ApiError as error:
+            self._job.cancel(error)
+
+
+def _size_of(prepared: Prepared, token_sources: bool, repeated_bytes: int) -> AnswerSize:
+    """The most that the answer can become."""
+    work = prepared.work
+    room = prepared.model.engine.capacity - len(work.tokens)
+    most = room if work.max_new_tokens is None else min(work.max_new_tokens, room)
+    return AnswerSize(most, work.logprobs, token_sources, repeated_bytes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import Callable, Hashable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +48,17 @@ class Work:
 
 
 class Job:
-    """One piece of work for a ``client``; its chunks are read in the event loop that made it."""
+    """One piece of work for a ``client``.
 
-    def __init__(self, work: Work, client: Hashable) -> None:
+    ``receive`` is called in the event loop that made the job, soon after each chunk was made, and at the end with what
+    ended the answer early, or None. It must not wait: what it does not keep is gone.
+    """
+
+    def __init__(
+        self, work: Work, client: Hashable, receive: Callable[[TextChunk | BaseException | None], None]
+    ) -> None:
         self.work, self.client = work, client
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[TextChunk | BaseException | None] = asyncio.Queue()
+        self._loop, self._receive = asyncio.get_running_loop(), receive
         self._lock = threading.Lock()
         self._answer: Answer[TextChunk] | None = None
         self.is_cancelled = False
@@ -71,14 +76,14 @@ class Job:
         return answer
 
     def cancel(self, error: BaseException | None = None) -> None:
-        """Ends the answer at its next forward, without waiting. ``error`` is what its reader gets."""
+        """Ends the answer at its next forward, without waiting. ``error`` is what its receiver gets."""
         with self._lock:
             self.is_cancelled, self._error = True, error
             if self._answer is not None:
                 self._answer.cancel()
 
     def put(self, chunk: TextChunk) -> None:
-        """Hands a chunk to the reader."""
+        """Hands a chunk to the receiver."""
         self._send(chunk)
 
     def end(self, error: BaseException | None = None) -> None:
@@ -87,14 +92,7 @@ class Job:
 
     def _send(self, event: TextChunk | BaseException | None) -> None:
         with suppress(RuntimeError):  # the loop is closed, and nobody reads
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    async def chunks(self) -> AsyncIterator[TextChunk]:
-        """The chunks as they come; raises what ended them early."""
-        while (event := await self._events.get()) is not None:
-            if isinstance(event, BaseException):
-                raise event
-            yield event
+            self._loop.call_soon_threadsafe(self._receive, event)
 
 
 class Worker:

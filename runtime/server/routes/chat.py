@@ -7,17 +7,19 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from runtime.decoding.logprobs import TokenLogprob
+from runtime.server.json_parts import LazyList
 from runtime.server.logprobs import chat_logprobs
 from runtime.server.prepare import prepare_chat
-from runtime.server.reading import Collected, Piece
+from runtime.server.reading import Collected
 from runtime.server.replies import ChatCompletion, ReplyMessage, make_id, timings_of, tool_call, usage_of
 from runtime.server.requests.chat import ChatRequest
 from runtime.server.served import ServedModel
 from runtime.server.service import Running, Service
-from runtime.server.streams import DONE, EventStream, event, while_connected
+from runtime.server.streams import DONE, EventStream, event, whole_reply
+from runtime.server.unread import Piece
 
 
 async def chat_completions(request: Request) -> Response:
@@ -26,22 +28,20 @@ async def chat_completions(request: Request) -> Response:
     asked, prepared, share = await service.prepare(request, ChatRequest, prepare_chat)
     running = Running(service, prepared, share, asked.token_sources)
     if asked.stream:
-        return EventStream(_events(running, asked), running.release)
-    try:
-        collected = await while_connected(request, running.reader.collect())
-    finally:
-        running.release()
-    return JSONResponse(_reply(running.model, collected, prepared.work.logprobs is not None))
+        return EventStream(_events(running, asked), running)
+    return await whole_reply(request, running, _reply(running, asked))
 
 
-def _reply(model: ServedModel, collected: Collected, has_logprobs: bool) -> ChatCompletion:
-    message: ReplyMessage = {"role": "assistant", "content": collected.content}
-    if collected.reasoning:
-        message["reasoning_content"] = collected.reasoning
-    if collected.calls:
-        message["content"] = collected.content or None
-        message["tool_calls"] = [tool_call(call) for call in collected.calls]
-    logprobs = chat_logprobs(model.engine.tokenizer, collected.logprobs) if has_logprobs else None
+async def _reply(running: Running, asked: ChatRequest) -> ChatCompletion:
+    whole = await running.reader.collect()
+    message: ReplyMessage = {"role": "assistant", "content": whole.content}
+    if whole.reasoning:
+        message["reasoning_content"] = whole.reasoning
+    if whole.calls:
+        message["content"] = whole.content or None
+        message["tool_calls"] = [tool_call(call) for call in whole.calls]
+    model, collected = running.model, running.reader.collected
+    logprobs = chat_logprobs(model.engine.tokenizer, whole.logprobs, LazyList) if asked.logprobs else None
     return {
         "id": make_id("chatcmpl"),
         "object": "chat.completion",
@@ -53,7 +53,7 @@ def _reply(model: ServedModel, collected: Collected, has_logprobs: bool) -> Chat
     }
 
 
-async def _events(running: Running, asked: ChatRequest) -> AsyncIterator[str]:
+async def _events(running: Running, asked: ChatRequest) -> AsyncIterator[bytes]:
     """The role, the pieces, why it ended, and the usage if it was asked for."""
     chunks = _Chunks(running.model, asked)
     yield chunks.event({"role": "assistant", "content": ""})
@@ -62,7 +62,7 @@ async def _events(running: Running, asked: ChatRequest) -> AsyncIterator[str]:
         yield chunks.event(_delta(piece, calls), piece.logprobs, sources=piece.sources)
         calls += len(piece.segment.calls)
     collected = running.reader.collected
-    yield chunks.event({}, collected.late_logprobs, collected.finish_reason, timings=timings_of(collected))
+    yield chunks.event({}, (), collected.finish_reason, timings=timings_of(collected))
     if chunks.has_usage:
         yield chunks.usage_event(collected)
     yield DONE
@@ -74,6 +74,8 @@ def _delta(piece: Piece, calls: int) -> dict[str, Any]:
     if segment.kind == "tool_calls":
         made = [tool_call(call) | {"index": calls + number} for number, call in enumerate(segment.calls)]
         return {"tool_calls": made}
+    if segment.kind == "hidden":
+        return {}
     return {"reasoning_content" if segment.kind == "reasoning" else "content": segment.text}
 
 
@@ -98,7 +100,7 @@ class _Chunks:
         logprobs: Sequence[TokenLogprob] = (),
         finish_reason: str | None = None,
         **more: Any,
-    ) -> str:
+    ) -> bytes:
         """One chunk; ``more`` are ``sources`` of its text and ``timings``, None for none."""
         choice: dict[str, Any] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         if self._has_logprobs and logprobs:
@@ -108,7 +110,7 @@ class _Chunks:
         timings = {"timings": more["timings"]} if "timings" in more else {}
         return event({**self._base, "choices": [choice], **timings})
 
-    def usage_event(self, collected: Collected) -> str:
+    def usage_event(self, collected: Collected) -> bytes:
         """The last chunk, which has no choices."""
         end = {"choices": [], "usage": usage_of(collected), "timings": timings_of(collected)}
         return event({**self._base, **end})

@@ -6,14 +6,15 @@ import time
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from runtime.server.json_parts import LazyList
 from runtime.server.logprobs import text_logprobs
 from runtime.server.prepare import prepare_completion
 from runtime.server.replies import Completion, TextChoice, make_id, timings_of, usage_of
 from runtime.server.requests.completions import CompletionRequest
 from runtime.server.service import Running, Service
-from runtime.server.streams import DONE, EventStream, event, while_connected
+from runtime.server.streams import DONE, EventStream, event, whole_reply
 
 
 async def completions(request: Request) -> Response:
@@ -23,21 +24,20 @@ async def completions(request: Request) -> Response:
     running = Running(service, prepared, share, asked.token_sources)
     reply = _empty(running.model.name)
     if asked.stream:
-        return EventStream(_events(running, reply, asked), running.release)
-    try:
-        collected = await while_connected(request, running.reader.collect())
-    finally:
-        running.release()
-    choice = _choice(collected.content)
+        return EventStream(_events(running, reply, asked), running)
+    return await whole_reply(request, running, _whole(running, reply, asked))
+
+
+async def _whole(running: Running, reply: Completion, asked: CompletionRequest) -> Completion:
+    whole, collected = await running.reader.collect(), running.reader.collected
+    choice = _choice(whole.content)
     choice["finish_reason"] = collected.finish_reason
     if asked.logprobs is not None:
-        choice["logprobs"] = text_logprobs(running.model.engine.tokenizer, collected.logprobs)
-    reply["choices"] = [choice]
-    reply["usage"], reply["timings"] = usage_of(collected), timings_of(collected)
-    return JSONResponse(reply)
+        choice["logprobs"] = text_logprobs(running.model.engine.tokenizer, whole.logprobs, listed=LazyList)
+    return reply | {"choices": [choice], "usage": usage_of(collected), "timings": timings_of(collected)}
 
 
-async def _events(running: Running, base: Completion, asked: CompletionRequest) -> AsyncIterator[str]:
+async def _events(running: Running, base: Completion, asked: CompletionRequest) -> AsyncIterator[bytes]:
     """The pieces, why it ended, and the usage if it was asked for."""
     has_usage = bool(asked.stream_options and asked.stream_options.include_usage)
     tokenizer, offset = running.model.engine.tokenizer, 0
@@ -54,8 +54,6 @@ async def _events(running: Running, base: Completion, asked: CompletionRequest) 
     collected = running.reader.collected
     end = _choice("")
     end["finish_reason"] = collected.finish_reason
-    if asked.logprobs is not None and collected.late_logprobs:
-        end["logprobs"] = text_logprobs(tokenizer, collected.late_logprobs, offset)
     yield event(base | {"choices": [end], "timings": timings_of(collected)})
     if has_usage:
         yield event(base | {"usage": usage_of(collected), "timings": timings_of(collected)})

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 
 from runtime.server.errors import ApiError
+from runtime.server.json_parts import dumps
 from runtime.server.prepare import Prepared, prepare_chat
-from runtime.server.reading import Piece
 from runtime.server.replies import tool_call
 from runtime.server.requests.responses import ORIGINS, ResponsesRequest, as_chat
 from runtime.server.response_objects import (
@@ -27,29 +26,29 @@ from runtime.server.response_objects import (
 )
 from runtime.server.served import ServedModel
 from runtime.server.service import Running, Service
-from runtime.server.streams import EventStream, event, while_connected
+from runtime.server.streams import EventStream, event, whole_reply
 from runtime.server.tool_calls.format import ToolCall
+from runtime.server.unread import Piece
 
 
 async def responses(request: Request) -> HttpResponse:
     """Answers a conversation, at once or in a stream."""
     service = Service.of(request)
     asked, prepared, share = await service.prepare(request, ResponsesRequest, _prepare)
-    running = Running(service, prepared, share)
-    response, output = begin_response(running.model.name, asked), ResponseOutput()
+    response, output = begin_response(prepared.model.name, asked), ResponseOutput()
+    running = Running(service, prepared, share, repeated_bytes=len(dumps(response).encode()))
     if asked.stream:
-        return EventStream(_events(running, response, output), running.release)
+        return EventStream(_events(running, response, output), running)
+    return await whole_reply(request, running, _whole(running, response, output))
 
-    async def collect() -> Response:
-        async for piece in running.reader.pieces():
-            list(output.add(piece))
-        list(output.close())
-        return end_response(response, output.items, running.reader.collected)
 
-    try:
-        return JSONResponse(await while_connected(request, collect()))
-    finally:
-        running.release()
+async def _whole(running: Running, response: Response, output: ResponseOutput) -> Response:
+    async for piece in running.reader.pieces():
+        for _ in output.add(piece):
+            pass
+    for _ in output.close():
+        pass
+    return end_response(response, output.items, running.reader.collected)
 
 
 def _prepare(model: ServedModel, asked: ResponsesRequest, host: str) -> Prepared:
@@ -62,11 +61,11 @@ def _prepare(model: ServedModel, asked: ResponsesRequest, host: str) -> Prepared
         raise
 
 
-async def _events(running: Running, response: Response, output: ResponseOutput) -> AsyncIterator[str]:
+async def _events(running: Running, response: Response, output: ResponseOutput) -> AsyncIterator[bytes]:
     """The events, numbered; the last one has the whole response."""
     number = 0
 
-    def numbered(data: dict[str, Any]) -> str:
+    def numbered(data: dict[str, Any]) -> bytes:
         nonlocal number
         number += 1
         return event({**data, "sequence_number": number - 1}, data["type"])
@@ -87,7 +86,7 @@ class ResponseOutput:
 
     def __init__(self) -> None:
         self.items: list[OutputItem] = []
-        self._kind, self._name, self._text = "", "", ""
+        self._kind, self._name, self._text = "", "", bytearray()
 
     def add(self, piece: Piece) -> Iterator[dict[str, Any]]:
         """Adds a piece of the answer."""
@@ -100,7 +99,7 @@ class ResponseOutput:
         if segment.kind != self._kind:
             yield from self.close()
             yield from self._open(segment.kind)
-        self._text += segment.text
+        self._text += segment.text.encode()
         kind = "output_text" if segment.kind == "content" else "reasoning_text"
         yield {**self._place(kind, "delta"), "delta": segment.text} | self._logprobs()
 
@@ -109,16 +108,18 @@ class ResponseOutput:
         if not self._kind:
             return
         item: OutputItem
+        text = self._text.decode()
         if self._kind == "content":
-            item, part = message_item(self._name, "completed", self._text), output_text(self._text)
-            yield {**self._place("output_text", "done"), "text": self._text} | self._logprobs()
+            item, part = message_item(self._name, "completed", text), output_text(text)
+            yield {**self._place("output_text", "done"), "text": text} | self._logprobs()
             yield {**self._place("content_part", "done"), "part": part}
         else:
-            item = reasoning_item(self._name, "completed", self._text)
-            yield {**self._place("reasoning_text", "done"), "text": self._text}
+            item = reasoning_item(self._name, "completed", text)
+            yield {**self._place("reasoning_text", "done"), "text": text}
         yield self._item("done", item)
         self.items.append(item)
-        self._kind = self._text = ""
+        self._kind = ""
+        self._text.clear()
 
     def _open(self, kind: str) -> Iterator[dict[str, Any]]:
         self._kind = kind

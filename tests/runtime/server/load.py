@@ -1,7 +1,7 @@
 """Many clients at once, for as long as wanted: ``python -m tests.runtime.server.load BUNDLE --seconds 600``.
 
-Requests of mixed lengths, streamed and whole, some cancelled, some malformed, while the budget changes. What is counted
-is in ``Tally``; a bundle with native kernels must give every answer as it gives it alone.
+Requests of mixed lengths, streamed and whole, some cancelled, some malformed, some that nobody reads, while the budget
+changes. What is counted is in ``Tally``; a bundle with native kernels must give every answer as it gives it alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import httpx
 from memory import Request
 from runtime.decoding.sampling import SamplingParams
 from runtime.engine import Engine
-from tests.runtime.server.serving import Server, serving
+from tests.runtime.server.serving import Server, begin, serving
 
 CLIENTS = 20
 LIMIT_SECONDS = 300  # a hang is a fault
@@ -95,7 +95,7 @@ async def load(server: Server, known: list[Ask], seconds: float, seed: int = 0) 
 
 async def _client(client: httpx.AsyncClient, known: list[Ask], tally: Tally, end: float, rng: random.Random) -> None:
     while time.monotonic() < end:
-        action = rng.choices((_whole, _streamed, _cancelled, _malformed), (4, 4, 2, 1))[0]
+        action = rng.choices((_whole, _streamed, _cancelled, _malformed, _silent), (4, 4, 2, 1, 2))[0]
         try:
             await action(client, rng.choice(known), tally, rng)
         except Exception as error:
@@ -133,6 +133,16 @@ async def _malformed(client: httpx.AsyncClient, ask: Ask, tally: Tally, rng: ran
     tally.events["refused"] += 1
     if reply.status_code not in (400, 413):
         tally.faults.append(f"{reply.status_code} for {data[:40]!r}")
+
+
+async def _silent(client: httpx.AsyncClient, ask: Ask, tally: Tally, rng: random.Random) -> None:
+    """Large events that nobody reads, for as long as a few answers take; then the connection is closed."""
+    port = client.base_url.port
+    assert port is not None
+    body = ask.body | {"stream": rng.random() < 0.7, "logprobs": 20, "max_tokens": 300, "ignore_eos": True}
+    with begin(port, "/completions", body):
+        await asyncio.sleep(rng.uniform(1, 20))
+    tally.events["not read"] += 1
 
 
 def _compare(ask: Ask, text: str, tally: Tally) -> None:

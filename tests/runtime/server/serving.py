@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.places import ROOT
 
@@ -35,6 +38,21 @@ class Server:
 
 def command(*words: str | Path, program: Sequence[str] = ("runtime", "serve")) -> list[str]:
     return [sys.executable, "-m", *program, *map(str, words), "--threads", "1"]
+
+
+def begin(port: int, path: str, body: Any) -> socket.socket:
+    """The connection of a request that was sent, and of whose reply little fits into this machine's buffers."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(LIMIT_SECONDS)
+    connection.connect(("127.0.0.1", port))
+    data = json.dumps(body).encode()
+    head = (
+        f"POST /v1{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + data)
+    return connection
 
 
 @contextmanager

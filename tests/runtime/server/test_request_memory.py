@@ -55,10 +55,10 @@ def test_many_dear_requests_at_once_stay_within_the_plan(server: Server, post: P
     is_over.set()
     watcher.join()
     assert statuses <= {400, 413, 429}
-    assert most <= _planned(post)
+    assert most <= planned_bytes(post)
 
 
-def _planned(post: Post) -> int:
+def planned_bytes(post: Post) -> int:
     """Anonymous bytes of both plans, whose process is the same."""
     first, second = (post(f"/plan?model={model}", b"", "GET")[1]["plan"] for model in ("tiny", "tools"))
     parts = [first["process"], *(level["footprint"] for plan in (first, second) for level in plan["levels"])]
@@ -67,12 +67,12 @@ def _planned(post: Post) -> int:
 
 
 def test_requests_that_wait_share_their_room_until_their_answers_end() -> None:
-    room = RequestRoom(100, "wait")
+    room = RequestRoom(100, "wait", "send less")
     first = room.take(60)
     with pytest.raises(ApiError, match=r"wait take 60 of 100 bytes, and this one needs 50; try again") as full:
         room.take(50)
     assert (full.value.status, full.value.headers) == (429, {"retry-after": "5"})
-    with pytest.raises(ApiError, match="takes 101 bytes, and requests that wait have 100 together") as never:
+    with pytest.raises(ApiError, match="takes 101 bytes, and requests that wait have 100 together; send less") as never:
         room.take(101)
     assert never.value.status == 413
     with room.take(40):

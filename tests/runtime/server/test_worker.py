@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,21 @@ def with_worker(engine: Engine, run: Callable[[Worker], Awaitable[None]], limit:
     asyncio.run(main())
 
 
-async def text_of(job: Job) -> str:
+class QueuedJob(Job):
+    """A job whose chunks are read one after the other."""
+
+    def __init__(self, work: Work, client: str) -> None:
+        self._events: asyncio.Queue[TextChunk | BaseException | None] = asyncio.Queue()
+        super().__init__(work, client, self._events.put_nowait)
+
+    async def chunks(self) -> AsyncIterator[TextChunk]:
+        while (event := await self._events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+
+
+async def text_of(job: QueuedJob) -> str:
     return "".join([chunk.text async for chunk in job.chunks()])
 
 
@@ -52,10 +66,10 @@ def test_jobs_of_many_clients_get_their_own_answers_in_turn(engine: Engine) -> N
     order: list[str] = []
 
     async def run(worker: Worker) -> None:
-        first = Job(work(engine, LONG, 30), "a")
+        first = QueuedJob(work(engine, LONG, 30), "a")
         worker.submit(first)
         await anext(first.chunks())
-        jobs = {name: Job(work(engine, name), "b" if name == "four" else "a") for name in prompts}
+        jobs = {name: QueuedJob(work(engine, name), "b" if name == "four" else "a") for name in prompts}
         for job in jobs.values():
             worker.submit(job)
 
@@ -77,7 +91,7 @@ def test_a_cancelled_job_runs_no_further_forward(engine: Engine, when: str, monk
     inner = engine.target.before_forward
 
     async def run(worker: Worker) -> None:
-        job = Job(work(engine, prompt, 50), "a")
+        job = QueuedJob(work(engine, prompt, 50), "a")
 
         def count() -> None:
             inner()
@@ -90,7 +104,7 @@ def test_a_cancelled_job_runs_no_further_forward(engine: Engine, when: str, monk
         chunks: list[TextChunk] = [chunk async for chunk in job.chunks()]
         assert len(chunks) == (0 if when == "reading" else 2)
         monkeypatch.undo()
-        after = Job(work(engine, "two"), "a")
+        after = QueuedJob(work(engine, "two"), "a")
         worker.submit(after)
         assert len([chunk async for chunk in after.chunks()]) == 5
 
@@ -101,7 +115,7 @@ def test_a_cancelled_job_runs_no_further_forward(engine: Engine, when: str, monk
 
 def test_a_job_that_is_cancelled_in_the_queue_never_begins(engine: Engine) -> None:
     async def run(worker: Worker) -> None:
-        first, second = Job(work(engine, LONG, 20), "a"), Job(work(engine, "x"), "b")
+        first, second = QueuedJob(work(engine, LONG, 20), "a"), QueuedJob(work(engine, "x"), "b")
         worker.submit(first)
         await anext(first.chunks())
         worker.submit(second)
@@ -115,11 +129,11 @@ def test_a_job_that_is_cancelled_in_the_queue_never_begins(engine: Engine) -> No
 
 def test_an_error_ends_its_own_job_alone(engine: Engine) -> None:
     async def run(worker: Worker) -> None:
-        bad = Job(Work([10**6], SamplingParams(), PLAIN), "a")
+        bad = QueuedJob(Work([10**6], SamplingParams(), PLAIN), "a")
         worker.submit(bad)
         with pytest.raises(ValueError, match="beyond the model's vocabulary"):
             await text_of(bad)
-        good = Job(work(engine, "x"), "a")
+        good = QueuedJob(work(engine, "x"), "a")
         worker.submit(good)
         assert await text_of(good)
 
@@ -128,13 +142,13 @@ def test_an_error_ends_its_own_job_alone(engine: Engine) -> None:
 
 def test_a_full_queue_and_a_stopped_server_refuse_with_numbers(engine: Engine) -> None:
     async def run(worker: Worker) -> None:
-        running = Job(work(engine, LONG, 100), "a")
+        running = QueuedJob(work(engine, LONG, 100), "a")
         worker.submit(running)
         await anext(running.chunks())
-        waiting = Job(work(engine, "x"), "b")
+        waiting = QueuedJob(work(engine, "x"), "b")
         worker.submit(waiting)
         with pytest.raises(ApiError, match="1 requests for tiny wait already") as full:
-            worker.submit(Job(work(engine, "x"), "c"))
+            worker.submit(QueuedJob(work(engine, "x"), "c"))
         assert (full.value.status, full.value.headers) == (429, {"retry-after": "5"})
         worker.stop()
         for job in (running, waiting):
@@ -142,6 +156,6 @@ def test_a_full_queue_and_a_stopped_server_refuse_with_numbers(engine: Engine) -
                 await text_of(job)
             assert stopped.value.status == 503
         with pytest.raises(ApiError, match="shutting down"):
-            worker.submit(Job(work(engine, "x"), "c"))
+            worker.submit(QueuedJob(work(engine, "x"), "c"))
 
     with_worker(engine, run, limit=1)
