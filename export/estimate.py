@@ -6,6 +6,7 @@ An export that does not fit into the available memory is refused at once, not ki
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +49,9 @@ class Estimate:
     lean_bytes: int
 
 
-def count_parameters(config: Any) -> int:
-    """The number of weights of transformers' model of ``config``, of whatever kind its layers are; tied heads once."""
-    shapes, buffers = tensor_shapes(config)
+def count_parameters(config: Any, make: Callable[[], Any] | None = None) -> int:
+    """The number of weights of transformers' model of ``config``, or of what ``make`` makes; tied heads once."""
+    shapes, buffers = tensor_shapes(config, make)
     return sum(math.prod(shape) for name, shape in shapes.items() if name not in buffers)
 
 

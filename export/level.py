@@ -17,7 +17,16 @@ from export.graph.native.build import pack_native, write_native
 from export.graph.recipe import LoweredGraph
 from export.graph.sparse_tables import sparse_bytes
 from export.graph.trace import lower
-from export.manifest import PACKED_FILE_NAME, Level, NativeForm, PocketspecError, Quantization, refuse_links
+from export.heads.tensors import open_head
+from export.manifest import (
+    PACKED_FILE_NAME,
+    Level,
+    LogitCheck,
+    NativeForm,
+    PocketspecError,
+    Quantization,
+    refuse_links,
+)
 from export.quantization.calibration import WeightImportance, read_tokens
 from export.quantization.quantize import QUANTIZERS
 from export.report import LevelTiming, Reporter
@@ -29,6 +38,7 @@ from export.sources.parallel_drafts import parallel_drafts
 from export.sources.tensor_source import TensorSource
 from export.tasks import DEFAULT_METHOD, LevelTask
 from export.validation.check import Passage, check_level, read_passage
+from export.validation.check_head import check_head
 from export.validation.isolated import run_lean
 from export.validation.kv_quality import measure_effects
 from export.validation.kv_ranges import measure_text_ranges
@@ -57,9 +67,18 @@ def export_level(task: LevelTask, request: ExportRequest, folder: Path, reporter
     PocketspecError where the model cannot be exported, or its graph would be wrong.
     """
     with PeakWatch() as peak:
-        config, source = open_weights(task.origin, task.model.config)  # first: a damaged checkpoint is refused at once
-        task = replace(task, model=replace(task.model, config=config))
+        task, source = _opened(task)  # first: a damaged checkpoint is refused at once
         return _LevelExport(task, request, folder, reporter).run(source, peak)
+
+
+def _opened(task: LevelTask) -> tuple[LevelTask, TensorSource]:
+    """The task with its configuration as transformers reads it, and the tensors."""
+    if task.head is None:
+        config, source = open_weights(task.origin, task.model.config)
+        return replace(task, model=replace(task.model, config=config)), source
+    assert task.target is not None
+    head, source = open_head(task.head, task.origin, task.target)
+    return replace(task, head=head, model=replace(task.model, config=head.config)), source
 
 
 @dataclass(frozen=True)
@@ -76,21 +95,21 @@ class _LevelExport:
         task, job, folder = self.task, self.task.job, self.folder
         started = time.monotonic()
         self.reporter.stage(job.name, "building the graph")
-        lowered = lower(task.model.config, task.graph_options)
+        lowered = lower(task.model.config, task.graph_options, task.taps, task.head)
         lowered_at = time.monotonic()
         written = self._write(lowered, source)
         native = self._write_native()
         written_at, export_peak = time.monotonic(), peak.bytes
         self.reporter.stage(job.name, "checking against the reference")
         passage = self._read_passage()
-        check = check_level(folder / GRAPH, lowered, task.model.config, source, passage)
+        check = self._check(lowered, source, passage)
         checked_at = time.monotonic()
         self.reporter.stage(job.name, "measuring KV types")
         level = Level(
             name=job.name,
             role=job.role,
             folder=job.folder,
-            architecture=task.model.config.model_type,
+            architecture=task.model.config.model_type if task.head is None else task.head.architecture,
             source=task.model.provenance,
             shape=task.shape,
             vocabulary=task.vocabulary,
@@ -101,12 +120,22 @@ class _LevelExport:
             check=check,
             native=native,
             sparse_bytes=sparse_bytes(folder / GRAPH),
-            parallel=parallel_drafts(task.model.config) if job.role == "drafter" else None,
+            parallel=parallel_drafts(task.model.config) if job.role == "drafter" and task.head is None else None,
+            taps=task.taps,
+            reads=() if task.head is None else task.head.reads,
         )
         level = self._measure_effects(level, passage)
         seconds = lowered_at - started, written_at - lowered_at, checked_at - written_at, time.monotonic() - checked_at
         self.reporter.timing(job.name, LevelTiming(*seconds, export_peak, peak.bytes))
         return level
+
+    def _check(self, lowered: LoweredGraph, source: TensorSource, passage: Passage) -> LogitCheck | None:
+        """Compares the written graph with the reference. A head reads no text by itself: nothing else is measured."""
+        graph, task = self.folder / GRAPH, self.task
+        if task.head is None:
+            return check_level(graph, lowered, task.model.config, source, passage)
+        check_head(graph, lowered, task.head, source, passage.tokens)
+        return None
 
     def _write(self, lowered: LoweredGraph, source: TensorSource) -> WeightReport:
         """The graph, its weights and the files beside it."""
@@ -172,6 +201,8 @@ class _LevelExport:
 
     def _measure_effects(self, level: Level, passage: Passage) -> Level:
         """``level`` with the effects of its KV types. Packed weights stay only where they are wanted."""
+        if level.reads:
+            return replace(level, left_out={"kv_effects": "it reads hidden rows of the target beside tokens"})
         try:
             effects = run_lean(level.weight_bytes, measure_effects, self.folder, GRAPH, level, passage.tokens)
             return replace(level, kv_effects=effects)

@@ -29,10 +29,10 @@ from export.untrusted import (
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
 # out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that
-# share KV caches, heads of two sizes, tables for every layer
-SCHEMA = 7
+# share KV caches, heads of two sizes, tables for every layer; 8: drafters that read hidden rows of the target
+SCHEMA = 8
 # Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
-_SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL = 4, 5, 6
+_SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL, _SCHEMA_UNEVEN = 4, 5, 6, 7
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files when it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
@@ -62,6 +62,8 @@ PositiveRatio = Annotated[float, Within(1e-9, 1e301)]
 Difference = Annotated[float, Within(0, 1e301)]
 Fraction = Annotated[float, Within(0, 1)]
 Token = Annotated[int, Within(-1, (1 << 31) - 1)]  # some configurations have -1 for none
+# A place in a decoder, by the number of layers before it: 0 is the embedding, the last one is in front of the norm.
+Tap = Annotated[int, Within(0, 10_000)]
 
 
 class PocketspecError(Exception):
@@ -274,7 +276,9 @@ class Level:
     tokens of the target's greedy answers to mixed prompts that are their first choice as well; None if it was not
     measured. ``sparse_bytes``: of ``weight_bytes``, those of tables of which a step reads a few rows (an embedding that
     is not tied to the head, rotary tables). ``left_out``: measurements ("kv_effects", "agreement") that could not be
-    made where the level was exported, each with the reason. ``parallel``: None if it drafts token by token.
+    made where the level was exported, each with the reason. ``parallel``: None if it drafts token by token. ``taps``:
+    of the target, where its graph gives its hidden rows as outputs. ``reads``: of a drafter, the taps whose rows it
+    reads, side by side; none if it reads tokens alone.
     """
 
     name: str
@@ -295,11 +299,13 @@ class Level:
     sparse_bytes: ByteCount = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
     parallel: ParallelDrafts | None = None
+    taps: tuple[Tap, ...] = ()
+    reads: tuple[Tap, ...] = ()
 
     @property
     def drafts_trees(self) -> bool:
         """Whether it can draft trees: its graph takes them, and it drafts token by token."""
-        return self.tree and self.parallel is None
+        return self.tree and self.parallel is None and not self.reads
 
     def chain_within(self, nodes: int) -> int:
         """The longest chain of at most ``nodes`` tokens that it drafts."""
@@ -352,11 +358,14 @@ def dump_manifest(manifest: Manifest) -> str:
     data = asdict(manifest)
     for level in data["levels"]:
         level["shape"] = {name: value for name, value in level["shape"].items() if value is not None}
-        if level["parallel"] is None:
-            del level["parallel"]
+        for name in ("parallel", "taps", "reads"):
+            if not level[name]:
+                del level[name]
     shapes = [level.shape for level in manifest.levels]
-    if any(shape.shares_caches or shape.wide is not None or shape.layer_table is not None for shape in shapes):
+    if any(level.taps or level.reads for level in manifest.levels):
         data["schema"] = SCHEMA
+    elif any(shape.shares_caches or shape.wide is not None or shape.layer_table is not None for shape in shapes):
+        data["schema"] = _SCHEMA_UNEVEN
     elif any(level.parallel is not None for level in manifest.levels):
         data["schema"] = _SCHEMA_IN_PARALLEL
     elif any(shape.has_states for shape in shapes):
@@ -414,9 +423,21 @@ def _faults(manifest: Manifest) -> Iterator[str]:
             yield f"{level.name} has the mask token {level.parallel.mask_token} of {shape.vocab_size}"
         if level.sparse_bytes > level.weight_bytes:
             yield f"{level.name} has more sparse bytes than bytes"
+        yield from _tap_faults(level, manifest)
     for name in manifest.files:
         if name == FILE_NAME or name.split("/")[0] == DEVICE_FOLDER:
             yield f"it lists {name!r}, which is no part of what was exported"
+
+
+def _tap_faults(level: Level, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the taps that a level gives or reads."""
+    target = next((level for level in manifest.levels if level.role == "target"), level)
+    if (level.taps and level is not target) or (level.reads and level.role != "drafter"):
+        yield f"{level.name} is {level.role}, and its taps are those of another role"
+    if max(level.taps, default=0) > level.shape.layers or len(set(level.taps)) < len(level.taps):
+        yield f"{level.name} has taps {list(level.taps)} in {level.shape.layers} layers"
+    if lacking := set(level.reads) - set(target.taps):
+        yield f"{level.name} reads the target after layer {min(lacking)}, where it has no tap"
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -15,6 +15,8 @@ KernelChoice = Literal["auto", "native", "portable"]
 BITS: dict[WeightType, int] = {"int4": 4, "int8": 8, "fp16": 16, "fp32": 32}
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 NATIVE_BLOCK_SIZES = (32, 64, 128)
+# The drafter that a target comes with.
+OWN = "own"
 
 
 class RequestError(PocketspecError, ValueError):
@@ -52,7 +54,10 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """One level to export: ``folder`` is its folder in the bundle, ``model`` the model that it is made of."""
+    """One level to export: ``folder`` is its folder in the bundle, ``model`` the model that it is made of.
+
+    ``is_own``: it is the prediction head that ``model``, the target, comes with.
+    """
 
     role: Role
     name: str
@@ -60,6 +65,7 @@ class ExportJob:
     model: Target
     weights: WeightType
     enlarge_like: str | None = None
+    is_own: bool = False
 
 
 def make_jobs(request: ExportRequest) -> tuple[ExportJob, ...]:
@@ -72,6 +78,9 @@ def make_jobs(request: ExportRequest) -> tuple[ExportJob, ...]:
     drafters = target.drafters if request.drafters is None else request.drafters
     intermediates = suggested if request.intermediates is None else request.intermediates
     for name in drafters:
+        if name == OWN:
+            jobs.append(_own_head(target, request, names))
+            continue
         model, level = _partner(name, "drafter", names)
         weights = request.drafter_weights or request.weights
         jobs.append(ExportJob("drafter", level, f"drafters/{level}", model, weights))
@@ -81,6 +90,15 @@ def make_jobs(request: ExportRequest) -> tuple[ExportJob, ...]:
     for job in jobs:
         check_family(target, job.model)
     return tuple(jobs)
+
+
+def _own_head(target: Target, request: ExportRequest, names: set[str]) -> ExportJob:
+    """The prediction head of ``target``; RequestError if it is asked for twice."""
+    if OWN in names:
+        raise RequestError(f"drafter {OWN!r} is given twice; name every model once")
+    names.add(OWN)
+    weights = request.drafter_weights or request.weights
+    return ExportJob("drafter", OWN, f"drafters/{OWN}", target, weights, is_own=True)
 
 
 def default_output(request: ExportRequest) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 
 from export.estimate import count_parameters
 from export.graph.trace import GraphOptions
-from export.manifest import ModelShape, Vocabulary
+from export.heads.head import Head, HeadError
+from export.heads.mtp import mtp_head
+from export.manifest import ModelShape, Tap, Vocabulary
 from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportJob, ExportRequest, RequestError
 from export.sources.model_shape import refuse, shape_of
@@ -32,7 +34,10 @@ _PACKAGES = ("pocketspec", "torch", "transformers", "onnxruntime", "onnx-ir")
 
 @dataclass(frozen=True)
 class LevelTask:
-    """One level to export. ``block_size`` and ``method`` are None for float weights."""
+    """One level to export. ``block_size`` and ``method`` are None for float weights.
+
+    ``head``: it is a prediction head of the model made from ``target``. ``taps``: where others read its hidden rows.
+    """
 
     job: ExportJob
     origin: ModelOrigin
@@ -41,11 +46,15 @@ class LevelTask:
     vocabulary: Vocabulary
     block_size: int | None
     method: str | None
+    head: Head | None = None
+    target: ModelOrigin | None = None
+    taps: tuple[Tap, ...] = ()
 
     @cached_property
     def parameters(self) -> int:
         """The number of the model's weights."""
-        return count_parameters(self.model.config)
+        head = self.head
+        return count_parameters(self.model.config, None if head is None else lambda: head.build("eager"))
 
     @property
     def graph_options(self) -> GraphOptions:
@@ -62,6 +71,9 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
         origin = _origin(job, request)
         model = describe_model(origin)
         target = tasks[0] if tasks else None
+        head = _head(job, model, target)
+        if head is not None:
+            model = replace(model, config=head.config)
         if target is not None and target.model.folder is not None and model.folder is not None:
             check_pair(target.model.folder, model.folder)
         shape = _shape(model, request, target)
@@ -69,8 +81,11 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
         vocabulary = _vocabulary(model, target)
         blocks = BITS[job.weights] <= 8
         size = (request.block_size or DEFAULT_BLOCK_SIZE) if blocks else None
-        tasks.append(LevelTask(job, origin, model, shape, vocabulary, size, _method(request) if blocks else None))
-    return tasks
+        method = _method(request) if blocks else None
+        target_origin = target.origin if target is not None else None
+        tasks.append(LevelTask(job, origin, model, shape, vocabulary, size, method, head, target_origin))
+    taps = {tap for task in tasks if task.head is not None for tap in task.head.reads}
+    return [replace(tasks[0], taps=tuple(sorted(taps))), *tasks[1:]]
 
 
 def request_key(request: ExportRequest, tasks: Sequence[LevelTask]) -> str:
@@ -104,6 +119,15 @@ def _origin(job: ExportJob, request: ExportRequest) -> ModelOrigin:
         job.enlarge_like,
         request.positions,
     )
+
+
+def _head(job: ExportJob, model: ModelDescription, target: LevelTask | None) -> Head | None:
+    """The prediction head that a job is, if it is one; HeadError if the target has none."""
+    if not job.is_own or target is None:
+        return None
+    if target.job.enlarge_like is not None:
+        raise HeadError(f"{job.name}: a prediction head is not enlarged with its target; drop --enlarge-like or it")
+    return mtp_head(model.config)
 
 
 def _shape(model: ModelDescription, request: ExportRequest, target: LevelTask | None) -> ModelShape:

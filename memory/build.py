@@ -17,6 +17,7 @@ from memory.footprint import (
     margin_bytes,
     process_footprint,
 )
+from memory.hidden_rows import kept_rows
 from memory.plan import Bounds, DraftPlan, LevelPlan, Plan
 
 # Rows that a growing KV cache begins with, and grows by.
@@ -93,6 +94,8 @@ def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:
     rows += 0 if inputs.residence(level.name) == "native" else _PADDING_ROWS
     copies = choices.kept_conversations + 1 if is_target and choices.kept_conversations else 0
     held = choices.context if is_target else min(choices.window, level.shape.positions)
+    is_read = is_target and any(inputs.levels[name].reads for name in choices.drafters)
+    taps = level.reads if not is_target else level.taps if is_read else ()
     return LevelSizes(
         kv_type=choices.kv_type if is_target else choices.drafter_kv_type,
         capacity=held + rows,
@@ -103,6 +106,8 @@ def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:
         # One copy more than are kept, for the moment in which two conversations change places.
         kept_rows=copies * choices.context,
         kept_copies=copies,
+        hidden_rows=kept_rows(choices.prefill_chunk) if is_read else 0,
+        hidden_width=len(taps) * inputs.manifest.target.shape.hidden_size,
     )
 
 
@@ -131,4 +136,5 @@ def _level_plan(level: Level, inputs: PlanInputs, sizes: LevelSizes) -> LevelPla
         logits_rows=sizes.logits_rows,
         footprint=level_footprint(level, sizes, residence, inputs.threads(level.name)),
         placement=inputs.placement(level.name),
+        hidden_rows=sizes.hidden_rows,
     )

@@ -48,6 +48,12 @@ class DrafterSpec:
         return tuple(part.parts[1].name for part in self._all() if part.kind == "hierarchy")
 
     @property
+    def apart_from_target(self) -> tuple[str, ...]:
+        """The single drafters that draft where the target has not been: below an intermediate, or ahead of it."""
+        apart = [part.parts[0] for part in self._all() if part.kind in ("hierarchy", "overlapped")]
+        return tuple(dict.fromkeys(name for part in apart for name in part.singles))
+
+    @property
     def drafts_chains_only(self) -> bool:
         """Whether all its drafts are chains."""
         return any(part.kind in ("hierarchy", "overlapped") for part in self._all())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from export.manifest import Level, Manifest, ModelShape, Quantization
 from memory.activations import native_activations, native_scratch, portable_activations
 from memory.device import Residence
+from memory.hidden_rows import hidden_bytes
 from memory.layer_states import held_rows, state_bytes
 from memory.process import ProcessBytes
 
@@ -22,6 +23,7 @@ SESSION = "first session"
 APPLICATION = "application"
 KEPT = "kept conversations"
 STATES = "states"
+HIDDEN = "hidden rows"
 CONSTRAINTS = "constraints"
 
 # Bytes that the suffix drafter keeps per token of the context, as tests/runtime/drafters/test_suffix.py checks.
@@ -107,7 +109,8 @@ class LevelSizes:
 
     ``capacity``: rows of the KV cache, of ``kv_type``. ``rows``: most rows of a forward of a draft, which is a tree if
     ``tree``; ``logits_rows``: rows of it whose logits are computed. ``prefill_chunk``: rows of a prompt at once.
-    ``kept_rows``: copies of rows of other conversations, which are ``kept_copies``.
+    ``kept_rows``: copies of rows of other conversations, which are ``kept_copies``. ``hidden_rows``: hidden rows that
+    are kept, of ``hidden_width`` numbers each; a drafter that reads hidden rows has a width and keeps none.
     """
 
     kv_type: str
@@ -118,6 +121,8 @@ class LevelSizes:
     tree: bool
     kept_rows: int = 0
     kept_copies: int = 0
+    hidden_rows: int = 0
+    hidden_width: int = 0
 
 
 def kv_row_bytes(head_size: int, kv_type: str, residence: Residence) -> int:
@@ -150,6 +155,7 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
                 + sizes.kept_copies * shape.state_bytes(held_rows(level, sizes.rows)),
             ),
             *([Part(STATES, state_bytes(level, sizes.rows))] if shape.has_states else []),
+            *([Part(HIDDEN, _hidden(level, sizes))] if sizes.hidden_width else []),
             Part("logits", sizes.logits_rows * shape.vocab_size * 4),
             Part("inputs", _inputs(sizes)),
             Part("scratch", _scratch(level, sizes, residence, threads)),
@@ -331,6 +337,11 @@ def _inputs(sizes: LevelSizes) -> int:
     """Bytes of ids, positions, offsets and mask (int64), and of a tree's bias, float32 for every row and key."""
     rows = max(sizes.rows, sizes.prefill_chunk)
     return 3 * rows * 8 + sizes.capacity * (8 + 4) + (sizes.rows * sizes.capacity * 4 if sizes.tree else 0)
+
+
+def _hidden(level: Level, sizes: LevelSizes) -> int:
+    rows = max(sizes.rows, sizes.prefill_chunk)
+    return hidden_bytes(level, sizes.hidden_width, sizes.hidden_rows, rows, sizes.rows)
 
 
 def activation_bytes(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> int:

@@ -56,7 +56,7 @@ class LevelPlan:
 
     The KV cache begins with ``first_capacity`` rows and grows by ``growth`` rows at a time up to ``capacity`` (0: it
     has all rows at once). A forward of a draft, which is a tree if ``tree``, has at most ``max_rows`` rows and gives
-    the logits of ``logits_rows`` of them.
+    the logits of ``logits_rows`` of them. The last ``hidden_rows`` hidden rows are kept for drafters that read them.
     """
 
     name: str
@@ -71,6 +71,7 @@ class LevelPlan:
     logits_rows: int
     footprint: Footprint
     placement: Placement = Placement()
+    hidden_rows: int = 0
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class Predictor:
         outer = self._agreement(judge, choices) if agreement is None else agreement
         for name in choices.drafters:
             lower = self.inputs.levels[name]
-            if lower.role != "drafter":
+            if lower.role != "drafter" or lower.reads:
                 continue
             inner = self._agreement(lower, choices) if agreement is None else agreement
             costs = _Costs(self, choices)

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -141,13 +141,15 @@ def lowered_once(operators_read_once: None, tmp_path_factory: pytest.TempPathFac
     from tests.lowered_graphs import load_graph, save_graph
 
     lower = level.lower
-    known: dict[tuple[str, GraphOptions], LoweredGraph] = {}
+    known: dict[Any, LoweredGraph] = {}
 
-    def cached(config: Any, options: GraphOptions) -> LoweredGraph:
-        key = (config.to_json_string(), options)
+    def cached(config: Any, options: GraphOptions, taps: Sequence[int] = (), head: Any = None) -> LoweredGraph:
+        key = (config.to_json_string(), options, tuple(taps), head and head.architecture)
         if key not in known:
             name = hashlib.sha256(repr(key).encode()).hexdigest()
-            made = made_once(tmp_path_factory, name, lambda folder: save_graph(lower(config, options), folder))
+            made = made_once(
+                tmp_path_factory, name, lambda folder: save_graph(lower(config, options, taps, head), folder)
+            )
             known[key] = load_graph(made)
         return replace(known[key], model=known[key].model.clone())
 

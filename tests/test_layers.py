@@ -50,6 +50,7 @@ ROOMS = {
         "manifest",
         "bundle_files",
         "sources",
+        "heads",
         "graph quantization",
         "validation writer",
         "request",

@@ -10,17 +10,25 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.graph.lowering.attention import IMPLEMENTATION
+from export.heads.head import Head
 from export.sources.model_shape import ArchitectureError
 from export.untrusted import first_line
 
 
-def build_model(config: transformers.PretrainedConfig) -> tuple[nn.Module, FakeTensorMode]:
-    """The model without memory for its parameters; buffers that are in no checkpoint have their values."""
+def build_model(config: transformers.PretrainedConfig, head: Head | None = None) -> tuple[nn.Module, FakeTensorMode]:
+    """The model of ``config``, or the ``head`` around it, without memory for its parameters.
+
+    Buffers that are in no checkpoint have their values.
+    """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with mode:
-            model = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation=IMPLEMENTATION, trust_remote_code=False
+            model: Any = (
+                head.build(IMPLEMENTATION)
+                if head is not None
+                else transformers.AutoModelForCausalLM.from_config(
+                    config, dtype=torch.float32, attn_implementation=IMPLEMENTATION, trust_remote_code=False
+                )
             )
     except Exception as error:
         if isinstance(error, KeyError) and error.args == (IMPLEMENTATION,):

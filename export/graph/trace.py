@@ -6,6 +6,8 @@ passes simplify the graph. Recipes describe the values of its initializers, whic
 Inputs are ``input_ids``, ``attention_mask``, ``position_ids``, ``tree_bias``, ``logits_from`` and the KV caches;
 outputs are ``logits`` and the caches. Batch is 1. A model of which some layers have states instead of a KV cache has
 these as inputs and outputs beside it, ``replay`` where they are recurrent (``lowering.states``), and no ``tree_bias``.
+Hidden rows may be outputs as well (``taps``). A prediction head has two inputs more, ``features`` for hidden rows of
+the target and ``own_hidden`` for its own, and the output ``hidden`` with its own from ``logits_from`` on.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ from export.graph.model_structure import build_model
 from export.graph.passes import GraphRecipes, run_passes
 from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
 from export.graph.state_functions import define_states
-from export.manifest import ModelShape, WeightType
+from export.graph.taps import tap_name, tapped
+from export.heads.head import Head, PredictionHead
+from export.manifest import ModelShape, Tap, WeightType
 from export.sources.kv_layers import kv_layers
 from export.sources.layer_states import StatefulLayers, layer_states
 from export.sources.model_shape import ArchitectureError, refuse, shape_of
@@ -71,10 +75,13 @@ class GraphOptions:
         return Storage(self.weights, self.block_size, self.symmetric)
 
 
-def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> LoweredGraph:
+def lower(
+    config: transformers.PretrainedConfig, options: GraphOptions, taps: Sequence[Tap] = (), head: Head | None = None
+) -> LoweredGraph:
     """The graph of ``config``'s causal language model, and the recipes of its initializers.
 
-    Raises ArchitectureError with the reason where the graph would be wrong or cannot be built.
+    It gives its hidden rows at ``taps``. Of a ``head``, whose ``config`` it is, it is the graph of that. Raises
+    ArchitectureError with the reason where the graph would be wrong or cannot be built.
     """
     config = copy.deepcopy(config)
     shape = shape_of(config, options.positions)
@@ -84,10 +91,9 @@ def lower(config: transformers.PretrainedConfig, options: GraphOptions) -> Lower
     attention = TracedAttention()
     try:
         with _quiet(), attention_registered(attention):
-            model, mode = build_model(config)
-            traced, program = _trace(
-                model, mode, attention, _GraphInputs(shape, kv_layers(config), layer_states(config))
-            )
+            model, mode = build_model(config, head)
+            inputs = _GraphInputs(shape, kv_layers(config), layer_states(config), tuple(taps), head)
+            traced, program = _trace(model, mode, attention, inputs)
         return _finish(program.model, traced, options.storage)
     except ArchitectureError as error:
         raise ArchitectureError(f"{config.model_type}: {error}") from error.__cause__
@@ -102,7 +108,8 @@ class _Traced(nn.Module):
         self.offsets: dict[str, float] = {}
 
     def forward(self, given: Mapping[str, Any]) -> Any:
-        """Logits ``[1, S - logits_from, vocab]``, the present keys and values in layer order, and present states.
+        """Logits ``[1, S - logits_from, vocab]``, the present keys and values in layer order, present states, taps, and
+        hidden rows of a head.
 
         ``given`` has every input of the graph by its name.
         """
@@ -122,16 +129,21 @@ class _Traced(nn.Module):
         if inputs.states is not None:
             cache.states = inputs.states_of(given, step.length())
         self.attention.step = step
-        output = self.model(
-            input_ids=step.input_ids,
-            position_ids=step.position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            return_dict=True,
-        )
+        rows = {name: given[name] for name in _HEAD_INPUTS if name in given}
+        with tapped(self.model, inputs.taps) as hidden:
+            output = self.model(
+                input_ids=step.input_ids,
+                position_ids=step.position_ids,
+                past_key_values=cache,
+                use_cache=True,
+                return_dict=True,
+                **rows,
+            )
         check_layers(step)
         present = [tensor for layer in past for tensor in step.present[layer]]
-        return output.logits, *present, *check_states(cache.states, inputs.shape.layers)
+        found = [hidden[tap] for tap in inputs.taps]
+        own = [] if inputs.head is None else [step.wanted_rows(output.hidden)]
+        return output.logits, *present, *check_states(cache.states, inputs.shape.layers), *found, *own
 
 
 def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, inputs: _GraphInputs) -> tuple[_Traced, Any]:
@@ -141,6 +153,8 @@ def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, inputs:
     traced = _Traced(model, attention, inputs)
     traced.offsets = lower_norms(model)
     _lower_linears(model, attention)
+    if isinstance(model, PredictionHead):
+        model.join = lambda *parts: attention.current.joined(*parts)
     rotary = find_rotary(model)
     with (
         attention_lowered(namespaces, shape.positions),
@@ -227,11 +241,12 @@ def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
 # Sizes of the traced example. Dynamic ones differ, so that torch equates none of them.
 _ROWS, _TOTAL, _CAPACITY, _SLOTS, _HELD = 4, 11, 64, 23, 37
 _PAST, _PRESENT = "past_key_values", "present"
+_HEAD_INPUTS = ("features", "own_hidden")
 
 
 @dataclass(frozen=True)
 class _GraphInputs:
-    """The inputs of the traced forward: of a model of ``shape``, some of whose layers may have ``states``.
+    """The inputs of the traced forward: of a model of ``shape``, some of whose layers may have ``states``, or a head.
 
     ``caches`` has (kv_heads, head_size) of the layers with a KV cache.
     """
@@ -239,6 +254,8 @@ class _GraphInputs:
     shape: ModelShape
     caches: Mapping[int, tuple[int, int]]
     states: StatefulLayers | None
+    taps: tuple[Tap, ...] = ()
+    head: Head | None = None
 
     @property
     def others(self) -> tuple[int, ...]:
@@ -273,7 +290,8 @@ class _GraphInputs:
     def outputs(self) -> list[str]:
         """The names of all outputs."""
         pairs = [name for layer in self.caches for name in self.pair(_PRESENT, layer)]
-        return ["logits", *pairs, *state_names("present", self.others, self.recurrent)]
+        states = state_names("present", self.others, self.recurrent)
+        return ["logits", *pairs, *states, *map(tap_name, self.taps), *(["hidden"] if self.head is not None else [])]
 
     def example(self) -> dict[str, torch.Tensor]:
         """An example of every input by its name, in the graph's order."""
@@ -285,6 +303,9 @@ class _GraphInputs:
         if self.states is None:
             example["tree_bias"] = torch.zeros(1, 1, _ROWS + 1, _TOTAL + 1)
         example["logits_from"] = torch.zeros(1, dtype=torch.int64)
+        if self.head is not None:
+            example["features"] = torch.zeros(1, _ROWS - 1, self.head.width)
+            example["own_hidden"] = torch.zeros(1, _ROWS - 2, self.shape.hidden_size)
         for layer, (heads, size) in self.caches.items():
             example |= {name: torch.zeros(1, heads, _CAPACITY, size) for name in self.pair(_PAST, layer)}
         return example | self._states()
@@ -306,6 +327,8 @@ class _GraphInputs:
             "attention_mask": {1: "total"},
             "position_ids": {1: "rows"},
             "tree_bias": {2: "bias_rows", 3: "bias_total"},
+            "features": {1: "features"},
+            "own_hidden": {1: "own_rows"},
             _PAST: {2: "capacity"},
             "past_conv": {1: "conv_slots"},
             "past_updates": {1: "held_rows"},

@@ -81,6 +81,11 @@ def _enlarge(folder: Path, like: str, positions: int | None) -> Vehicle:
     return Vehicle(tensors, config, like, positions)
 
 
+def open_checkpoint(origin: ModelOrigin, config: Any) -> Checkpoint:
+    """The files of a checkpoint, whatever tensors they have; downloaded if they must be."""
+    return _checkpoint(_fetch(origin, weights=True), config)
+
+
 def _checkpoint(folder: Path, config: Any) -> Checkpoint:
     return Checkpoint(folder, getattr(config, "transformers_weights", None))
 

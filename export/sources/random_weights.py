@@ -8,7 +8,7 @@ as memory is copied.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,11 @@ class RandomWeights:
 
     Matrices and biases are normal with the configuration's own deviation (0.02 if it has none); norms have gain 1, and
     buffers that checkpoints store are 1. Tied heads are left out, as in a checkpoint. The same ``seed`` gives the same
-    values, however they are read.
+    values, however they are read. ``make`` makes the model if transformers does not.
     """
 
-    def __init__(self, config: Any, seed: int = 0) -> None:
-        self._shapes, self._buffers = tensor_shapes(config)
+    def __init__(self, config: Any, seed: int = 0, make: Callable[[], Any] | None = None) -> None:
+        self._shapes, self._buffers = tensor_shapes(config, make)
         deviation = float(getattr(config, "initializer_range", None) or 0.02)
         self._pool = np.random.default_rng(seed).standard_normal(_POOL, dtype=np.float32)
         self._pool *= np.float32(deviation)
@@ -68,13 +68,15 @@ class RandomWeights:
         return values
 
 
-def tensor_shapes(config: Any) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+def tensor_shapes(
+    config: Any, make: Callable[[], Any] | None = None
+) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     """Name and shape of every tensor, shared ones once, from transformers' model on the meta device; the buffers."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model: Any = AutoModelForCausalLM.from_config(config) if make is None else make()
     parameters, stored = dict(model.named_parameters()), model.state_dict().keys()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
     return {name: tuple(tensor.shape) for name, tensor in {**parameters, **buffers}.items()}, frozenset(buffers)

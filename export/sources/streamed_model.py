@@ -35,11 +35,17 @@ def reference_logits(config: PretrainedConfig, source: TensorSource, tokens: Seq
     return np.asarray(logits[0].numpy(), np.float32)
 
 
-def make_streamed(config: PretrainedConfig, source: TensorSource) -> nn.Module:
-    """The HF model of ``config``, without parameters of its own, which reads ``source`` while it runs."""
+def make_streamed(
+    config: PretrainedConfig, source: TensorSource, make: Callable[[], nn.Module] | None = None
+) -> nn.Module:
+    """The HF model of ``config``, or what ``make`` makes: without parameters, it reads ``source`` while it runs."""
     with _no_parameters():
-        model = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
+        model: Any = (
+            make()
+            if make is not None
+            else AutoModelForCausalLM.from_config(
+                copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
+            )
         ).eval()
     aliases, stored = _aliases(model), source.names()
     for name, module in model.named_modules():

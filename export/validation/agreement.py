@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from export.manifest import PACKED_FILE_NAME, Level
+from export.sources.tensor_source import FloatArray
 from export.validation.check_text import OPENINGS, PROMPTS
 from export.validation.kv_quality import open_kernels, open_model
 
@@ -34,10 +35,14 @@ _CHUNK = 32
 
 @dataclass(frozen=True)
 class AnsweredPrompt:
-    """A prompt and, from token ``start`` on, the target's answer."""
+    """A prompt and, from token ``start`` on, the target's answer.
+
+    ``hidden`` has the target's hidden rows of all tokens but the last, if its graph gives any.
+    """
 
     tokens: tuple[int, ...]
     start: int
+    hidden: FloatArray | None = None
 
 
 def with_agreement(bundle: Path, graph: str, levels: Sequence[Level]) -> tuple[Level, ...]:
@@ -60,7 +65,7 @@ def with_agreement(bundle: Path, graph: str, levels: Sequence[Level]) -> tuple[L
     for level in partners:
         if level in known:
             with _opened(bundle / level.folder, graph, level, room) as model:
-                level = replace(level, agreement=agreement(model, texts))
+                level = replace(level, agreement=agreement(model, _texts_for(level, target, texts)))
         found.append(level)
     return (target, *found)
 
@@ -93,7 +98,21 @@ def answer(model: OrtModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]
             late = len(tokens) >= least and perf_counter() - began > SECONDS / share
             if tokens[-1] in eos or late:
                 break
-        yield AnsweredPrompt(tuple(tokens), len(prompt))
+        hidden = model.cache.hidden
+        rows_held = None if hidden is None else hidden.rows(0, hidden.end)
+        yield AnsweredPrompt(tuple(tokens), len(prompt), rows_held)
+
+
+def _texts_for(level: Level, target: Level, texts: Iterable[AnsweredPrompt]) -> list[AnsweredPrompt]:
+    """``texts`` with those hidden rows alone that ``level`` reads; none if it reads tokens alone."""
+    size, found = target.shape.hidden_size, []
+    for text in texts:
+        hidden = None
+        if level.reads and text.hidden is not None:
+            parts = [text.hidden[:, size * place :][:, :size] for place in map(target.taps.index, level.reads)]
+            hidden = np.concatenate(parts, 1)
+        found.append(replace(text, hidden=hidden))
+    return found
 
 
 def agreement(model: OrtModel, texts: Iterable[AnsweredPrompt]) -> float | None:
@@ -103,16 +122,26 @@ def agreement(model: OrtModel, texts: Iterable[AnsweredPrompt]) -> float | None:
         model.cache.rollback(0)
         # Ids beyond a smaller vocabulary are padding, which no answer has.
         tokens = np.minimum(text.tokens, model.vocab_size - 1).tolist()
-        chosen = _choices(model, tokens[:-1])[text.start - 1 :]
+        if text.hidden is None:
+            chosen = _choices(model, tokens[:-1])[text.start - 1 :]
+        else:  # a prediction head begins with the second token, and a hidden row of the first
+            chosen = _choices(model, tokens[1:-1], text.hidden)[text.start - 2 :]
         same += np.equal(chosen, text.tokens[text.start :]).tolist()
     return float(np.mean(same)) if same else None
 
 
-def _choices(model: OrtModel, tokens: Sequence[int]) -> list[int]:
-    """The most probable token behind each of ``tokens``, which continue those in the cache."""
+def _choices(model: OrtModel, tokens: Sequence[int], hidden: FloatArray | None = None) -> list[int]:
+    """The most probable token behind each of ``tokens``, which continue those in the cache.
+
+    ``hidden`` begins with the rows that a prediction head reads beside them.
+    """
+    from runtime.decoding.protocols import HiddenInput
+
     found: list[int] = []
     for start in range(0, len(tokens), _CHUNK):
-        found += model.forward(tokens[start : start + _CHUNK]).logits.argmax(-1).tolist()
+        part = tokens[start : start + _CHUNK]
+        rows = None if hidden is None else HiddenInput(hidden[start : start + len(part)])
+        found += model.forward(part, hidden=rows).logits.argmax(-1).tolist()
     return found
 
 
@@ -122,7 +151,8 @@ def _opened(folder: Path, graph: str, level: Level, room: int) -> Iterator[OrtMo
     packed = folder / PACKED_FILE_NAME
     was_there = packed.is_file()
     try:
-        yield open_model(open_kernels(folder, graph, level), folder, level, "fp32", room)
+        kernels, hidden_rows = open_kernels(folder, graph, level), room if level.taps else 0
+        yield open_model(kernels, folder, level, "fp32", room, hidden_rows)
     finally:
         if not was_there:
             packed.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def check_level(
     CheckError if the graph does not compute the model; the loss of quantization is only measured.
     """
     written = WrittenWeights(graph, lowered.recipes, source)
-    _check_weights(graph, lowered, source, written)
+    check_weights(graph, lowered, source, written)
     tokens = passage.tokens
     _check_structure(graph, config, written, tokens[:LEAN_TOKENS])
     exported = graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens)
@@ -156,7 +156,7 @@ def _check_structure(graph: Path, config: PretrainedConfig, written: TensorSourc
         )
 
 
-def _check_weights(graph: Path, lowered: LoweredGraph, source: TensorSource, written: TensorSource) -> None:
+def check_weights(graph: Path, lowered: LoweredGraph, source: TensorSource, written: TensorSource) -> None:
     """CheckError if sampled rows of written tensors differ from the checkpoint's by more than rounding."""
     rng = np.random.default_rng(0)
     for recipe in lowered.recipes:

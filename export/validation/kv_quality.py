@@ -124,13 +124,17 @@ def _native_kernels(folder: Path, graph: str, level: Level) -> Native | None:
     return Native(library, folder)
 
 
-def open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: int) -> OrtModel:
-    """``level`` with a KV cache of ``rows`` rows of type ``kind``, for forwards of up to 32 rows."""
+def open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: int, hidden_rows: int = 0) -> OrtModel:
+    """``level`` with a KV cache of ``rows`` rows of type ``kind``, for forwards of up to 32 rows.
+
+    Of its hidden rows the last ``hidden_rows`` are kept.
+    """
     from runtime.models.exact_widths import any_width
     from runtime.models.ort_model import OrtModel, open_session, state_sizes
 
     session, states = open_session(kernels.graph(folder, level, kind), None, kernels), state_sizes(level, _CHUNK)
-    return OrtModel(session, rows + 1, _CHUNK, _CHUNK, any_width(_CHUNK), kernels=kernels, states=states)
+    widths = any_width(_CHUNK)
+    return OrtModel(session, rows + 1, _CHUNK, _CHUNK, widths, kernels=kernels, states=states, hidden_rows=hidden_rows)
 
 
 def _read(model: OrtModel, tokens: Sequence[int]) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from export.manifest import KvEffect, Level, LogitCheck, Manifest, Quantization, Source
+from export.manifest import KvEffect, Level, LogitCheck, Manifest, Quantization, Source, Tap
 from memory.footprint import kv_bytes_per_token
 from memory.plan import Plan
 from memory.report import plan_lines
@@ -110,7 +110,13 @@ def _effect(effect: KvEffect) -> str:
 def _shapes(level: Level) -> str:
     if level.parallel is not None:
         return f"chains of up to {level.parallel.longest} tokens, drafted with one forward"
+    if level.reads:
+        return f"chains, from hidden rows of the target after {_layers(level.reads)}"
     return "chains and trees" if level.tree else "chains"
+
+
+def _layers(taps: Sequence[Tap]) -> str:
+    return f"{' and '.join(map(str, taps))} layers"
 
 
 def _check(check: LogitCheck | None) -> str:

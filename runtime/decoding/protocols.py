@@ -45,9 +45,24 @@ class Cache(Protocol):
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """``logits``: float32 ``[rows, vocab]``, a view that is valid until the model's next forward."""
+    """``logits``: float32 ``[rows, vocab]``, a view that is valid until the model's next forward.
+
+    ``hidden``: of a prediction head, its own hidden rows, float32 ``[rows, hidden]``, valid as long.
+    """
 
     logits: FloatArray
+    hidden: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class HiddenInput:
+    """What a prediction head reads beside its tokens, a row for each: hidden rows of the target, or its ``own``.
+
+    ``rows`` is float32 ``[rows, width]``.
+    """
+
+    rows: FloatArray
+    own: bool = False
 
 
 class Model(Protocol):
@@ -78,6 +93,24 @@ class Model(Protocol):
 
     def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
         """Appends the rows of any number of ``tokens`` to the cache, without logits."""
+        ...
+
+
+class HeadModel(Model, Protocol):
+    """A prediction head: a model that reads hidden rows beside its tokens."""
+
+    def forward(
+        self,
+        tokens: Sequence[int] | TokenArray,
+        parents: Sequence[int] | None = None,
+        logits_from: int = 0,
+        hidden: HiddenInput | None = None,
+    ) -> ModelOutput:
+        """See ``Model``; ``hidden`` has a row for every token. None: the rows mean nothing."""
+        ...
+
+    def prefill(self, tokens: Sequence[int] | TokenArray, hidden: HiddenInput | None = None) -> None:
+        """See ``Model``; ``hidden`` has a row for every token."""
         ...
 
 

@@ -9,6 +9,7 @@ from runtime.drafters.fallback import FallbackDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.drafters.parallel import ParallelDrafter
+from runtime.drafters.prediction_head import PredictionHeadDrafter
 from runtime.drafters.registry import DrafterResources, registered
 
 
@@ -31,8 +32,12 @@ def make_drafter(spec: DrafterSpec, resources: DrafterResources) -> Drafter:
     return drafter
 
 
-def _draft_model(level: str, resources: DrafterResources) -> DraftModelDrafter | ParallelDrafter:
+def _draft_model(
+    level: str, resources: DrafterResources
+) -> DraftModelDrafter | ParallelDrafter | PredictionHeadDrafter:
     """The drafter that runs ``level`` alone."""
+    if (reader := resources.head(level)) is not None:
+        return PredictionHeadDrafter(reader, resources.vocab_size, level, resources.drawn)
     model, parallel = resources.model(level), resources.parallel(level)
     if parallel is not None:
         return ParallelDrafter(model, parallel, resources.vocab_size, level, resources.drawn)

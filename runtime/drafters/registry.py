@@ -15,6 +15,7 @@ from typing import Protocol
 from export.manifest import ParallelDrafts, PocketspecError
 from memory.drafter_spec import AUTO, NONE, DrafterSpec
 from runtime.decoding.protocols import Drafter, Model, Verifier
+from runtime.drafters.prediction_head import HeadReader
 
 
 class DrafterResources(Protocol):
@@ -42,6 +43,10 @@ class DrafterResources(Protocol):
 
     def parallel(self, level: str) -> ParallelDrafts | None:
         """How a level drafts in parallel; None if it does not."""
+        ...
+
+    def head(self, level: str) -> HeadReader | None:
+        """The reader of a level that is a prediction head of the target; None if it is none."""
         ...
 
     def drafter(self, spec: DrafterSpec) -> Drafter:

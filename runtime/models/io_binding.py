@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from runtime.arrays import TokenArray
+from runtime.decoding.protocols import HiddenInput
 from runtime.errors import UnsupportedModelError
 from runtime.models.kv_cache import KVCache
 from runtime.models.layer_states import KINDS, RECURRENT, replay_array
@@ -32,7 +33,10 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(int8)": np.dtype(np.int8),
     "tensor(uint8)": np.dtype(np.uint8),
 }
-_KNOWN_INPUTS = {"input_ids", "attention_mask", "position_ids", "tree_bias", "logits_from", "replay"}
+_FEATURES, _OWN, _HIDDEN, _TAP = "features", "own_hidden", "hidden", "hidden_states."
+_KNOWN_INPUTS = {
+    "input_ids", "attention_mask", "position_ids", "tree_bias", "logits_from", "replay", _FEATURES, _OWN
+}  # fmt: skip
 _KV = "past_key_values."
 
 
@@ -40,7 +44,9 @@ _KV = "past_key_values."
 class Signature:
     """A graph's inputs and outputs. ``takes_trees``: has ``tree_bias``; ``limits_logits``: has ``logits_from``.
 
-    ``states`` has the names and shapes of the inputs for states of layers, 0 for sizes that are left open.
+    ``states`` has the names and shapes of the inputs for states of layers, 0 for sizes that are left open. ``taps`` has
+    the outputs for hidden rows, and how wide they are. Of a prediction head, ``features`` and ``own_hidden`` are how
+    wide the hidden rows are that it reads: the target's, and its own.
     """
 
     kv_inputs: tuple[str, ...]
@@ -53,6 +59,9 @@ class Signature:
     takes_trees: bool
     limits_logits: bool
     states: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    taps: tuple[tuple[str, int], ...] = ()
+    features: int = 0
+    own_hidden: int = 0
 
     @property
     def state_outputs(self) -> tuple[str, ...]:
@@ -95,6 +104,9 @@ def read_signature(session: ort.InferenceSession, kv_shape: tuple[int, int] | No
         takes_trees="tree_bias" in inputs or "tree_bias" in optional,
         limits_logits="logits_from" in inputs or "logits_from" in optional,
         states=tuple((name, _sizes(inputs[name])) for name in states),
+        taps=tuple((name, _sizes(value)[-1]) for name, value in outputs.items() if name.startswith(_TAP)),
+        features=_sizes(inputs[_FEATURES])[-1] if _FEATURES in inputs else 0,
+        own_hidden=_sizes(inputs[_OWN])[-1] if _OWN in inputs and _HIDDEN in outputs else 0,
     )
 
 
@@ -119,7 +131,11 @@ def _kv_shape(value: Any, stand_in: tuple[int, int] | None) -> tuple[int, int]:
 
 
 class Buffers:
-    """The arrays that all bindings of a model share: ids, positions, mask, tree bias and logits."""
+    """The arrays that all bindings of a model share: ids, positions, mask, tree bias and logits, and hidden rows.
+
+    ``taps`` are there if the cache keeps hidden rows. The next forward of a prediction head has ``given`` hidden rows
+    of the target, and as many of its own.
+    """
 
     def __init__(self, signature: Signature, cache: KVCache, rows: int, logits_rows: int) -> None:
         self.ids = np.zeros(rows, np.int64)
@@ -131,6 +147,23 @@ class Buffers:
         self.kv = cache.arrays
         self.states = () if cache.states is None else cache.states.arrays
         self.replay = replay_array()
+        self.taps = [np.zeros((rows, width), np.float32) for _, width in signature.taps if cache.hidden is not None]
+        self.features = np.zeros((rows, signature.features), np.float32)
+        self.own_hidden = np.zeros((logits_rows, signature.own_hidden), np.float32)
+        self.hidden = np.zeros((logits_rows, signature.own_hidden), np.float32)
+        self.given = (0, 0)
+
+    @property
+    def hidden_arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """The arrays for hidden rows."""
+        return (*self.taps, self.features, self.own_hidden, self.hidden)
+
+    def give(self, hidden: HiddenInput | None, width: int) -> None:
+        """Takes the hidden rows for the next forward, of ``width`` rows; rows that are not given mean nothing."""
+        own = hidden is not None and hidden.own
+        if hidden is not None:
+            (self.own_hidden if own else self.features)[: len(hidden.rows)] = hidden.rows
+        self.given = (0, width) if own else (width, 0)
 
 
 class BoundArray:
@@ -164,13 +197,14 @@ class KeptBinding:
         """Writes output ``name`` to the contiguous ``array``."""
         self._bind(self.io.bind_ortvalue_output, name, BoundArray(array))
 
-    def use(self, kind: ForwardKind, inputs: Mapping[str, BoundArray], logits: BoundArray) -> None:
+    def use(self, kind: ForwardKind, inputs: Mapping[str, BoundArray], outputs: Mapping[str, BoundArray]) -> None:
         """Binds what belongs to forwards of ``kind``, unless the last one was of that kind."""
         if kind != self._kind:
             self._kind = None
             for name, bound in inputs.items():
                 self._bind(self.io.bind_ortvalue_input, name, bound)
-            self._bind(self.io.bind_ortvalue_output, "logits", logits)
+            for name, bound in outputs.items():
+                self._bind(self.io.bind_ortvalue_output, name, bound)
             self._kind = kind
 
     def _bind(self, bind: Callable[[str, ort.OrtValue], None], name: str, bound: BoundArray) -> None:
@@ -224,11 +258,23 @@ class Binding:
             self._inputs["position_ids"] = BoundArray(self._positions[None])
         if signature.limits_logits:
             self._inputs["logits_from"] = BoundArray(np.array([width - logits_rows], np.int64))
-        self._output = BoundArray(self.logits[None])
+        self._buffers = buffers if signature.features else None
+        self.taps = [array[:width] for array in buffers.taps]
+        self.hidden = buffers.hidden[:logits_rows] if signature.own_hidden else None
+        self._outputs = {"logits": BoundArray(self.logits[None])}
+        self._outputs |= {
+            name: BoundArray(tap[None]) for (name, _), tap in zip(signature.taps, self.taps, strict=False)
+        }
+        if self.hidden is not None:
+            self._outputs[_HIDDEN] = BoundArray(self.hidden[None])
 
     def fill(self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None, past: int) -> None:
         """Sets the inputs for ``tokens`` after ``past`` rows of cache. Padding repeats the last token."""
-        self._bound.use(self.kind, self._inputs, self._output)
+        self._bound.use(self.kind, self._inputs, self._outputs)
+        if self._buffers is not None:
+            features, own = self._buffers.given
+            self._bound.bind_required_input(_FEATURES, self._buffers.features[None, :features])
+            self._bound.bind_required_input(_OWN, self._buffers.own_hidden[None, :own])
         rows, width = len(tokens), self._width
         self._ids[:rows] = tokens
         self._ids[rows:] = tokens[-1]

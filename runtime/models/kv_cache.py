@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from runtime.arrays import TokenArray
 from runtime.errors import ContextFullError
+from runtime.models.hidden_rows import HiddenRows
 from runtime.models.layer_states import LayerStates
 from runtime.process.page_memory import Pages
 
@@ -35,6 +36,7 @@ class KVCache:
     begins with ``first_rows`` and grows by ``growth`` rows whenever a forward needs them; None and 0 mean all rows at
     once. ``arrays[i]`` is ``[1, kv_heads, largest capacity so far, head_size]``. Arrays of one shape and type are in
     one block, so that moving rows is one copy for all layers. ``states`` are those of layers without keys and values.
+    ``hidden`` are the last hidden rows of the same tokens, if any are kept.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class KVCache:
         states: LayerStates | None = None,
     ) -> None:
         self.states = states
+        self.hidden: HiddenRows | None = None
         kinds = [(*shape, np.dtype(dtype)) for shape, dtype in zip(shapes, dtypes, strict=True)]
         self._kinds = kinds
         self._blocks = [_Block(kind, kinds.count(kind), capacity) for kind in dict.fromkeys(kinds)]
@@ -114,7 +117,7 @@ class KVCache:
     def close(self) -> None:
         """Returns all memory; the cache cannot be used afterwards."""
         self.length = 0
-        self.arrays, self._blocks, self.states = (), [], None
+        self.arrays, self._blocks, self.states, self.hidden = (), [], None, None
 
     def release(self) -> None:
         """Forgets all rows and returns their memory to the system."""
@@ -122,6 +125,8 @@ class KVCache:
             block.release(0)
         if self.states is not None:
             self.states.release()
+        if self.hidden is not None:
+            self.hidden.claim(0)
         self.length = 0
 
     def append(self, tokens: Sequence[int] | TokenArray) -> None:
@@ -132,6 +137,8 @@ class KVCache:
         end = self.length + len(tokens)
         if self.states is not None and end > self.states.high:
             self.states.claim(end)
+        if self.hidden is not None and end > self.hidden.end:
+            self.hidden.claim(end)
         self._tokens[self.length : end] = tokens
         self.length = end
 
@@ -165,6 +172,9 @@ class KVCache:
         if self.states is not None:
             assert stay == len(rows), rows
             self.length = self.states.rollback(self.length)
+        if self.hidden is not None:
+            reached = self.length == length + len(rows)
+            self.hidden.rollback(*((length, rows) if reached else (self.length,)))
 
 
 class _Block:

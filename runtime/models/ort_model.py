@@ -23,11 +23,12 @@ from export.manifest import Level
 from memory.layer_states import held_rows, num_snapshots
 from memory.plan import LevelPlan, Placement
 from runtime.arrays import TokenArray
-from runtime.decoding.protocols import ModelOutput
+from runtime.decoding.protocols import HiddenInput, ModelOutput
 from runtime.errors import UnsupportedModelError
 from runtime.kernels.backends import PORTABLE, Kernels
 from runtime.kernels.threads import NativeCrew
 from runtime.models.exact_widths import SafeWidths, even_widths
+from runtime.models.hidden_rows import HiddenRows
 from runtime.models.io_binding import Binding, Buffers, ForwardKind, SharedBindings, read_signature
 from runtime.models.kv_cache import KVCache
 from runtime.models.layer_states import StateSizes, make_states
@@ -51,7 +52,7 @@ class OrtModel:
 
     ``crew`` allows to use fewer threads where that is faster; a ``small`` model begins with one. With ``fixed_width``
     every forward runs the same number of rows: the largest of the ``widths`` within ``max_rows``. ``states`` says how
-    much of the states of layers is kept, if the graph has any.
+    much of the states of layers is kept, if the graph has any, and ``hidden_rows`` how many of the rows at its taps.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class OrtModel:
         crew: NativeCrew | SessionCrew | None = None,
         small: bool = False,
         states: StateSizes | None = None,
+        hidden_rows: int = 0,
     ) -> None:
         self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
@@ -86,6 +88,7 @@ class OrtModel:
             growth,
             make_states(self._signature.states, states),
         )
+        self._keep_hidden(hidden_rows)
         self._make_buffers(prefill_chunk)
         self._workers: WorkerChoice | None = None
         self._sessions = crew if isinstance(crew, SessionCrew) else None
@@ -135,9 +138,10 @@ class OrtModel:
             crew,
             isinstance(crew, NativeCrew) and level.weight_bytes < _SMALL_BYTES,
             state_sizes(level, plan.max_rows),
+            plan.hidden_rows,
         )
 
-    def resize(self, capacity: int, max_rows: int, prefill_chunk: int) -> None:
+    def resize(self, capacity: int, max_rows: int, prefill_chunk: int, hidden_rows: int = 0) -> None:
         """Changes the sizes and keeps session and cached rows; ContextFullError if those do not fit.
 
         The old buffers are freed before new ones are allocated. ``widths`` stay, and no more rows are run than they
@@ -149,7 +153,17 @@ class OrtModel:
         self.max_rows = max_rows
         self._bindings.clear()
         del self._shared, self._buffers
+        self._keep_hidden(hidden_rows)
         self._make_buffers(prefill_chunk)
+
+    def _keep_hidden(self, rows: int) -> None:
+        """Keeps the last ``rows`` hidden rows from now on; of another number than before, those before are gone."""
+        width, hidden = sum(width for _, width in self._signature.taps), self.cache.hidden
+        if hidden is not None and hidden.capacity == rows:
+            return
+        self.cache.hidden = HiddenRows(width, rows) if rows and width else None
+        if self.cache.hidden is not None:
+            self.cache.hidden.claim(self.cache.length)
 
     def _make_buffers(self, prefill_chunk: int) -> None:
         # Without logits_from every row of a chunk has logits, and the plan has room for max_rows of them.
@@ -166,35 +180,56 @@ class OrtModel:
         """The arrays it holds, under the names of the memory plan's parts."""
         buffers = self._buffers
         inputs = (buffers.ids, buffers.positions, buffers.offsets, buffers.mask, buffers.bias)
+        arrays: dict[str, tuple[npt.NDArray[Any], ...]]
         arrays = {"KV cache": self.cache.arrays, "logits": (buffers.logits,), "inputs": inputs}
-        return arrays if self.cache.states is None else {**arrays, "states": self.cache.states.arrays}
+        if self.cache.states is not None:
+            arrays["states"] = self.cache.states.arrays
+        kept = () if self.cache.hidden is None else self.cache.hidden.arrays
+        if hidden := [array for array in (*kept, *buffers.hidden_arrays) if array.size]:
+            arrays["hidden rows"] = tuple(hidden)
+        return arrays
 
     def padded(self, rows: int) -> int:
         """See ``Model``."""
         return self.widths.pad(max(rows, self.widths.largest(self.max_rows)) if self.fixed_width else rows)
 
     def forward(
-        self, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None = None, logits_from: int = 0
+        self,
+        tokens: Sequence[int] | TokenArray,
+        parents: Sequence[int] | None = None,
+        logits_from: int = 0,
+        hidden: HiddenInput | None = None,
     ) -> ModelOutput:
-        """See ``Model``. ContextFullError if the cache has no room for the rows, padding included."""
+        """See ``Model`` and ``HeadModel``. ContextFullError if the cache has no room for the rows, padding included."""
         self.before_forward()
         rows, width = len(tokens), self.padded(len(tokens))
         assert 0 <= logits_from < rows <= width <= self.max_rows, (logits_from, rows, width, self.max_rows)
         assert parents is None or self.takes_trees
         self.cache.require(width)
         first = logits_from if self._signature.limits_logits else 0
+        self._buffers.give(hidden, width)
         binding = self._run_rows((width, width - first, parents is not None), tokens, parents)
-        self.cache.append(tokens)
-        return ModelOutput(binding.logits[logits_from - first : rows - first].astype(np.float32, copy=False))
+        self._append(tokens, binding)
+        wanted = slice(logits_from - first, rows - first)
+        logits = binding.logits[wanted].astype(np.float32, copy=False)
+        return ModelOutput(logits, None if binding.hidden is None else binding.hidden[wanted])
 
-    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
-        """See ``Model``. In chunks as planned, without logits if the graph can leave them out."""
+    def _append(self, tokens: Sequence[int] | TokenArray, binding: Binding) -> None:
+        """Adds the rows that ``binding`` has just run to the cache, and keeps their hidden rows."""
+        if self.cache.hidden is not None:
+            self.cache.hidden.write(self.cache.length, [tap[: len(tokens)] for tap in binding.taps])
+        self.cache.append(tokens)
+
+    def prefill(self, tokens: Sequence[int] | TokenArray, hidden: HiddenInput | None = None) -> None:
+        """See ``Model`` and ``HeadModel``. In chunks as planned, without logits if the graph can leave them out."""
         self.cache.require(len(tokens))
         for start in range(0, len(tokens), self._chunk):
             self.before_forward()
             chunk = tokens[start : start + self._chunk]
-            self._run_rows((len(chunk), 0 if self._signature.limits_logits else len(chunk), False), chunk, None)
-            self.cache.append(chunk)
+            part = None if hidden is None else HiddenInput(hidden.rows[start : start + self._chunk], hidden.own)
+            self._buffers.give(part, len(chunk))
+            kind = (len(chunk), 0 if self._signature.limits_logits else len(chunk), False)
+            self._append(chunk, self._run_rows(kind, chunk, None))
         self.cache.settle()
 
     def close(self) -> None:
@@ -218,6 +253,8 @@ class OrtModel:
         self, kind: ForwardKind, tokens: Sequence[int] | TokenArray, parents: Sequence[int] | None
     ) -> Binding:
         """Runs ``tokens`` after the cache, without adding them to it, and lets the number of threads adapt."""
+        if self.cache.hidden is not None:
+            self.cache.hidden.make_room(len(tokens))
         binding, before = self._filled(kind, tokens, parents), self.session_seconds
         self._run(binding)
         if self._workers is not None:

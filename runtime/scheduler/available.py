@@ -48,12 +48,12 @@ def make_methods(stage: Stage, only: Kind | None = None) -> list[DecodingMethod]
         name, acceptance = level.name, judged[level.name]
         longest = math.inf if level.parallel is None else level.parallel.longest
         found.append(("chain", Chains(name, acceptance, stage.calibrations[name], longest)))
-        if level.parallel is None:
+        if level.parallel is None and not level.reads:
             found.append(("tree", Trees(name, acceptance)))
-        if stage.apart(name):
+        if stage.apart(name) and not level.reads:
             found.append(("ahead", Overlaps(overlapped(name).name, name, acceptance)))
     for middle, lower in product(stage.levels, repeat=2):
-        if (middle.role, lower.role) == ("intermediate", "drafter"):
+        if (middle.role, lower.role) == ("intermediate", "drafter") and not lower.reads:
             levels = lower.name, middle.name
             acceptances = judged[middle.name], AcceptanceStats(_agreement(lower))
             room = partial(stage.room, middle.name)

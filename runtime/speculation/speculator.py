@@ -6,6 +6,8 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from export.manifest import Manifest, ParallelDrafts, PocketspecError, parallel_levels
 from memory.costs import MeasuredCosts
 from memory.drafter_spec import DrafterSpec, parse_drafter
@@ -23,6 +25,7 @@ from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.drafters.factory import make_drafter
 from runtime.drafters.forced import ForcedDrafter
+from runtime.drafters.prediction_head import HeadReader
 from runtime.drafters.registry import GRAMMAR, registered, require_free
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError
@@ -82,6 +85,7 @@ class Speculator:
         self.parallel = parallel_levels(manifest)
         self.calibrations = {level.name: ConfidenceCalibration() for level in manifest.levels}
         self._drafters: dict[tuple[str, bool], Drafter] = {}
+        self._heads: dict[str, HeadReader] = {}
         self._added: dict[str, Drafter] = {}
         self._forced = ForcedDrafter()
         self._latency: LatencyEstimates | None = None
@@ -103,6 +107,7 @@ class Speculator:
         self.levels = {name: model for name, model in levels.items() if name not in self._dropped}
         self.planned = planned
         self._drafters.clear()
+        self._heads.clear()
 
     def drop(self, error: DraftError) -> None:
         """Stops drafting with the level that failed with ``error``; notifies the user once."""
@@ -137,6 +142,7 @@ class Speculator:
         scheduler: Scheduler
         if name != AUTO:
             check_drafter(name, {*self.levels, *self._dropped}, "is open", self._added)
+        self._open_heads(name)
         leaves_size = speculation.draft_size is None and speculation.limit is None
         if name == AUTO or (leaves_size and self._is_forecast(name)):
             scheduler = self._cost_scheduler(speculation, acceptance, sampling.temperature > 0, context)
@@ -154,6 +160,24 @@ class Speculator:
         self._simulated = SyntheticVerifier(target)
         self.inner_rule = None if intermediate is None else SyntheticVerifier(intermediate, level=1)
         self._drafters.clear()
+
+    def head(self, level: str) -> HeadReader | None:
+        """The reader of a level if it is a prediction head, made once. KeyError if that is not open."""
+        reads, target = self._manifest.level(level).reads, self._manifest.target
+        if not reads:
+            return None
+        if level not in self._heads:
+            size = target.shape.hidden_size
+            columns = np.concatenate([np.arange(size) + target.taps.index(tap) * size for tap in reads])
+            self._heads[level] = HeadReader(self.levels[level], self.target.cache, columns)
+        return self._heads[level]
+
+    def _open_heads(self, drafter: str) -> None:
+        """Makes the readers of the heads that may draft in the next answer, so that they read its prompt with it."""
+        wanted = self.levels if drafter == AUTO else parse_drafter(drafter).singles
+        for level in self.levels:
+            if level in wanted:
+                self.head(level)
 
     def _latency_estimates(self) -> LatencyEstimates:
         if self._latency is None:
@@ -249,6 +273,14 @@ class Speculator:
 
     def _check(self, speculation: Speculation) -> None:
         """PocketspecError for drafts that the target cannot verify, or that the plan has no room for."""
+        reading = {level.name for level in self._manifest.levels if level.reads}
+        if speculation.drafter != AUTO:
+            for name in parse_drafter(speculation.drafter).apart_from_target:
+                if name in reading:
+                    raise PocketspecError(
+                        f"drafter {speculation.drafter!r}: {name} reads hidden rows of the target, which are not there"
+                        f" ahead of it or below an intermediate; ask for {name} alone"
+                    )
         limit, planned = speculation.limit, self.planned
         shape, size = (limit.shape, limit.nodes) if limit else (speculation.shape, speculation.draft_size)
         if shape not in (None, *SHAPES):
@@ -306,6 +338,10 @@ class _OpenResources:
         """See ``DrafterResources``."""
         return self._speculator.parallel.get(level)
 
+    def head(self, level: str) -> HeadReader | None:
+        """See ``DrafterResources``."""
+        return self._speculator.head(level)
+
     def drafter(self, spec: DrafterSpec) -> Drafter:
         """See ``DrafterResources``."""
         return self._speculator.drafter(spec.name, self.drawn)
@@ -335,6 +371,8 @@ class _CurrentSituation:
         model = self._speculator.levels.get(level)
         if model is None:
             return None
+        if (reader := self._speculator.head(level)) is not None:
+            return reader.behind(self._context.tokens)
         tokens = window_of(self._context.tokens, max(2, window_size(model, self._context.capacity)))
         return len(tokens) - shared_prefix(model.cache.tokens, tokens)
 

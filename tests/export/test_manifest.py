@@ -85,8 +85,39 @@ def test_uneven_layers_need_a_reader_that_knows_them(fields: dict[str, Any]) -> 
     (target, *others) = MANIFEST.levels
     uneven = replace(MANIFEST, levels=(replace(target, shape=replace(target.shape, **fields)), *others))
     read = parse_manifest(text := dump_manifest(uneven), "m.json")
-    assert json.loads(text)["schema"] == SCHEMA
+    assert json.loads(text)["schema"] == 7
     assert read.levels == uneven.levels
+
+
+def with_head(**changes: Any) -> Manifest:
+    """``MANIFEST`` with a tap after the last layer, and a drafter that reads it."""
+    head = replace(TARGET, name="own", role="drafter", folder="own", reads=(2,))
+    return replace(MANIFEST, levels=(replace(TARGET, taps=(2,)), replace(head, **changes)))
+
+
+def test_drafters_that_read_hidden_rows_need_a_reader_that_knows_them() -> None:
+    read = parse_manifest(text := dump_manifest(with_head()), "m.json")
+    assert json.loads(text)["schema"] == SCHEMA
+    assert read.levels == with_head().levels
+    assert "taps" not in dump_manifest(MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"reads": (1,)}, "own reads the target after layer 1, where it has no tap"),
+        ({"taps": (1,)}, "own is drafter, and its taps are those of another role"),
+        ({"role": "intermediate"}, "own is intermediate, and its taps are those of another role"),
+    ],
+)
+def test_taps_that_do_not_fit_are_refused(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ManifestError, match=fault):
+        parse_manifest(dump_manifest(with_head(**changes)), "m.json")
+
+
+def test_a_tap_behind_the_last_layer_is_refused() -> None:
+    with pytest.raises(ManifestError, match=r"has taps \[3\] in 2 layers"):
+        parse_manifest(dump_manifest(replace(MANIFEST, levels=(replace(TARGET, taps=(3,)),))), "m.json")
 
 
 def test_more_caches_than_layers_are_refused() -> None:

@@ -111,6 +111,11 @@ class TracedStep:
         end, axis = torch.tensor([2**31 - 1]), torch.tensor([1])
         return _op("Slice", [hidden, self.logits_from, end, axis], None, hidden.dtype, hidden.shape)
 
+    def joined(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Rows of both, ``[1, S, size]``, which are S together."""
+        shape = (1, self.rows, first.shape[2])
+        return _op("Concat", [first, second], {"axis": 1}, first.dtype, shape)
+
     def once(self, key: Any, make: Any) -> torch.Tensor:
         """A tensor that all layers share, made at its first use."""
         if key not in self._shared:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from runtime.arrays import TokenArray
+from runtime.decoding.protocols import HiddenInput
 from runtime.engine import Engine
 from runtime.models.exact_widths import SafeWidths
 from runtime.models.loader import Levels
@@ -15,8 +16,9 @@ from runtime.models.ort_model import OrtModel
 class FullLogitsModel(OrtModel):
     """A model that computes logits for every row of a prompt, though only the last are used."""
 
-    def prefill(self, tokens: Sequence[int] | TokenArray) -> None:
+    def prefill(self, tokens: Sequence[int] | TokenArray, hidden: HiddenInput | None = None) -> None:
         """See ``Model``. As many rows at a time as there is room for logits."""
+        assert hidden is None, "it is the target"
         rows = min(self._chunk, self.max_rows)
         for start in range(0, len(tokens), rows):
             self.forward(tokens[start : start + rows])
