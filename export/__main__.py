@@ -104,6 +104,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         help="native: with packed weights for our own kernels; portable: nothing for them (auto: what is small)",
     )
     add("--check-text", type=Path, help="text the export is checked on")
+    add("--draft-vocab", type=int, metavar="N", help="drafters keep the logits of their N most frequent tokens (all)")
+    add(
+        "--text",
+        type=Path,
+        action="append",
+        default=[],
+        help="text in which --draft-vocab counts tokens, may be repeated (without: the tokenizer's first N)",
+    )
     add("--execution-provider", "-e", "--execution_provider", "--ep", default="cpu", help="cpu")
     return parser.parse_args(words)
 
@@ -133,6 +141,8 @@ def _request(arguments: argparse.Namespace) -> ExportRequest:
         cache_dir=arguments.cache_dir,
         kernels=arguments.kernels,
         check_text=arguments.check_text,
+        draft_vocab=arguments.draft_vocab,
+        texts=tuple(arguments.text),
     )
     return request if arguments.output else replace(request, output=default_output(request))
 

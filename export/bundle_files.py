@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from export.manifest import FILE_NAME, Manifest, ManifestError
+from export.manifest import DRAFT_VOCABULARY_NAME, FILE_NAME, Manifest, ManifestError
 
 
 def check_listed(bundle: Path, manifest: Manifest) -> None:
@@ -24,6 +24,8 @@ def _named(manifest: Manifest) -> Iterator[str]:
         names = list(level.graphs.values())
         if level.native is not None:
             names += [*level.native.graphs.values(), level.native.table]
+        if level.draft_vocabulary is not None:
+            names.append(DRAFT_VOCABULARY_NAME)
         yield from (name if level.folder == "." else f"{level.folder}/{name}" for name in names)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from export.estimate import attainable_bytes, estimate_job
 from export.graph.kv_variants import needs_ranges, portable_kv_types, write_kv_graph
 from export.graph.native.build import pack_native, write_native
@@ -19,6 +21,7 @@ from export.graph.sparse_tables import sparse_bytes
 from export.graph.trace import lower
 from export.heads.tensors import open_head
 from export.manifest import (
+    DRAFT_VOCABULARY_NAME,
     PACKED_FILE_NAME,
     Level,
     LogitCheck,
@@ -33,6 +36,7 @@ from export.report import LevelTiming, Reporter
 from export.request import ExportRequest
 from export.sources.checkpoint_mapping import LoadedTensors
 from export.sources.compact_tokenizer import write_compact_tokenizer
+from export.sources.cut_head import CutHead, cut_head
 from export.sources.opened import open_weights
 from export.sources.parallel_drafts import parallel_drafts
 from export.sources.tensor_source import TensorSource
@@ -75,6 +79,8 @@ def _opened(task: LevelTask) -> tuple[LevelTask, TensorSource]:
     """The task with its configuration as transformers reads it, and the tensors."""
     if task.head is None:
         config, source = open_weights(task.origin, task.model.config)
+        if task.logit_tokens is not None:
+            config, source = cut_head(config, source, task.logit_tokens.ids)
         return replace(task, model=replace(task.model, config=config)), source
     assert task.target is not None
     head, source = open_head(task.head, task.origin, task.target)
@@ -89,6 +95,11 @@ class _LevelExport:
     request: ExportRequest
     folder: Path
     reporter: Reporter
+
+    @property
+    def _known(self) -> tuple[int, ...] | None:
+        """The tokens that logits are of, if they are not of all."""
+        return None if self.task.logit_tokens is None else self.task.logit_tokens.ids
 
     def run(self, source: TensorSource, peak: PeakWatch) -> Level:
         """All steps in order. ``peak`` watches the memory of all of them."""
@@ -123,6 +134,7 @@ class _LevelExport:
             parallel=parallel_drafts(task.model.config) if job.role == "drafter" and task.head is None else None,
             taps=task.taps,
             reads=() if task.head is None else task.head.reads,
+            draft_vocabulary=None if task.logit_tokens is None else task.logit_tokens.described,
         )
         level = self._measure_effects(level, passage)
         seconds = lowered_at - started, written_at - lowered_at, checked_at - written_at, time.monotonic() - checked_at
@@ -133,7 +145,7 @@ class _LevelExport:
         """Compares the written graph with the reference. A head reads no text by itself: nothing else is measured."""
         graph, task = self.folder / GRAPH, self.task
         if task.head is None:
-            return check_level(graph, lowered, task.model.config, source, passage)
+            return check_level(graph, lowered, task.model.config, source, passage, self._known)
         check_head(graph, lowered, task.head, source, passage.tokens)
         return None
 
@@ -146,13 +158,22 @@ class _LevelExport:
         advance = self.reporter.advance
         written = write_weights(lowered, source, self.folder, quantizer, report=advance, importance=calibration)
         self._note_tensors(written.unused, "are not in the graph")
+        if isinstance(source, CutHead):
+            source = source.whole
         if isinstance(source, LoadedTensors):
             self._note_tensors(source.unexpected, "belong to no part of its decoder")
         _write_texts(task, self.folder)
+        self._write_logit_tokens()
         if job.role == "target":
             for note in missing_files(task, self.folder, self.request.output):
                 self.reporter.note(note)
         return written
+
+    def _write_logit_tokens(self) -> None:
+        """Which tokens a cut head has, if this one is cut."""
+        if (kept := self.task.logit_tokens) is not None:
+            (self.folder / DRAFT_VOCABULARY_NAME).write_bytes(np.array(kept.ids, "<i4").tobytes())
+            self.reporter.note(f"{self.task.job.name}: {kept.summary}")
 
     def _calibration(self, source: TensorSource) -> WeightImportance | None:
         task, text = self.task, self.request.calibration_text
@@ -186,7 +207,7 @@ class _LevelExport:
     def _read_passage(self) -> Passage:
         """What the level is checked on: the beginning of a text alone where memory is short."""
         task = self.task
-        passage = read_passage(task.model.folder, task.shape, self.request.check_text)
+        passage = read_passage(task.model.folder, task.shape, self.request.check_text, known=self._known)
         needed, found = (
             estimate_job(task.job, task.shape, task.parameters, task.block_size).peak_bytes,
             attainable_bytes(),

@@ -29,13 +29,15 @@ from export.untrusted import (
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
 # out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that
-# share KV caches, heads of two sizes, tables for every layer; 8: drafters that read hidden rows of the target
+# share KV caches, heads of two sizes, tables for every layer; 8: drafters that read hidden rows of the target,
+# drafters with logits of a part of the vocabulary
 SCHEMA = 8
 # Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
 _SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL, _SCHEMA_UNEVEN = 4, 5, 6, 7
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files when it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
+DRAFT_VOCABULARY_NAME = "draft_vocabulary.bin"  # the tokens of a drafter's logits, ascending: int32, little endian
 DEVICE_FOLDER = ".device"  # in a bundle, what was measured and made on a device: never listed or hashed
 # Files beside graphs that are read if they exist.
 TEXT_FILES = (
@@ -131,7 +133,8 @@ class WideLayers:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a graph that runtime and planner must know. ``vocab_size`` is the width of the logits.
+    """The sizes of a graph that runtime and planner must know. ``vocab_size`` tokens have an embedding, and logits if
+    those are not of fewer (``Level.logits_width``).
 
     ``attention_layers`` of the ``layers`` have a KV cache (None: all of them). The others have states, or attend to the
     KV caches of earlier ones. ``layer_table`` is the width of a table that gives every token numbers for every layer
@@ -268,6 +271,19 @@ class ParallelDrafts:
 
 
 @dataclass(frozen=True)
+class DraftVocabulary:
+    """Of a drafter whose head was cut to a part of the vocabulary: its logits are of ``tokens`` tokens.
+
+    Their ids are in ``DRAFT_VOCABULARY_NAME`` in the level's folder. They were the most frequent ones of ``text``, of
+    whose tokens they are the share ``covered``; both are None where they are the first of the tokenizer.
+    """
+
+    tokens: Annotated[int, Within(2, 1 << 26)]
+    text: str | None = None
+    covered: Fraction | None = None
+
+
+@dataclass(frozen=True)
 class Level:
     """One exported model. ``graphs`` maps a KV type to a graph file in ``folder`` (relative to the bundle).
 
@@ -278,7 +294,8 @@ class Level:
     is not tied to the head, rotary tables). ``left_out``: measurements ("kv_effects", "agreement") that could not be
     made where the level was exported, each with the reason. ``parallel``: None if it drafts token by token. ``taps``:
     of the target, where its graph gives its hidden rows as outputs. ``reads``: of a drafter, the taps whose rows it
-    reads, side by side; none if it reads tokens alone.
+    reads, side by side; none if it reads tokens alone. ``draft_vocabulary``:
+    None if its logits are of the whole vocabulary.
     """
 
     name: str
@@ -301,6 +318,12 @@ class Level:
     parallel: ParallelDrafts | None = None
     taps: tuple[Tap, ...] = ()
     reads: tuple[Tap, ...] = ()
+    draft_vocabulary: DraftVocabulary | None = None
+
+    @property
+    def logits_width(self) -> int:
+        """The number of tokens that its logits are of."""
+        return self.shape.vocab_size if self.draft_vocabulary is None else self.draft_vocabulary.tokens
 
     @property
     def drafts_trees(self) -> bool:
@@ -358,11 +381,11 @@ def dump_manifest(manifest: Manifest) -> str:
     data = asdict(manifest)
     for level in data["levels"]:
         level["shape"] = {name: value for name, value in level["shape"].items() if value is not None}
-        for name in ("parallel", "taps", "reads"):
+        for name in ("parallel", "taps", "reads", "draft_vocabulary"):
             if not level[name]:
                 del level[name]
     shapes = [level.shape for level in manifest.levels]
-    if any(level.taps or level.reads for level in manifest.levels):
+    if any(level.taps or level.reads or level.draft_vocabulary for level in manifest.levels):
         data["schema"] = SCHEMA
     elif any(shape.shares_caches or shape.wide is not None or shape.layer_table is not None for shape in shapes):
         data["schema"] = _SCHEMA_UNEVEN
@@ -421,6 +444,10 @@ def _faults(manifest: Manifest) -> Iterator[str]:
             yield f"{level.name} drafts in parallel, and is no drafter"
         if level.parallel is not None and level.parallel.mask_token >= shape.vocab_size:
             yield f"{level.name} has the mask token {level.parallel.mask_token} of {shape.vocab_size}"
+        if level.draft_vocabulary is not None and level.role != "drafter":
+            yield f"{level.name} has logits of a part of the vocabulary, and is no drafter"
+        if level.logits_width > shape.vocab_size:
+            yield f"{level.name} has logits of {level.logits_width} of {shape.vocab_size} tokens"
         if level.sparse_bytes > level.weight_bytes:
             yield f"{level.name} has more sparse bytes than bytes"
         yield from _tap_faults(level, manifest)

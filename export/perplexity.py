@@ -26,9 +26,18 @@ def log_sum_exp(logits: npt.NDArray[np.floating[Any]]) -> float:
     return peak + float(np.log(total))
 
 
-def surprises(logits: npt.NDArray[np.floating[Any]], tokens: Sequence[int]) -> list[float]:
-    """Negative log probability of each of ``tokens`` in nats, row ``i`` of ``logits`` predicting token ``i``."""
-    return [log_sum_exp(row) - float(row[token]) for row, token in zip(logits, tokens, strict=False)]
+def surprises(
+    logits: npt.NDArray[np.floating[Any]], tokens: Sequence[int], known: Sequence[int] | None = None
+) -> list[float]:
+    """Negative log probability of each of ``tokens`` in nats, row ``i`` of ``logits`` predicting token ``i``.
+
+    ``known`` has the tokens that logits are of, if those are not of all; other tokens are left out.
+    """
+    columns = None if known is None else {token: column for column, token in enumerate(known)}
+    pairs = [
+        (row, token if columns is None else columns.get(token)) for row, token in zip(logits, tokens, strict=False)
+    ]
+    return [log_sum_exp(row) - float(row[column]) for row, column in pairs if column is not None]
 
 
 def perplexity(surprises: Sequence[float]) -> float:

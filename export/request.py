@@ -31,7 +31,8 @@ class ExportRequest:
     those of the target. ``block_size``, ``method``: None means the default. ``random_weights`` and ``enlarge_like`` (a
     known name whose shape the target gets) make stand-ins for timing. ``positions``: the longest context; None means
     the model's own. ``kernels``: "auto" writes the small graphs for our own kernels, "native" their packed weights as
-    well, "portable" neither.
+    well, "portable" neither. ``draft_vocab``: how many tokens keep their logits in drafters, the most frequent ones of
+    ``texts``; None: all.
     """
 
     target: str
@@ -50,6 +51,8 @@ class ExportRequest:
     cache_dir: Path | None = None
     kernels: KernelChoice = "auto"
     check_text: Path | None = None
+    draft_vocab: int | None = None
+    texts: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ def make_jobs(request: ExportRequest) -> tuple[ExportJob, ...]:
     suggested = () if target.intermediate is None else (target.intermediate,)
     drafters = target.drafters if request.drafters is None else request.drafters
     intermediates = suggested if request.intermediates is None else request.intermediates
+    if request.draft_vocab is not None and not drafters:
+        raise RequestError("--draft-vocab cuts the heads of drafters, and there is none; drop it or give --drafter")
     for name in drafters:
         if name == OWN:
             jobs.append(_own_head(target, request, names))
@@ -136,7 +141,12 @@ def _check(request: ExportRequest) -> None:
         raise RequestError(f"--positions {request.positions} is too few; at least 2")
     if request.kernels == "native":
         _check_native(request)
-    for option, path in (("--check-text", request.check_text), ("--calibration-text", request.calibration_text)):
+    if request.draft_vocab is not None and request.draft_vocab < 2:
+        raise RequestError(f"--draft-vocab {request.draft_vocab} is too few; at least 2, and usually thousands")
+    if request.texts and request.draft_vocab is None:
+        raise RequestError("--text is counted for --draft-vocab alone; give that too, or drop it")
+    texts = [("--check-text", request.check_text), ("--calibration-text", request.calibration_text)]
+    for option, path in [*texts, *(("--text", path) for path in request.texts)]:
         if path is not None and not path.is_file():
             raise RequestError(f"{option} {path}: no such file; give a UTF-8 text file")
 

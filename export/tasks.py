@@ -18,6 +18,7 @@ from export.heads.mtp import mtp_head
 from export.manifest import ModelShape, Tap, Vocabulary
 from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportJob, ExportRequest, RequestError
+from export.sources.draft_vocabulary import ChosenTokens, choose_tokens
 from export.sources.model_shape import refuse, shape_of
 from export.sources.opened import ModelDescription, ModelOrigin, describe_model
 from export.sources.vocabulary import check_pair, read_vocabulary
@@ -37,6 +38,7 @@ class LevelTask:
     """One level to export. ``block_size`` and ``method`` are None for float weights.
 
     ``head``: it is a prediction head of the model made from ``target``. ``taps``: where others read its hidden rows.
+    ``logit_tokens`` are those that keep their logits; None: all.
     """
 
     job: ExportJob
@@ -49,6 +51,7 @@ class LevelTask:
     head: Head | None = None
     target: ModelOrigin | None = None
     taps: tuple[Tap, ...] = ()
+    logit_tokens: ChosenTokens | None = None
 
     @cached_property
     def parameters(self) -> int:
@@ -59,9 +62,9 @@ class LevelTask:
     @property
     def graph_options(self) -> GraphOptions:
         """How the level's graph is lowered."""
-        if self.block_size is None:
-            return GraphOptions(self.job.weights, positions=self.shape.positions)
-        return GraphOptions(self.job.weights, self.block_size, positions=self.shape.positions)
+        width = None if self.logit_tokens is None else len(self.logit_tokens.ids)
+        options = GraphOptions(self.job.weights, positions=self.shape.positions, logits_width=width)
+        return options if self.block_size is None else replace(options, block_size=self.block_size)
 
 
 def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelTask]:
@@ -83,7 +86,10 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
         size = (request.block_size or DEFAULT_BLOCK_SIZE) if blocks else None
         method = _method(request) if blocks else None
         target_origin = target.origin if target is not None else None
-        tasks.append(LevelTask(job, origin, model, shape, vocabulary, size, method, head, target_origin))
+        kept = _logit_tokens(job, request, model, shape, vocabulary, head)
+        tasks.append(
+            LevelTask(job, origin, model, shape, vocabulary, size, method, head, target_origin, logit_tokens=kept)
+        )
     taps = {tap for task in tasks if task.head is not None for tap in task.head.reads}
     return [replace(tasks[0], taps=tuple(sorted(taps))), *tasks[1:]]
 
@@ -93,7 +99,8 @@ def request_key(request: ExportRequest, tasks: Sequence[LevelTask]) -> str:
     asked: dict[str, Any] = {**asdict(request), "output": None, "cache_dir": None, "versions": installed_versions()}
     for name in ("check_text", "calibration_text"):
         path = getattr(request, name)
-        asked[name] = path and hashlib.sha256(path.read_bytes()).hexdigest()
+        asked[name] = path and _hash(path)
+    asked["texts"] = [_hash(path) for path in request.texts]
     asked["levels"] = [(task.job, task.model.provenance, _fingerprint(task.model.folder)) for task in tasks]
     return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()
 
@@ -158,6 +165,26 @@ def _vocabulary(model: ModelDescription, target: LevelTask | None) -> Vocabulary
     eos = model.config.eos_token_id
     ends = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
     return Vocabulary(model.config.vocab_size, "", ends, model.config.bos_token_id)
+
+
+def _logit_tokens(
+    job: ExportJob,
+    request: ExportRequest,
+    model: ModelDescription,
+    shape: ModelShape,
+    vocabulary: Vocabulary,
+    head: Head | None,
+) -> ChosenTokens | None:
+    """The tokens that keep their logits, of a drafter if the request cuts vocabularies; None: all."""
+    if request.draft_vocab is None or job.role != "drafter":
+        return None
+    if head is not None:
+        raise RequestError(f"--draft-vocab cuts drafters that are models, and {job.name} is a prediction head; drop it")
+    return choose_tokens(job.name, request.draft_vocab, model.folder, shape.vocab_size, vocabulary, request.texts)
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _fingerprint(folder: Path | None) -> list[tuple[str, int, int]]:

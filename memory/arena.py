@@ -49,7 +49,7 @@ def level_blocks(level: Level, plan: LevelPlan, prefill_chunk: int) -> tuple[Are
     row = kv_row_bytes(shape.head_size, plan.kv_type, plan.residence)
     bias = plan.max_rows * plan.capacity * _FLOAT if plan.tree else 0
     work = [
-        ("logits", plan.logits_rows * shape.vocab_size * _FLOAT, 1),
+        ("logits", plan.logits_rows * level.logits_width * _FLOAT, 1),
         ("input_ids", rows * _LONG, 1),
         ("position_ids", rows * _LONG, 1),
         ("logits_from", _LONG, 1),

@@ -156,7 +156,7 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
             ),
             *([Part(STATES, state_bytes(level, sizes.rows))] if shape.has_states else []),
             *([Part(HIDDEN, _hidden(level, sizes))] if sizes.hidden_width else []),
-            Part("logits", sizes.logits_rows * shape.vocab_size * 4),
+            Part("logits", sizes.logits_rows * level.logits_width * 4),
             Part("inputs", _inputs(sizes)),
             Part("scratch", _scratch(level, sizes, residence, threads)),
             Part("session", _session(level, residence)),
@@ -255,7 +255,7 @@ def packing_bytes(level: Level) -> int:
     """
     bits, block = _bits(level.quantization), level.quantization.block_size
     around = 12 / block if block else 0
-    return int(level.shape.vocab_size * level.shape.hidden_size * (bits / 8 + around))
+    return int(level.logits_width * level.shape.hidden_size * (bits / 8 + around))
 
 
 def tokenizer_bytes(manifest: Manifest) -> int:

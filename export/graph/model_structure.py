@@ -15,10 +15,13 @@ from export.sources.model_shape import ArchitectureError
 from export.untrusted import first_line
 
 
-def build_model(config: transformers.PretrainedConfig, head: Head | None = None) -> tuple[nn.Module, FakeTensorMode]:
+def build_model(
+    config: transformers.PretrainedConfig, head: Head | None = None, logits_width: int | None = None
+) -> tuple[nn.Module, FakeTensorMode]:
     """The model of ``config``, or the ``head`` around it, without memory for its parameters.
 
-    Buffers that are in no checkpoint have their values.
+    Buffers that are in no checkpoint have their values. The output matrix has ``logits_width`` rows, if that is given,
+    and must not be tied then.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
@@ -38,6 +41,10 @@ def build_model(config: transformers.PretrainedConfig, head: Head | None = None)
             ) from None
         raise ArchitectureError(f"transformers cannot build it for our attention ({first_line(error)})") from error
     _fill_buffers(model)
+    if logits_width is not None:
+        whole = model.get_output_embeddings()
+        with mode:
+            model.set_output_embeddings(nn.Linear(whole.in_features, logits_width, whole.bias is not None))
     return model.eval(), mode
 
 

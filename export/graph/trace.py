@@ -57,12 +57,15 @@ from export.untrusted import first_line
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """How to lower: the storage of the weights, and the positions of the rotary tables (None: all of the model's)."""
+    """How to lower: the storage of the weights, the positions of the rotary tables (None: all of the model's), and the
+    rows of a head that was cut (None: the model's own).
+    """
 
     weights: WeightType
     block_size: int = 32
     symmetric: bool = True
     positions: int | None = None
+    logits_width: int | None = None
 
     def __post_init__(self) -> None:
         size = self.block_size
@@ -91,7 +94,7 @@ def lower(
     attention = TracedAttention()
     try:
         with _quiet(), attention_registered(attention):
-            model, mode = build_model(config, head)
+            model, mode = build_model(config, head, options.logits_width)
             inputs = _GraphInputs(shape, kv_layers(config), layer_states(config), tuple(taps), head)
             traced, program = _trace(model, mode, attention, inputs)
         return _finish(program.model, traced, options.storage)

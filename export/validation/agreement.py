@@ -141,7 +141,8 @@ def _choices(model: OrtModel, tokens: Sequence[int], hidden: FloatArray | None =
     for start in range(0, len(tokens), _CHUNK):
         part = tokens[start : start + _CHUNK]
         rows = None if hidden is None else HiddenInput(hidden[start : start + len(part)])
-        found += model.forward(part, hidden=rows).logits.argmax(-1).tolist()
+        columns = model.forward(part, hidden=rows).logits.argmax(-1)
+        found += (columns if model.logit_tokens is None else model.logit_tokens[columns]).tolist()
     return found
 
 

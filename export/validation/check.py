@@ -55,13 +55,14 @@ def read_passage(
     shape: ModelShape,
     text_file: Path | None = None,
     bundled: tuple[str, str] = (PASSAGE_NAME, PASSAGE),
+    known: Sequence[int] | None = None,
 ) -> Passage:
     """The passage for a model of this shape: of ``text_file``, else of a ``bundled`` text (name, text).
 
-    Without a tokenizer in ``folder`` its tokens are random.
+    Without a tokenizer in ``folder`` its tokens are random ones of those that have logits: ``known``, or all.
     """
     if folder is None or not (folder / "tokenizer.json").is_file():
-        tokens = np.random.default_rng(0).integers(0, shape.vocab_size, LEAN_TOKENS)
+        tokens = np.random.default_rng(0).choice(known or shape.vocab_size, LEAN_TOKENS)
         return Passage("random tokens", tuple(tokens.tolist()))
     name, text = bundled
     if text_file is not None:
@@ -77,18 +78,24 @@ def read_passage(
 
 
 def check_level(
-    graph: Path, lowered: LoweredGraph, config: PretrainedConfig, source: TensorSource, passage: Passage
+    graph: Path,
+    lowered: LoweredGraph,
+    config: PretrainedConfig,
+    source: TensorSource,
+    passage: Passage,
+    known: Sequence[int] | None = None,
 ) -> LogitCheck:
     """Compares the graph written at ``graph`` with the model of ``config`` and ``source``.
 
-    CheckError if the graph does not compute the model; the loss of quantization is only measured.
+    ``known`` are the tokens that logits are of, if the head was cut. CheckError if the graph does not compute the
+    model; the loss of quantization is only measured.
     """
     written = WrittenWeights(graph, lowered.recipes, source)
     check_weights(graph, lowered, source, written)
     tokens = passage.tokens
     _check_structure(graph, config, written, tokens[:LEAN_TOKENS])
     exported = graph_logits(PiecedGraph(graph, PIECE_BYTES), tokens)
-    return compare(passage.name, tokens, exported, reference_logits(config, source, tokens))
+    return compare(passage.name, tokens, exported, reference_logits(config, source, tokens), known)
 
 
 def graph_logits(graph: PiecedGraph, tokens: Sequence[int]) -> FloatArray:
@@ -126,8 +133,19 @@ def _present(past: str) -> str:
     return past.replace("past_key_values", "present").replace("past_", "present_")
 
 
-def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: FloatArray) -> LogitCheck:
-    """Compares two sets of logits ``[tokens, vocab]`` over the same tokens."""
+def compare(
+    text: str,
+    tokens: Sequence[int],
+    exported: FloatArray,
+    reference: FloatArray,
+    known: Sequence[int] | None = None,
+) -> LogitCheck:
+    """Compares two sets of logits ``[tokens, vocab]`` over the same tokens.
+
+    Perplexities are over those of them that have logits, if only the ``known`` ones do.
+    """
+    if known is not None and not set(known) & set(tokens[1:]):
+        raise CheckError(f"{text} has no token of the draft vocabulary; give a larger --draft-vocab or a --check-text")
     total, largest = 0.0, 0.0
     for left, right in zip(exported, reference, strict=True):
         difference = np.abs(left - right)
@@ -139,8 +157,8 @@ def compare(text: str, tokens: Sequence[int], exported: FloatArray, reference: F
         max_difference=largest,
         mean_difference=total / len(tokens),
         argmax_agreement=agreement,
-        reference_perplexity=perplexity(surprises(reference, tokens[1:])),
-        perplexity=perplexity(surprises(exported, tokens[1:])),
+        reference_perplexity=perplexity(surprises(reference, tokens[1:], known)),
+        perplexity=perplexity(surprises(exported, tokens[1:], known)),
     )
 
 

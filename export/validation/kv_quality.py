@@ -129,20 +129,31 @@ def open_model(kernels: Kernels, folder: Path, level: Level, kind: str, rows: in
 
     Of its hidden rows the last ``hidden_rows`` are kept.
     """
+    from runtime.bundle.draft_vocabulary import read_logit_tokens
     from runtime.models.exact_widths import any_width
     from runtime.models.ort_model import OrtModel, open_session, state_sizes
 
     session, states = open_session(kernels.graph(folder, level, kind), None, kernels), state_sizes(level, _CHUNK)
-    widths = any_width(_CHUNK)
-    return OrtModel(session, rows + 1, _CHUNK, _CHUNK, widths, kernels=kernels, states=states, hidden_rows=hidden_rows)
+    return OrtModel(
+        session,
+        rows + 1,
+        _CHUNK,
+        _CHUNK,
+        any_width(_CHUNK),
+        kernels=kernels,
+        states=states,
+        hidden_rows=hidden_rows,
+        logit_tokens=read_logit_tokens(folder, level),
+    )
 
 
 def _read(model: OrtModel, tokens: Sequence[int]) -> float:
     """The perplexity of ``tokens``, whose rows are in the cache afterwards."""
     found: list[float] = []
+    known = None if model.logit_tokens is None else model.logit_tokens.tolist()
     for start in range(0, len(tokens), _CHUNK):
         logits = model.forward(tokens[start : start + _CHUNK]).logits
-        found += surprises(logits, tokens[start + 1 : start + 1 + len(logits)])
+        found += surprises(logits, tokens[start + 1 : start + 1 + len(logits)], known)
     return perplexity(found)
 
 

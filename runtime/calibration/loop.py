@@ -100,7 +100,7 @@ def _steps(
     for clock in clocks:
         clock.cache.rollback(0)
     vocab_size = opened.target.vocab_size
-    drafter = _Guesses(vocab_size) if model is None else DraftModelDrafter(model, vocab_size)
+    drafter = _Guesses(vocab_size) if model is None else DraftModelDrafter(model, vocab_size, tokens=model.logit_tokens)
     room = min(opened.plan.context, len(text) + (patience.steps + 1) * (limit.nodes + 1))
     context = Context(room, SamplingParams())
     context.append(text)
@@ -144,6 +144,7 @@ class _Clocked:
         self._model = model
         self.cache: KVCache = model.cache
         self.vocab_size, self.max_rows, self.takes_trees = model.vocab_size, model.max_rows, model.takes_trees
+        self.logit_tokens = model.logit_tokens
         self.seconds = 0.0
 
     def padded(self, rows: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from export.manifest import KvEffect, Level, LogitCheck, Manifest, Quantization, Source, Tap
+from export.manifest import DraftVocabulary, KvEffect, Level, LogitCheck, Manifest, Quantization, Source, Tap
 from memory.footprint import kv_bytes_per_token
 from memory.plan import Plan
 from memory.report import plan_lines
@@ -65,7 +65,9 @@ def level_lines(level: Level) -> Iterator[str]:
         f" {shape.head_size} over {shape.kv_heads} KV heads, {shape.positions:,} positions"
     )
     end = ", ".join(map(str, level.vocabulary.eos_token_ids))
-    yield f"  vocabulary of {level.vocabulary.entries:,} in {shape.vocab_size:,} logits, end tokens {end}"
+    yield f"  vocabulary of {level.vocabulary.entries:,} in {level.logits_width:,} logits, end tokens {end}"
+    if level.draft_vocabulary is not None:
+        yield f"  {_draft_vocabulary(level.draft_vocabulary)}"
     yield f"  weights {_quantization(level.quantization)}, {_weight_bytes(level)}; drafts: {_shapes(level)}"
     for kind, graph in level.graphs.items():
         per_token = kv_bytes_per_token(shape, kind, "copied")
@@ -117,6 +119,12 @@ def _shapes(level: Level) -> str:
 
 def _layers(taps: Sequence[Tap]) -> str:
     return f"{' and '.join(map(str, taps))} layers"
+
+
+def _draft_vocabulary(cut: DraftVocabulary) -> str:
+    if cut.text is None or cut.covered is None:
+        return "its logits are of the first tokens of the tokenizer"
+    return f"its logits are of the most frequent tokens of {cut.text}, {cut.covered:.1%} of that text"
 
 
 def _check(check: LogitCheck | None) -> str:

@@ -63,9 +63,11 @@ class AllowedTokens:
 
 
 class _Latest(threading.local):
-    """The many tokens that this thread was asked for last: within strings of JSON most masks are the same."""
+    """The many tokens of every size that this thread was asked for last: within strings of JSON most masks are the
+    same."""
 
-    allowed: AllowedTokens | None = None
+    def __init__(self) -> None:
+        self.allowed: dict[int, AllowedTokens] = {}
 
 
 _latest = _Latest()
@@ -73,12 +75,12 @@ _latest = _Latest()
 
 def allowed_tokens(bits: Bits, size: int) -> AllowedTokens:
     """The tokens below ``size`` that ``bits`` allow."""
-    latest = _latest.allowed
-    if latest is not None and latest.size == size and np.array_equal(latest.bits, bits):
+    latest = _latest.allowed.get(size)
+    if latest is not None and np.array_equal(latest.bits, bits):
         return latest
     allowed = AllowedTokens(bits, size)
     if allowed.few is None:
-        _latest.allowed = allowed
+        _latest.allowed[size] = allowed
     return allowed
 
 

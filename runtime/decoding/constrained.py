@@ -18,6 +18,7 @@ from runtime.decoding.constraint import Constraint
 from runtime.decoding.context import Context
 from runtime.decoding.distribution import Distribution
 from runtime.decoding.draft import Draft, DrawKind
+from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import StoppingCriterion
 from runtime.decoding.sampling import SamplingParams, distribution, greedy_token
 from runtime.decoding.stop import Cut
@@ -32,14 +33,20 @@ def allowed_distribution(
     before: Sequence[int] | TokenArray,
     out: FloatArray,
     params: SamplingParams | None = None,
+    tokens: Ids | None = None,
 ) -> Distribution:
     """What the token after ``path`` is drawn from, by ``logits``, float32 ``[vocab]``.
 
     ``before`` and ``out`` are as in ``sampling.distribution``; ``params`` None are the context's. If the context's
     constraint allows none of these tokens, as a drafter may lack the only one, all are; what is drafted will not stand.
+    ``tokens``, ascending, are those that the logits are of, if they are not of all: the others have no weight.
     """
-    allowed = _tokens_after(context, path, len(logits))
-    return distribution(logits, before, params or context.sampling, out, allowed)
+    params = params or context.sampling
+    allowed = _columns_after(context, path, len(logits), tokens)
+    if tokens is None:
+        return distribution(logits, before, params, out, allowed)
+    found = distribution(logits, _columns_of(before, tokens), params, _floats.take("some", len(logits)), allowed)
+    return Distribution(len(out), found.weights, tokens if found.tokens is None else tokens[found.tokens])
 
 
 def allowed_logits(logits: FloatArray, context: Context, path: Sequence[int]) -> FloatArray:
@@ -48,30 +55,56 @@ def allowed_logits(logits: FloatArray, context: Context, path: Sequence[int]) ->
     Valid until this thread's next call; ``logits`` itself if the context has no constraint, or if it allows none of
     these tokens.
     """
-    allowed = _tokens_after(context, path, len(logits))
+    allowed = _columns_after(context, path, len(logits), None)
     return logits if allowed is None else allowed.masked(logits, _floats.take("allowed", len(logits)))
 
 
 def allowed_greedy_token(
-    logits: FloatArray, context: Context, path: Sequence[int], before: Sequence[int] | TokenArray
+    logits: FloatArray,
+    context: Context,
+    path: Sequence[int],
+    before: Sequence[int] | TokenArray,
+    tokens: Ids | None = None,
 ) -> int:
     """The greedy token among those that may follow ``path``: of ``allowed_logits``, with ``before`` as in
-    ``sampling.greedy_token``.
+    ``sampling.greedy_token`` and ``tokens`` as in ``allowed_distribution``.
 
     Most often the most probable token of all may follow, and then no logits are masked.
     """
-    token = greedy_token(logits, before, context.sampling)
-    if context.constraint is None or context.constraint.allows(path, token):
-        return token
-    return greedy_token(allowed_logits(logits, context, path), before, context.sampling)
+    before = before if tokens is None else _columns_of(before, tokens)
+    column = greedy_token(logits, before, context.sampling)
+    if context.constraint is not None and not context.constraint.allows(path, _token_of(column, tokens)):
+        allowed = _columns_after(context, path, len(logits), tokens)
+        if allowed is not None:
+            masked = allowed.masked(logits, _floats.take("allowed", len(logits)))
+            column = greedy_token(masked, before, context.sampling)
+    return _token_of(column, tokens)
 
 
-def _tokens_after(context: Context, path: Sequence[int], size: int) -> AllowedTokens | None:
-    """The tokens below ``size`` that may follow ``path``; None for all of them, and where none of them may."""
+def _columns_after(context: Context, path: Sequence[int], size: int, tokens: Ids | None) -> AllowedTokens | None:
+    """The columns of ``size`` logits whose tokens may follow ``path``; None for all of them, and where none may.
+
+    Column i is token i, or ``tokens[i]``.
+    """
     if context.constraint is None:
         return None
-    allowed = allowed_tokens(context.constraint.mask(path), size)
+    mask = context.constraint.mask(path)
+    if tokens is not None:
+        mask = np.packbits(AllowedTokens(mask, 8 * len(mask)).holds(tokens), bitorder="little")
+    allowed = allowed_tokens(mask, size)
     return None if allowed.few is not None and not len(allowed.few) else allowed
+
+
+def _columns_of(before: Sequence[int] | TokenArray, tokens: Ids) -> TokenArray:
+    """The places in ``tokens`` of those of the tokens ``before`` that are among them."""
+    wanted = np.asarray(before, np.int64)
+    places = np.minimum(tokens.searchsorted(wanted), len(tokens) - 1)
+    columns: TokenArray = places[tokens[places] == wanted].astype(np.int32)
+    return columns
+
+
+def _token_of(column: int, tokens: Ids | None) -> int:
+    return column if tokens is None else int(tokens[column])
 
 
 def allowed_part(draft: Draft, constraint: Constraint | None) -> Draft:

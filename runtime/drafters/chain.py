@@ -7,22 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from runtime.arrays import Arena, FloatArray, TokenArray
-from runtime.decoding.constrained import allowed_distribution, allowed_greedy_token
+from runtime.arrays import Arena, FloatArray
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, DrawKind, make_chain
 from runtime.decoding.sampling import RandomStream, draw, passing_row, uniform
 from runtime.drafters.confidence import confidence_sampling, is_worth_extending
+from runtime.drafters.vocabulary import SharedVocabulary
 
-# Logits after the drafted tokens, float32 ``[vocab]``, valid until the next call.
+# Logits after the drafted tokens, float32 ``[columns]``, valid until the next call.
 Following = Callable[[Sequence[int]], FloatArray]
 Calibration = Callable[[float], float]
 
 
 def one_hot_chain(
-    context: Context, limit: DraftLimit, following: Following, calibration: Calibration, source: str
+    context: Context,
+    limit: DraftLimit,
+    following: Following,
+    vocabulary: SharedVocabulary,
+    calibration: Calibration,
+    source: str,
 ) -> Draft:
     """The most probable tokens, or those that sample-and-match would draw from the drafter's distribution."""
     params, survival = context.sampling, 1.0
@@ -30,14 +33,13 @@ def one_hot_chain(
     chances: list[float] = []
     while True:
         logits = following(tokens)
-        before, drawn_from = with_drafted(context, tokens), None
-        row = passing_row(len(logits))
+        drawn_from, row = None, passing_row(vocabulary.size)
         if params.temperature == 0:
-            token = allowed_greedy_token(logits, context, tokens, before)
+            token = vocabulary.greedy_token(logits, context, tokens)
             if limit.floor > 0:
-                drawn_from = allowed_distribution(logits, context, tokens, before, row, confidence_sampling(params))
+                drawn_from = vocabulary.distribution(logits, context, tokens, row, confidence_sampling(params))
         else:
-            drawn_from = allowed_distribution(logits, context, tokens, before, row)
+            drawn_from = vocabulary.distribution(logits, context, tokens, row)
             token = drawn_from.draw(uniform(params.seed, context.position + len(tokens)))
         tokens.append(token)
         if drawn_from is not None:
@@ -48,7 +50,13 @@ def one_hot_chain(
 
 
 def drawn_chain(
-    context: Context, limit: DraftLimit, following: Following, calibration: Calibration, source: str, arena: Arena
+    context: Context,
+    limit: DraftLimit,
+    following: Following,
+    vocabulary: SharedVocabulary,
+    calibration: Calibration,
+    source: str,
+    arena: Arena,
 ) -> Draft:
     """Tokens drawn with the drafter's own random numbers, with their distributions, which are kept in ``arena``.
 
@@ -62,18 +70,10 @@ def drawn_chain(
     survival = 1.0
     while len(tokens) < limit.depth and (not tokens or is_worth_extending(survival, len(tokens), limit.floor)):
         logits = following(tokens)
-        row = arena.take(len(logits))
-        before = with_drafted(context, tokens)
-        drawn_from = probs[len(tokens) - 1] = allowed_distribution(logits, context, tokens, before, row).dense(row)
+        row = arena.take(vocabulary.size)
+        drawn_from = probs[len(tokens) - 1] = vocabulary.distribution(logits, context, tokens, row).dense(row)
         number = uniform(context.sampling.seed, context.position, RandomStream.DRAFTER, len(tokens))
         tokens.append(draw(drawn_from, number))
         chances.append(float(drawn_from[tokens[-1]]))
         survival *= calibration(chances[-1])
     return make_chain(tokens, kind=DrawKind.INDEPENDENT, probs=probs, source=source, chances=tuple(chances))
-
-
-def with_drafted(context: Context, tokens: Sequence[int]) -> Sequence[int] | TokenArray:
-    """Committed and drafted tokens, which the repetition penalty reads; empty if there is no penalty."""
-    if context.sampling.repetition_penalty == 1.0:
-        return ()
-    return np.concatenate([context.tokens, np.array(tokens, np.int32)])

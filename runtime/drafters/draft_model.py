@@ -22,14 +22,15 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.arrays import Arena, FloatArray, at_least
-from runtime.decoding.constrained import allowed_distribution
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, DrawKind
+from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Model
 from runtime.decoding.sampling import RandomStream, draw, passing_row, uniform
-from runtime.drafters.chain import Following, drawn_chain, one_hot_chain, with_drafted
+from runtime.drafters.chain import Following, drawn_chain, one_hot_chain
 from runtime.drafters.confidence import confidence_sampling, is_worth_extending, uncalibrated
 from runtime.drafters.draft_tree import ROOT, GrowingTree
+from runtime.drafters.vocabulary import SharedVocabulary
 from runtime.drafters.window import missing_tokens, window_size
 from runtime.errors import DraftError, LogitsError
 
@@ -39,7 +40,7 @@ _MIN_SCORE = 0.01
 
 class DraftModelDrafter:
     """Drafts with ``model`` for a target with ``vocab_size`` logits; ids that the target lacks are never proposed, nor
-    what a constraint does not allow.
+    what a constraint does not allow. ``tokens``, ascending, are those that the model's logits are of; None: all.
 
     Trees need a model that takes them. Drafts are ONE_HOT, for greedy decoding and sample-and-match. With ``drawn``
     they carry their distributions, for the rules that use them: INDEPENDENT chains, and WITHOUT_REPLACEMENT trees of
@@ -57,10 +58,12 @@ class DraftModelDrafter:
         name: str = "draft_model",
         drawn: bool = False,
         branches: int = 2,
+        tokens: Ids | None = None,
     ) -> None:
         self.name = name
         self._model, self._drawn, self._branches = model, drawn, branches
-        self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
+        self._vocab_size = vocab_size
+        self._vocabulary = SharedVocabulary.of(vocab_size, model.vocab_size, tokens)
         self.calibration: Callable[[float], float] = uncalibrated
         self._arena = Arena()
 
@@ -80,14 +83,15 @@ class DraftModelDrafter:
 
     def _propose(self, context: Context, limit: DraftLimit) -> Draft:
         logits, rows_read = self._catch_up(context)
+        vocabulary = self._vocabulary
         if context.sampling.temperature > 0 and self._drawn:
             if limit.shape == "chain":
                 following = self._following(logits)
-                draft = drawn_chain(context, limit, following, self.calibration, self.name, self._arena)
+                draft = drawn_chain(context, limit, following, vocabulary, self.calibration, self.name, self._arena)
             else:
                 draft = self._draw_tree(context, limit, logits)
         elif limit.shape == "chain":
-            draft = one_hot_chain(context, limit, self._following(logits), self.calibration, self.name)
+            draft = one_hot_chain(context, limit, self._following(logits), vocabulary, self.calibration, self.name)
         else:
             draft = self._best_tree(context, limit, logits)
         return replace(draft, rows_read=rows_read)
@@ -102,20 +106,16 @@ class DraftModelDrafter:
     def _catch_up(self, context: Context) -> tuple[FloatArray, int]:
         """Reads the committed tokens of the window that the cache lacks.
 
-        Returns the logits after the last one, float32 ``[vocab]``, and the number of rows read before it.
+        Returns the logits after the last one, float32 ``[columns]``, and the number of rows read before it.
         """
         tokens, rows_read = missing_tokens(self._model, context, self._vocab_size)
         logits = self._model.forward(tokens, None, len(tokens) - 1).logits
-        return self._shared(logits)[0], rows_read
-
-    def _shared(self, logits: FloatArray) -> FloatArray:
-        """The logits of the tokens that drafter and target both have, ``[rows, shared vocab]``."""
-        shared: FloatArray = logits[:, : self._shared_vocab]
-        return shared
+        return self._vocabulary.logits(logits)[0], rows_read
 
     def _following(self, logits: FloatArray) -> Following:
         """The logits after the drafted tokens of a chain; ``logits`` are those after none."""
-        return lambda tokens: self._shared(self._model.forward(tokens[-1:]).logits)[0] if tokens else logits
+        shared = self._vocabulary.logits
+        return lambda tokens: shared(self._model.forward(tokens[-1:]).logits)[0] if tokens else logits
 
     def _best_tree(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
         """The most probable ``limit.nodes`` nodes."""
@@ -127,9 +127,8 @@ class DraftModelDrafter:
             for node, after in zip(level, rows, strict=True):
                 score = tree.nodes[node].score if node != ROOT else 1.0
                 floor = max(_MIN_SCORE, limit.floor, tree.nodes[best[-1]].score if len(best) == limit.nodes else 0.0)
-                path, row = tree.path(node), passing_row(len(after))
-                before = with_drafted(context, path)
-                probs = allowed_distribution(after, context, path, before, row, params).dense(row)
+                row = passing_row(self._vocabulary.size)
+                probs = self._vocabulary.distribution(after, context, tree.path(node), row, params).dense(row)
                 for token in _likeliest(probs, _MIN_SCORE, limit.nodes):
                     share = float(probs[token])
                     if score * self.calibration(share) >= floor:
@@ -138,7 +137,7 @@ class DraftModelDrafter:
             level = sorted(node for node in best if tree.nodes[node].depth == depth)
             if not level or depth == limit.depth - 1:
                 break
-            rows = self._shared(tree.feed(level))
+            rows = self._vocabulary.logits(tree.feed(level))
         return tree.draft(best, self.name, expected=sum(tree.nodes[node].score for node in best))
 
     def _draw_tree(self, context: Context, limit: DraftLimit, logits: FloatArray) -> Draft:
@@ -153,12 +152,11 @@ class DraftModelDrafter:
                 level = [node for node in level if is_worth_extending(tree.nodes[node].score, depth, limit.floor)]
                 if not level:
                     break
-                rows = self._shared(tree.feed(level))
+                rows = self._vocabulary.logits(tree.feed(level))
             parents, level = level, []
             for node, logits in zip(parents, rows, strict=True):
-                path, row = tree.path(node), self._arena.take(len(logits))
-                before = with_drafted(context, path)
-                probs[node] = allowed_distribution(logits, context, path, before, row).dense(row)
+                row = self._arena.take(self._vocabulary.size)
+                probs[node] = self._vocabulary.distribution(logits, context, tree.path(node), row).dense(row)
                 level += self._draw_children(context, tree, node, probs[node], 1 if depth else branches)
         return tree.draft(range(len(tree.nodes)), self.name, DrawKind.WITHOUT_REPLACEMENT, probs)
 

@@ -20,9 +20,11 @@ from export.manifest import ParallelDrafts
 from runtime.arrays import Arena, FloatArray
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit
+from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Model
 from runtime.drafters.chain import drawn_chain, one_hot_chain
 from runtime.drafters.confidence import uncalibrated
+from runtime.drafters.vocabulary import SharedVocabulary
 from runtime.drafters.window import missing_tokens, window_size
 from runtime.errors import DraftError, LogitsError
 
@@ -30,8 +32,8 @@ from runtime.errors import DraftError, LogitsError
 class ParallelDrafter:
     """Drafts chains with ``model``, which drafts as ``parallel`` says, for a target with ``vocab_size`` logits.
 
-    Drafts, ``drawn`` and ``calibration`` are those of ``DraftModelDrafter``, but that it drafts chains alone: of a
-    tree's limit, as long as the tree is deep.
+    Drafts, ``drawn``, ``tokens`` and ``calibration`` are those of ``DraftModelDrafter``, but that it drafts chains
+    alone: of a tree's limit, as long as the tree is deep.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class ParallelDrafter:
         vocab_size: int,
         name: str = "parallel",
         drawn: bool = False,
+        tokens: Ids | None = None,
     ) -> None:
         self.name = name
         self._model, self._parallel, self._drawn = model, parallel, drawn
-        self._vocab_size, self._shared_vocab = vocab_size, min(vocab_size, model.vocab_size)
+        self._vocab_size = vocab_size
+        self._vocabulary = SharedVocabulary.of(vocab_size, model.vocab_size, tokens)
         self.calibration: Callable[[float], float] = uncalibrated
         self._arena = Arena()
 
@@ -62,9 +66,9 @@ class ParallelDrafter:
             raise DraftError(self.name, error) from None
         following = lambda tokens: rows[len(tokens)]  # noqa: E731
         if context.sampling.temperature > 0 and self._drawn:
-            draft = drawn_chain(context, limit, following, self.calibration, self.name, self._arena)
+            draft = drawn_chain(context, limit, following, self._vocabulary, self.calibration, self.name, self._arena)
         else:
-            draft = one_hot_chain(context, limit, following, self.calibration, self.name)
+            draft = one_hot_chain(context, limit, following, self._vocabulary, self.calibration, self.name)
         return replace(draft, rows_read=rows_read)
 
     def _fitting_length(self, wanted: int) -> int:
@@ -75,7 +79,7 @@ class ParallelDrafter:
         return length
 
     def _forward(self, context: Context, length: int) -> tuple[FloatArray, int]:
-        """The logits of a draft of ``length`` tokens, float32 ``[length, shared vocab]``, and the rows caught up with.
+        """The logits of a draft of ``length`` tokens, float32 ``[length, columns]``, and the rows caught up with.
 
         Afterwards the cache has the committed tokens alone.
         """
@@ -84,5 +88,4 @@ class ParallelDrafter:
         masks = np.full(length - 1, self._parallel.mask_token, np.int32)
         logits = self._model.forward(np.concatenate([tokens, masks]), None, len(tokens) - 1).logits
         self._model.cache.rollback(held)
-        shared: FloatArray = logits[:, : self._shared_vocab]
-        return shared, rows_read
+        return self._vocabulary.logits(logits), rows_read

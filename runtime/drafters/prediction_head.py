@@ -25,6 +25,7 @@ from runtime.decoding.draft import Draft, DraftLimit
 from runtime.decoding.protocols import Cache, HeadModel, HiddenInput, ModelOutput
 from runtime.drafters.chain import Following, drawn_chain, one_hot_chain
 from runtime.drafters.confidence import uncalibrated
+from runtime.drafters.vocabulary import SharedVocabulary
 from runtime.errors import DraftError, LogitsError
 from runtime.models.hidden_rows import HiddenRows
 
@@ -111,7 +112,7 @@ class PredictionHeadDrafter:
     def __init__(self, reader: HeadReader, vocab_size: int, name: str = "own", drawn: bool = False) -> None:
         self.name = name
         self._reader, self._model, self._drawn = reader, reader.model, drawn
-        self._shared_vocab = min(vocab_size, reader.model.vocab_size)
+        self._vocabulary = SharedVocabulary.of(vocab_size, reader.model.vocab_size)
         self.calibration: Callable[[float], float] = uncalibrated
         self._arena = Arena()
 
@@ -135,8 +136,8 @@ class PredictionHeadDrafter:
     def _draft(self, context: Context, limit: DraftLimit, first: ModelOutput) -> Draft:
         following = self._following(first)
         if context.sampling.temperature > 0 and self._drawn:
-            return drawn_chain(context, limit, following, self.calibration, self.name, self._arena)
-        return one_hot_chain(context, limit, following, self.calibration, self.name)
+            return drawn_chain(context, limit, following, self._vocabulary, self.calibration, self.name, self._arena)
+        return one_hot_chain(context, limit, following, self._vocabulary, self.calibration, self.name)
 
     def _following(self, latest: ModelOutput) -> Following:
         """The logits after the drafted tokens of a chain; ``latest`` is the output behind none."""
@@ -146,7 +147,7 @@ class PredictionHeadDrafter:
             if tokens:
                 assert latest.hidden is not None
                 latest = self._model.forward(tokens[-1:], None, 0, HiddenInput(latest.hidden, own=True))
-            logits: FloatArray = latest.logits[0, : self._shared_vocab]
-            return logits
+            shared: FloatArray = self._vocabulary.logits(latest.logits)[0]
+            return shared
 
         return following

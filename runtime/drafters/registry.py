@@ -14,6 +14,7 @@ from typing import Protocol
 
 from export.manifest import ParallelDrafts, PocketspecError
 from memory.drafter_spec import AUTO, NONE, DrafterSpec
+from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Drafter, Model, Verifier
 from runtime.drafters.prediction_head import HeadReader
 
@@ -47,6 +48,10 @@ class DrafterResources(Protocol):
 
     def head(self, level: str) -> HeadReader | None:
         """The reader of a level that is a prediction head of the target; None if it is none."""
+        ...
+
+    def logit_tokens(self, level: str) -> Ids | None:
+        """The ascending tokens that the logits of a level are of; None: of all."""
         ...
 
     def drafter(self, spec: DrafterSpec) -> Drafter:

@@ -53,7 +53,7 @@ class Signature:
     kv_outputs: tuple[str, ...]
     kv_shapes: tuple[tuple[int, int], ...]
     kv_types: tuple[np.dtype[Any], ...]
-    vocab_size: int
+    logits_width: int
     logits_type: np.dtype[Any]
     takes_positions: bool
     takes_trees: bool
@@ -98,7 +98,7 @@ def read_signature(session: ort.InferenceSession, kv_shape: tuple[int, int] | No
         kv_outputs=tuple(present[: len(past)]),
         kv_shapes=tuple(_kv_shape(inputs[name], kv_shape) for name in past),
         kv_types=tuple(_TYPES[inputs[name].type] for name in past),
-        vocab_size=outputs["logits"].shape[-1],
+        logits_width=outputs["logits"].shape[-1],
         logits_type=_TYPES[outputs["logits"].type],
         takes_positions="position_ids" in inputs,
         takes_trees="tree_bias" in inputs or "tree_bias" in optional,
@@ -143,7 +143,7 @@ class Buffers:
         self.offsets = np.arange(rows, dtype=np.int64)
         self.mask = np.ones((1, cache.capacity), np.int64)
         self.bias = np.zeros(logits_rows * cache.capacity if signature.takes_trees else 0, np.float32)
-        self.logits = np.zeros(logits_rows * signature.vocab_size, signature.logits_type)
+        self.logits = np.zeros(logits_rows * signature.logits_width, signature.logits_type)
         self.kv = cache.arrays
         self.states = () if cache.states is None else cache.states.arrays
         self.replay = replay_array()
@@ -249,7 +249,9 @@ class Binding:
         self.kind = (width, logits_rows, tree)
         self._bound = shared.of(tree)
         self.io = self._bound.io
-        self.logits = buffers.logits[: logits_rows * signature.vocab_size].reshape(logits_rows, signature.vocab_size)
+        self.logits = buffers.logits[: logits_rows * signature.logits_width].reshape(
+            logits_rows, signature.logits_width
+        )
         self._ids, self._positions = buffers.ids[:width], buffers.positions[:width]
         self._offsets, self._mask, self._bias = buffers.offsets[:width], buffers.mask, buffers.bias
         self._width, self._tree = width, tree

@@ -23,6 +23,7 @@ from export.manifest import Level
 from memory.layer_states import held_rows, num_snapshots
 from memory.plan import LevelPlan, Placement
 from runtime.arrays import TokenArray
+from runtime.bundle.draft_vocabulary import LogitTokens, read_logit_tokens
 from runtime.decoding.protocols import HiddenInput, ModelOutput
 from runtime.errors import UnsupportedModelError
 from runtime.kernels.backends import PORTABLE, Kernels
@@ -53,6 +54,7 @@ class OrtModel:
     ``crew`` allows to use fewer threads where that is faster; a ``small`` model begins with one. With ``fixed_width``
     every forward runs the same number of rows: the largest of the ``widths`` within ``max_rows``. ``states`` says how
     much of the states of layers is kept, if the graph has any, and ``hidden_rows`` how many of the rows at its taps.
+    ``logit_tokens``: the tokens that its logits are of, if they are not of all that it reads.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class OrtModel:
         small: bool = False,
         states: StateSizes | None = None,
         hidden_rows: int = 0,
+        logit_tokens: LogitTokens | None = None,
     ) -> None:
         self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
@@ -78,7 +81,13 @@ class OrtModel:
         self.widths = even_widths(max_rows) if widths is None else widths
         self.fixed_width = False
         self.max_rows = max_rows
-        self.vocab_size = self._signature.vocab_size
+        self.logit_tokens = None if logit_tokens is None else logit_tokens.ids
+        self.vocab_size = self._signature.logits_width if logit_tokens is None else logit_tokens.vocab_size
+        if self.logit_tokens is not None and len(self.logit_tokens) != self._signature.logits_width:
+            raise UnsupportedModelError(
+                f"this graph has {self._signature.logits_width} logits for {len(self.logit_tokens)} tokens; export it"
+                " again"
+            )
         self.takes_trees = self._signature.takes_trees
         self.cache = KVCache(
             self._signature.kv_shapes,
@@ -139,6 +148,7 @@ class OrtModel:
             isinstance(crew, NativeCrew) and level.weight_bytes < _SMALL_BYTES,
             state_sizes(level, plan.max_rows),
             plan.hidden_rows,
+            read_logit_tokens(bundle / level.folder, level),
         )
 
     def resize(self, capacity: int, max_rows: int, prefill_chunk: int, hidden_rows: int = 0) -> None:

@@ -20,6 +20,7 @@ from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.acceptance.synthetic import SyntheticVerifier
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import DraftLimit, chain_limit, tree_limit
+from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Drafter, Drafters, DraftsAhead, Scheduler, Verifier
 from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.confidence import ConfidenceCalibration
@@ -141,7 +142,8 @@ class Speculator:
         self._check(speculation)
         scheduler: Scheduler
         if name != AUTO:
-            check_drafter(name, {*self.levels, *self._dropped}, "is open", self._added)
+            spec = check_drafter(name, {*self.levels, *self._dropped}, "is open", self._added)
+            self._check_judges(spec)
         self._open_heads(name)
         leaves_size = speculation.draft_size is None and speculation.limit is None
         if name == AUTO or (leaves_size and self._is_forecast(name)):
@@ -271,6 +273,15 @@ class Speculator:
         nodes = min(size or usual, planned.nodes)
         return tree_limit(nodes) if shape == "tree" else chain_limit(nodes)
 
+    def _check_judges(self, spec: DrafterSpec) -> None:
+        """PocketspecError if a level would verify drafts that has no logits for some of their tokens."""
+        for judge in spec.judges:
+            if self._manifest.level(judge).draft_vocabulary is not None:
+                raise PocketspecError(
+                    f"drafter {spec.name!r}: {judge} cannot judge what is drafted below it, since its head was cut to a"
+                    " part of the vocabulary; put a whole model there"
+                )
+
     def _check(self, speculation: Speculation) -> None:
         """PocketspecError for drafts that the target cannot verify, or that the plan has no room for."""
         reading = {level.name for level in self._manifest.levels if level.reads}
@@ -341,6 +352,10 @@ class _OpenResources:
     def head(self, level: str) -> HeadReader | None:
         """See ``DrafterResources``."""
         return self._speculator.head(level)
+
+    def logit_tokens(self, level: str) -> Ids | None:
+        """See ``DrafterResources``."""
+        return self._speculator.levels[level].logit_tokens
 
     def drafter(self, spec: DrafterSpec) -> Drafter:
         """See ``DrafterResources``."""

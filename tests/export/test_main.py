@@ -33,6 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[ExportRequest]:
 def test_options_become_a_request(asked: list[ExportRequest], tmp_path: Path) -> None:
     words = ["--target", "qwen2-1.5b", "--quant", "int8", "--drafter", "a/b", "--drafter", "c/d", "--drafter-quant"]
     words += ["int4", "--intermediate", "none", "--block-size", "64", "--quant-method", "rtn", "--random-weights"]
+    words += ["--draft-vocab", "32768", "--text", "a.txt", "--text", "b.txt"]
     assert main([*words, "--positions", "4096", "--output", str(tmp_path), "--revision", "main"]) == 0
     (request,) = asked
     assert request == ExportRequest(
@@ -47,6 +48,8 @@ def test_options_become_a_request(asked: list[ExportRequest], tmp_path: Path) ->
         random_weights=True,
         positions=4096,
         revision="main",
+        draft_vocab=32768,
+        texts=(Path("a.txt"), Path("b.txt")),
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from export.bundle_files import sha256_of, verify_files
 from export.manifest import (
     SCHEMA,
+    DraftVocabulary,
     FileEntry,
     KvEffect,
     Level,
@@ -150,6 +151,33 @@ def test_only_levels_that_draft_in_parallel_need_a_reader_that_knows_them() -> N
     ],
 )
 def test_parallel_drafts_that_no_export_writes_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(message)):
+        parse_manifest(dump_manifest(_parallel(**changes)), "m.json")
+
+
+def test_only_cut_vocabularies_need_a_reader_that_knows_them() -> None:
+    cut = _parallel(draft_vocabulary=DraftVocabulary(120, "a.txt", 0.9), parallel=None)
+    text = dump_manifest(cut)
+    assert json.loads(text)["schema"] == SCHEMA
+    assert "draft_vocabulary" not in dump_manifest(_parallel())
+    levels = parse_manifest(text, "m.json").levels
+    assert levels == cut.levels
+    assert [level.logits_width for level in levels] == [300, 120]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"draft_vocabulary": DraftVocabulary(301)}, "small has logits of 301 of 300 tokens"),
+        ({"draft_vocabulary": DraftVocabulary(1)}, "tokens has the value 1"),
+        ({"draft_vocabulary": DraftVocabulary(9, "a", 1.5)}, "covered has the value 1.5"),
+        (
+            {"role": "intermediate", "draft_vocabulary": DraftVocabulary(9), "parallel": None},
+            "small has logits of a part of the vocabulary, and is no drafter",
+        ),
+    ],
+)
+def test_cut_vocabularies_that_no_export_writes_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ManifestError, match=re.escape(message)):
         parse_manifest(dump_manifest(_parallel(**changes)), "m.json")
 

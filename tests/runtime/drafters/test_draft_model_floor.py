@@ -7,12 +7,12 @@ from math import prod
 
 import pytest
 
-import runtime.drafters.draft_model as small
 from memory.plan import Shape
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
 from runtime.decoding.acceptance.sample_and_match import MatchVerifier
 from runtime.decoding.draft import Draft, DraftLimit, DrawKind
 from runtime.decoding.sampling import SamplingParams
+from runtime.drafters import vocabulary
 from runtime.drafters.draft_model import DraftModelDrafter
 from tests.runtime.levels import context_of, decoded, law_pvalue, probs_of, text_of
 from tests.runtime.table_model import TableModel
@@ -55,7 +55,7 @@ def test_chances_are_the_drafters_own_probabilities(way: str) -> None:
 
 
 def test_a_greedy_chain_without_a_floor_looks_at_no_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small, "allowed_distribution", None)
+    monkeypatch.setattr(vocabulary, "allowed_distribution", None)
     draft = _propose(GREEDY, DraftLimit(4, 4))
     assert (len(draft), draft.chances) == (4, ())
 

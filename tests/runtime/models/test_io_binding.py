@@ -60,7 +60,7 @@ def test_whatever_is_bound_lives_as_long_as_the_binding(
     assert {"input_ids", "attention_mask", "position_ids", "logits_from", "logits"} <= set(bound)
     assert ("tree_bias" in bound) == tree
     assert [name for name, array in bound.items() if array() is None] == []
-    assert binding.logits.shape == (ROWS, signature.vocab_size)
+    assert binding.logits.shape == (ROWS, signature.logits_width)
 
 
 def test_what_is_bound_last_replaces_what_was_bound_before(tmp_path: Path) -> None:
