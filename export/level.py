@@ -38,7 +38,7 @@ from export.sources.checkpoint_mapping import LoadedTensors
 from export.sources.compact_tokenizer import write_compact_tokenizer
 from export.sources.cut_head import CutHead, cut_head
 from export.sources.opened import open_weights
-from export.sources.parallel_drafts import parallel_drafts
+from export.sources.parallel_drafts import left_out, parallel_drafts
 from export.sources.tensor_source import TensorSource
 from export.tasks import DEFAULT_METHOD, LevelTask
 from export.validation.check import Passage, check_level, read_passage
@@ -164,6 +164,8 @@ class _LevelExport:
             self._note_tensors(source.unexpected, "belong to no part of its decoder")
         _write_texts(task, self.folder)
         self._write_logit_tokens()
+        if job.role == "drafter" and (lost := left_out(task.model.config)) is not None:
+            self.reporter.note(f"{job.name}: {lost}")
         if job.role == "target":
             for note in missing_files(task, self.folder, self.request.output):
                 self.reporter.note(note)

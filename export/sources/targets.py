@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import PocketspecError
+from export.sources.head_formats import refuse_heads
 from export.sources.text_part import text_config
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -259,10 +260,12 @@ def check_family(target: Target, partner: Target) -> None:
 def load_config(path: Path) -> Any:
     """The transformers configuration in ``path``, a ``config.json`` or its folder; no code from there is run.
 
-    Of models that also see or hear it is that of the text part; NoTextError if they have none.
+    Of models that also see or hear it is that of the text part; NoTextError if they have none. HeadFormatError for
+    heads without a model.
     """
     from transformers import AutoConfig
 
+    refuse_heads(path if path.is_dir() else path.parent)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # configuration classes raise anything for values that they do not expect
