@@ -31,6 +31,7 @@ EXPECTED_PAGES = {
     "runtime/bundle/README.md",
     "runtime/chat/README.md",
     "runtime/decoding/README.md",
+    "runtime/drafters/README.md",
     "runtime/kernels/README.md",
     "runtime/models/README.md",
     "runtime/scheduler/README.md",
