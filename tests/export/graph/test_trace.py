@@ -167,6 +167,7 @@ def test_positions_end_where_a_rotary_embedding_would_change() -> None:
         shape_of(config, 33)
 
 
+GLM = {"num_experts_per_tok": 2, "first_k_dense_replace": 0}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "gpt2",
@@ -180,8 +181,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"layer_types": ["conv", "moe"], "num_hidden_layers": 2},
         "layers of the kind 'conv' and 'moe'; known are",
     ),
-    ("mixtral", {}, "mixtures of experts are not supported"),
-    ("qwen3_moe", {"num_experts": 4}, "mixtures of experts are not supported"),
+    ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 5}, "a row uses 5 of 4 experts .* allowed are 1 to 4"),
+    ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 0}, "a row uses 0 of 4 experts"),
+    ("glm4_moe", {**GLM, "n_routed_experts": 6, "n_group": 4}, "4 groups, which do not divide 6"),
+    (
+        "glm4_moe",
+        {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2},
+        "groups of experts are not supported",
+    ),
+    ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}, "has biases, norms, turned matrices or no gate"),
     ("gemma3n_text", {"num_kv_shared_layers": 0}, "alternating updates of several streams are not supported"),
     ("t5", {"num_heads": 4}, "not a decoder of text alone"),
     ("llama", {"head_dim": 12}, "head size 12 is not a multiple of 8"),
