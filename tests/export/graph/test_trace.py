@@ -186,7 +186,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("glm4_moe", {**GLM, "n_routed_experts": 6, "n_group": 4}, "4 groups, which do not divide 6"),
     (
         "glm4_moe",
-        {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2},
+        {**GLM, "n_routed_experts": 8, "n_group": 2},
         "groups of experts are not supported",
     ),
     ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}, "has biases, norms, turned matrices or no gate"),
