@@ -49,6 +49,7 @@ from export.graph.model_structure import build_model
 from export.graph.passes import GraphRecipes, run_passes
 from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
 from export.graph.taps import tap_name, tapped
+from export.graph.torch_functions import table_kept
 from export.heads.head import Head, PredictionHead
 from export.manifest import ModelShape, Tap, WeightType
 from export.sources.kv_layers import kv_layers
@@ -351,18 +352,19 @@ class _GraphInputs:
 def _export(traced: _Traced, inputs: _GraphInputs) -> Any:
     given = inputs.example()
     try:
-        return torch.onnx.export(
-            traced,
-            (),
-            kwargs={"given": given},
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-            opset_version=21,
-            dynamic_shapes={"given": inputs.dynamic_shapes()},
-            input_names=list(given),
-            output_names=inputs.outputs(),
-        )
+        with table_kept():
+            return torch.onnx.export(
+                traced,
+                (),
+                kwargs={"given": given},
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=21,
+                dynamic_shapes={"given": inputs.dynamic_shapes()},
+                input_names=list(given),
+                output_names=inputs.outputs(),
+            )
     except Exception as error:
         raise ArchitectureError(f"torch cannot export it ({first_line(error)})") from error
 

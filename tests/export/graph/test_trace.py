@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
@@ -26,6 +27,7 @@ from export.graph.lowering.attention import (
 from export.graph.lowering.norm import NormFormula, find_formula
 from export.graph.lowering.rotary import RotaryMismatchError, find_layout, make_table
 from export.graph.recipe import AliasRecipe, ConstantRecipe, MatrixRecipe
+from export.graph.torch_functions import table_kept
 from export.graph.trace import GraphOptions, lower
 from export.manifest import ModelShape
 from export.sources.model_shape import ArchitectureError, shape_of
@@ -224,6 +226,20 @@ def test_nothing_is_left_behind_even_after_a_refusal() -> None:
         lower(llama(is_causal=False), GraphOptions("fp32"))
     assert IMPLEMENTATION not in ALL_ATTENTION_FUNCTIONS
     assert dict(vars(modeling_llama)) == before
+
+
+def test_the_table_that_exports_share_stays_what_torch_makes() -> None:
+    make_case("llama")
+    with table_kept():
+        kept = ONNXRegistry().from_torchlib(opset_version=21)
+        assert ONNXRegistry().from_torchlib(opset_version=21) is kept
+    made = ONNXRegistry().from_torchlib(opset_version=21)
+    assert made is not kept
+    shared, fresh = (
+        {name: [each.onnx_function for each in functions] for name, functions in table.functions.items()}
+        for table in (kept, made)
+    )
+    assert shared == fresh
 
 
 class Call:
