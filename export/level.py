@@ -23,6 +23,7 @@ from export.heads.tensors import open_head
 from export.manifest import (
     DRAFT_VOCABULARY_NAME,
     PACKED_FILE_NAME,
+    DraftVocabulary,
     Level,
     LogitCheck,
     NativeForm,
@@ -37,6 +38,7 @@ from export.request import ExportRequest
 from export.sources.checkpoint_mapping import LoadedTensors
 from export.sources.compact_tokenizer import write_compact_tokenizer
 from export.sources.cut_head import CutHead, cut_head
+from export.sources.draft_vocabulary import ChosenTokens
 from export.sources.opened import open_weights
 from export.sources.parallel_drafts import left_out, parallel_drafts
 from export.sources.tensor_source import TensorSource
@@ -83,8 +85,12 @@ def _opened(task: LevelTask) -> tuple[LevelTask, TensorSource]:
             config, source = cut_head(config, source, task.logit_tokens.ids)
         return replace(task, model=replace(task.model, config=config)), source
     assert task.target is not None
-    head, source = open_head(task.head, task.origin, task.target)
-    return replace(task, head=head, model=replace(task.model, config=head.config)), source
+    chosen = task.logit_tokens
+    opened = open_head(task.head, task.origin, task.target, None if chosen is None else chosen.ids)
+    if chosen is None and opened.tokens is not None:
+        chosen = ChosenTokens(opened.tokens, DraftVocabulary(len(opened.tokens)), "as its checkpoint says")
+    model = replace(task.model, config=opened.head.config)
+    return replace(task, head=opened.head, model=model, logit_tokens=chosen), opened.source
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from export.estimate import count_parameters
 from export.graph.trace import GraphOptions
+from export.heads.eagle3 import eagle3_head, is_eagle3, read_drafter_config
 from export.heads.head import Head, HeadError
 from export.heads.mtp import mtp_head
 from export.manifest import ModelShape, Tap, Vocabulary
@@ -21,6 +22,7 @@ from export.request import BITS, ExportJob, ExportRequest, RequestError
 from export.sources.draft_vocabulary import ChosenTokens, choose_tokens
 from export.sources.model_shape import refuse, shape_of
 from export.sources.opened import ModelDescription, ModelOrigin, describe_model
+from export.sources.targets import load_config
 from export.sources.vocabulary import check_pair, read_vocabulary
 
 # Smaller blocks have the better perplexity with either kernels, and cost 9% more bytes: on text they were made for,
@@ -72,13 +74,12 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
     tasks: list[LevelTask] = []
     for job in jobs:
         origin = _origin(job, request)
-        model = describe_model(origin)
+        model = describe_model(origin, read_drafter_config if job.role == "drafter" else load_config)
         target = tasks[0] if tasks else None
         head = _head(job, model, target)
         if head is not None:
             model = replace(model, config=head.config)
-        if target is not None and target.model.folder is not None and model.folder is not None:
-            check_pair(target.model.folder, model.folder)
+        _check_vocabulary(model, target, head)
         shape = _shape(model, request, target)
         refuse(model.config, shape)  # before gigabytes are downloaded
         vocabulary = _vocabulary(model, target)
@@ -86,7 +87,7 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
         size = (request.block_size or DEFAULT_BLOCK_SIZE) if blocks else None
         method = _method(request) if blocks else None
         target_origin = target.origin if target is not None else None
-        kept = _logit_tokens(job, request, model, shape, vocabulary, head)
+        kept = _logit_tokens(job, request, model, shape, vocabulary)
         tasks.append(
             LevelTask(job, origin, model, shape, vocabulary, size, method, head, target_origin, logit_tokens=kept)
         )
@@ -128,13 +129,21 @@ def _origin(job: ExportJob, request: ExportRequest) -> ModelOrigin:
     )
 
 
+def _check_vocabulary(model: ModelDescription, target: LevelTask | None, head: Head | None) -> None:
+    """VocabularyError for a partner with another vocabulary than the target's; heads may come without a tokenizer."""
+    if target is None or target.model.folder is None or model.folder is None:
+        return
+    if head is None or (model.folder / "tokenizer.json").is_file():
+        check_pair(target.model.folder, model.folder)
+
+
 def _head(job: ExportJob, model: ModelDescription, target: LevelTask | None) -> Head | None:
-    """The prediction head that a job is, if it is one; HeadError if the target has none."""
-    if not job.is_own or target is None:
+    """The prediction head that a job is, if it is one; HeadError if the target has none, or it is of another target."""
+    if target is None or not (job.is_own or (job.role == "drafter" and is_eagle3(model.config))):
         return None
     if target.job.enlarge_like is not None:
         raise HeadError(f"{job.name}: a prediction head is not enlarged with its target; drop --enlarge-like or it")
-    return mtp_head(model.config)
+    return mtp_head(model.config) if job.is_own else eagle3_head(model.config, target.model.config)
 
 
 def _shape(model: ModelDescription, request: ExportRequest, target: LevelTask | None) -> ModelShape:
@@ -173,13 +182,10 @@ def _logit_tokens(
     model: ModelDescription,
     shape: ModelShape,
     vocabulary: Vocabulary,
-    head: Head | None,
 ) -> ChosenTokens | None:
     """The tokens that keep their logits, of a drafter if the request cuts vocabularies; None: all."""
     if request.draft_vocab is None or job.role != "drafter":
         return None
-    if head is not None:
-        raise RequestError(f"--draft-vocab cuts drafters that are models, and {job.name} is a prediction head; drop it")
     return choose_tokens(job.name, request.draft_vocab, model.folder, shape.vocab_size, vocabulary, request.texts)
 
 

@@ -20,8 +20,8 @@ def build_model(
 ) -> tuple[nn.Module, FakeTensorMode]:
     """The model of ``config``, or the ``head`` around it, without memory for its parameters.
 
-    Buffers that are in no checkpoint have their values. The output matrix has ``logits_width`` rows, if that is given,
-    and must not be tied then.
+    Buffers that are in no checkpoint have their values. The model's output matrix has ``logits_width`` rows, if that is
+    given, and must not be tied then; a head knows of how many tokens it has logits.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
@@ -41,7 +41,7 @@ def build_model(
             ) from None
         raise ArchitectureError(f"transformers cannot build it for our attention ({first_line(error)})") from error
     _fill_buffers(model)
-    if logits_width is not None:
+    if logits_width is not None and head is None:
         whole = model.get_output_embeddings()
         with mode:
             model.set_output_embeddings(nn.Linear(whole.in_features, logits_width, whole.bias is not None))

@@ -90,7 +90,8 @@ class Head:
     """A prediction head before its weights are read.
 
     ``config`` is that of its decoder of one layer, ``reads`` the target's taps, each ``target_hidden`` wide. ``make``
-    builds the module around that decoder, and ``own_name`` gives the parameter that a tensor of the checkpoint is.
+    builds the module around that decoder, and ``own_name`` gives the parameter that a tensor of the checkpoint is. Its
+    output matrix is the target's, or one of its own for ``tokens`` tokens.
     """
 
     architecture: str
@@ -99,6 +100,7 @@ class Head:
     target_hidden: int
     make: Callable[[Any], PredictionHead]
     own_name: Callable[[str], str | None]
+    tokens: int | None = None
 
     @property
     def width(self) -> int:
@@ -110,4 +112,7 @@ class Head:
         from transformers import AutoModelForCausalLM
 
         decoder = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32, attn_implementation=attention)
-        return self.make(decoder)
+        head = self.make(decoder)
+        if self.tokens is not None:
+            head.lm_head = nn.Linear(decoder.config.hidden_size, self.tokens, bias=False)
+        return head

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from export.heads.head import Head, HeadError
 from export.sources.checkpoint import Checkpoint
 from export.sources.checkpoint_mapping import load_tensors
+from export.sources.cut_head import CutHead
 from export.sources.opened import ModelOrigin, describe_model, open_checkpoint
 from export.sources.random_weights import RandomWeights
 from export.sources.tensor_source import FloatArray, TensorSource
 
 # Parameters of a head under the names that the target has for them, where they differ.
 _OF_TARGET = {"target_norm.weight": "model.norm.weight"}
-_SHARED = ("model.embed_tokens.weight", "lm_head.weight", *_OF_TARGET)
+_MAP = "d2t"
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+_SHARED = (_EMBEDDING, _OUTPUT, *_OF_TARGET)
 
 
 class HeadTensors:
@@ -67,19 +71,69 @@ class HeadTensors:
         return self._target, self._shared[name]
 
 
-def open_head(head: Head, origin: ModelOrigin, target: ModelOrigin) -> tuple[Head, TensorSource]:
-    """The head and its tensors; both as the checkpoint really has them, the target's head tied or not.
+@dataclass(frozen=True)
+class OpenedHead:
+    """A head and its tensors, both as the checkpoint really has them.
 
-    HeadError and the errors of ``load_tensors``, for the head's checkpoint ``origin`` or the one of its target.
+    Its logits are of ``tokens``, ascending, as the checkpoint or whoever opened it says; None: of all.
     """
+
+    head: Head
+    source: TensorSource
+    tokens: tuple[int, ...] | None
+
+
+def open_head(head: Head, origin: ModelOrigin, target: ModelOrigin, wanted: tuple[int, ...] | None) -> OpenedHead:
+    """The head of the checkpoint ``origin``; of the output matrix the rows ``wanted`` alone, if these are given.
+
+    HeadError and the errors of ``load_tensors``, for that checkpoint or the one of its target.
+    """
+    cut = head if wanted is None else replace(head, tokens=len(wanted), config=_untied(head.config))
     if origin.random_weights:
-        return head, RandomWeights(head.config, make=lambda: head.build("eager"))
+        known = wanted or (None if cut.tokens in (None, head.config.vocab_size) else tuple(range(cut.tokens or 0)))
+        return OpenedHead(cut, RandomWeights(cut.config, make=lambda: cut.build("eager")), known)
     config = describe_model(target).config
-    checkpoint = open_checkpoint(target, config)
-    config, tensors = load_tensors(config, checkpoint)
-    head = replace(head, config=copy.deepcopy(head.config))
-    head.config.tie_word_embeddings = config.tie_word_embeddings
-    return head, HeadTensors(head, checkpoint, tensors)
+    config, tensors = load_tensors(config, open_checkpoint(target, config))
+    checkpoint = open_checkpoint(origin, head.config)
+    if head.tokens is None:
+        head = replace(head, config=copy.deepcopy(head.config))
+        head.config.tie_word_embeddings = config.tie_word_embeddings
+    source, own = HeadTensors(head, checkpoint, tensors), mapped_tokens(head, checkpoint)
+    if wanted is None:
+        return OpenedHead(head, source, own)
+    if own is not None:
+        raise HeadError(f"the head in {checkpoint.folder} has a draft vocabulary of its own; drop --draft-vocab")
+    stored = _OUTPUT if _OUTPUT in source.names() else _EMBEDDING  # tied: the embedding's rows are the output's
+    return OpenedHead(cut, CutHead(source, {_OUTPUT: stored}, wanted), wanted)
+
+
+def _untied(config: Any) -> Any:
+    config = copy.deepcopy(config)
+    config.tie_word_embeddings = False
+    return config
+
+
+def mapped_tokens(head: Head, checkpoint: Checkpoint) -> tuple[int, ...] | None:
+    """The tokens that the head's logits are of, ascending; None: all. HeadError for what is no such map.
+
+    ``d2t`` of a checkpoint has for every column how far its token is from the column's number.
+    """
+    size = head.config.vocab_size
+    if head.tokens is None or head.tokens == size:
+        return None
+    if _MAP not in checkpoint.names():
+        raise HeadError(
+            f"the head in {checkpoint.folder} has logits of {head.tokens} of {size} tokens, and no tensor {_MAP!r} that"
+            " says of which; use a complete checkpoint"
+        )
+    offsets = checkpoint.read_integers(_MAP)
+    tokens = offsets + np.arange(len(offsets))
+    if offsets.shape != (head.tokens,) or tokens.min() < 0 or tokens.max() >= size or (np.diff(tokens) <= 0).any():
+        raise HeadError(
+            f"{_MAP!r} in {checkpoint.folder} maps {list(offsets.shape)} columns to tokens from {tokens.min()} to"
+            f" {tokens.max()}; {head.tokens} columns must have tokens below {size}, each another one, ascending"
+        )
+    return tuple(tokens.tolist())
 
 
 def parameter_shapes(head: Head) -> Mapping[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +26,7 @@ INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _NUMPY_TYPES: dict[str, type[np.floating[Any]]] = {"F64": np.float64, "F16": np.float16}
+_MOST_INTEGERS = 1 << 26  # as many as there may be tokens
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
 _REMEDY = "download the checkpoint again"
 
@@ -60,7 +61,6 @@ class Checkpoint:
         self.folder = folder
         self.config_path = folder / "config.json"
         self._entries: dict[str, _Entry] = {}
-        self._stacks: dict[str, Sequence[Sequence[str]]] = {}
         self._files: dict[Path, BinaryIO] = {}
         self._lock = threading.Lock()
         self._close = weakref.finalize(self, _close_all, self._files)
@@ -70,39 +70,15 @@ class Checkpoint:
             self._expected |= dict.fromkeys(expected, path)
 
     def names(self) -> Collection[str]:
-        """Every tensor there is; those of a stack are that one."""
-        stacked = {name for parts in self._stacks.values() for part in parts for name in part}
-        return [*(name for name in self._entries if name not in stacked), *self._stacks]
-
-    def stack(self, name: str, parts: Sequence[Sequence[str]]) -> None:
-        """Makes one tensor ``name`` ``[experts, rows, columns]`` of matrices of the same shape for every expert.
-
-        ``parts[i][j]`` is the matrix whose rows are part i of those of expert j. CheckpointError if shapes differ.
-        """
-        for part in parts:
-            for other in part:
-                one, wanted = self._entry(other).shape, self._entry(part[0]).shape
-                if one != wanted or len(one) != 2:
-                    raise CheckpointError(
-                        f"tensor {other!r} in {self.folder} has shape {list(one)}, {part[0]!r} {list(wanted)}: matrices"
-                        f" of experts have one shape; {_REMEDY}"
-                    )
-        if len({self._entry(part[0]).shape[1] for part in parts}) > 1:
-            raise CheckpointError(f"the matrices of {name!r} in {self.folder} have rows of several lengths; {_REMEDY}")
-        self._stacks[name] = parts
+        """Every tensor there is."""
+        return self._entries.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor; CheckpointError if there is none of that name."""
-        if (parts := self._stacks.get(name)) is not None:
-            shapes = [self._entry(part[0]).shape for part in parts]
-            return len(parts[0]), sum(shape[0] for shape in shapes), shapes[0][1]
         return self._entry(name).shape
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
         """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor, as float32 of shape ``[rows, ...]``."""
-        if (parts := self._stacks.get(name)) is not None:
-            experts = zip(*(part[first:last] for part in parts), strict=True)
-            return np.stack([np.concatenate([self.read(matrix) for matrix in expert]) for expert in experts])
         entry = self._entry(name)
         if entry.dtype not in _ITEM_BYTES:
             raise CheckpointError(
@@ -115,6 +91,18 @@ class Checkpoint:
         row_bytes = row_items * _ITEM_BYTES[entry.dtype]
         data = self._read_bytes(entry.path, entry.position + rows.start * row_bytes, len(rows) * row_bytes)
         return _as_float32(data, entry.dtype).reshape((len(rows), *entry.shape[1:]) if entry.shape else ())
+
+    def read_integers(self, name: str) -> npt.NDArray[np.int64]:
+        """A whole tensor of integers; CheckpointError if it has none."""
+        entry = self._entry(name)
+        dtype = {"I64": np.int64, "I32": np.int32}.get(entry.dtype)
+        if dtype is None or math.prod(entry.shape) > _MOST_INTEGERS:
+            raise CheckpointError(
+                f"tensor {name!r} in {entry.path} is {entry.dtype} {list(entry.shape)}, expected I64 or I32 of at most"
+                f" {_MOST_INTEGERS:,} numbers"
+            )
+        data = self._read_bytes(entry.path, entry.position, math.prod(entry.shape) * np.dtype(dtype).itemsize)
+        return data.view(np.dtype(dtype).newbyteorder("<")).astype(np.int64).reshape(entry.shape)
 
     @property
     def nbytes(self) -> int:

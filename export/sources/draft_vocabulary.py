@@ -35,15 +35,18 @@ class DraftVocabularyError(PocketspecError, ValueError):
 
 @dataclass(frozen=True)
 class ChosenTokens:
-    """The ascending ``ids`` that keep their logits, and what the manifest says of them."""
+    """The ascending ``ids`` that keep their logits, what the manifest says of them, and why, if it does not say."""
 
     ids: tuple[int, ...]
     described: DraftVocabulary
+    reason: str = ""
 
     @property
     def summary(self) -> str:
         """One line for the user."""
         count, cut = f"{len(self.ids):,}", self.described
+        if self.reason:
+            return f"its head has {count} tokens, {self.reason}"
         if cut.text is None or cut.covered is None:
             return f"its head has the first {count} tokens of the tokenizer; count those of a text with --text"
         return f"its head has the {count} most frequent tokens of {cut.text}, {cut.covered:.1%} of that text"

@@ -84,7 +84,8 @@ def check_folder(folder: Path, weights: bool = True) -> Path:
     """``folder``; HubError unless it can be exported: it needs no code of its own, and weights are safetensors."""
     config = _read_config(folder)
     model_type = str(config.get("model_type", "none"))
-    if "auto_map" in config and not _is_known(model_type):
+    # Speculators name their configuration's code, which export.heads needs as little.
+    if "auto_map" in config and "speculators_model_type" not in config and not _is_known(model_type):
         raise HubError(
             f"{folder / 'config.json'} names code to run (auto_map) for the architecture {model_type!r}, which"
             " transformers does not have; code of checkpoints is never run, use a model that transformers supports"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,14 @@ class ModelDescription:
     folder: Path | None
 
 
-def describe_model(origin: ModelOrigin) -> ModelDescription:
+def describe_model(origin: ModelOrigin, read_config: Callable[[Path], Any] = load_config) -> ModelDescription:
     """The model of a level, without its weights: small files are downloaded, large ones are not."""
     target = origin.target
     if origin.random_weights and target.config_path is not None:
         source = Source(target.hub_id or target.name, None, target.licence, "random-weights")
         return ModelDescription(load_config(target.config_path), source, target.folder)
     folder = _fetch(origin, weights=False)
-    config = load_config(folder)
+    config = read_config(folder)
     source = Source(target.hub_id or target.name, resolved_revision(folder), target.licence or _licence(folder))
     if origin.random_weights:
         return ModelDescription(config, replace(source, kind="random-weights"), folder)

@@ -36,9 +36,9 @@ def _draft_model(
     level: str, resources: DrafterResources
 ) -> DraftModelDrafter | ParallelDrafter | PredictionHeadDrafter:
     """The drafter that runs ``level`` alone."""
-    if (reader := resources.head(level)) is not None:
-        return PredictionHeadDrafter(reader, resources.vocab_size, level, resources.drawn)
     model, parallel, tokens = resources.model(level), resources.parallel(level), resources.logit_tokens(level)
+    if (reader := resources.head(level)) is not None:
+        return PredictionHeadDrafter(reader, resources.vocab_size, level, resources.drawn, tokens)
     if parallel is not None:
         return ParallelDrafter(model, parallel, resources.vocab_size, level, resources.drawn, tokens)
     return DraftModelDrafter(model, resources.vocab_size, level, resources.drawn, tokens=tokens)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from runtime.arrays import Arena, FloatArray, TokenArray
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit
+from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Cache, HeadModel, HiddenInput, ModelOutput
 from runtime.drafters.chain import Following, drawn_chain, one_hot_chain
 from runtime.drafters.confidence import uncalibrated
@@ -105,14 +106,16 @@ class HeadReader:
 class PredictionHeadDrafter:
     """Drafts chains with the head that ``reader`` keeps up to date, for a target with ``vocab_size`` logits.
 
-    Drafts, ``drawn`` and ``calibration`` are those of ``DraftModelDrafter``, but that it drafts chains alone: of a
-    tree's limit, as long as the tree is deep.
+    ``tokens``, ascending, are those that the head's logits are of; None: all. Drafts, ``drawn`` and ``calibration`` are
+    those of ``DraftModelDrafter``, but that it drafts chains alone: of a tree's limit, as long as the tree is deep.
     """
 
-    def __init__(self, reader: HeadReader, vocab_size: int, name: str = "own", drawn: bool = False) -> None:
+    def __init__(
+        self, reader: HeadReader, vocab_size: int, name: str = "own", drawn: bool = False, tokens: Ids | None = None
+    ) -> None:
         self.name = name
         self._reader, self._model, self._drawn = reader, reader.model, drawn
-        self._vocabulary = SharedVocabulary.of(vocab_size, reader.model.vocab_size)
+        self._vocabulary = SharedVocabulary.of(vocab_size, reader.model.vocab_size, tokens)
         self.calibration: Callable[[float], float] = uncalibrated
         self._arena = Arena()
 
