@@ -30,7 +30,7 @@ from export.untrusted import (
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
 # out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that
 # share KV caches, heads of two sizes, tables for every layer; 8: drafters that read hidden rows of the target,
-# drafters with logits of a part of the vocabulary
+# drafters with logits of a part of the vocabulary, layers with experts
 SCHEMA = 8
 # Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
 _SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL, _SCHEMA_UNEVEN = 4, 5, 6, 7
@@ -123,6 +123,21 @@ class RecurrenceShape:
 
 
 @dataclass(frozen=True)
+class ExpertShape:
+    """Routed experts: ``layers`` layers have ``count`` each, MLPs of width ``mlp_size``; a row uses ``used`` of them.
+
+    ``router`` says how the weights of the router that chooses them are stored; those of the experts are stored as the
+    level's ``Quantization`` says.
+    """
+
+    layers: Annotated[int, Within(1, 10_000)]
+    count: Annotated[int, Within(1, 1 << 16)]
+    used: Annotated[int, Within(1, 1 << 16)]
+    mlp_size: Annotated[int, Within(1, 1 << 24)]
+    router: Literal["fp32"] = "fp32"
+
+
+@dataclass(frozen=True)
 class WideLayers:
     """``layers`` of the layers with a KV cache have ``kv_heads`` heads of ``head_size``, unlike the rest."""
 
@@ -154,6 +169,7 @@ class ModelShape:
     recurrences: RecurrenceShape | None = None
     wide: WideLayers | None = None
     layer_table: Annotated[int, Within(1, 1 << 26)] | None = None
+    experts: ExpertShape | None = None
 
     @property
     def layer_inputs(self) -> int:
@@ -385,7 +401,7 @@ def dump_manifest(manifest: Manifest) -> str:
             if not level[name]:
                 del level[name]
     shapes = [level.shape for level in manifest.levels]
-    if any(level.taps or level.reads or level.draft_vocabulary for level in manifest.levels):
+    if any(_needs_newest(level) for level in manifest.levels):
         data["schema"] = SCHEMA
     elif any(shape.shares_caches or shape.wide is not None or shape.layer_table is not None for shape in shapes):
         data["schema"] = _SCHEMA_UNEVEN
@@ -394,6 +410,11 @@ def dump_manifest(manifest: Manifest) -> str:
     elif any(shape.has_states for shape in shapes):
         data["schema"] = _SCHEMA_WITH_STATES
     return json.dumps(data, indent=2) + "\n"
+
+
+def _needs_newest(level: Level) -> bool:
+    """Whether no reader of an earlier schema knows what a level has."""
+    return bool(level.taps or level.reads or level.draft_vocabulary or level.shape.experts)
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
@@ -438,6 +459,12 @@ def _faults(manifest: Manifest) -> Iterator[str]:
             yield f"{level.name} has {shape.heads} heads over {shape.wide.kv_heads} KV heads, which does not divide"
         if shape.recurrences is not None and shape.recurrences.heads % shape.recurrences.key_heads:
             yield f"{level.name} has recurrent states whose heads of keys do not divide their heads"
+        experts = shape.experts
+        if experts is not None and (experts.used > experts.count or experts.layers > shape.layers):
+            yield (
+                f"{level.name} uses {experts.used} of {experts.count} experts in {experts.layers} of {shape.layers}"
+                " layers, which is more than there are"
+            )
         if not level.graphs or (level.native and not level.native.graphs):
             yield f"{level.name} has no graphs"
         if level.parallel is not None and level.role != "drafter":

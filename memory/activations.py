@@ -19,10 +19,11 @@ _CACHE_BYTES = 512 * 1024
 def native_activations(shape: ModelShape, rows: int) -> int:
     """Bytes of the tensors of ``rows`` rows in a native graph: residual streams, q/k/v and the gated product.
 
-    What tables give every layer is there twice, once projected.
+    What tables give every layer is there twice, once projected. Experts have their input, normed, and their result.
     """
     hidden, queries, keys_values = shape.hidden_size, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     streams = 3 * hidden if queries == hidden else 2 * hidden + queries
+    streams += 2 * hidden if shape.experts is not None else 0
     return _FLOAT * rows * (streams + queries + 2 * keys_values + shape.mlp_size + 2 * shape.layer_inputs)
 
 
@@ -40,7 +41,19 @@ def native_scratch(shape: ModelShape, rows: int, keys: int, block: int, threads:
     most = min(rows * (shape.heads // shape.kv_heads), min(max((1 << 20) // (_FLOAT * keys), 24), 48))
     scores = most * (_up(keys, 16) + 16)
     sums = most * _up(shape.head_size, 16) + 64 * shape.head_size + 32 * _up(shape.head_size, 16)
-    return codes + rotated + threads * _FLOAT * (scores + sums)
+    return codes + rotated + threads * _FLOAT * (scores + sums) + _expert_scratch(shape, rows, block)
+
+
+def _expert_scratch(shape: ModelShape, rows: int, block: int) -> int:
+    """Bytes that Router and RoutedExperts keep: for every row and each of its experts, inputs and results of both
+    products (router_op.cpp and experts_op.cpp).
+    """
+    experts = shape.experts
+    if experts is None:
+        return 0
+    inputs = _up(shape.hidden_size, block) + _up(experts.mlp_size, block)
+    use = _FLOAT * (shape.hidden_size + experts.mlp_size) + inputs + 8 * (inputs // block)
+    return rows * experts.used * use + _FLOAT * (rows + 1) * experts.count
 
 
 def portable_activations(
@@ -62,7 +75,10 @@ def portable_activations(
     if kv_type == "fp16":
         attention += int(0.8 * _FLOAT * rows * shape.heads * keys)
     codes = 0 if block is None else int(rows * max(_up(hidden, block), _up(shape.mlp_size, block)) * (1 + 8 / block))
-    return int((tensors + bias + max(attention, codes)) * _PORTABLE_HEAP)
+    experts = 0
+    if shape.experts is not None:  # the matrices of one expert as floats
+        experts = _FLOAT * 3 * shape.experts.mlp_size * hidden + _FLOAT * rows * 4 * (hidden + shape.experts.mlp_size)
+    return int((tensors + bias + max(attention, codes) + experts) * _PORTABLE_HEAP)
 
 
 def _up(size: int, multiple: int) -> int:

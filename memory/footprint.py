@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from export.manifest import Level, Manifest, ModelShape, Quantization
 from memory.activations import native_activations, native_scratch, portable_activations
 from memory.device import Residence
+from memory.experts import expert_bytes
 from memory.hidden_rows import hidden_bytes
 from memory.layer_states import held_rows, state_bytes
 from memory.process import ProcessBytes
@@ -24,6 +25,7 @@ APPLICATION = "application"
 KEPT = "kept conversations"
 STATES = "states"
 HIDDEN = "hidden rows"
+EXPERTS = "experts"
 CONSTRAINTS = "constraints"
 
 # Bytes that the suffix drafter keeps per token of the context, as tests/runtime/drafters/test_suffix.py checks.
@@ -147,7 +149,7 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
     shape = level.shape
     return Footprint(
         (
-            _weights(level, residence, sizes.capacity),
+            *_weights(level, residence, sizes.capacity),
             Part("KV cache", sizes.capacity * kv_bytes_per_token(shape, sizes.kv_type, residence)),
             Part(
                 KEPT,
@@ -212,7 +214,7 @@ def loading_bytes(process: Footprint, levels: Iterable[tuple[Level, Residence, F
     peak = held + int(_tokenizer_file_bytes(manifest) * parsing)
     held += process.part(SESSION).anonymous
     for level, residence, footprint in levels:
-        held += footprint.part("weights").anonymous + footprint.part("session").anonymous
+        held += sum(footprint.part(name).anonymous for name in ("weights", EXPERTS, "session"))
         packing = packing_bytes(level) if residence == "prepacked" else 0
         peak = max(peak, held + packing)
     return peak
@@ -228,10 +230,11 @@ def margin_bytes(anonymous: int, hot: int, constrained: bool) -> int:
 
 
 def hot_weight_bytes(level: Level, residence: Residence) -> int:
-    """Bytes of weights that every step reads, whether they are mapped or copied."""
+    """Bytes of weights that steps read, whether they are mapped or copied: those of experts are read now and then."""
     if residence == "native" and level.native is not None:
         return level.native.data_bytes - level.sparse_bytes
-    return int((level.weight_bytes - level.sparse_bytes) * packed_ratio(level.quantization))
+    experts = expert_bytes(level, residence)  # which ONNX Runtime does not pack
+    return int((level.weight_bytes - level.sparse_bytes - experts) * packed_ratio(level.quantization)) + experts
 
 
 def packed_ratio(quantization: Quantization) -> float:
@@ -284,17 +287,21 @@ def _tokenizer_file_bytes(manifest: Manifest) -> int:
     return 0 if entry is None else entry.bytes
 
 
-def _weights(level: Level, residence: Residence, tokens: int) -> Part:
-    hot = hot_weight_bytes(level, residence)
+def _weights(level: Level, residence: Residence, tokens: int) -> tuple[Part, ...]:
+    """The weights; those of experts, which a step reads some of, are a part of their own."""
+    hot, experts = hot_weight_bytes(level, residence), expert_bytes(level, residence)
+    hot -= experts
     if residence == "copied":
-        return Part("weights", anonymous=hot + level.sparse_bytes)
+        copied = Part("weights", anonymous=hot + level.sparse_bytes)
+        return (copied, Part(EXPERTS, anonymous=experts)) if experts else (copied,)
     # The prepacked file that ONNX Runtime writes has the unpacked weights as well.
-    others = level.sparse_bytes + (level.weight_bytes if residence == "prepacked" else 0)
+    others = level.sparse_bytes + (level.weight_bytes - experts if residence == "prepacked" else 0)
     touched = _embedding_rows(level, residence, tokens) + _rotary_rows(level, tokens)
     if residence == "prepacked":
         touched += _unpacked_scales(level)
     touched = min(touched, others)
-    return Part("weights", hot=hot + touched, cold=others - touched)
+    weights = Part("weights", hot=hot + touched, cold=others - touched)
+    return (weights, Part(EXPERTS, hot=experts)) if experts else (weights,)
 
 
 def _embedding_rows(level: Level, residence: Residence, tokens: int) -> int:
@@ -326,7 +333,8 @@ def _unpacked_scales(level: Level) -> int:
     bits, block = {"int4": 4, "int8": 8}.get(level.quantization.weights), level.quantization.block_size
     if bits is None or block is None:
         return 0
-    return int((level.weight_bytes - level.sparse_bytes) * 4 / (block * bits / 8 + 4))
+    packed = level.weight_bytes - level.sparse_bytes - expert_bytes(level, "prepacked")
+    return int(packed * 4 / (block * bits / 8 + 4))
 
 
 def _bits(quantization: Quantization) -> int:

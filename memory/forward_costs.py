@@ -14,6 +14,7 @@ from typing import Protocol
 from export.manifest import Level
 from memory.choices import PlanInputs
 from memory.costs import MeasuredCosts
+from memory.experts import expert_bytes, read_share
 from memory.footprint import hot_weight_bytes, kv_bytes_per_token
 from memory.plan import Shape
 
@@ -27,18 +28,26 @@ class ReferenceMachine:
     """What forwards cost on the reference machine, with one kind of kernels.
 
     A forward of one row takes its bytes of weights over ``bandwidth`` (bytes a second) and ``layer_seconds`` for each
-    layer. ``rows`` maps numbers of rows to their cost relative to one row.
+    layer. ``rows`` maps numbers of rows to their cost relative to one row. An expert runs the rows that chose it.
     """
 
     bandwidth: float
     layer_seconds: float
     rows: Mapping[int, float]
 
-    def seconds(self, level: Level, read_bytes: int, rows: int) -> float:
-        """A forward of ``rows`` rows through ``level``, which reads ``read_bytes`` of weights and cache."""
-        return (read_bytes / self.bandwidth + level.shape.layers * self.layer_seconds) * self._relative(rows)
+    def seconds(self, level: Level, read_bytes: int, rows: int, expert_bytes: int = 0) -> float:
+        """A forward of ``rows`` rows through ``level``: it reads ``read_bytes`` of weights and cache, and of the
+        ``expert_bytes`` of all experts what it is expected to use.
+        """
+        always = (read_bytes / self.bandwidth + level.shape.layers * self.layer_seconds) * self._relative(rows)
+        experts = level.shape.experts
+        if experts is None:
+            return always
+        share = read_share(experts, rows)
+        rows_of_each = rows * experts.used / (experts.count * share)
+        return always + expert_bytes * share / self.bandwidth * self._relative(rows_of_each)
 
-    def _relative(self, rows: int) -> float:
+    def _relative(self, rows: float) -> float:
         """Interpolated between the known numbers of rows, extrapolated beyond the last."""
         known = sorted(self.rows)
         place = min(max(bisect_right(known, rows) - 1, 0), len(known) - 2)
@@ -85,7 +94,8 @@ class ReferenceCosts:
         residence = self.inputs.residence(level.name)
         kv = context * kv_bytes_per_token(level.shape, "fp32", residence)
         machine = REFERENCE["native" if residence == "native" else "portable"]
-        return machine.seconds(level, hot_weight_bytes(level, residence) + kv, rows)
+        experts = expert_bytes(level, residence)
+        return machine.seconds(level, hot_weight_bytes(level, residence) - experts + kv, rows, experts)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from memory.choices import (
 )
 from memory.costs import MeasuredCosts
 from memory.device import Device
-from memory.footprint import APPLICATION, CONSTRAINTS
+from memory.experts import read_share
+from memory.footprint import APPLICATION, CONSTRAINTS, EXPERTS
 from memory.forward_costs import forward_costs
 from memory.ladder import Rung, rungs
 from memory.plan import Bounds, GivenUp, OverBudgetError, Placement, Plan, Shape
@@ -148,8 +149,18 @@ class Planner:
         if "disk" not in self.inputs.request.may_give_up or missing > leanest.hot_bytes:
             device = self.inputs.device if self.inputs.request.budget_bytes is None else None
             raise OverBudgetError(refusal_text(leanest, budget, device), leanest.needed_bytes)
-        seconds = 1 / leanest.tokens_per_second + missing / _DISK_BANDWIDTH
+        seconds = 1 / leanest.tokens_per_second + self._read_from_disk(leanest, missing) / _DISK_BANDWIDTH
         return replace(leanest, disk_bytes=missing, tokens_per_second=1 / seconds)
+
+    def _read_from_disk(self, plan: Plan, missing: int) -> int:
+        """Bytes that a step of ``plan`` reads from disk if ``missing`` bytes of weights are not in memory.
+
+        They are those of experts as far as there are any, since a step reads few of them.
+        """
+        experts = self.inputs.manifest.target.shape.experts
+        spared = min(plan.target.footprint.part(EXPERTS).hot, missing)
+        share = 1.0 if experts is None else read_share(experts, 1 + plan.draft.nodes)
+        return missing - spared + int(spared * share)
 
     def _warnings(self, plan: Plan) -> Iterator[str]:
         device, wanted = self.inputs.device, self.inputs.request.budget_bytes
@@ -159,9 +170,11 @@ class Planner:
                 " instead"
             )
         if plan.disk_bytes:
+            read = self._read_from_disk(plan, plan.disk_bytes)
+            some = f", about {read:,} bytes each" if read < plan.disk_bytes else ""
             yield (
-                f"{plan.disk_bytes:,} of the {plan.hot_bytes:,} bytes that every step reads do not fit the budget:"
-                " steps read them from disk, many times slower; a larger budget or a smaller model avoids that"
+                f"{plan.disk_bytes:,} of the {plan.hot_bytes:,} bytes that steps read do not fit the budget:"
+                f" steps read them from disk{some}, many times slower; a larger budget or a smaller model avoids that"
             )
         if plan.total_bytes - plan.disk_bytes > device.attainable_bytes:
             yield f"it will not be loaded: {unavailable_text(plan, device, plan.total_bytes - plan.disk_bytes)}"

@@ -22,10 +22,21 @@ from onnx_ir.passes.common import (
 )
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
+from export.graph.expert_functions import EXPERTS, ExpertInput
 from export.graph.ir_helpers import LAST_AXIS_NORM, dims_of, find_nodes, input_of, integers, redirect, substitute
 from export.graph.layout_passes import CancelLayouts, ConstantShapes, SinkElementwise, SinkTransposes, SplitSlices
-from export.graph.lowering.embedding import lower_embedding
-from export.graph.lowering.linear import DOMAIN, PLACEHOLDER, Product, Storage, lower_product, make_initializer, name_of
+from export.graph.lowering.embedding import in_two_axes, lower_embedding
+from export.graph.lowering.linear import (
+    DOMAIN,
+    PLACEHOLDER,
+    Product,
+    Storage,
+    lower_product,
+    make_initializer,
+    matrix_initializers,
+    matrix_recipe,
+    name_of,
+)
 from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
 from export.graph.state_functions import CONVOLUTION
 
@@ -66,6 +77,7 @@ def run_passes(model: ir.Model, weights: GraphRecipes) -> None:
         FuseSilu(),
         FuseSkipNorm(),
         LowerProducts(weights),
+        LowerExperts(weights),
         LowerEmbeddings(weights),
     ]
     last = [CommonSubexpressionEliminationPass(), ClearMetadataAndDocStringPass(), RemoveUnusedNodesPass()]
@@ -211,6 +223,52 @@ class LowerProducts(InPlacePass):
         """No placeholder is left."""
         if left := list(find_nodes(model, PLACEHOLDER, DOMAIN)):
             raise PostconditionError(f"{len(left)} products were not lowered, the first is {left[0].name}")
+
+
+class LowerExperts(InPlacePass):
+    """The matrices of experts are stored like those of products; the router keeps its floats."""
+
+    def __init__(self, weights: GraphRecipes) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Replaces the matrices, stacked in three axes, by stacks of rows; they differ in nothing else."""
+        nodes = list(find_nodes(model, EXPERTS, DOMAIN))
+        for node in nodes:
+            storage = self.weights.storage
+            count, columns, width = self.weights.plain(input_of(node, ExpertInput.DOWN)).shape
+            sizes = {"experts": count, "K": columns, "N": width}
+            bits = storage.bits or {"fp16": 16}.get(storage.weights, 32)
+            for name, number in {**sizes, "bits": bits, "block_size": storage.block_size}.items():
+                node.attributes[name] = ir.AttrInt64(name, number)
+            stored = [self._stored(model, input_of(node, slot)) for slot in (ExpertInput.GATE_UP, ExpertInput.DOWN)]
+            inputs = [*node.inputs[: ExpertInput.GATE_UP], *stored[0], *stored[1]]
+            while inputs[-1] is None:
+                inputs.pop()
+            node.resize_inputs(len(inputs))
+            for slot, value in enumerate(inputs):
+                node.replace_input_with(slot, value)
+        return PassResult(model, bool(nodes))
+
+    def _stored(self, model: ir.Model, weight: ir.Value) -> list[ir.Value | None]:
+        """Codes, scales and zero points of a matrix ``[experts, rows, columns]``, or its floats alone."""
+        recipe, storage = self.weights.plain(weight), self.weights.storage
+        count, rows, columns = recipe.shape
+        made: Recipe
+        if storage.bits is None:
+            half = storage.weights == "fp16"
+            shape = (count * rows, columns)
+            values = [make_initializer(recipe.name, ir.DataType.FLOAT16 if half else ir.DataType.FLOAT, shape)]
+            made = replace(recipe, dtype=storage.weights)
+        else:
+            made = matrix_recipe(recipe.name, recipe.sources, count * rows, columns, storage)
+            values = matrix_initializers(made)
+            values[0].shape = ir.Shape(in_two_axes(values[0]))
+        for value in values:
+            model.graph.initializers[str(value.name)] = value
+        self.weights.recipes[name_of(made)] = made
+        return [*values, *[None] * (3 - len(values))]
 
 
 class LowerEmbeddings(InPlacePass):

@@ -1,8 +1,7 @@
 """The operators of layers with states, defined by standard operators, for graphs that ONNX Runtime alone runs.
 
-A definition is a function of the model (ONNX's ``FunctionProto``), which ONNX Runtime puts in place of each call. Every
-past state is read before its present one is written, since both are bound to one buffer. Rows are worked on one by one,
-so that a row's result does not depend on the number of rows that run with it.
+Every past state is read before its present one is written, since both are bound to one buffer. Rows are worked on one
+by one, so that a row's result does not depend on the number of rows that run with it.
 
 ``ShortConvolution`` has the inputs x ``[1, S, channels]``, weight ``[width, channels]``, bias ``[channels]`` or none,
 past ``[1, slots, channels]`` and total, the length with the S rows, int64 ``[1]``. The row of position p lies in slot p
@@ -15,10 +14,9 @@ keys and what it adds to them, side by side. With T = replay[0] + S rows, the ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import onnx.parser
 import onnx_ir as ir
 
 from export.graph.ir_helpers import dims_of, input_of
@@ -26,30 +24,6 @@ from export.graph.ir_helpers import dims_of, input_of
 DOMAIN = "pocketspec"
 CONVOLUTION, RECURRENCE = "ShortConvolution", "LinearRecurrence"
 _OPSET = 21
-
-
-def define_states(model: ir.Model) -> None:
-    """Adds to ``model`` the definitions of the operators of states that it calls."""
-    for name, make in ((CONVOLUTION, _convolution), (RECURRENCE, _recurrence)):
-        nodes = [node for node in model.graph if (node.op_type, node.domain) == (name, DOMAIN)]
-        for node in nodes:
-            # Calls that differ in a size or an input have definitions of their own.
-            text, node.overload = make(node)
-            if (DOMAIN, name, node.overload) not in model.functions:
-                function = ir.serde.deserialize_function(onnx.parser.parse_function(text))
-                function.overload = node.overload
-                model.functions[function.identifier()] = function
-        if nodes:
-            model.opset_imports[DOMAIN] = 1
-
-
-def undefine_states(model: ir.Model) -> None:
-    """Removes the definitions: the calls are then of the native operators."""
-    for identifier in [each for each in model.functions if each[0] == DOMAIN]:
-        del model.functions[identifier]
-    for node in model.graph:
-        if node.domain == DOMAIN:
-            node.overload = ""
 
 
 def _convolution(node: ir.Node) -> tuple[str, str]:
@@ -236,3 +210,9 @@ def _normed(name: str, result: str, epsilon: float, scale: float | None) -> str:
             f"    {result} = Mul ({last}, {name}_scale)",
         ]
     )
+
+
+STATE_DEFINITIONS: Mapping[str, Callable[[ir.Node], tuple[str, str]]] = {
+    CONVOLUTION: _convolution,
+    RECURRENCE: _recurrence,
+}

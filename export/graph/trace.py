@@ -29,6 +29,8 @@ import transformers
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from export.graph.expert_functions import ROUTER
+from export.graph.functions import define_functions
 from export.graph.ir_helpers import input_of
 from export.graph.lowering.attention import (
     StepCache,
@@ -38,6 +40,7 @@ from export.graph.lowering.attention import (
     attention_registered,
     check_layers,
 )
+from export.graph.lowering.experts import expert_parameters, lower_experts
 from export.graph.lowering.linear import PLACEHOLDER, LoweredLinear, Storage
 from export.graph.lowering.norm import lower_norms
 from export.graph.lowering.rotary import LoweredRotary, RotaryMismatchError, find_rotary, rotary_lowered
@@ -45,8 +48,8 @@ from export.graph.lowering.states import TracedStates, check_states, state_names
 from export.graph.model_structure import build_model
 from export.graph.passes import GraphRecipes, run_passes
 from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
-from export.graph.state_functions import define_states
 from export.graph.taps import tap_name, tapped
+from export.graph.torch_functions import table_kept
 from export.heads.head import Head, PredictionHead
 from export.manifest import ModelShape, Tap, WeightType
 from export.sources.kv_layers import kv_layers
@@ -155,6 +158,7 @@ def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, inputs:
     namespaces = [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in model.modules())]
     traced = _Traced(model, attention, inputs)
     traced.offsets = lower_norms(model)
+    _lower_experts(model, shape)
     _lower_linears(model, attention)
     if isinstance(model, PredictionHead):
         model.join = lambda *parts: attention.current.joined(*parts)
@@ -205,6 +209,12 @@ def _run(traced: _Traced, given: Mapping[str, Any]) -> None:
         raise ArchitectureError(f"its forward does not fit our graph ({first_line(error)})") from error
 
 
+def _lower_experts(model: nn.Module, shape: ModelShape) -> None:
+    found, expected = lower_experts(model), 0 if shape.experts is None else shape.experts.layers
+    if found != expected:
+        raise ArchitectureError(f"{found} of its layers have a router of experts, {expected} by its config")
+
+
 def _lower_linears(model: Any, attention: TracedAttention) -> None:
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
@@ -216,7 +226,7 @@ def _lower_linears(model: Any, attention: TracedAttention) -> None:
                 lowered.register_forward_pre_hook(lambda _, inputs: (attention.current.wanted_rows(inputs[0]),))
             model.set_submodule(name, lowered)
     known = {module.weight for module in model.modules() if isinstance(module, LoweredLinear) or _is_causal(module)}
-    known |= _layer_tables(model)
+    known |= _layer_tables(model) | expert_parameters(model)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and parameter not in known and parameter is not model.get_input_embeddings().weight:
             raise ArchitectureError(_no_place_for(model, name, parameter))
@@ -342,18 +352,19 @@ class _GraphInputs:
 def _export(traced: _Traced, inputs: _GraphInputs) -> Any:
     given = inputs.example()
     try:
-        return torch.onnx.export(
-            traced,
-            (),
-            kwargs={"given": given},
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-            opset_version=21,
-            dynamic_shapes={"given": inputs.dynamic_shapes()},
-            input_names=list(given),
-            output_names=inputs.outputs(),
-        )
+        with table_kept():
+            return torch.onnx.export(
+                traced,
+                (),
+                kwargs={"given": given},
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=21,
+                dynamic_shapes={"given": inputs.dynamic_shapes()},
+                input_names=list(given),
+                output_names=inputs.outputs(),
+            )
     except Exception as error:
         raise ArchitectureError(f"torch cannot export it ({first_line(error)})") from error
 
@@ -382,7 +393,7 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
     run_passes(model, weights)
     _name_rows(model)
     _set_defaults(model)
-    define_states(model)
+    define_functions(model)
     kept = {name: recipe for name, recipe in weights.recipes.items() if name in model.graph.initializers}
     return LoweredGraph(model, tuple(kept.values()))
 
@@ -393,7 +404,7 @@ def _check_embedding(model: ir.Model, weights: GraphRecipes) -> None:
         if isinstance(recipe, PlainRecipe) and len(recipe.shape) == 2:
             for node, index in model.graph.initializers[name].uses():
                 gathers = (node.op_type, index) == ("Gather", 0) and _made_of_ids(input_of(node, 1))
-                if not gathers and (node.op_type, index) != (PLACEHOLDER, 1):
+                if not gathers and (node.op_type, index) not in ((PLACEHOLDER, 1), (ROUTER, 1)):
                     raise ArchitectureError(f"weight {name} {list(recipe.shape)} feeds {node.op_type}")
 
 

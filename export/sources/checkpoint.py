@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,6 +61,7 @@ class Checkpoint:
         self.folder = folder
         self.config_path = folder / "config.json"
         self._entries: dict[str, _Entry] = {}
+        self._stacks: dict[str, Sequence[Sequence[str]]] = {}
         self._files: dict[Path, BinaryIO] = {}
         self._lock = threading.Lock()
         self._close = weakref.finalize(self, _close_all, self._files)
@@ -70,15 +71,39 @@ class Checkpoint:
             self._expected |= dict.fromkeys(expected, path)
 
     def names(self) -> Collection[str]:
-        """Every tensor there is."""
-        return self._entries.keys()
+        """Every tensor there is; those of a stack are that one."""
+        stacked = {name for parts in self._stacks.values() for part in parts for name in part}
+        return [*(name for name in self._entries if name not in stacked), *self._stacks]
+
+    def stack(self, name: str, parts: Sequence[Sequence[str]]) -> None:
+        """Makes one tensor ``name`` ``[experts, rows, columns]`` of matrices of the same shape for every expert.
+
+        ``parts[i][j]`` is the matrix whose rows are part i of those of expert j. CheckpointError if shapes differ.
+        """
+        for part in parts:
+            for other in part:
+                one, wanted = self._entry(other).shape, self._entry(part[0]).shape
+                if one != wanted or len(one) != 2:
+                    raise CheckpointError(
+                        f"tensor {other!r} in {self.folder} has shape {list(one)}, {part[0]!r} {list(wanted)}: matrices"
+                        f" of experts have one shape; {_REMEDY}"
+                    )
+        if len({self._entry(part[0]).shape[1] for part in parts}) > 1:
+            raise CheckpointError(f"the matrices of {name!r} in {self.folder} have rows of several lengths; {_REMEDY}")
+        self._stacks[name] = parts
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor; CheckpointError if there is none of that name."""
+        if (parts := self._stacks.get(name)) is not None:
+            shapes = [self._entry(part[0]).shape for part in parts]
+            return len(parts[0]), sum(shape[0] for shape in shapes), shapes[0][1]
         return self._entry(name).shape
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
         """Rows ``first`` to ``last`` (exclusive, None: all) of a tensor, as float32 of shape ``[rows, ...]``."""
+        if (parts := self._stacks.get(name)) is not None:
+            experts = zip(*(part[first:last] for part in parts), strict=True)
+            return np.stack([np.concatenate([self.read(matrix) for matrix in expert]) for expert in experts])
         entry = self._entry(name)
         if entry.dtype not in _ITEM_BYTES:
             raise CheckpointError(

@@ -23,6 +23,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from export.manifest import PocketspecError
 from export.sources.checkpoint import Checkpoint
+from export.sources.expert_tensors import stack_experts
 from export.sources.tensor_source import FloatArray
 from export.sources.text_part import own_name
 from export.untrusted import first_line
@@ -65,6 +66,7 @@ def load_tensors(config: Any, checkpoint: Checkpoint) -> tuple[Any, LoadedTensor
     _refuse_quantized(config, checkpoint)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
+    stack_experts(model, checkpoint)
     origins, left = _assign(model, checkpoint)
     assigned = dict(origins)
     shared, separate = _tie(model, checkpoint, origins)

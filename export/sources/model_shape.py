@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from export.manifest import ModelShape, PocketspecError, WideLayers
+from export.manifest import ExpertShape, ModelShape, PocketspecError, WideLayers
 from export.sources.config_names import config_names, find_size, read_size
+from export.sources.experts import expert_shape
 from export.sources.kv_layers import kv_layers
 from export.sources.layer_states import layer_states
 
-# What configs of models with experts call their number.
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _LIMITED_ROPE = ("longrope", "dynamic")
 
 
@@ -26,6 +25,10 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
     which it does not change yet.
     """
     name, states = config.model_type, _states(config)
+    try:
+        experts = expert_shape(config)
+    except ValueError as error:
+        raise ArchitectureError(f"{name}: {error}") from None
     try:
         heads, hidden = read_size(config, "heads"), read_size(config, "hidden_size")
         longest = _longest(config)
@@ -45,7 +48,7 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
     return ModelShape(
         layers=layers,
         hidden_size=hidden,
-        mlp_size=_mlp_size(config) or 4 * hidden,
+        mlp_size=_mlp_size(config, experts, layers) or 4 * hidden,
         heads=heads,
         kv_heads=kv_sizes[0][0],
         head_size=kv_sizes[0][1],
@@ -53,12 +56,18 @@ def shape_of(config: Any, positions: int | None = None) -> ModelShape:
         positions=positions or longest,
         **_uneven_layers(name, kv_sizes, layers),
         layer_table=layers * int(getattr(config, "hidden_size_per_layer_input", None) or 0) or None,
+        experts=experts,
         **states,
     )
 
 
-def _mlp_size(config: Any) -> int | None:
-    """The width of the widest MLP, if the configuration has one; LFM2's code adjusts it."""
+def _mlp_size(config: Any, experts: ExpertShape | None, layers: int) -> int | None:
+    """The width of the widest MLP beside experts, if the configuration has one; LFM2's code adjusts it.
+
+    Where all layers have experts and nothing beside them it is that of an expert.
+    """
+    if experts is not None and experts.layers == layers:
+        return int(getattr(config, "shared_intermediate_size", None) or experts.mlp_size)
     sizes = getattr(config, config_names(config.model_type)["mlp_size"], None)
     size = max(sizes) if isinstance(sizes, list | tuple) else find_size(config, "mlp_size")
     if size is None or not getattr(config, "block_auto_adjust_ff_dim", False):
@@ -92,8 +101,6 @@ def refuse(config: Any, shape: ModelShape) -> None:
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
         raise ArchitectureError(f"{name}: not a decoder of text alone; export its text model")
-    if any((getattr(config, attribute, None) or 0) > 1 for attribute in _EXPERTS):
-        raise ArchitectureError(f"{name}: mixtures of experts are not supported")
     if getattr(config, "altup_num_inputs", 1) > 1:
         raise ArchitectureError(f"{name}: alternating updates of several streams are not supported")
     for each in {shape, shape.widest}:

@@ -3,7 +3,8 @@
 Parameters are never allocated. A linear layer multiplies by a few rows of its matrix at a time, an embedding reads the
 rows of its tokens, and every other module (norms) has its parameters and stored buffers during its forward alone. So
 any decoder runs in the memory of its activations, and everything around the layers (masks, rotary tables, scales,
-softcaps) is the model's own. Generation, caches and mixtures of experts are left out.
+softcaps) is the model's own. Of experts, those that a text uses are read, one at a time. Generation and caches are left
+out.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def make_streamed(
         own |= {key: f"{name}.{key}" for key in module._buffers if f"{name}.{key}" in stored}
         if isinstance(module, nn.Linear):
             module.forward = _linear(source, **own)
+        elif stacks := {
+            key: tensor for key, tensor in own.items() if len(source.shape(tensor)) == 3 and _routed(module)
+        }:
+            _read_experts(module, source, stacks)
         elif isinstance(module, nn.Embedding):
             module.register_forward_pre_hook(_gather_rows(source, own["weight"]))
         elif own:
@@ -115,6 +120,30 @@ def _gather_rows(source: TensorSource, weight: str) -> Callable[[nn.Module, tupl
         return (positions, *inputs[1:])
 
     return hook
+
+
+def _routed(module: Any) -> bool:
+    """Whether a module is the experts of a layer, whose forward takes rows, their experts and weights."""
+    return hasattr(module, "is_transposed") and not hasattr(module, "weight")
+
+
+def _read_experts(module: Any, source: TensorSource, stacks: dict[str, str]) -> None:
+    """Lets experts run one after another, each as if it were the only one there is."""
+    own = type(module).forward.__wrapped__
+    empty = dict(module._parameters)
+
+    def forward(rows: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros_like(rows)
+        for expert in experts.unique().tolist():
+            for key, name in stacks.items():
+                matrix = torch.from_numpy(source.read(name, expert, expert + 1))
+                module._parameters[key] = nn.Parameter(matrix, requires_grad=False)
+            out += own(module, rows, torch.where(experts == expert, 0, 1), weights)  # 1: none of the experts there are
+        module._parameters.update(empty)
+        return out
+
+    module.num_experts = 1
+    module.forward = forward
 
 
 def _borrow_parameters(module: nn.Module, source: TensorSource, own: dict[str, str], user: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Protocol
 
@@ -30,3 +31,8 @@ class TensorSource(Protocol):
 def height_of(shape: tuple[int, ...]) -> int:
     """The rows of a tensor; a single number is one row."""
     return shape[0] if shape else 1
+
+
+def row_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The rows and columns of a matrix, or of all matrices of a stack ``[experts, rows, columns]``."""
+    return math.prod(shape[:-1]), shape[-1]

@@ -12,6 +12,7 @@ Both sides run piece by piece, so a check needs no more memory than the export d
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,9 +183,10 @@ def check_weights(graph: Path, lowered: LoweredGraph, source: TensorSource, writ
             continue
         kind, offset = (f"int{recipe.bits}", 0.0) if isinstance(recipe, MatrixRecipe) else (recipe.dtype, recipe.offset)
         for name in recipe.sources:
-            height = height_of(source.shape(name))
-            first = int(rng.integers(0, max(1, height - SAMPLED_ROWS)))
-            last = min(first + SAMPLED_ROWS, height)
+            shape = source.shape(name)
+            height, sampled = height_of(shape), max(1, SAMPLED_ROWS // math.prod(shape[1:-1]))
+            first = int(rng.integers(0, max(1, height - sampled)))
+            last = min(first + sampled, height)
             right = source.read(name, first, last)
             error = float(np.linalg.norm(written.read(name, first, last) - right))
             # A tensor stored with an offset has rounding errors of the size of the offset.

@@ -6,6 +6,7 @@ distinguishes a structural mistake (a wrong permutation, scale or epsilon) from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import onnx_ir
 from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
 from export.manifest import PocketspecError
 from export.quantization.blocks import dequantize
-from export.sources.tensor_source import FloatArray, TensorSource, height_of
+from export.sources.tensor_source import FloatArray, TensorSource, height_of, row_shape
 
 
 class NotWrittenError(PocketspecError, RuntimeError):
@@ -37,7 +38,8 @@ class WrittenWeights:
             first = 0
             for name in recipe.sources if isinstance(recipe, PlainRecipe | MatrixRecipe) else ():
                 self._places[name] = (recipe, first)  # type: ignore[assignment]
-                first += height_of(source.shape(name))
+                shape = source.shape(name)
+                first += row_shape(shape)[0] if isinstance(recipe, MatrixRecipe) else height_of(shape)
 
     def names(self) -> Collection[str]:
         """Every tensor that went into the graph."""
@@ -57,7 +59,9 @@ class WrittenWeights:
         shape = self.shape(name)
         last = height_of(shape) if last is None else last
         if isinstance(recipe, MatrixRecipe):
-            return self._dequantize(recipe, start + first, start + last)
+            inner = math.prod(shape[1:-1])  # rows of each matrix of a stack
+            rows = self._dequantize(recipe, start + first * inner, start + last * inner)
+            return rows.reshape(last - first, *shape[1:])
         if recipe.transpose:
             rows = self._rows(recipe.name, recipe.shape[0], 0, recipe.shape[0]).T[start + first : start + last]
         else:

@@ -26,7 +26,7 @@ from export.graph.recipe import AliasRecipe, ConstantRecipe, LoweredGraph, Matri
 from export.manifest import PocketspecError
 from export.quantization.blocks import Quantized, QuantizeError
 from export.quantization.quantize import Quantizer
-from export.sources.tensor_source import FloatArray, TensorSource
+from export.sources.tensor_source import FloatArray, TensorSource, row_shape
 from export.writer.data_file import DataFile, dims_of, size_of
 
 _TILE_BYTES = 8 << 20  # float32 rows of one tile
@@ -142,12 +142,13 @@ class _Writer:
         for name in recipe.sources:
             importance = self._importance.get(name)
             for first, rows in _tiles(self._source, name):
-                task = partial(_quantize, self._quantizer, recipe, name, rows, importance)
-                write = partial(self._write_tile, recipe, targets, start + first)
+                flat = rows.reshape(-1, recipe.columns)
+                task = partial(_quantize, self._quantizer, recipe, name, flat, importance)
+                write = partial(self._write_tile, recipe, targets, start + first * (len(flat) // len(rows)))
                 self._pending.append((pool.submit(task), write))
                 if len(self._pending) > self._threads:
                     self._finish_tile()
-            start += self._source.shape(name)[0]
+            start += row_shape(self._source.shape(name))[0]
 
     def _finish_tile(self) -> None:
         future, write = self._pending.popleft()
@@ -247,6 +248,8 @@ def _check_shapes(recipe: Recipe, source: TensorSource) -> None:
     """Raises WeightsError unless the recipe's tensors, stacked, have the shape that the graph expects."""
     if isinstance(recipe, MatrixRecipe):
         expected: tuple[int, ...] = (recipe.rows, recipe.columns)
+        if all(row_shape(source.shape(name)) == expected for name in recipe.sources):
+            return  # a stack of experts
     elif isinstance(recipe, PlainRecipe):
         expected = recipe.shape[::-1] if recipe.transpose else recipe.shape
     else:

@@ -145,6 +145,7 @@ class _Clocked:
         self.cache: KVCache = model.cache
         self.vocab_size, self.max_rows, self.takes_trees = model.vocab_size, model.max_rows, model.takes_trees
         self.logit_tokens = model.logit_tokens
+        self.logits_rows = model.logits_rows
         self.seconds = 0.0
 
     def padded(self, rows: int) -> int:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 from export.manifest import Level
 from memory.costs import MeasuredCosts
+from memory.experts import expert_bytes, read_share
 from memory.footprint import hot_weight_bytes
 from runtime.calibration import loop, rows
 from runtime.calibration.opened import OpenEngine, open_models
@@ -64,7 +65,8 @@ def _subjects(opened: OpenEngine) -> dict[str, rows.Subject]:
     for name, model in open_models(opened).items():
         planned = opened.plan.level(name)
         assert planned is not None
-        found[name] = rows.Subject(model, planned.logits_rows, planned.tree and model.takes_trees)
+        experts = opened.manifest.level(name).shape.experts is not None
+        found[name] = rows.Subject(model, planned.logits_rows, planned.tree and model.takes_trees, experts)
     return found
 
 
@@ -79,7 +81,10 @@ def _bandwidth(opened: OpenEngine, row_seconds: float, quick: bool) -> float:
 
 
 def read_bytes(opened: OpenEngine, level: Level) -> int:
-    """Bytes of weights that a step of ``level`` reads, as it is open in ``opened``."""
+    """Bytes of weights that a step of one row of ``level`` reads, as it is open in ``opened``."""
     planned = opened.plan.level(level.name)
     assert planned is not None
-    return hot_weight_bytes(level, planned.residence)
+    hot, experts = hot_weight_bytes(level, planned.residence), level.shape.experts
+    if experts is None:
+        return hot
+    return hot - int(expert_bytes(level, planned.residence) * (1 - read_share(experts, 1)))

@@ -38,14 +38,20 @@ FULL = Effort((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64), (128, 512, 1024
 # Rows of the tree that is compared with a chain: the anchor and seven nodes.
 _TREE_ROWS = 8
 _SHORT_CONTEXT = 128
+# Between tokens: no vocabulary has a size that it divides.
+_STRIDE = 7919
 
 
 class Subject(NamedTuple):
-    """A level to be timed. A forward gives at most ``logits_rows`` rows of logits; ``trees``: it is given trees."""
+    """A level to be timed. A forward gives at most ``logits_rows`` rows of logits; ``trees``: it is given trees.
+
+    ``experts``: each row chooses some, so its time depends on tokens.
+    """
 
     model: OrtModel
     logits_rows: int
     trees: bool
+    experts: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,10 @@ def measure_rows(subjects: Mapping[str, Subject], effort: Effort, progress: Prog
         for subject in subjects.values():
             subject.model.widths = any_width(subject.model.max_rows)
             subject.model.fixed_width = False
-        _turn(subjects, first[::-1], advance)
+        _turn(subjects, first[::-1], 0, advance)
         start = perf_counter()
         for turn in range(1, effort.turns + 1):
-            for case, seconds in _turn(subjects, cases, advance).items():
+            for case, seconds in _turn(subjects, cases, turn, advance).items():
                 times[case].append(seconds)
             if (perf_counter() - start) * (turn + 1) / turn > effort.seconds:
                 advance(len(cases) * (effort.turns - turn))
@@ -112,18 +118,26 @@ def _cases(name: str, subject: Subject, effort: Effort) -> Iterator[_ForwardCase
         yield _ForwardCase(name, contexts[-1], width, tree=True)
 
 
-def _turn(subjects: Mapping[str, Subject], cases: list[_ForwardCase], advance: Advance) -> dict[_ForwardCase, float]:
+def _turn(
+    subjects: Mapping[str, Subject], cases: list[_ForwardCase], turn: int, advance: Advance
+) -> dict[_ForwardCase, float]:
     """Runs each forward once; its seconds."""
     times = {}
     for case in cases:
         subject = subjects[case.name]
         _pretend(subject.model, case.context)
         parents = [-1, *((row - 1) // 2 for row in range(1, case.rows))] if case.tree else None
+        tokens = _tokens(case.rows, turn, subject.model.vocab_size) if subject.experts else [0] * case.rows
         start = perf_counter()
-        subject.model.forward([0] * case.rows, parents, max(case.rows - subject.logits_rows, 0))
+        subject.model.forward(tokens, parents, max(case.rows - subject.logits_rows, 0))
         times[case] = perf_counter() - start
         advance(1)
     return times
+
+
+def _tokens(rows: int, turn: int, vocab_size: int) -> list[int]:
+    """Tokens that differ within a forward and from turn to turn, so that rows choose experts of their own."""
+    return [(turn * rows + row) * _STRIDE % vocab_size for row in range(rows)]
 
 
 def _typical(seconds: Sequence[float]) -> float:

@@ -97,7 +97,8 @@ class Draft:
     ``expected`` is the drafter's estimate of how many tokens will be accepted, if it makes one, and ``chances`` its
     estimates for every node, given that all nodes above are accepted. ``source`` names the drafter. ``below`` are the
     steps of a hierarchy's intermediate. ``rows_read`` counts rows of the drafter's model that only caught up with the
-    text, without the row of the last token.
+    text, without the row of the last token. ``reviewed`` tells of the last tokens so read, one after another, whether
+    they were the drafter's own guess; it may be empty.
     """
 
     tokens: tuple[int, ...] = ()
@@ -109,6 +110,7 @@ class Draft:
     chances: tuple[float, ...] = ()
     below: tuple[Step, ...] = ()
     rows_read: int = 0
+    reviewed: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -174,8 +176,9 @@ class Step:
     clock: drafting, the target's forward, and the whole step. ``finish`` is "eos", "stop", "length" or "context" on the
     last step of an answer, else None. ``pick`` is what was asked for, ``depth`` that of the draft. ``main_drafted`` and
     ``main_accepted``: nodes of the draft's main path, and how many of these were accepted. ``chances`` are the
-    drafter's estimates for the accepted nodes and the first rejected one, if it made any; ``below`` and ``rows_read``
-    are those of the draft. ``logprobs`` has one entry for each of ``tokens`` if log probabilities were asked for.
+    drafter's estimates for the accepted nodes and the first rejected one, if it made any; ``below``, ``rows_read`` and
+    ``reviewed`` are those of the draft. ``logprobs`` has one entry for each of ``tokens`` if log probabilities were
+    asked for.
     """
 
     tokens: tuple[int, ...]
@@ -193,4 +196,5 @@ class Step:
     chances: tuple[float, ...] = ()
     below: tuple[Step, ...] = ()
     rows_read: int = 0
+    reviewed: tuple[bool, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()

@@ -126,6 +126,7 @@ class Loop:
             chances=_judged_chances(draft, verdict),
             below=draft.below,
             rows_read=draft.rows_read,
+            reviewed=draft.reviewed,
             logprobs=verdict.logprobs[: len(fresh)],
         )
 

@@ -66,10 +66,14 @@ class HiddenInput:
 
 
 class Model(Protocol):
-    """A model, for drafters and the decoding loop. ``max_rows`` limits a forward, padding included."""
+    """A model, for drafters and the decoding loop.
+
+    ``max_rows`` limits a forward, padding included, and ``logits_rows`` the rows of it whose logits are asked for.
+    """
 
     vocab_size: int
     max_rows: int
+    logits_rows: int
     takes_trees: bool
 
     @property

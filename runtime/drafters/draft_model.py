@@ -30,6 +30,7 @@ from runtime.decoding.sampling import RandomStream, draw, passing_row, uniform
 from runtime.drafters.chain import Following, drawn_chain, one_hot_chain
 from runtime.drafters.confidence import confidence_sampling, is_worth_extending, uncalibrated
 from runtime.drafters.draft_tree import ROOT, GrowingTree
+from runtime.drafters.review import OWN_ROWS, is_reviewable, right_guesses
 from runtime.drafters.vocabulary import SharedVocabulary
 from runtime.drafters.window import missing_tokens, window_size
 from runtime.errors import DraftError, LogitsError
@@ -82,7 +83,7 @@ class DraftModelDrafter:
             raise DraftError(self.name, error) from None
 
     def _propose(self, context: Context, limit: DraftLimit) -> Draft:
-        logits, rows_read = self._catch_up(context)
+        logits, rows_read, reviewed = self._catch_up(context)
         vocabulary = self._vocabulary
         if context.sampling.temperature > 0 and self._drawn:
             if limit.shape == "chain":
@@ -94,7 +95,7 @@ class DraftModelDrafter:
             draft = one_hot_chain(context, limit, self._following(logits), vocabulary, self.calibration, self.name)
         else:
             draft = self._best_tree(context, limit, logits)
-        return replace(draft, rows_read=rows_read)
+        return replace(draft, rows_read=rows_read, reviewed=reviewed)
 
     def _fitting_nodes(self, wanted: int) -> int:
         """The number of nodes, at most ``wanted``, that one forward can run with its padding."""
@@ -103,14 +104,18 @@ class DraftModelDrafter:
             nodes -= 1
         return nodes
 
-    def _catch_up(self, context: Context) -> tuple[FloatArray, int]:
+    def _catch_up(self, context: Context) -> tuple[FloatArray, int, tuple[bool, ...]]:
         """Reads the committed tokens of the window that the cache lacks.
 
-        Returns the logits after the last one, float32 ``[columns]``, and the number of rows read before it.
+        Returns the logits after the last one, float32 ``[columns]``, the number of rows read before it, and which of
+        the tokens of these rows it would have drafted, as far as that is known.
         """
-        tokens, rows_read = missing_tokens(self._model, context, self._vocab_size)
-        logits = self._model.forward(tokens, None, len(tokens) - 1).logits
-        return self._vocabulary.logits(logits)[0], rows_read
+        tokens, rows_read = missing_tokens(self._model, context, self._vocab_size, left=self._model.logits_rows)
+        first = len(tokens) - 1
+        if rows_read >= OWN_ROWS and is_reviewable(context):
+            first = max(len(tokens) - self._model.logits_rows, 0)
+        logits = self._vocabulary.logits(self._model.forward(tokens, None, first).logits)
+        return logits[-1], rows_read, right_guesses(tokens[first + 1 :], logits[:-1], self._vocabulary)
 
     def _following(self, logits: FloatArray) -> Following:
         """The logits after the drafted tokens of a chain; ``logits`` are those after none."""

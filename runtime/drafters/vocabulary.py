@@ -37,6 +37,11 @@ class SharedVocabulary:
         shared: FloatArray = rows[:, : self.size if self.tokens is None else len(self.tokens)]
         return shared
 
+    def greedy_tokens(self, rows: FloatArray) -> Ids:
+        """The most probable token by each of ``rows`` of logits, float32 ``[rows, columns]``, if any may follow."""
+        best: Ids = rows.argmax(-1)
+        return best if self.tokens is None else self.tokens[best]
+
     def greedy_token(self, logits: FloatArray, context: Context, path: Sequence[int]) -> int:
         """The most probable token after ``path`` that is allowed there, by ``logits``, float32 ``[columns]``."""
         return allowed_greedy_token(logits, context, path, with_drafted(context, path), self.tokens)

@@ -49,12 +49,14 @@ def window_of(tokens: TokenArray, size: int) -> TokenArray:
     return tokens[window_start(len(tokens), size) :]
 
 
-def missing_tokens(model: Model, context: Context, vocab_size: int, drafted: int = 0) -> tuple[TokenArray, int]:
+def missing_tokens(
+    model: Model, context: Context, vocab_size: int, drafted: int = 0, left: int = 1
+) -> tuple[TokenArray, int]:
     """The committed tokens of the window that a draft model's cache lacks, and how many rows that is beside the last.
 
-    The cache is rolled back to what it has in common with the window. The last token is never in it. What one forward
-    has no room for, together with ``drafted`` more rows, is read here, and the last token alone is left. Of a target
-    with more ids, ``vocab_size``, padding ids are replaced by the model's last one.
+    The cache is rolled back to what it has in common with the window. The last token is never in it. If one forward has
+    no room for them together with ``drafted`` more rows, all but the latest are read here: at most ``left`` tokens
+    remain. Of a target with more ids, ``vocab_size``, padding ids are replaced by the model's last one.
     """
     cache = model.cache
     tokens = window_of(context.tokens, window_size(model, context.capacity))
@@ -64,6 +66,8 @@ def missing_tokens(model: Model, context: Context, vocab_size: int, drafted: int
     kept = cache.length
     rows_read = len(tokens) - 1 - kept
     if model.padded(len(tokens) - kept + drafted) > model.max_rows:
-        model.prefill(tokens[kept:-1])
-        kept = len(tokens) - 1
+        while left > 1 and model.padded(left + drafted) > model.max_rows:
+            left -= 1
+        model.prefill(tokens[kept:-left])
+        kept = len(tokens) - left
     return tokens[kept:], rows_read

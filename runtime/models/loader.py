@@ -120,4 +120,4 @@ def fit(model: OrtModel, planned: LevelPlan, plan: Plan) -> None:
     """Resizes an open level to another plan. The content of its cache is kept if it still fits."""
     if model.cache.length > planned.capacity - planned.max_rows:
         model.cache.rollback(0)  # a drafter: it reads again what it needs (the target's capacity never falls)
-    model.resize(planned.capacity, planned.max_rows, plan.prefill_chunk, planned.hidden_rows)
+    model.resize(planned.capacity, planned.max_rows, plan.prefill_chunk, planned.hidden_rows, planned.logits_rows)

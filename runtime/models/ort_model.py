@@ -55,6 +55,7 @@ class OrtModel:
     every forward runs the same number of rows: the largest of the ``widths`` within ``max_rows``. ``states`` says how
     much of the states of layers is kept, if the graph has any, and ``hidden_rows`` how many of the rows at its taps.
     ``logit_tokens``: the tokens that its logits are of, if they are not of all that it reads.
+    ``logits_rows`` None: as many as ``max_rows``.
     """
 
     def __init__(
@@ -74,13 +75,14 @@ class OrtModel:
         states: StateSizes | None = None,
         hidden_rows: int = 0,
         logit_tokens: LogitTokens | None = None,
+        logits_rows: int | None = None,
     ) -> None:
         self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
         self._signature = read_signature(session, kv_shape)
         self.widths = even_widths(max_rows) if widths is None else widths
         self.fixed_width = False
-        self.max_rows = max_rows
+        self.max_rows, self.logits_rows = max_rows, logits_rows or max_rows
         self.logit_tokens = None if logit_tokens is None else logit_tokens.ids
         self.vocab_size = self._signature.logits_width if logit_tokens is None else logit_tokens.vocab_size
         if self.logit_tokens is not None and len(self.logit_tokens) != self._signature.logits_width:
@@ -149,9 +151,17 @@ class OrtModel:
             state_sizes(level, plan.max_rows),
             plan.hidden_rows,
             read_logit_tokens(bundle / level.folder, level),
+            plan.logits_rows,
         )
 
-    def resize(self, capacity: int, max_rows: int, prefill_chunk: int, hidden_rows: int = 0) -> None:
+    def resize(
+        self,
+        capacity: int,
+        max_rows: int,
+        prefill_chunk: int,
+        hidden_rows: int = 0,
+        logits_rows: int | None = None,
+    ) -> None:
         """Changes the sizes and keeps session and cached rows; ContextFullError if those do not fit.
 
         The old buffers are freed before new ones are allocated. ``widths`` stay, and no more rows are run than they
@@ -160,7 +170,7 @@ class OrtModel:
         self.cache.resize(capacity)
         if self.cache.states is not None:
             self.cache.states.hold(max_rows)
-        self.max_rows = max_rows
+        self.max_rows, self.logits_rows = max_rows, logits_rows or max_rows
         self._bindings.clear()
         del self._shared, self._buffers
         self._keep_hidden(hidden_rows)

@@ -97,6 +97,20 @@ class AcceptanceStats:
         if abs(self._latest_first.value - self.chances(1)[0]) > _SURPRISE:
             self._begin_anew()
 
+    def review(self, guesses: Sequence[bool]) -> None:
+        """What chains would have brought in a stretch of the text, by whether each guess of the drafter was right.
+
+        A chain stands as far as guesses are right. The token after it is the model's own, and the next chain begins.
+        """
+        stood = 0
+        for right in guesses:
+            if right:
+                stood += 1
+            else:
+                self.observe(stood, stood + 1)
+                stood = 0
+        self.observe(stood, stood)
+
     def forget(self, share: float) -> None:
         """Keeps only a ``share`` of the weight of the latest steps."""
         for each in (self._all, *self._depths.values()):

@@ -93,6 +93,8 @@ class CostScheduler:
         self._decision = self._usual = self._plain_decision()
         # Steps until the next choice; of them those that may pass without a look, at once and now.
         self._left = self._between = self._unseen = self._skipped = self._unlearnt = 0
+        # Tokens of this answer before the last step.
+        self._said = 0
 
     def pick(self, last: Step | None) -> Pick:
         """See ``Scheduler``."""
@@ -126,9 +128,14 @@ class CostScheduler:
         if self._unlearnt < 0 or forecast.drafter is None or decision.is_trial:
             self._unlearnt = self._between
             latency.update(forecast, step)
-            learned.methods[forecast.method].observe(step)
+            learned.methods[forecast.method].observe(self._with_own_text(step))
+        self._said += tokens + skipped
         if decision.is_trial:
             self._decision = self._usual
+
+    def _with_own_text(self, step: Step) -> Step:
+        """``step`` without what was reviewed of the prompt, which others wrote and which is guessed less often."""
+        return replace(step, reviewed=step.reviewed[max(len(step.reviewed) - self._said, 0) :])
 
     def _choose(self) -> None:
         """Decides for the best method, or once in a while for a trial of another."""

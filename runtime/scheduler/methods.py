@@ -116,6 +116,7 @@ class DraftModel(DecodingMethod):
         self._level, self._acceptance = level, acceptance
 
     def observe(self, step: Step) -> None:
+        self._acceptance.review(step.reviewed)
         self._acceptance.observe(step.num_accepted, step.num_drafted)
 
 
@@ -171,6 +172,7 @@ class Trees(DraftModel):
         return latency.forecast(self.name, self.drafter, limit, estimate)
 
     def observe(self, step: Step) -> None:
+        self._acceptance.review(step.reviewed)
         if step.main_drafted:
             chances = self._acceptance.chances(step.main_drafted)
             self._gain.observe(step, self._accepted(step.pick.limit), chances)

@@ -75,6 +75,12 @@ class GoldenDecoder:
         """See ``DrafterResources``."""
         return ()
 
+    def head(self, level: str) -> None:
+        """See ``DrafterResources``; apps refuse bundles with such levels by their schema."""
+
+    def logit_tokens(self, level: str) -> None:
+        """See ``DrafterResources``; apps refuse bundles with such levels by their schema."""
+
     def parallel(self, level: str) -> None:
         """See ``DrafterResources``; apps refuse bundles with such levels by their schema."""
 

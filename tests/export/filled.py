@@ -61,7 +61,7 @@ def fill(graph: LoweredGraph, state: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 def _quantize(recipe: MatrixRecipe, state: Mapping[str, np.ndarray], stored: dict[str, np.ndarray]) -> dict[str, Any]:
     """Plain rounding to the middle of the code's range (and, with zero points, to each block's own)."""
-    rows = np.concatenate([state[name] for name in recipe.sources])
+    rows = np.concatenate([state[name].reshape(-1, recipe.columns) for name in recipe.sources])
     assert rows.shape == (recipe.rows, recipe.columns)
     size, top = recipe.block_size, 2**recipe.bits - 1
     blocks = np.pad(rows, ((0, 0), (0, -recipe.columns % size))).reshape(recipe.rows, -1, size)
@@ -77,8 +77,9 @@ def _quantize(recipe: MatrixRecipe, state: Mapping[str, np.ndarray], stored: dic
     back = ((codes.astype(np.float32) - zeros[..., None]) * scales[..., None]).reshape(recipe.rows, -1)
     back, first = back[:, : recipe.columns], 0
     for name in recipe.sources:
-        stored[name] = back[first : first + len(state[name])]
-        first += len(state[name])
+        height = state[name].size // recipe.columns
+        stored[name] = back[first : first + height].reshape(state[name].shape)
+        first += height
     values = {recipe.codes: _pack(codes, recipe.bits), recipe.scales: scales}
     return values if recipe.zero_points is None else {**values, recipe.zero_points: _pack(zeros, recipe.bits)}
 

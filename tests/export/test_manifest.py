@@ -14,6 +14,7 @@ from export.bundle_files import sha256_of, verify_files
 from export.manifest import (
     SCHEMA,
     DraftVocabulary,
+    ExpertShape,
     FileEntry,
     KvEffect,
     Level,
@@ -79,14 +80,19 @@ def _parallel(**changes: Any) -> Manifest:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"attention_layers": 1}, {"wide": WideLayers(1, 2, 32)}, {"layer_table": 16}],
+    [
+        {"attention_layers": 1},
+        {"wide": WideLayers(1, 2, 32)},
+        {"layer_table": 16},
+        {"experts": ExpertShape(1, 8, 2, 48)},
+    ],
     ids=lambda each: next(iter(each)),
 )
 def test_uneven_layers_need_a_reader_that_knows_them(fields: dict[str, Any]) -> None:
     (target, *others) = MANIFEST.levels
     uneven = replace(MANIFEST, levels=(replace(target, shape=replace(target.shape, **fields)), *others))
     read = parse_manifest(text := dump_manifest(uneven), "m.json")
-    assert json.loads(text)["schema"] == 7
+    assert json.loads(text)["schema"] == (SCHEMA if "experts" in fields else 7)
     assert read.levels == uneven.levels
 
 
@@ -119,6 +125,14 @@ def test_taps_that_do_not_fit_are_refused(changes: dict[str, Any], fault: str) -
 def test_a_tap_behind_the_last_layer_is_refused() -> None:
     with pytest.raises(ManifestError, match=r"has taps \[3\] in 2 layers"):
         parse_manifest(dump_manifest(replace(MANIFEST, levels=(replace(TARGET, taps=(3,)),))), "m.json")
+
+
+@pytest.mark.parametrize("experts", [ExpertShape(1, 8, 9, 48), ExpertShape(3, 8, 2, 48)])
+def test_more_experts_than_there_are_are_refused(experts: ExpertShape) -> None:
+    (target, *others) = MANIFEST.levels
+    sparse = replace(target, shape=replace(target.shape, experts=experts))
+    with pytest.raises(ManifestError, match=r"uses . of 8 experts in . of 2 layers, which is more than there are"):
+        parse_manifest(dump_manifest(replace(MANIFEST, levels=(sparse, *others))), "m.json")
 
 
 def test_more_caches_than_layers_are_refused() -> None:

@@ -34,6 +34,7 @@ class TableModel:
         pad: Callable[[int], int] = lambda rows: rows,
     ) -> None:
         self.vocab_size, self.max_rows, self.seed, self._pad = vocab_size, max_rows, seed, pad
+        self.logits_rows = max_rows
         self.cache = KVCache([(1, 4)], [np.float32], capacity)
         self._table = _table(vocab_size, seed)
 
@@ -48,6 +49,7 @@ class TableModel:
     def forward(self, tokens, parents=None, logits_from=0) -> ModelOutput:
         width = self._pad(len(tokens))
         assert len(tokens) <= width <= self.max_rows
+        assert len(tokens) - logits_from <= self.logits_rows
         self.cache.require(width)
         tokens = [int(token) for token in tokens]
         logits = self._append(tokens, list(range(-1, len(tokens) - 1)) if parents is None else list(parents))

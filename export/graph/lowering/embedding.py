@@ -31,10 +31,10 @@ def lower_embedding(
         rows, columns = weight.shape
         recipe = matrix_recipe(weight.name, weight.sources, rows, columns, replace(storage, weights="int8"))
         codes, *others = matrix_initializers(recipe)
-        codes.shape = ir.Shape(_in_two_axes(codes))
+        codes.shape = ir.Shape(in_two_axes(codes))
         return _block_rows(recipe, [codes, *others], ids, [codes, *others], [recipe])
     codes, *others = [initializers[name] for name in (tied.codes, tied.scales, tied.zero_points) if name is not None]
-    alias = make_initializer(f"{tied.codes}.rows", ir.DataType.UINT8, _in_two_axes(codes))
+    alias = make_initializer(f"{tied.codes}.rows", ir.DataType.UINT8, in_two_axes(codes))
     return _block_rows(tied, [alias, *others], ids, [alias], [AliasRecipe(str(alias.name), tied.codes)])
 
 
@@ -71,7 +71,8 @@ def _float_rows(weight: PlainRecipe, initializers: Mapping[str, ir.Value], ids: 
     return Lowered(nodes, [value], [replace(weight, dtype=storage.weights)])
 
 
-def _in_two_axes(codes: ir.Value) -> tuple[int, int]:
+def in_two_axes(codes: ir.Value) -> tuple[int, int]:
+    """The shape of codes of a matrix as GatherBlockQuantized takes them."""
     assert codes.shape is not None
     rows, blocks, size = codes.shape.numpy()
     return rows, blocks * size

@@ -10,15 +10,16 @@ from onnx_ir.passes import PassManager
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from export.bundle_files import sha256_of
+from export.graph.expert_functions import EXPERTS
 from export.graph.ir_helpers import find_nodes
 from export.graph.native.attention import CacheAttention
 from export.graph.native.caches import kv_types, with_kv_type
+from export.graph.native.functions import NativeFunctions
 from export.graph.native.gates import FuseGates
 from export.graph.native.norms import FuseGains, FuseResiduals, SplitSkipNorms
 from export.graph.native.operators import DOMAIN
 from export.graph.native.panels import place_weights
 from export.graph.native.products import PanelGathers, PanelProducts
-from export.graph.native.states import NativeStates
 from export.graph.passes import CONTRIB
 from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, NativeForm
 
@@ -56,7 +57,7 @@ def fuse_operators(model: ir.Model) -> None:
     """All fusions in their order, in place; weights stay where they are."""
     model.opset_imports[DOMAIN] = 1
     panels = [PanelProducts(), PanelGathers()]
-    fusions = [NativeStates(), CacheAttention(), SplitSkipNorms(), FuseResiduals(), FuseGains(), FuseGates()]
+    fusions = [NativeFunctions(), CacheAttention(), SplitSkipNorms(), FuseResiduals(), FuseGains(), FuseGates()]
     PassManager([*panels, *fusions, RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()])(model)
 
 
@@ -64,7 +65,8 @@ def can_pack(model: ir.Model) -> bool:
     """Whether all quantized matrices of a graph have sizes that panels are made for, and there are any."""
     from runtime.kernels.weights.layout import BLOCK_SIZES
 
-    nodes = [*find_nodes(model, "MatMulNBits", CONTRIB), *find_nodes(model, "GatherBlockQuantized", CONTRIB)]
+    products = [*find_nodes(model, "MatMulNBits", CONTRIB), *find_nodes(model, "GatherBlockQuantized", CONTRIB)]
+    nodes = [*products, *find_nodes(model, EXPERTS, DOMAIN)]
     fits = (node.attributes["bits"].as_int() in (4, 8) for node in nodes)
     sizes = {node.attributes["block_size"].as_int() for node in nodes}
     return bool(nodes) and all(fits) and sizes <= set(BLOCK_SIZES)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from export.graph.expert_functions import EXPERTS, ExpertInput
 from export.graph.ir_helpers import find_nodes
-from export.graph.native.operators import DOMAIN, GATHER, GatherInput, ProductInput, input_at, products
+from export.graph.native.operators import DOMAIN, GATHER, GatherInput, ProductInput, input_at, is_product
 from export.manifest import PACKED_FILE_NAME
 
 if TYPE_CHECKING:
+    from runtime.kernels.weights.layout import MatrixLayout
     from runtime.kernels.weights.packing_table import MatrixEntry, PackingTable, TableBuilder
 
 
@@ -25,8 +27,11 @@ def place_weights(model: ir.Model, source: str, source_size: int) -> PackingTabl
 
     placed = _Panels(model, TableBuilder())
     # In the order of use, so that a file is read from its beginning to its end in a step.
-    for node in products(model):
-        placed.replace(node, list(ProductInput)[1:4], 2 if "activation" in node.attributes else 1)
+    for node in model.graph:
+        if is_product(node):
+            placed.replace(node, list(ProductInput)[1:4], 2 if "activation" in node.attributes else 1)
+        elif (node.op_type, node.domain) == (EXPERTS, DOMAIN):
+            placed.replace_experts(node)
     for node in find_nodes(model, GATHER, DOMAIN):
         placed.replace(node, list(GatherInput)[1:4], 1)
     for name, value in list(model.graph.initializers.items()):
@@ -47,17 +52,29 @@ class _Panels:
 
     def replace(self, node: ir.Node, slots: Sequence[int], parts: int) -> None:
         """Gives ``node`` packed initializers in ``slots``: codes, scales, zero points."""
-        portable = [value for slot in slots if (value := input_at(node, slot)) is not None]
-        for slot, value in zip(slots, self._packed(node, portable, parts), strict=False):
-            node.replace_input_with(slot, value)
-
-    def _packed(self, node: ir.Node, portable: Sequence[ir.Value], parts: int) -> list[ir.Value]:
         from runtime.kernels.weights.layout import MatrixLayout
 
+        rows, columns, bits, size = (node.attributes[name].as_int() for name in ("N", "K", "bits", "block_size"))
+        self._replace(node, slots, MatrixLayout(rows, columns, bits, size, parts))
+
+    def replace_experts(self, node: ir.Node) -> None:
+        """The same for the two stacks of a layer's experts."""
+        from runtime.kernels.weights.layout import MatrixLayout
+
+        sizes = (node.attributes[name].as_int() for name in ("N", "K", "bits", "block_size", "experts"))
+        width, hidden, bits, size, count = sizes
+        slots = list(ExpertInput)
+        self._replace(node, slots[ExpertInput.GATE_UP :][:3], MatrixLayout(width, hidden, bits, size, 2, count))
+        self._replace(node, slots[ExpertInput.DOWN :][:3], MatrixLayout(hidden, width, bits, size, 1, count))
+
+    def _replace(self, node: ir.Node, slots: Sequence[int], layout: MatrixLayout) -> None:
+        portable = [value for slot in slots if (value := input_at(node, slot)) is not None]
+        for slot, value in zip(slots, self._packed(portable, layout), strict=False):
+            node.replace_input_with(slot, value)
+
+    def _packed(self, portable: Sequence[ir.Value], layout: MatrixLayout) -> list[ir.Value]:
         tensors = [_tensor(value) for value in portable]
         positions = [int(tensor.offset or 0) for tensor in tensors]
-        rows, columns, bits, size = (node.attributes[name].as_int() for name in ("N", "K", "bits", "block_size"))
-        layout = MatrixLayout(rows, columns, bits, size, parts)
         if positions[0] not in self._known:
             name = str(portable[0].name).removesuffix(".codes")
             zeros = positions[2] if len(positions) == 3 else None

@@ -52,6 +52,7 @@ class _Repeating:
 
     def __init__(self) -> None:
         self.vocab_size, self.max_rows = _VOCAB_SIZE, _NODES + 1
+        self.logits_rows = self.max_rows
         self.cache = KVCache([(1, 8), (1, 8)], [np.float32] * 2, _CONTEXT + self.max_rows)
 
     def padded(self, rows: int) -> int:

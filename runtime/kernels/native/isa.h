@@ -33,6 +33,8 @@ struct Isa {
   void (*exponentials)(const float* x, int64_t count, float* y);
   // Step 3 for some columns of one head.
   void (*recur)(const RecurrenceUnit& unit);
+  // The sum of a[k] * b[k] (MatMulPanel, step 1; Router, step 1).
+  float (*dot)(const float* a, const float* b, int64_t k);
 };
 
 // The best instruction set that this CPU can run, or the one called `forced`; null if there is none of that name here.

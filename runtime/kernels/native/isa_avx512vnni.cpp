@@ -146,6 +146,6 @@ constexpr auto attend_narrow = attend;
 }  // namespace
 
 const Isa kAvx512Vnni = {"avx512vnni", inverse_rms,    quantize,  multiply,     finish,
-                         unpack,       prepare_narrow, store_row, attend_narrow, convolve, scale_head, exponentials, recur};
+                         unpack,       prepare_narrow, store_row, attend_narrow, convolve, scale_head, exponentials, recur, dot};
 
 }  // namespace pocketspec

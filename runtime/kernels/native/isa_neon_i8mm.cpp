@@ -73,6 +73,6 @@ inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int 
 
 }  // namespace
 
-const Isa kNeonI8mm = {"neon_i8mm", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend, convolve, scale_head, exponentials, recur};
+const Isa kNeonI8mm = {"neon_i8mm", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend, convolve, scale_head, exponentials, recur, dot};
 
 }  // namespace pocketspec

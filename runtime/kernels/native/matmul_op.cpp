@@ -4,6 +4,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "activations.h"
 #include "operators.h"
 #include "ranges.h"
 
@@ -16,51 +17,26 @@ constexpr int64_t kPieceBytes = 48 * 1024;
 constexpr int64_t kParallelActivations = 16 * 1024;
 constexpr int64_t kParallelProducts = 256 * 1024;
 
-// All rows of one call, cut into tiles.
-struct Rows {
-  int64_t count;
-  int64_t tile_rows;  // of every tile but the last
-
-  explicit Rows(int64_t rows) : count(rows) {
-    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-    // A multiple of four, which is what the narrower instruction sets take at once.
-    tile_rows = ((rows + tiles - 1) / tiles + 3) / 4 * 4;
-  }
-  int rows_from(int64_t first) const { return static_cast<int>(count - first < tile_rows ? count - first : tile_rows); }
-};
-
 struct Call {
   const Isa* isa;
   PackedMatrix matrix;
-  Rows rows;
+  QuantizedRows quantized;
   bool gated;
   int64_t n;
   const float *x, *gain, *bias, *residual;
   float* y;
   float epsilon;
   Activation activation;
-  int8_t* values;
-  float* scales;
-  int32_t* sums;
 
-  int blocks() const { return matrix.first.blocks; }
-  int64_t padded_k() const { return static_cast<int64_t>(blocks()) * matrix.first.block; }
-
-  Tile tile(int64_t first) const {
-    return {rows.rows_from(first), values + first * padded_k(), scales + first * blocks(), sums + first * blocks()};
-  }
+  const Rows& rows() const { return quantized.rows; }
 
   // Quantizes blocks first .. last-1 of all rows. Never divided by rows, because neighbouring rows share cache lines.
   void quantize(int64_t first, int64_t last) const {
-    for (int64_t row = 0; row < rows.count; ++row) {
-      const int64_t start = row / rows.tile_rows * rows.tile_rows;
-      const int64_t place = row - start;
+    for (int64_t row = 0; row < rows().count; ++row) {
       const float* from = x + row * matrix.k;
       const float inverse = gain ? isa->inverse_rms(from, matrix.k, epsilon) : 0.0f;
       const RowSource source = {from, gain, inverse, matrix.k, matrix.first.block};
-      const RowTarget target = {values + start * padded_k() + place * 8, scales + start * blocks() + place,
-                                sums + start * blocks() + place, rows.rows_from(start)};
-      isa->quantize(source, target, static_cast<int>(first), static_cast<int>(last));
+      isa->quantize(source, quantized.target(row), static_cast<int>(first), static_cast<int>(last));
     }
   }
 
@@ -76,8 +52,8 @@ struct Call {
     job.stride = n;
     job.columns = static_cast<int>(n - column < kColumns ? n - column : kColumns);
     job.activation = activation;
-    for (int64_t first = 0; first < rows.count; first += rows.tile_rows) {
-      const Tile part = tile(first);
+    for (int64_t first = 0; first < rows().count; first += rows().tile_rows) {
+      const Tile part = quantized.tile(first);
       if (gated) isa->multiply(matrix.panel(index * 2), part, gates);
       isa->multiply(panel, part, products);
       job.residual = residual ? residual + first * n + column : nullptr;
@@ -190,35 +166,32 @@ Status MatMulPanel::compute(OrtKernelContext* context) {
   void* y = nullptr;
   POCKETSPEC_RETURN_IF_ERROR(ort::output(context, 0, a.dims, a.rank, &y));
   if (rows == 0) return nullptr;
-  Call call = {settings_.isa, weights.matrix, Rows(rows), spec_.gated, spec_.n, static_cast<const float*>(a.data),
-               weights.gain, weights.bias, static_cast<const float*>(residual.data), static_cast<float*>(y), epsilon_,
-               activation_, nullptr, nullptr, nullptr};
+  const Panel& panel = weights.matrix.first;
+  Call call = {settings_.isa, weights.matrix, QuantizedRows(rows, panel.block, panel.blocks), spec_.gated, spec_.n,
+               static_cast<const float*>(a.data), weights.gain, weights.bias, static_cast<const float*>(residual.data),
+               static_cast<float*>(y), epsilon_, activation_};
   return run(context, call);
 }
 
 Status MatMulPanel::run(const OrtKernelContext* context, Call& call) const {
   thread_local Scratch scratch;
-  const size_t values = static_cast<size_t>(call.rows.count) * static_cast<size_t>(call.padded_k());
-  const size_t factors = static_cast<size_t>(call.rows.count) * static_cast<size_t>(call.blocks());
-  void* memory = scratch.at_least(values + factors * 8);
+  void* memory = scratch.at_least(call.quantized.bytes());
   if (!memory) {
     return ort::error(kFail, "%s: no memory for the activations of %lld rows; use a smaller prefill chunk", label_.text,
-                      static_cast<long long>(call.rows.count));
+                      static_cast<long long>(call.rows().count));
   }
-  call.values = static_cast<int8_t*>(memory);
-  call.scales = reinterpret_cast<float*>(call.values + values);
-  call.sums = reinterpret_cast<int32_t*>(call.scales + factors);
+  call.quantized.place(memory);
 
-  const int quantizers = call.rows.count * spec_.k < kParallelActivations ? 1 : settings_.crew->count();
+  const int quantizers = call.rows().count * spec_.k < kParallelActivations ? 1 : settings_.crew->count();
   const auto quantize = [&call](int64_t first, int64_t last) { call.quantize(first, last); };
   POCKETSPEC_RETURN_IF_ERROR(
-      run_ranges(context, quantizers, call.blocks(), (call.blocks() + quantizers - 1) / quantizers, quantize,
-                 settings_.crew));
+      run_ranges(context, quantizers, call.quantized.blocks, (call.quantized.blocks + quantizers - 1) / quantizers,
+                 quantize, settings_.crew));
 
   const int64_t units = (spec_.n + kColumns - 1) / kColumns;
   const int64_t unit_bytes = static_cast<int64_t>(call.matrix.code_bytes()) * (spec_.gated ? 2 : 1);
   const int64_t piece = unit_bytes < kPieceBytes ? kPieceBytes / unit_bytes : 1;
-  const int workers = units * unit_bytes * call.rows.count < kParallelProducts ? 1 : settings_.crew->count();
+  const int workers = units * unit_bytes * call.rows().count < kParallelProducts ? 1 : settings_.crew->count();
   const auto multiply = [&call](int64_t first, int64_t last) {
     for (int64_t unit = first; unit < last; ++unit) call.multiply(unit);
   };

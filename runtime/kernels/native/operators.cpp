@@ -44,7 +44,7 @@ Status MatrixSpec::read(const OrtKernelInfo* info, const char* label) {
 Status MatrixSpec::check(const char* label, const ort::Tensor& codes, const ort::Tensor& scales,
                          const ort::Tensor& zeros, PackedMatrix* matrix) const {
   const int64_t blocks = (k + block - 1) / block;
-  const int64_t panels = (n + kColumns - 1) / kColumns * (gated ? 2 : 1);
+  const int64_t panels = this->panels() * count;
   if (codes.type != kUint8) return ort::error(kInvalidArgument, "%s: codes must be uint8", label);
   POCKETSPEC_RETURN_IF_ERROR(check_shape(label, "codes", codes, {panels, blocks, 2 * block * bits}));
   if (scales.type != kFloat && scales.type != kHalf) {

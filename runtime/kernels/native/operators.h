@@ -96,11 +96,16 @@ CustomOp* make_gather_panel(const Settings& settings);
 CustomOp* make_cached_attention(const Settings& settings, ElementType cache);
 CustomOp* make_short_convolution(const Settings& settings);
 CustomOp* make_linear_recurrence(const Settings& settings);
+CustomOp* make_router(const Settings& settings);
+CustomOp* make_routed_experts(const Settings& settings);
 
-// Checks codes, scales and zero_points against K, N, bits and block size, and fills `matrix`.
+// Checks codes, scales and zero_points against K, N, bits and block size, and fills `matrix`: one, or `count` of them,
+// one after another.
 struct MatrixSpec {
-  int64_t k = 0, n = 0, bits = 0, block = 0;
+  int64_t k = 0, n = 0, bits = 0, block = 0, count = 1;
   bool gated = false;
+
+  int64_t panels() const { return (n + kColumns - 1) / kColumns * (gated ? 2 : 1); }
 
   Status read(const OrtKernelInfo* info, const char* label);
   Status check(const char* label, const ort::Tensor& codes, const ort::Tensor& scales, const ort::Tensor& zeros,

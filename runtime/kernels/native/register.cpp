@@ -22,7 +22,7 @@ Status add_operators(OrtSessionOptions* options, const Settings& settings) {
   for (CustomOp* op : {make_matmul_panel(settings), make_gather_panel(settings), make_cached_attention(settings, kFloat),
                        make_cached_attention(settings, kHalf), make_cached_attention(settings, kInt8),
                        make_cached_attention(settings, kUint8), make_short_convolution(settings),
-                       make_linear_recurrence(settings)}) {
+                       make_linear_recurrence(settings), make_router(settings), make_routed_experts(settings)}) {
     if (!op) return ort::error(kFail, "pocketspec: no memory for its operators");
     POCKETSPEC_RETURN_IF_ERROR(ort::add_op(domain, op));
   }

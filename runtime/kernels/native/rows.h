@@ -26,19 +26,17 @@ inline void store_part(Lanes lanes, float* to, int count) {
   std::memcpy(to, part, static_cast<size_t>(count) * sizeof(float));
 }
 
-// The sum of squares of x[k] (MatMulPanel, step 1).
-inline float sum_of_squares(const float* x, int64_t k) {
+// The sum of a[k] * b[k] (MatMulPanel, step 1).
+float dot(const float* a, const float* b, int64_t k) {
   Lanes even = Lanes::set(0), odd = Lanes::set(0);
   for (int64_t i = 0; i < k; i += 32) {
-    const Lanes a = load_until(x, i, k);
-    even = fma(a, a, even);
-    if (i + 16 < k) {
-      const Lanes b = load_until(x, i + 16, k);
-      odd = fma(b, b, odd);
-    }
+    even = fma(load_until(a, i, k), load_until(b, i, k), even);
+    if (i + 16 < k) odd = fma(load_until(a, i + 16, k), load_until(b, i + 16, k), odd);
   }
   return sum(even + odd);
 }
+
+inline float sum_of_squares(const float* x, int64_t k) { return dot(x, x, k); }
 
 float inverse_rms(const float* x, int64_t k, float epsilon) {
   return 1.0f / std::sqrt(sum_of_squares(x, k) / static_cast<float>(k) + epsilon);

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from runtime.kernels.selftest import reference
 from runtime.kernels.selftest.attention_reference import ReferenceAttention
+from runtime.kernels.selftest.expert_cases import expert_cases
+from runtime.kernels.selftest.matrices import make_matrix, packed
 from runtime.kernels.selftest.numbers import Numbers
 from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.kernels.selftest.reference import Floats, QuantizedMatrix
@@ -33,6 +35,10 @@ _INPUTS = {
         *("qkv", "past_key", "past_value", "position_ids", "total", "cos", "sin", "tree_bias", "q_gain", "k_gain"),
     ),
     "ShortConvolution": ("x", "weight", "bias", "past", "total"),
+    "Router": ("x", "weight", "bias", "choice_bias"),
+    "RoutedExperts": (
+        *("x", "experts", "weights", "gate_up", "gate_up_scales", "gate_up_zeros", "down", "down_scales", "down_zeros"),
+    ),
     "LinearRecurrence": ("query", "key", "value", "log_decay", "beta", "base", "updates", "replay"),
 }
 
@@ -78,7 +84,7 @@ def cases() -> Iterator[Case]:
         pair = [make_matrix(24, 96, 4, 32, half=True, own_zeros=False, seed=seed) for seed in (1, 2)]
         yield _matmul(f"MatMulPanel with {activation}", pair, activation, extra=("gain",))
     yield from _attentions()
-    for name, operator, attributes, calls in state_cases():
+    for name, operator, attributes, calls in (*state_cases(), *expert_cases()):
         yield Case(name, operator, attributes, {}, [Trial(*call) for call in calls])
 
 
@@ -89,25 +95,6 @@ def refusals() -> Iterator[tuple[str, Case]]:
     yield "A", _with_input(product, "A", product.trials[0].given["A"][..., :-1])
     attention = next(_attentions())
     yield "qkv", _with_input(attention, "qkv", attention.trials[0].given["qkv"][..., :-1])
-
-
-def make_matrix(
-    n: int, k: int, bits: int, block: int, *, half: bool, own_zeros: bool, seed: int = 0
-) -> QuantizedMatrix:
-    """A random matrix [n, k]."""
-    numbers = Numbers(n, k, bits, block, seed)
-    blocks = -(-k // block)
-    scales = numbers.uniform(0.5, 2.0, (n, blocks)).astype(np.float16 if half else np.float32)
-    zeros = numbers.integers(0, 1 << bits, (n, blocks), np.uint8) if own_zeros else None
-    return QuantizedMatrix(numbers.integers(0, 1 << bits, (n, k), np.uint8), scales, zeros, bits, block)
-
-
-def packed(matrices: Sequence[QuantizedMatrix]) -> dict[str, Array]:
-    """The inputs of one matrix, or of a gated one: the panels of its two parts in turns."""
-    parts = [matrix.packed() for matrix in matrices]
-    return {
-        name: np.stack([part[name] for part in parts], 1).reshape(-1, *parts[0][name].shape[1:]) for name in parts[0]
-    }
 
 
 def _open_types(arrays: Arrays) -> dict[str, ValueType]:

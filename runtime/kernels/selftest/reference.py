@@ -97,17 +97,22 @@ def fma(a: Any, b: Any, c: Any) -> Floats:
     return total.astype(np.float32)
 
 
-def sum_of_squares(x: Floats) -> Floats:
-    """The sum of step 1 for rows [rows, K]: [rows, 1]."""
-    rows, k = x.shape
-    padded = np.pad(x, ((0, 0), (0, -k % 32))).reshape(rows, -1, 32)
+def dot(a: Floats, b: Floats) -> Floats:
+    """The sum of step 1 over products of rows [rows, K], each with its own: [rows, 1]."""
+    rows, k = a.shape
+    left, right = (np.pad(x, ((0, 0), (0, -k % 32))).reshape(rows, -1, 32) for x in (a, b))
     lanes = np.zeros((rows, 32), np.float32)
-    for part in range(padded.shape[1]):
-        lanes = fma(padded[:, part], padded[:, part], lanes)
+    for part in range(left.shape[1]):
+        lanes = fma(left[:, part], right[:, part], lanes)
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
     return lanes
+
+
+def sum_of_squares(x: Floats) -> Floats:
+    """The sum of step 1 for rows [rows, K]: [rows, 1]."""
+    return dot(x, x)
 
 
 def norm(x: Floats, gain: Floats, epsilon: float) -> Floats:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from runtime.kernels.selftest.numbers import Numbers
+from runtime.kernels.selftest.onnx_bytes import Attribute
 from runtime.kernels.selftest.reference import Floats
 from runtime.kernels.selftest.state_reference import convolve, run_rows
 
@@ -17,7 +18,7 @@ _HELD = 7
 
 Arrays = dict[str, np.ndarray]
 # Name, operator, attributes, and inputs and outputs of every call.
-StateCase = tuple[str, str, dict[str, float | int], list[tuple[Arrays, Arrays]]]
+StateCase = tuple[str, str, Mapping[str, Attribute], list[tuple[Arrays, Arrays]]]
 
 
 def state_cases() -> Iterator[StateCase]:

@@ -15,7 +15,8 @@ nothing.
 
 A weight is ``(code - zero point) * scale``; without zero points the zero point is the middle code, 8 or 128. A gated
 matrix has two parts (gate and up, stacked by rows), and their panels alternate: panel 2p has rows 16p and following of
-the gate, panel 2p + 1 the same rows of up. Each part is padded separately.
+the gate, panel 2p + 1 the same rows of up. Each part is padded separately. The matrices of a stack (the experts of a
+layer) follow one another, each as if it were alone.
 
 The functions here work on whole panels; ``packing`` applies them to files.
 """
@@ -39,13 +40,17 @@ SCALE_TYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": n
 
 @dataclass(frozen=True)
 class MatrixLayout:
-    """The sizes of one matrix: ``parts`` (1, or 2 if gated) of ``rows`` (N) by ``columns`` (K) weights."""
+    """The sizes of one matrix: ``parts`` (1, or 2 if gated) of ``rows`` (N) by ``columns`` (K) weights.
+
+    ``stack`` matrices of these sizes are one tensor.
+    """
 
     rows: int
     columns: int
     bits: int
     block_size: int
     parts: int = 1
+    stack: int = 1
 
     @property
     def blocks(self) -> int:
@@ -59,8 +64,13 @@ class MatrixLayout:
 
     @property
     def panels(self) -> int:
-        """Panels of all parts."""
-        return self.parts * self.groups
+        """Panels of all parts of all matrices."""
+        return self.stack * self.parts * self.groups
+
+    @property
+    def portable_rows(self) -> int:
+        """Rows of all parts of all matrices."""
+        return self.stack * self.parts * self.rows
 
     @property
     def middle(self) -> int:
@@ -85,17 +95,17 @@ class MatrixLayout:
     @property
     def portable_codes_shape(self) -> tuple[int, int, int]:
         """Shape of the codes in MatMulNBits."""
-        return self.parts * self.rows, self.blocks, self.block_size * self.bits // 8
+        return self.portable_rows, self.blocks, self.block_size * self.bits // 8
 
     @property
     def portable_scales_shape(self) -> tuple[int, int]:
         """Shape of the scales in MatMulNBits."""
-        return self.parts * self.rows, self.blocks
+        return self.portable_rows, self.blocks
 
     @property
     def portable_zero_points_shape(self) -> tuple[int, int]:
         """Shape of the zero points in MatMulNBits."""
-        return self.parts * self.rows, -(-self.blocks * self.bits // 8)
+        return self.portable_rows, -(-self.blocks * self.bits // 8)
 
 
 def panel_rows(parts: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:

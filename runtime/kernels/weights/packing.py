@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -112,13 +113,17 @@ def _tasks(source: BinaryIO, table: PackingTable) -> Iterator[Callable[[], list[
         layout = matrix.layout
         group_bytes = layout.parts * PANEL * layout.blocks * layout.portable_codes_shape[2]
         step = max(1, _SLAB_BYTES // group_bytes)
-        for first in range(0, layout.groups, step):
+        for number, first in product(range(layout.stack), range(0, layout.groups, step)):
             last = min(first + step, layout.groups)
-            yield partial(_lay_out, matrix, first, *_read_slab(source, matrix, first, last))
+            panel = (number * layout.groups + first) * layout.parts
+            yield partial(_lay_out, matrix, panel, *_read_slab(source, matrix, number, first, last))
 
 
-def _read_slab(source: BinaryIO, matrix: MatrixEntry, first: int, last: int) -> list[npt.NDArray[Any]]:
-    """Codes, scales and perhaps zero points ``[parts, rows, ...]`` of panels ``first`` to ``last`` of each part."""
+def _read_slab(source: BinaryIO, matrix: MatrixEntry, number: int, first: int, last: int) -> list[npt.NDArray[Any]]:
+    """Codes, scales and perhaps zero points ``[parts, rows, ...]`` of panels ``first`` to ``last`` of each part.
+
+    ``number``: of which matrix of a stack.
+    """
     layout = matrix.layout
     kinds: list[tuple[int, tuple[int, ...], npt.DTypeLike]] = [
         (matrix.codes.source, layout.portable_codes_shape[1:], np.uint8),
@@ -130,20 +135,21 @@ def _read_slab(source: BinaryIO, matrix: MatrixEntry, first: int, last: int) -> 
     slab = []
     for position, shape, dtype in kinds:
         row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        starts = [position + (part * layout.rows + rows.start) * row_bytes for part in range(layout.parts)]
+        parts = range(number * layout.parts, (number + 1) * layout.parts)
+        starts = [position + (part * layout.rows + rows.start) * row_bytes for part in parts]
         slab.append(np.stack([_read(source, start, (len(rows), *shape), dtype) for start in starts]))
     return slab
 
 
 def _lay_out(
     matrix: MatrixEntry,
-    first: int,
+    panel: int,
     codes: npt.NDArray[np.uint8],
     scales: npt.NDArray[np.float32],
     zero_points: npt.NDArray[np.uint8] | None = None,
 ) -> list[_PackedPiece]:
-    """One slab in the packed layout."""
-    layout, panel = matrix.layout, first * matrix.layout.parts
+    """One slab in the packed layout, from ``panel`` on."""
+    layout = matrix.layout
     packed = _pack_tiles(panel_rows(codes, _double(layout.middle, layout.bits)), layout)
     scaled = pack_scales(panel_rows(scales, 0), SCALE_TYPES[matrix.scale_type])
     pieces = [(matrix.codes, packed), (matrix.scales, scaled)]

@@ -107,7 +107,11 @@ def packed_sizes(layout: MatrixLayout, scale_type: str) -> tuple[int, int, int]:
 
 def dump_table(table: PackingTable) -> str:
     """The table as JSON text, ending in a line break."""
-    return json.dumps(asdict(table), indent=1) + "\n"
+    data = asdict(table)
+    for matrix in data["matrices"]:
+        if matrix["layout"]["stack"] == 1:  # as in tables of earlier versions, which knew no stacks
+            del matrix["layout"]["stack"]
+    return json.dumps(data, indent=1) + "\n"
 
 
 def read_table(path: Path) -> tuple[PackingTable, str]:
@@ -140,7 +144,7 @@ def _faults(table: PackingTable) -> Iterator[str]:
     ends = []
     for matrix in table.matrices:
         layout = matrix.layout
-        if min(layout.rows, layout.columns) < 1 or max(layout.rows, layout.columns) > 1 << 28:
+        if min(layout.rows, layout.columns, layout.stack) < 1 or max(layout.portable_rows, layout.columns) > 1 << 28:
             yield f"{shown(matrix.name)} has {layout.rows} rows of {layout.columns}"
         elif layout.bits not in (4, 8) or layout.block_size not in BLOCK_SIZES or layout.parts not in (1, 2):
             yield f"{shown(matrix.name)} has a layout that nothing packs"

@@ -70,6 +70,7 @@ SHARED_CACHES = {
     "num_kv_shared_layers": 2,
     "hidden_size_per_layer_input": 8,
 }
+EXPERTS = {"moe_intermediate_size": 40, "num_experts": 8, "num_experts_per_tok": 3}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_hidden_layers": 2, "rope_parameters": LLAMA3_ROPE}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
@@ -135,6 +136,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "final_logit_softcapping": 8.0,
         },
     ),
+    # The first layer has no experts.
+    "qwen3_moe": (
+        "qwen3_moe",
+        {**EXPERTS, "num_hidden_layers": 2, "head_dim": 24, "norm_topk_prob": True, "mlp_only_layers": [0]},
+    ),
+    "mixtral": ("mixtral", {"num_local_experts": 4}),
     "apertus": ("apertus", {"hidden_act": "xielu", "rope_parameters": LLAMA3_ROPE}),
 }
 TEXT = [23, 191, 7, 150, 42, 288, 5, 77, 134, 260, 99, 18, 201, 66, 31, 245, 112, 8]
@@ -146,7 +153,7 @@ TOLERANCE = 1e-5
 
 # What is peculiar to these others have as well: the windows of gemma2, the head size, norms and ropes of gemma3, the
 # layers without rope of smollm3, the rope of apertus; biases are in test_trace.py.
-LATER = ("llama", "qwen2", "mistral", "qwen3", "exaone4", "hunyuan_v1_dense", "olmo3")
+LATER = ("llama", "qwen2", "mistral", "qwen3", "exaone4", "hunyuan_v1_dense", "olmo3", "mixtral")
 CHOSEN = [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in FAMILIES]
 
 

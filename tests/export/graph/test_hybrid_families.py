@@ -14,7 +14,7 @@ import transformers
 from export.graph.trace import GraphOptions
 from export.sources.model_shape import shape_of
 from tests.export.filled import CAPACITY, Case, relative
-from tests.export.graph.test_families import SMALL, TEXT, TOLERANCE
+from tests.export.graph.test_families import EXPERTS, SMALL, TEXT, TOLERANCE
 
 DELTA_RULE = {
     "head_dim": 16,
@@ -24,21 +24,26 @@ DELTA_RULE = {
     "linear_value_head_dim": 24,
     "linear_conv_kernel_dim": 4,
 }
+MAMBA = {
+    "layer_types": ["mamba", "mamba", "attention", "mamba"],
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 24,
+    "mamba_n_groups": 1,
+    "shared_intermediate_size": 96,
+}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("lfm2", {"layer_types": ["conv", "conv", "full_attention", "conv"], "block_multiple_of": 32}),
     "qwen3_5": ("qwen3_5_text", DELTA_RULE),
     "qwen3_next": ("qwen3_next", {**DELTA_RULE, "num_experts": 0}),
-    "granitemoehybrid": (
+    "granitemoehybrid": ("granitemoehybrid", {**MAMBA, "num_local_experts": 0}),
+    "granitemoehybrid sparse": (
         "granitemoehybrid",
-        {
-            "layer_types": ["mamba", "mamba", "attention", "mamba"],
-            "mamba_n_heads": 8,
-            "mamba_d_head": 16,
-            "mamba_d_state": 24,
-            "mamba_n_groups": 1,
-            "shared_intermediate_size": 96,
-            "num_local_experts": 0,
-        },
+        {**MAMBA, "num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 40},
+    ),
+    "lfm2_moe": (
+        "lfm2_moe",
+        {**EXPERTS, "layer_types": ["conv", "conv", "full_attention", "conv"], "num_dense_layers": 1},
     ),
 }
 

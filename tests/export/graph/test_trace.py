@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
@@ -26,6 +27,7 @@ from export.graph.lowering.attention import (
 from export.graph.lowering.norm import NormFormula, find_formula
 from export.graph.lowering.rotary import RotaryMismatchError, find_layout, make_table
 from export.graph.recipe import AliasRecipe, ConstantRecipe, MatrixRecipe
+from export.graph.torch_functions import table_kept
 from export.graph.trace import GraphOptions, lower
 from export.manifest import ModelShape
 from export.sources.model_shape import ArchitectureError, shape_of
@@ -167,6 +169,7 @@ def test_positions_end_where_a_rotary_embedding_would_change() -> None:
         shape_of(config, 33)
 
 
+GLM = {"num_experts_per_tok": 2, "first_k_dense_replace": 0}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "gpt2",
@@ -180,8 +183,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"layer_types": ["conv", "moe"], "num_hidden_layers": 2},
         "layers of the kind 'conv' and 'moe'; known are",
     ),
-    ("mixtral", {}, "mixtures of experts are not supported"),
-    ("qwen3_moe", {"num_experts": 4}, "mixtures of experts are not supported"),
+    ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 5}, "a row uses 5 of 4 experts .* allowed are 1 to 4"),
+    ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 0}, "a row uses 0 of 4 experts"),
+    ("glm4_moe", {**GLM, "n_routed_experts": 6, "n_group": 4}, "4 groups, which do not divide 6"),
+    (
+        "glm4_moe",
+        {**GLM, "n_routed_experts": 8, "n_group": 2},
+        "groups of experts are not supported",
+    ),
+    ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}, "has biases, norms, turned matrices or no gate"),
     ("gemma3n_text", {"num_kv_shared_layers": 0}, "alternating updates of several streams are not supported"),
     ("t5", {"num_heads": 4}, "not a decoder of text alone"),
     ("llama", {"head_dim": 12}, "head size 12 is not a multiple of 8"),
@@ -216,6 +226,20 @@ def test_nothing_is_left_behind_even_after_a_refusal() -> None:
         lower(llama(is_causal=False), GraphOptions("fp32"))
     assert IMPLEMENTATION not in ALL_ATTENTION_FUNCTIONS
     assert dict(vars(modeling_llama)) == before
+
+
+def test_the_table_that_exports_share_stays_what_torch_makes() -> None:
+    make_case("llama")
+    with table_kept():
+        kept = ONNXRegistry().from_torchlib(opset_version=21)
+        assert ONNXRegistry().from_torchlib(opset_version=21) is kept
+    made = ONNXRegistry().from_torchlib(opset_version=21)
+    assert made is not kept
+    shared, fresh = (
+        {name: [each.onnx_function for each in functions] for name, functions in table.functions.items()}
+        for table in (kept, made)
+    )
+    assert shared == fresh
 
 
 class Call:

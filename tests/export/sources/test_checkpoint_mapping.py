@@ -19,6 +19,7 @@ from export.manifest import PocketspecError
 from export.report import SilentReporter
 from export.request import ExportRequest
 from export.sources import checkpoint_mapping as loading
+from export.sources import expert_tensors
 from export.sources.checkpoint import INDEX, Checkpoint
 from export.sources.checkpoint_mapping import LoadedTensors, LoadingError, load_tensors
 from export.sources.streamed_model import reference_logits
@@ -242,17 +243,70 @@ def test_a_shard_that_lacks_what_the_index_says_is_named(tmp_path: Path) -> None
         load(folder)
 
 
-def test_tensors_that_transformers_would_rearrange_are_refused(tmp_path: Path) -> None:
-    config = MixtralConfig(
-        vocab_size=96,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        num_local_experts=2,
-    )
-    folder = save(tmp_path, config)
+EXPERTS = MixtralConfig(
+    vocab_size=96,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    num_local_experts=12,
+)
+EXPERT = "model.layers.1.block_sparse_moe.experts.{}.w{}.weight"
+
+
+def test_experts_are_stacked_as_transformers_stacks_them(tmp_path: Path) -> None:
+    folder = save(tmp_path, EXPERTS)
+    stored = load_file(folder / "model.safetensors")
+    assert EXPERT.format(11, 2) in stored
+    _, tensors = load(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for name, parameter in model.named_parameters():
+        assert tensors.shape(name) == tuple(parameter.shape)
+        np.testing.assert_array_equal(tensors.read(name), parameter.detach().numpy())
+        np.testing.assert_array_equal(tensors.read(name, 3, 7), parameter.detach().numpy()[3:7])
+    assert not tensors.unexpected
+    assert set(tensors.names()) == set(dict(model.named_parameters()))
+
+
+def without_an_expert(tensors: Tensors) -> None:
+    del tensors[EXPERT.format(4, 3)]
+
+
+def one_expert_more(tensors: Tensors) -> None:
+    for kind in (1, 2, 3):
+        tensors[EXPERT.format(12, kind)] = tensors[EXPERT.format(0, kind)].clone()
+
+
+def a_smaller_expert(tensors: Tensors) -> None:
+    tensors[EXPERT.format(5, 2)] = tensors[EXPERT.format(5, 2)][:, :40].clone()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (without_an_expert, r"no tensor '.*experts.4.w3.weight' in .* \(1 of 12 experts are missing\); download"),
+        (one_expert_more, r"has 13 experts like .*, its config.json says 12: they are not of one model"),
+        (
+            a_smaller_expert,
+            r"'.*experts.5.w2.weight' .* has shape \[32, 40\], .* \[32, 48\]: matrices of experts have one",
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_experts_that_do_not_make_a_stack_are_refused(
+    tmp_path: Path, change: Callable[[Tensors], object], text: str
+) -> None:
+    with pytest.raises(PocketspecError, match=text) as refusal:
+        load(save(tmp_path, EXPERTS, change))
+    assert "\n" not in str(refusal.value)
+
+
+def test_tensors_that_transformers_would_rearrange_otherwise_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path, EXPERTS)
+    monkeypatch.setattr(expert_tensors, "_only_stacks", lambda converter: False)
     with pytest.raises(LoadingError, match=r"is stored in a form that transformers rearranges into .* for mixtral"):
         load(folder)
 

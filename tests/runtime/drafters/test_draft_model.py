@@ -118,7 +118,7 @@ def test_its_cache_follows_any_change_of_the_committed_tokens(turns: list[tuple[
         context.append(tokens)
         draft = drafter.propose(context, DraftLimit(4, 3, shape))
         expected = DraftModelDrafter(TableModel(), 11).propose(context, DraftLimit(4, 3, shape))
-        assert replace(draft, rows_read=expected.rows_read) == expected
+        assert replace(draft, rows_read=expected.rows_read, reviewed=expected.reviewed) == expected
         held = model.cache.tokens.tolist()
         assert held[: len(context)] == context.tokens.tolist()
         assert np.array_equal(model.cache.arrays[0][:, :, : len(held)], fresh_rows(model, held))
@@ -180,3 +180,31 @@ def test_tokens_the_drafter_lacks_do_no_harm() -> None:
 def test_the_first_three_tokens_have_the_law_of_the_target(shape: Shape, drawn: bool, verifier: Verifier) -> None:
     drafter = DraftModelDrafter(TableModel(3, seed=4), 3, drawn=drawn)
     assert law_pvalue(TableModel(3, seed=2), drafter, DraftLimit(4, 2, shape), verifier, runs=800) > 1e-3
+
+
+@pytest.mark.parametrize("max_rows", [12, 5])
+def test_what_it_would_have_drafted_of_text_that_came_without_it_is_told(max_rows: int) -> None:
+    """The law: each word of the review is whether a draft of one token at that place would have been right."""
+    written = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+    (guess,) = _guess_after(written)
+    context = context_of([*written, guess, 7], GREEDY)
+    told = DraftModelDrafter(TableModel(max_rows=max_rows), 11).propose(context, DraftLimit(2, 2)).reviewed
+    text = context.tokens.tolist()
+    right = [_guess_after(text[:place]) == (text[place],) for place in range(1, len(text))]
+    assert told == tuple(right[-(max_rows - 1) :])
+    assert True in told
+    assert False in told
+
+
+def _guess_after(tokens: list[int]) -> tuple[int, ...]:
+    return DraftModelDrafter(TableModel(), 11).propose(context_of(tokens, GREEDY), DraftLimit(1, 1)).tokens
+
+
+def test_nothing_is_told_where_there_is_no_room_or_no_meaning() -> None:
+    def told(params: SamplingParams, logits_rows: int = 12) -> tuple[bool, ...]:
+        model = TableModel()
+        model.logits_rows = logits_rows
+        return DraftModelDrafter(model, 11).propose(context_of(TOKENS, params), DraftLimit(2, 2)).reviewed
+
+    assert len(told(GREEDY)) == len(TOKENS) - 1
+    assert told(GREEDY, logits_rows=1) == told(SAMPLED) == told(SamplingParams(repetition_penalty=2.0)) == ()

@@ -27,7 +27,7 @@ WINDOWED = {"capacity": 20, "max_rows": 4}  # 16 positions, less a draft of 4: a
 
 def _guess(draft: Draft) -> Draft:
     """The draft without what it cost."""
-    return replace(draft, rows_read=0)
+    return replace(draft, rows_read=0, reviewed=())
 
 
 @pytest.mark.parametrize("shape", ["chain", "tree"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from runtime.kernels.library import Library, open_library
 from runtime.kernels.selftest import reference
-from runtime.kernels.selftest.cases import make_matrix, packed
+from runtime.kernels.selftest.matrices import make_matrix, packed
 from runtime.kernels.selftest.numbers import Numbers
 from runtime.kernels.selftest.onnx_bytes import GraphNode, ValueType, encode_model
 from runtime.kernels.selftest.reference import Floats, QuantizedMatrix

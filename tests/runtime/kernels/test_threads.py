@@ -13,7 +13,7 @@ from runtime.calibration.measure import calibrate
 from runtime.engine import Engine
 from runtime.kernels.backends import PORTABLE
 from runtime.kernels.library import open_library
-from runtime.kernels.selftest.cases import make_matrix, packed
+from runtime.kernels.selftest.matrices import make_matrix, packed
 from runtime.kernels.selftest.onnx_bytes import GraphNode, ValueType, encode_model
 from runtime.kernels.threads import NativeCrew, crew_of
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx import parser
 
 from export.bundle_files import sha256_of
-from export.graph.state_functions import define_states
+from export.graph.functions import define_functions
 from export.manifest import (
     ConvolutionShape,
     FileEntry,
@@ -86,7 +86,7 @@ def tables_of(delta: bool) -> dict[str, np.ndarray]:
 def write_hybrid_graph(path: Path, delta: bool = True) -> Path:
     """The graph with the definitions of its operators, for ONNX Runtime alone."""
     model = hybrid_graph(delta)
-    define_states(model)
+    define_functions(model)
     ir.save(model, path)
     return path
 
@@ -111,7 +111,7 @@ def write_hybrid_bundle(folder: Path) -> Path:
 
 def _write_level(folder: Path, name: str, role: Role, place: str, noise: float) -> Level:
     model = hybrid_graph(noise=noise)
-    define_states(model)
+    define_functions(model)
     path = folder / place / "model.onnx"
     ir.save(model, path)
     shape = ModelShape(

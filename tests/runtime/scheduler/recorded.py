@@ -13,7 +13,7 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -21,8 +21,9 @@ from pathlib import Path
 from export.manifest import Level
 from memory.costs import MeasuredCosts, RowCosts, make_row_costs
 from memory.plan import Shape
-from runtime.decoding.draft import DraftLimit
+from runtime.decoding.draft import DraftLimit, Pick, Step
 from runtime.drafters.confidence import is_worth_extending
+from runtime.scheduler.latency import FEW_ROWS
 from tests.runtime.scheduler.world import FLAT, Rows, World, level
 
 _FILE = Path(__file__).with_name("recorded.json")
@@ -42,6 +43,8 @@ BUSY: Mapping[str, Mapping[int, Rows]] = {
     "middle": {63: {1: 0.60, 4: 0.60, 8: 0.75, 16: 1.08}, 249: {1: 0.60, 4: 0.64, 8: 0.79, 16: 1.33}},
 }
 BUSY_NODES: Mapping[Shape, float] = {"chain": 1.31e-4, "tree": 3.43e-4}
+# The most tokens that a draft model reviews when it has caught up: one fewer than a forward of this plan has rows.
+_REVIEWED = 15
 # The share of all forwards that take longer because of something else, and by how much at most.
 _HELD_UP, _LONGEST = 0.04, 3.0
 # A virtual machine among noisy others: the logarithm of a forward's seconds varies by this much, and half of it lasts
@@ -125,6 +128,7 @@ class Recorded(World):
         self._ends = list(accumulate(self.lengths))
         self._luck = random.Random(self.seed + 1)
         self._wave = 0.0
+        self._read = dict.fromkeys(("small", "middle"), 0)
         if self.believed is not None:
             found = {name: _row_costs(table) for name, table in self.believed.items()}
             self.costs = MeasuredCosts(found, 2.65e-4, BUSY_NODES, 2.05e-4, 20e9, 2, "native", True)
@@ -136,6 +140,35 @@ class Recorded(World):
             fresh = self._luck.gauss(0.0, self.unsteady * math.sqrt(1 - _LASTING**2))
             self._wave = _LASTING * self._wave + fresh
         return super().forward(name, rows) * longer * math.exp(self._wave)
+
+    def behind(self, name: str) -> int:
+        """Rows that a level must read before it drafts: of the text since it drafted last, and the last token."""
+        return self.tokens - self._read[name] + 1
+
+    def step(self, pick: Pick) -> Step:
+        """A step before which the levels of the drafter catch up with the text; one that drafts alone reviews it."""
+        levels = [name for name in (pick.drafter or "").split(">") if name in self._read]
+        late = {name: self.behind(name) for name in levels if self.behind(name) > FEW_ROWS}
+        reading = sum(self.forward(name, rows) for name, rows in late.items())
+        reviewed: tuple[bool, ...] = ()
+        if len(levels) == len(late) == 1:
+            reviewed = tuple(self._was_right(levels[0], place) for place in range(self.tokens - _REVIEWED, self.tokens))
+        step = super().step(pick)
+        self._read.update(dict.fromkeys(levels, self.tokens))
+        self.seconds += reading
+        return replace(
+            step,
+            draft_seconds=step.draft_seconds + reading,
+            seconds=step.seconds + reading,
+            rows_read=sum(late.values()),
+            reviewed=reviewed,
+        )
+
+    def _was_right(self, name: str, token: int) -> bool:
+        """Whether a level guesses this token of all the text."""
+        number = bisect_right(self._ends, token)
+        answer = self._answers[number] if 0 <= token < self._ends[-1] else None
+        return answer is not None and answer.guesses[name].chain[token - self._ends[number]] > 0
 
     def _place(self, ahead: int = 0) -> tuple[Answer, int]:
         """The present answer, and the place in it ``ahead`` of the text, at most the last one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.decoding.draft import Step
 from runtime.scheduler.acceptance_stats import AcceptanceStats, RunningMean, RunningRatio, TextEase, TreeGain
@@ -171,3 +173,15 @@ def test_a_sudden_change_is_believed_of_deeper_tokens_at_once() -> None:
     for _ in range(3):
         acceptance.observe(0, 3)
     assert acceptance.chances(3)[2] < 0.9
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_a_review_teaches_what_chains_over_the_same_text_would_have(right: list[bool]) -> None:
+    reviewed, drafted = AcceptanceStats(0.6), AcceptanceStats(0.6)
+    reviewed.review(right)
+    place = 0
+    while place < len(right):
+        stood = next((count for count, each in enumerate(right[place:]) if not each), len(right) - place)
+        drafted.observe(stood, min(stood + 1, len(right) - place))
+        place += stood + 1  # the model's own token is behind what stood
+    assert reviewed.chances(8) == drafted.chances(8)

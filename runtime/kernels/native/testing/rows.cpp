@@ -1,4 +1,4 @@
-// Tests of the functions that work on floats: inverse_rms, quantize, finish.
+// Tests of the functions that work on floats: inverse_rms, dot, quantize, finish.
 #include <cmath>
 
 #include "comparison.h"
@@ -18,6 +18,16 @@ void check_inverse_rms(Comparison& comparison, Random& random) {
                            Output(1, 0, 0),
                            [&](const Isa& isa, Output& out) { out.floats[0] = isa.inverse_rms(x.data(), k, epsilon); });
       }
+    }
+  }
+}
+
+void check_dot(Comparison& comparison, Random& random) {
+  for (const int k : {1, 15, 16, 17, 31, 32, 33, 48, 64, 100, 300}) {
+    for (const Kind kind : kKinds) {
+      const std::vector<float> a = numbers(random, kind, k), b = numbers(random, Kind::kOrdinary, k);
+      comparison.compare("dot", text("k=%d %s", k, name_of(kind)), Output(1, 0, 0),
+                         [&](const Isa& isa, Output& out) { out.floats[0] = isa.dot(a.data(), b.data(), k); });
     }
   }
 }
@@ -118,6 +128,7 @@ void check_finish(Comparison& comparison, Random& random) {
 void check_rows(Comparison& comparison) {
   Random random(1);
   check_inverse_rms(comparison, random);
+  check_dot(comparison, random);
   check_quantize(comparison, random);
   check_finish(comparison, random);
   check_activations(comparison);

@@ -107,6 +107,39 @@ class GatherPanel(OpRun):
         return (weights[ids] * np.float32(given.get("scale", 1)),)
 
 
+class Router(OpRun):
+    op_domain = "pocketspec"
+
+    def _run(self, x: Array, weight: Array, bias: Any = None, choice: Any = None, **given: Any) -> tuple[Array, Array]:
+        logits = x @ weight.T + (0 if bias is None else bias)
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        scores = 1 / (1 + np.exp(-logits)) if given["sigmoid"] else powers / powers.sum(-1, keepdims=True)
+        experts = np.argsort(-(scores + (0 if choice is None else choice)), -1, kind="stable")[:, : given["used"]]
+        weights = np.take_along_axis(scores, experts, -1)
+        if given["normalized"]:
+            weights = weights / (weights.sum(-1, keepdims=True) + given["epsilon"])
+        return experts, np.float32(weights * given["scale"])
+
+
+class RoutedExperts(OpRun):
+    op_domain = "pocketspec"
+
+    def _run(self, x: Array, chosen: Array, weights: Array, *stored: Any, **given: Any) -> tuple[Array]:
+        gate_up, down = [*stored[:3], None][:3], [*stored[3:], None][:3]
+        width, hidden, count, y = given["N"], given["K"], given["experts"], np.zeros_like(x)
+        for expert in range(count):
+            mine = (
+                [part if part is None else np.split(part, count)[expert] for part in stack] for stack in (gate_up, down)
+            )
+            sizes = given["bits"], given["block_size"]
+            opened = x @ weights_of(*next(mine), width, hidden, *sizes, parts=2).T
+            gate, up = np.split(opened, 2, -1)
+            inner = {"silu": silu, "gelu_tanh": gelu_tanh}[given["activation"]](gate) * up
+            share = np.where(chosen == expert, weights, 0).sum(-1, keepdims=True)
+            y += inner @ weights_of(*next(mine), hidden, width, *sizes).T * share
+        return (np.float32(y),)
+
+
 class CachedAttention(OpRun):
     op_domain = "pocketspec"
 
@@ -172,6 +205,8 @@ class RotaryEmbedding(OpRun):
 _OPERATORS = [
     MatMulPanel,
     GatherPanel,
+    Router,
+    RoutedExperts,
     CachedAttention,
     SimplifiedLayerNormalization,
     SkipSimplifiedLayerNormalization,

@@ -27,7 +27,7 @@ OPTIONS = {
     "gemma3": GraphOptions("int8", 32, symmetric=False),
     "olmo2": GraphOptions("int8", 128),
 }
-QUICK = ("qwen2", "gemma3", "olmo2", "gemma4")
+QUICK = ("qwen2", "gemma3", "olmo2", "gemma4", "qwen3_moe")
 CHOSEN = [*QUICK, *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family not in QUICK)]
 TOLERANCE = 1e-5
 # Activations rounded to int8 block by block: MatMulNBits, which does so too, differs by up to 0.076 on these models.
@@ -82,9 +82,11 @@ LEFT = {
         "Split",
         "Tanh",
     },
+    "qwen3_moe": {"Shape", "Slice", "Add", "Reshape", "SimplifiedLayerNormalization"},
+    "mixtral": {"Shape", "Slice", "Add", "Reshape", "SimplifiedLayerNormalization"},
     "apertus": {"Shape", "Slice", "Add", "CastLike", "Div", "Exp", "Greater", "Min", "Mul", "Softplus", "Sub", "Where"},
 }
-OWN = {"MatMulPanel", "GatherPanel", "CachedAttention"}
+OWN = {"MatMulPanel", "GatherPanel", "CachedAttention", "Router", "RoutedExperts"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from runtime.kernels.selftest import attention_reference as reference_attention
 from runtime.kernels.selftest import reference
 from runtime.kernels.selftest.attention_reference import ReferenceAttention
-from runtime.kernels.selftest.cases import cases, make_matrix, packed
+from runtime.kernels.selftest.cases import cases
+from runtime.kernels.selftest.matrices import make_matrix, packed
 from runtime.kernels.selftest.onnx_bytes import GraphNode, ValueType, encode_model
 from runtime.kernels.selftest.reference import fma
 from runtime.kernels.weights import layout
