@@ -15,6 +15,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.distill.corpus import Corpus, Record, encode, in_turn, read_records
+from export.distill.eagle import EagleObjective, EagleStudent, quantized
 from export.distill.family import FAMILY, POSITIONS, VOCABULARY, from_layers
 from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, run_answers, save_lessons, write_answers
 from export.distill.measure import Answered, answer, markdown, measure
@@ -84,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--parallel", type=int, metavar="K", help="learn to draft K tokens with one forward (PARD), best from a --start"
     )
+    distill.add_argument(
+        "--kind",
+        choices=("model", "eagle"),
+        default="model",
+        help="a model, or an EAGLE-3 head for the target's bundles",
+    )
+    distill.add_argument("--steps", type=int, default=5, metavar="K", help="tokens that a head learns to draft (5)")
     measuring.add_argument("--students", type=Path, nargs="*", default=[], help="folders of its drafters")
     measuring.add_argument("--count", type=int, default=10, help="prompts to answer, kinds in turn (10)")
     measuring.add_argument("--tokens", type=int, default=200, help="most tokens of an answer (200)")
@@ -166,11 +174,14 @@ def _prompt(tokenizer: Any, record: Record) -> list[int]:
 
 
 def _distill(arguments: argparse.Namespace) -> None:
+    lessons = join([load_lessons(path) for path in arguments.lessons])
+    CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
+    if arguments.kind == "eagle":
+        _distill_eagle(lessons, arguments)
+        return
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
     save_tokenizer(tokenizer, arguments.output)
     model = _new_model(arguments)
-    lessons = join([load_lessons(path) for path in arguments.lessons])
-    CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
     if arguments.parallel is None:
         train(model, TeacherObjective(lessons), Schedule(arguments.minutes), arguments.output, report=_report)
     else:
@@ -189,6 +200,26 @@ def _distill_parallel(model: Any, lessons: Lessons, tokenizer: Any, arguments: a
         print("  agreement by position: " + " ".join(f"{share:.3f}" for share in task.agreement), file=sys.stderr)
 
     train(model, task, Schedule(arguments.minutes), arguments.output, report=report)
+
+
+def _distill_eagle(lessons: Lessons, arguments: argparse.Namespace) -> None:
+    """Trains a head for the teacher as an int4 export rounds it."""
+    others = {"--start": arguments.start, "--from-layers": arguments.from_layers, "--parallel": arguments.parallel}
+    if given := next((name for name, value in others.items() if value is not None), None):
+        raise PocketspecError(f"{given} is for --kind model; an EAGLE-3 head begins with layers of the teacher")
+    if not LEAST_DRAFTS <= arguments.steps <= MOST_DRAFTS:
+        raise PocketspecError(f"--steps {arguments.steps}; write {LEAST_DRAFTS} to {MOST_DRAFTS}")
+    teacher = _open_model(arguments.teacher)
+    torch.manual_seed(Schedule.seed)
+    student, task = EagleStudent(teacher), EagleObjective(lessons, quantized(teacher), arguments.steps)
+    schedule = Schedule(arguments.minutes, tokens_per_step=2048, length=256, long_length=512)
+
+    def report(progress: TrainingProgress) -> None:
+        _report(progress)
+        shares = " ".join(f"{share:.3f}" for share in task.agreement)
+        print(f"  agreement by position: {shares}; {task.expected_tokens:.2f} tokens a step", file=sys.stderr)
+
+    train(student, task, schedule, arguments.output, report=report)
 
 
 def _measure(arguments: argparse.Namespace) -> None:
