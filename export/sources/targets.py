@@ -203,6 +203,8 @@ _TARGETS = (
     _known("lfm2-1.2b", "LiquidAI/LFM2-1.2B", None, "lfm2", "lfm1.0", drafters=("lfm2-350m",)),
     _known("lfm2-2.6b", "LiquidAI/LFM2-2.6B", None, "lfm2", "lfm1.0", drafters=("lfm2-350m",)),
     _known("granite-4.0-h-350m", "ibm-granite/granite-4.0-h-350m", None, "granite-4"),
+    _known("granite-4.0-h-tiny", "ibm-granite/granite-4.0-h-tiny", None, "granite-4", drafters=("granite-4.0-h-350m",)),
+    _known("lfm2-8b-a1b", "LiquidAI/LFM2-8B-A1B", None, "lfm2", "lfm1.0", drafters=("lfm2-350m",)),
 )
 
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}

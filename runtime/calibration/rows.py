@@ -1,6 +1,7 @@
 """Times forwards by rows and context: levels, contexts and rows take turns, so that a slow moment affects all of them.
 
-A context is claimed to be in the cache without being computed, since times do not depend on the content of the cache.
+A context is claimed to be in the cache without being computed, since times do not depend on the content of the cache,
+unless rows choose experts.
 Rows are not padded here: the cost of padding follows from the width to which it leads.
 """
 
@@ -45,7 +46,7 @@ _STRIDE = 7919
 class Subject(NamedTuple):
     """A level to be timed. A forward gives at most ``logits_rows`` rows of logits; ``trees``: it is given trees.
 
-    ``experts``: each row chooses some, so its time depends on tokens.
+    ``experts``: each row chooses some, so its time depends on tokens, and on what it attends to.
     """
 
     model: OrtModel
@@ -84,6 +85,8 @@ def measure_rows(subjects: Mapping[str, Subject], effort: Effort, progress: Prog
         for subject in subjects.values():
             subject.model.widths = any_width(subject.model.max_rows)
             subject.model.fixed_width = False
+            if subject.experts:
+                _read_text(subject.model)
         _turn(subjects, first[::-1], 0, advance)
         start = perf_counter()
         for turn in range(1, effort.turns + 1):
@@ -125,7 +128,7 @@ def _turn(
     times = {}
     for case in cases:
         subject = subjects[case.name]
-        _pretend(subject.model, case.context)
+        _pretend(subject.model, case.context, keeps=subject.experts)
         parents = [-1, *((row - 1) // 2 for row in range(1, case.rows))] if case.tree else None
         tokens = _tokens(case.rows, turn, subject.model.vocab_size) if subject.experts else [0] * case.rows
         start = perf_counter()
@@ -165,12 +168,27 @@ def _tree_seconds(name: str, least: Mapping[_ForwardCase, float]) -> float:
     return max(least[tree] - least[tree._replace(tree=False)], 0.0) / (tree.rows - 1)
 
 
-def _pretend(model: OrtModel, context: int) -> None:
-    """Makes the cache claim ``context`` rows. They are written to, since reading untouched memory costs nothing."""
+def _read_text(model: OrtModel) -> None:
+    """Fills the cache with rows of a short text, again and again: behind rows of zeros, experts would be others."""
+    cache = model.cache
+    read = min(_SHORT_CONTEXT, cache.rows)
+    cache.rollback(0)
+    model.prefill(_tokens(read, 0, model.vocab_size))
+    for array in cache.arrays:
+        for start in range(read, cache.rows, read):
+            count = min(read, cache.rows - start)
+            array[:, :, start : start + count] = array[:, :, :count]
+
+
+def _pretend(model: OrtModel, context: int, keeps: bool) -> None:
+    """Makes the cache claim ``context`` rows. They are written to, since reading untouched memory costs nothing.
+
+    ``keeps``: they have been written, and are claimed as they are.
+    """
     cache = model.cache
     cache.rollback(min(cache.length, context))
     held = cache.length
     if held < context:
-        for array in cache.arrays:
+        for array in () if keeps else cache.arrays:
             array[:, :, held:context] = 0
         cache.append([0] * (context - held))

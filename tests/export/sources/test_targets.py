@@ -49,6 +49,8 @@ PUBLISHED = {
     "lfm2-1.2b": 1_170_340_608,
     "lfm2-2.6b": 2_569_272_320,
     "granite-4.0-h-350m": 340e6,
+    "granite-4.0-h-tiny": 6_939_037_248,
+    "lfm2-8b-a1b": 8_339_929_856,
 }
 # Published to a digit or two, some with parts beside the text: the most that the text may be off.
 ROUGHLY_PUBLISHED = {

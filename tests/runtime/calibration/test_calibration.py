@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from export.manifest import read_manifest
@@ -153,6 +154,27 @@ def test_rows_stop_at_what_the_plan_has_room_and_logits_for(monkeypatch: pytest.
     assert (costs.contexts, costs.rows) == ((128, 300 - 13 - 13), (1, 2, 4, 8, 13))
     assert all(logits_from == count - 1 for _, count, _, logits_from in clock.ran)
     assert not any(tree for _, _, tree, _ in clock.ran)
+
+
+def test_rows_that_choose_experts_have_tokens_of_their_own_behind_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, read = Clock(300, 8, monkeypatch), list[int]()
+    clock.vocab_size = 1000
+    keys = np.zeros((1, 2, 300, 4), np.float32)
+
+    def prefill(tokens: Sequence[int]) -> None:
+        keys[:, :, : len(tokens)] = np.arange(1, len(tokens) + 1)[:, None]
+        read.extend(tokens)
+        clock._append(tokens)
+
+    forward, ran = clock.forward, list[tuple[int, ...]]()
+    clock.cache.arrays, clock.prefill = (keys,), prefill
+    clock.forward = lambda tokens, *others: ran.append(tuple(tokens)) or forward(tokens, *others)  # type: ignore
+    effort = Effort((1, 8), (100, 200), turns=2, seconds=1e9)
+    measure_rows({"a": Subject(clock, 8, False, experts=True)}, effort, no_progress)  # type: ignore[arg-type]
+    assert len(set(read)) == len(read) == 128
+    assert all(len(set(tokens)) == len(tokens) for tokens in ran)
+    assert len({tokens for tokens in ran if len(tokens) == 8}) == 3, "turns have the same tokens"
+    assert keys.all(), "rows are claimed that no text has"
 
 
 def test_no_turn_begins_that_would_take_too_long_and_progress_ends(monkeypatch: pytest.MonkeyPatch) -> None:
