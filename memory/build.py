@@ -40,6 +40,7 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
         choices.context,
         activations,
         suffix=choices.nodes > 0,
+        store=inputs.request.suffix_store_bytes,
         application=inputs.request.application_bytes,
         constrained=inputs.request.constrained,
     )

@@ -46,6 +46,7 @@ class Request:
     ``kept_conversations``: how many conversations beside the current one keep their KV rows, or fewer if memory is
     short. ``application_bytes``: anonymous memory that the program around the engine takes in the same process.
     ``constrained``: answers may be kept to a schema, a regular expression or a grammar, which takes memory.
+    ``suffix_store_bytes``: what texts of earlier conversations may take, for the suffix drafter.
     ``may_give_up``: what the plan may give up that it otherwise keeps. "precision": KV types that cost the target
     measurably in perplexity; "context"; "disk": weights that do not fit are read from disk in every step.
     """
@@ -65,6 +66,7 @@ class Request:
     kept_conversations: int = 0
     application_bytes: int = 0
     constrained: bool = False
+    suffix_store_bytes: int = 0
     may_give_up: frozenset[Allowed] = frozenset()
 
     @property
@@ -148,7 +150,7 @@ def check_request(inputs: PlanInputs) -> None:
         raise PocketspecError(
             f"{request.turns} turns do not fit a context of {context} tokens; ask for 1 to {context // MIN_CONTEXT}"
         )
-    for name in ("kept_conversations", "application_bytes"):
+    for name in ("kept_conversations", "application_bytes", "suffix_store_bytes"):
         if getattr(request, name) < 0:
             raise PocketspecError(f"{name} is {getattr(request, name)}; it must be at least 0")
     if request.nodes is not None and not 0 <= request.nodes <= MAX_NODES:

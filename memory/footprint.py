@@ -27,6 +27,7 @@ STATES = "states"
 HIDDEN = "hidden rows"
 EXPERTS = "experts"
 CONSTRAINTS = "constraints"
+SUFFIX_STORE = "suffix store"
 
 # Bytes that the suffix drafter keeps per token of the context, as tests/runtime/drafters/test_suffix.py checks.
 SUFFIX_BYTES_PER_TOKEN = 36
@@ -172,11 +173,13 @@ def process_footprint(
     context: int,
     activations: Iterable[int],
     suffix: bool,
+    store: int,
     application: int,
     constrained: bool,
 ) -> Footprint:
     """What the levels share: libraries, tokenizer, tokens, sampling, activations, Python's objects, and with ``suffix``
-    its index; also the bytes of the ``application`` around them, and of constrained answers if there may be any.
+    its index and the bytes of its ``store`` of earlier texts; also those of the ``application`` around them, and of
+    constrained answers if there may be any.
 
     ``activations`` has the bytes of every level. The largest counts: levels do not run at once, and a forward keeps
     nothing.
@@ -194,6 +197,8 @@ def process_footprint(
     ]
     if suffix:
         parts.append(Part("suffix index", context * SUFFIX_BYTES_PER_TOKEN))
+    if suffix and store:
+        parts.append(Part(SUFFIX_STORE, store))
     return Footprint(tuple(parts))
 
 

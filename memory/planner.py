@@ -24,7 +24,7 @@ from memory.choices import (
 from memory.costs import MeasuredCosts
 from memory.device import Device
 from memory.experts import read_share
-from memory.footprint import APPLICATION, CONSTRAINTS, EXPERTS
+from memory.footprint import APPLICATION, CONSTRAINTS, EXPERTS, SUFFIX_STORE
 from memory.forward_costs import forward_costs
 from memory.ladder import Rung, rungs
 from memory.plan import Bounds, GivenUp, OverBudgetError, Placement, Plan, Shape
@@ -197,6 +197,7 @@ def request_of(plan: Plan) -> Request:
         kept_conversations=plan.kept_conversations,
         application_bytes=plan.process.part(APPLICATION).anonymous,
         constrained=plan.process.part(CONSTRAINTS).anonymous > 0,
+        suffix_store_bytes=plan.process.part(SUFFIX_STORE).anonymous,
     )
 
 

@@ -24,6 +24,7 @@ _COMMANDS = {
     "bench memory": "measure what a planned conversation really takes",
     "calibrate": "measure what rows cost on every level of this device",
     "kernels": "show which kernels run on this processor, test and time them",
+    "forget": "erase a suffix store, the texts that --suffix-store keeps",
     "doctor": "examine this device and a bundle, and say what to do where something is wrong",
 }
 _MOVED = {"converse": "bench conversation", "probe": "bench memory"}

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when the conversation outgrows its context: stop (default), drop the oldest turns, or slide a window that"
         " keeps the system message",
     )
+    shared.add_suffix_store(parser)
     shared.add_explain(parser)
     parser.add_argument("--stats", action="store_true", help="a line of statistics after every answer")
     parser.add_argument(

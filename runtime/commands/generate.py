@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when the context is full: stop (default), or slide a window that keeps the first tokens",
     )
     add_session(parser)
+    shared.add_suffix_store(parser)
     shared.add_explain(parser)
     parser.add_argument("--stats", action="store_true", help="one line of statistics on standard error")
     parser.add_argument("--json", action="store_true", help="one JSON object with text, tokens and statistics")

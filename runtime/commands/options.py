@@ -109,6 +109,17 @@ def add_acceptance(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_suffix_store(parser: argparse.ArgumentParser) -> None:
+    """The option for a store of earlier texts."""
+    parser.add_argument(
+        "--suffix-store",
+        type=Path,
+        metavar="FILE",
+        help="keep the tokens of all prompts and answers in FILE, for you alone, and look for repetition of them in"
+        " later conversations; python -m runtime forget FILE erases it",
+    )
+
+
 def add_explain(parser: argparse.ArgumentParser) -> None:
     """The option that explains the scheduler's choices."""
     parser.add_argument(
@@ -314,6 +325,7 @@ def open_engine(
         kernels=kernels or options.kernels,
         notify=notify,
         progress=show_progress,
+        suffix_store=getattr(options, "suffix_store", None),
     )
 
 

@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(kept_conversations=_KEPT_CONVERSATIONS)
     shared.add_opening(parser)
     shared.add_speculation(parser)
+    shared.add_suffix_store(parser)
     shared.add_sampling_law(parser)
 
 
@@ -148,6 +149,8 @@ def _models(
     from runtime.server.served import ServedModels
 
     bundles = name_bundles(options.bundles)
+    if options.suffix_store is not None and len(bundles) > 1:
+        raise PocketspecError("--suffix-store is of one model, and several are served; serve one, or drop it")
     with ExitStack() as stack:
         models: dict[str, ServedModel] = {}
         for name, bundle in bundles.items():

@@ -7,4 +7,4 @@ registered here by its name; no other module has to know it.
 from runtime.drafters import suffix
 from runtime.drafters.registry import register
 
-register(suffix.NAME, lambda spec, resources: suffix.SuffixDrafter(), suffix.LONGEST)
+register(suffix.NAME, lambda spec, resources: suffix.SuffixDrafter(others=resources.other_texts), suffix.LONGEST)

@@ -17,6 +17,7 @@ from memory.drafter_spec import AUTO, NONE, DrafterSpec
 from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Drafter, Model, Verifier
 from runtime.drafters.prediction_head import HeadReader
+from runtime.drafters.suffix import OtherTexts
 
 
 class DrafterResources(Protocol):
@@ -29,6 +30,11 @@ class DrafterResources(Protocol):
     vocab_size: int
     drawn: bool
     inner_rule: Verifier | None
+
+    @property
+    def other_texts(self) -> OtherTexts | None:
+        """Texts beside the conversation in which repetition may be looked for; None: there are none."""
+        ...
 
     def model(self, level: str) -> Model:
         """The model of an open level; KeyError if it is not open."""

@@ -4,7 +4,7 @@ As in SuffixDecoding (arXiv 2411.04975), the draft is the continuation with the 
 expectation decides how long it is, and whether there is one. The index is not a suffix tree with counts, but hash
 chains as in LZ77: for two lengths of context, the positions after its earlier occurrences, the latest first. It takes
 ``BYTES_PER_TOKEN``, adds or removes a token in constant time, and a draft reads a bounded number of occurrences.
-Nothing is remembered beyond the context, so a draft depends only on the committed tokens and the limit.
+Nothing is remembered beyond the context, unless the user wants that (``suffix_store``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import defaultdict
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ _MAX_MATCH = 16
 # agree on a pair 0.81.
 _NOVELTY, _NOVELTY_PER_SINGLE = 1.0, 2.0
 
+_PIECE = 4096
+
 _BACKWARDS = np.arange(_MAX_MATCH - 1, -1, -1, dtype=np.int32)
 _BASE = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -48,6 +50,14 @@ class Occurrence(NamedTuple):
 
     match: int
     continuation: list[int]
+
+
+class OtherTexts(Protocol):
+    """Texts beside the conversation that may show what follows."""
+
+    def occurrences(self, tokens: TokenArray, depth: int) -> list[Occurrence]:
+        """Places that match at least the last two of ``tokens``, each with up to ``depth`` tokens after it."""
+        ...
 
 
 # The usual longest chain. It can be long, because a match is right for a long stretch or not at all, and short matches
@@ -61,11 +71,15 @@ class SuffixDrafter:
 
     A node is proposed if the occurrences give it, with all nodes above it, at least the chance ``limit.floor`` (if that
     is 0, ``min_chance``), and if its depth is at most ``reach`` times the length of the match. ``Draft.expected`` is
-    the sum of these chances. Drafts are ONE_HOT, and many are empty.
+    the sum of these chances. Drafts are ONE_HOT, and many are empty. Occurrences in ``others`` count like those in the
+    conversation.
     """
 
-    def __init__(self, name: str = NAME, min_chance: float = 0.25, reach: float = 2.0) -> None:
+    def __init__(
+        self, name: str = NAME, min_chance: float = 0.25, reach: float = 2.0, others: OtherTexts | None = None
+    ) -> None:
         self.name = name
+        self._others = others
         self._min_chance = min_chance
         self._reach = reach
         self._index = SuffixIndex(0)
@@ -82,6 +96,9 @@ class SuffixDrafter:
         self._index.update(context.tokens)
         limit = limit.within(limit.nodes, limit.nodes)
         occurrences = self._index.occurrences(limit.depth) if limit.depth > 0 else []
+        if self._others is not None and limit.depth > 0:
+            occurrences += self._others.occurrences(context.tokens, limit.depth)
+            occurrences.sort(key=lambda occurrence: -occurrence.match)
         if not occurrences:
             return Draft(source=self.name)
         return self._grow(occurrences, limit)
@@ -161,9 +178,10 @@ class SuffixIndex:
         for position in range(self._length - 1, shared - 1, -1):
             self._remove(position)
         self._tokens[shared : len(tokens)] = tokens[shared:]
-        for position, token in enumerate(tokens[shared:].tolist(), shared):
-            self._hashes[position + 1] = (self._hashes[position] * _BASE + token + 1) & _MASK
-            self._add(position)
+        for start in range(shared, len(tokens), _PIECE):  # a list of all takes nine times their bytes
+            for position, token in enumerate(tokens[start : start + _PIECE].tolist(), start):
+                self._hashes[position + 1] = (self._hashes[position] * _BASE + token + 1) & _MASK
+                self._add(position)
         self._length = len(tokens)
 
     def occurrences(self, depth: int) -> list[Occurrence]:
@@ -171,23 +189,31 @@ class SuffixIndex:
 
         The longest match comes first, among equal lengths the latest.
         """
-        found = self._positions()
+        return self.occurrences_of(self._tokens[: self._length], depth)
+
+    def occurrences_of(self, text: TokenArray, depth: int) -> list[Occurrence]:
+        """The same for places that match the end of another ``text``, int32 ``[length]``."""
+        text = text[-_MAX_MATCH:]
+        found = self._positions(text)
         if not found:
             return []
-        matches = self._match_lengths(np.array(found, np.int32)).tolist()
+        matches = self._match_lengths(np.array(found, np.int32), text).tolist()
         ranked = sorted(
             ((match, place) for match, place in zip(matches, found, strict=True) if match >= _SHORT), reverse=True
         )
         tokens, end = self._tokens, self._length
         return [Occurrence(match, tokens[place : min(place + depth, end)].tolist()) for match, place in ranked]
 
-    def _positions(self) -> list[int]:
-        """The latest positions for both lengths; some may be hash collisions."""
+    def _positions(self, text: TokenArray) -> list[int]:
+        """The latest positions after what ``text`` ends with, for both lengths; some may be hash collisions."""
         found: dict[int, None] = {}
         for n in (_LONG, _SHORT):
-            if self._length < n:
+            if min(len(text), self._length) < n:
                 continue
-            position, links = self._heads[n][self._slot(n, self._length)], self._links[n]
+            hashed = 0
+            for token in text[-n:].tolist():
+                hashed = (hashed * _BASE + token + 1) & _MASK
+            position, links = self._heads[n][self._place(hashed)], self._links[n]
             for _ in range(_MAX_OCCURRENCES):
                 if not position:
                     break
@@ -195,10 +221,11 @@ class SuffixIndex:
                 position = links[position]
         return list(found)
 
-    def _match_lengths(self, positions: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-        """The number of tokens before each position that equal the context's last ones, at most ``_MAX_MATCH``."""
+    def _match_lengths(self, positions: npt.NDArray[np.int32], text: TokenArray) -> npt.NDArray[np.intp]:
+        """The number of tokens before each position that equal the last ones of ``text``, at most ``_MAX_MATCH``."""
         windows = self._padded[positions[:, None] + _BACKWARDS]
-        suffix = self._padded[self._length : self._length + _MAX_MATCH][::-1]
+        suffix = np.full(_MAX_MATCH, -2, np.int32)  # beyond its beginning nothing equals it
+        suffix[: len(text)] = text[::-1]
         equal = np.zeros((len(positions), _MAX_MATCH + 1), np.bool_)
         np.equal(windows, suffix, out=equal[:, :-1])
         lengths: npt.NDArray[np.intp] = equal.argmin(axis=1)
@@ -218,5 +245,7 @@ class SuffixIndex:
 
     def _slot(self, n: int, position: int) -> int:
         """The table entry for the n tokens before ``position``: the top bits of their hash."""
-        hashed = self._hashes[position] - self._hashes[position - n] * self._powers[n]
+        return self._place(self._hashes[position] - self._hashes[position - n] * self._powers[n])
+
+    def _place(self, hashed: int) -> int:
         return ((hashed * _BASE) & _MASK) >> (64 - self._bits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
+from runtime.arrays import TokenArray
 from runtime.constraints.compiler import ConstraintCompiler
 from runtime.constraints.request import Constrained
 from runtime.context_overflow import Refit
@@ -25,7 +26,10 @@ from runtime.text.tokenizer import Tokenizer
 
 
 class Answering:
-    """Answers in ``context``, beginning with the rows that ``rows`` holds. It calls ``notify`` with lines for users."""
+    """Answers in ``context``, beginning with the rows that ``rows`` holds. It calls ``notify`` with lines for users.
+
+    ``remember`` gets the tokens of a prompt with its answer when that ends.
+    """
 
     def __init__(
         self,
@@ -35,7 +39,9 @@ class Answering:
         tokenizer: Tokenizer,
         ends: Sequence[int],
         notify: Callable[[str], None],
+        remember: Callable[[TokenArray], None] | None = None,
     ) -> None:
+        self._remember = remember
         self._models, self._context, self._rows, self._tokenizer = models, context, rows, tokenizer
         self._constraints = ConstraintCompiler(tokenizer, models.target.vocab_size, ends, models.count_constraints)
         self._notify, self._near_ties_reported = notify, False
@@ -73,7 +79,18 @@ class Answering:
             kept = None if refit is None else refit(tokens, capacity)
             return None if kept is None else self.check(kept)
 
-        return self._models.steps(tokens, stop, strategy, context, keep, settings.left_out)
+        steps = self._models.steps(tokens, stop, strategy, context, keep, settings.left_out)
+        return steps if self._remember is None else self._remembered(steps, self._remember)
+
+    def _remembered(
+        self, steps: Generator[Step, None, None], remember: Callable[[TokenArray], None]
+    ) -> Generator[Step, None, None]:
+        """``steps``, and what was said until their end, or until they were cancelled, is remembered."""
+        try:
+            yield from steps
+        finally:
+            steps.close()
+            remember(self._context.tokens)
 
     def _strategy(self, settings: DecodingSettings) -> Strategy:
         strategy = self._models.speculator.strategy(settings.speculation, settings.sampling, self._context)

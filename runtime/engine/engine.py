@@ -17,12 +17,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from export.manifest import Manifest
 from memory.choices import Request
 from memory.device import Device, read_device
+from memory.footprint import SUFFIX_STORE
 from memory.meter import read_memory
 from memory.plan import Plan
 from memory.planner import request_of
@@ -39,6 +41,7 @@ from runtime.decoding.sampling import SamplingParams
 from runtime.decoding.scoring import check_scored
 from runtime.decoding.suggested_sampling import read_suggestion
 from runtime.decoding.text_chunks import TextChunk
+from runtime.drafters.suffix_store import STORE_BYTES, SuffixStore
 from runtime.engine.answer_text import AnswerText
 from runtime.engine.answering import Answering
 from runtime.kernels.selection import Chooser, Wanted
@@ -71,23 +74,39 @@ class Engine:
     ClosedError after ``close`` and in a forked process.
     """
 
-    def __init__(self, levels: Levels, plan: Plan, request: Request, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        levels: Levels,
+        plan: Plan,
+        request: Request,
+        tokenizer: Tokenizer,
+        suffix_store: Path | None = None,
+    ) -> None:
         self.bundle, self.manifest, self.tokenizer = levels.bundle, levels.manifest, tokenizer
         self._turns = Turns()
         engine = weakref.proxy(self)  # the parts must not keep the engine alive
         self._kept = KeptConversations(plan.kept_conversations)
-        self._models = PlannedModels(
-            levels,
-            plan,
-            request,
-            lambda: costs_of(engine, levels.notify),
-            self._turns.check_cancelled,
-            lambda plan: engine._kept.allow(plan.kept_conversations),
-        )
+        vocabulary, room = levels.manifest.target.vocabulary, plan.process.part(SUFFIX_STORE).anonymous
+        self._store = None if suffix_store is None else SuffixStore(suffix_store, vocabulary, room, levels.notify)
+        try:
+            self._models = PlannedModels(
+                levels,
+                plan,
+                request,
+                lambda: costs_of(engine, levels.notify),
+                self._turns.check_cancelled,
+                lambda plan: engine._make_room(plan),
+            )
+        except BaseException:
+            if self._store is not None:
+                self._store.close()
+            raise
+        self._models.speculator.suffix_store = self._store
         self._context = Context(plan.context, SamplingParams())
         ends = levels.manifest.target.vocabulary.eos_token_ids
         self._rows = EngineRows(self._models, self._context, self._kept, levels.bundle, levels.manifest)
-        self._answering = Answering(self._models, self._context, self._rows, tokenizer, ends, levels.notify)
+        store = None if self._store is None else self._store.remember
+        self._answering = Answering(self._models, self._context, self._rows, tokenizer, ends, levels.notify, store)
         self._warmer: Warmer | None = None
         self._watcher = Watcher(self, lambda: Reading(read_memory(), read_device()), levels.notify)
 
@@ -126,6 +145,7 @@ class Engine:
         notify: Callable[[str], None] = lambda line: None,
         progress: Progress = no_progress,
         make_levels: Callable[[Path, Manifest, Chooser, Callable[[str], None]], Levels] = Levels,
+        suffix_store: Path | str | None = None,
     ) -> Engine:
         """Opens ``bundle`` with a plan made for ``request``, or with the caller's own ``plan``.
 
@@ -139,6 +159,9 @@ class Engine:
           output is exact.
         - ``progress``: shows the packing of weights.
         - ``make_levels``: opens levels in another way.
+        - ``suffix_store``: a file that keeps the tokens of all prompts and answers, so that the suffix drafter finds
+          repetition of earlier conversations as well; of ``Request.suffix_store_bytes`` at most, or 4 MiB. StoreError
+          if another process uses it, or if it is of another tokenizer.
 
         Errors are PocketspecError. If it is an OverBudgetError, nothing has been loaded.
         """
@@ -148,9 +171,12 @@ class Engine:
         levels = make_levels(bundle, manifest, Chooser(kernels, notify, progress, verify), notify)
         device = device or device_now(levels)
         asked = request or (Request() if plan is None else request_of(plan))
+        if suffix_store is not None and plan is None and not asked.suffix_store_bytes:
+            asked = replace(asked, suffix_store_bytes=STORE_BYTES)
+        store = None if suffix_store is None else Path(suffix_store)
 
         def make(plan: Plan) -> Engine:
-            return cls(levels, plan, asked, open_tokenizer(bundle))
+            return cls(levels, plan, asked, open_tokenizer(bundle), store)
 
         if plan is None:
             engine = open_within(levels, asked, device, make)
@@ -178,6 +204,14 @@ class Engine:
         self._watcher.close()
         self._kept.allow(0)
         self._models.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _make_room(self, plan: Plan) -> None:
+        """Keeps what is held beside the models within another ``plan``."""
+        self._kept.allow(plan.kept_conversations)
+        if self._store is not None:
+            self._store.allow(plan.process.part(SUFFIX_STORE).anonymous)
 
     def end_answer(self) -> None:
         """Ends this thread's running answer, if there is one; BusyError while another thread's is not over."""

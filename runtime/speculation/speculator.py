@@ -28,6 +28,7 @@ from runtime.drafters.factory import make_drafter
 from runtime.drafters.forced import ForcedDrafter
 from runtime.drafters.prediction_head import HeadReader
 from runtime.drafters.registry import GRAMMAR, registered, require_free
+from runtime.drafters.suffix import OtherTexts
 from runtime.drafters.window import window_of, window_size
 from runtime.errors import DraftError
 from runtime.models.ort_model import OrtModel
@@ -94,6 +95,7 @@ class Speculator:
         self._latest: LearnedState | None = None
         self._simulated: SyntheticVerifier | None = None
         self.inner_rule: SyntheticVerifier | None = None
+        self.suffix_store: OtherTexts | None = None
 
     def add(self, drafter: Drafter) -> None:
         """Makes a drafter of the caller's known by its name; PocketspecError if that means another one already."""
@@ -352,6 +354,11 @@ class _OpenResources:
     def head(self, level: str) -> HeadReader | None:
         """See ``DrafterResources``."""
         return self._speculator.head(level)
+
+    @property
+    def other_texts(self) -> OtherTexts | None:
+        """See ``DrafterResources``."""
+        return self._speculator.suffix_store
 
     def logit_tokens(self, level: str) -> Ids | None:
         """See ``DrafterResources``."""

@@ -48,6 +48,7 @@ class GoldenDecoder:
 
     drawn = False
     inner_rule: Verifier | None = None
+    other_texts = None
 
     def __init__(self, target: Model, levels: Mapping[str, Model], capacity: int) -> None:
         self._target, self._levels, self._capacity = target, levels, capacity
