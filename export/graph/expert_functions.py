@@ -44,7 +44,8 @@ def _router(node: ir.Node) -> tuple[str, str]:
     given = [*node.inputs, None, None]
     bias, choice = given[2] is not None, given[3] is not None
     lines = [
-        f"used = Constant <value_ints = [{used}]> ()",
+        # A whole tensor: ONNX Runtime 1.23 infers no shape behind a TopK of value_ints.
+        f"used = Constant <value = int64[1] {{{used}}}> ()",
         "last = Constant <value_ints = [-1]> ()",
         f"logits = Gemm <transB = 1> (x, weight{', bias' if bias else ''})",
         f"scores = {'Sigmoid (logits)' if sigmoid else 'Softmax <axis = -1> (logits)'}",

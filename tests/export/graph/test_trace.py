@@ -191,7 +191,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {**GLM, "n_routed_experts": 8, "n_group": 2},
         "groups of experts are not supported",
     ),
-    ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}, "has biases, norms, turned matrices or no gate"),
+    (
+        "gpt_oss",
+        {"num_local_experts": 4, "num_experts_per_tok": 2},
+        "its attention has sinks and its experts have biases",
+    ),
     ("gemma3n_text", {"num_kv_shared_layers": 0}, "alternating updates of several streams are not supported"),
     ("t5", {"num_heads": 4}, "not a decoder of text alone"),
     ("llama", {"head_dim": 12}, "head size 12 is not a multiple of 8"),
