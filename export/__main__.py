@@ -112,6 +112,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         default=[],
         help="text in which --draft-vocab counts tokens, may be repeated (without: the tokenizer's first N)",
     )
+    add("--int4-drafter", action="store_true", help="half of the int8 target's own codes as a drafter: no more bytes")
     add("--execution-provider", "-e", "--execution_provider", "--ep", default="cpu", help="cpu")
     return parser.parse_args(words)
 
@@ -143,6 +144,7 @@ def _request(arguments: argparse.Namespace) -> ExportRequest:
         check_text=arguments.check_text,
         draft_vocab=arguments.draft_vocab,
         texts=tuple(arguments.text),
+        int4_drafter=arguments.int4_drafter,
     )
     return request if arguments.output else replace(request, output=default_output(request))
 

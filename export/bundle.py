@@ -23,6 +23,7 @@ from export.tasks import LevelTask, installed_versions, make_tasks, request_key
 from export.validation.agreement import with_agreement
 from export.validation.isolated import run_lean
 from export.writer.lock import locked
+from export.writer.self_draft import int4_drafter
 from export.writer.workspace import Workspace
 
 
@@ -51,6 +52,8 @@ def _export_tasks(request: ExportRequest, tasks: Sequence[LevelTask], reporter: 
     workspace = Workspace(request.output, key)
     _plan(request, tasks, workspace, reporter)
     levels = tuple(_finish_level(task, request, workspace, reporter) for task in tasks)
+    if request.int4_drafter:
+        levels += (int4_drafter(levels[0], workspace.folder),)
     levels = _measure_agreement(levels, workspace.folder, reporter)
     versions = {**installed_versions(), "request": key}
     manifest = Manifest(tasks[0].job.name, levels, workspace.files(), versions)

@@ -32,6 +32,7 @@ from export.manifest import (
     refuse_links,
 )
 from export.quantization.calibration import WeightImportance, read_tokens
+from export.quantization.halves import HalvedCodes
 from export.quantization.quantize import QUANTIZERS
 from export.report import LevelTiming, Reporter
 from export.request import ExportRequest
@@ -161,6 +162,8 @@ class _LevelExport:
         total = estimate_job(job, task.shape, task.parameters, task.block_size).file_bytes
         self.reporter.stage(job.name, "writing weights", total)
         quantizer, calibration = QUANTIZERS[task.method or DEFAULT_METHOD], self._calibration(source)
+        if self._in_planes:
+            quantizer = HalvedCodes(quantizer)
         advance = self.reporter.advance
         written = write_weights(lowered, source, self.folder, quantizer, report=advance, importance=calibration)
         self._note_tensors(written.unused, "are not in the graph")
@@ -198,12 +201,18 @@ class _LevelExport:
 
     def _write_native(self) -> NativeForm | None:
         """The graphs for our own kernels where they can run the level, and packed weights if those are wanted."""
-        if self.request.kernels == "portable" or (native := write_native(self.folder, GRAPH)) is None:
+        planes = 2 if self._in_planes else 1
+        if self.request.kernels == "portable" or (native := write_native(self.folder, GRAPH, planes)) is None:
             return None
         if self.request.kernels == "native":
             self.reporter.stage(self.task.job.name, "packing weights", native.data_bytes)
             pack_native(self.folder, GRAPH, self.reporter.advance)
         return native
+
+    @property
+    def _in_planes(self) -> bool:
+        """Whether the halves of the codes lie apart, for a drafter that reads one of them."""
+        return self.request.int4_drafter and self.task.job.role == "target"
 
     def _write_kv_graphs(self) -> dict[str, str]:
         """The portable graph for every other KV type; the name of the file for each."""

@@ -29,8 +29,8 @@ from export.untrusted import (
 
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
 # out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that
-# share KV caches, heads of two sizes, tables for every layer; 8: drafters that read hidden rows of the target,
-# drafters with logits of a part of the vocabulary, layers with experts
+# share KV caches, heads of two sizes, tables for every layer; 8: drafters that read hidden rows of the target, that
+# have logits of a part of the vocabulary, or are part of the target; layers with experts
 SCHEMA = 8
 # Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
 _SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL, _SCHEMA_UNEVEN = 4, 5, 6, 7
@@ -300,6 +300,15 @@ class DraftVocabulary:
 
 
 @dataclass(frozen=True)
+class SelfDraft:
+    """Of a drafter that is part of the target: it has neither weights nor a KV cache of its own, and runs with native
+    kernels alone. ``part``: "halves" are the high halves of the target's int8 codes, which are int4 codes.
+    """
+
+    part: Literal["halves"]
+
+
+@dataclass(frozen=True)
 class Level:
     """One exported model. ``graphs`` maps a KV type to a graph file in ``folder`` (relative to the bundle).
 
@@ -310,8 +319,9 @@ class Level:
     is not tied to the head, rotary tables). ``left_out``: measurements ("kv_effects", "agreement") that could not be
     made where the level was exported, each with the reason. ``parallel``: None if it drafts token by token. ``taps``:
     of the target, where its graph gives its hidden rows as outputs. ``reads``: of a drafter, the taps whose rows it
-    reads, side by side; none if it reads tokens alone. ``draft_vocabulary``:
-    None if its logits are of the whole vocabulary.
+    reads, side by side; none if it reads tokens alone. ``draft_vocabulary``: None if its logits are of the whole
+    vocabulary. ``self_draft``: None if it has weights of its own; otherwise ``graphs`` and ``weight_bytes`` are empty
+    and 0, and ``native.data_bytes`` are the bytes that it reads of the target's.
     """
 
     name: str
@@ -335,6 +345,7 @@ class Level:
     taps: tuple[Tap, ...] = ()
     reads: tuple[Tap, ...] = ()
     draft_vocabulary: DraftVocabulary | None = None
+    self_draft: SelfDraft | None = None
 
     @property
     def logits_width(self) -> int:
@@ -397,7 +408,7 @@ def dump_manifest(manifest: Manifest) -> str:
     data = asdict(manifest)
     for level in data["levels"]:
         level["shape"] = {name: value for name, value in level["shape"].items() if value is not None}
-        for name in ("parallel", "taps", "reads", "draft_vocabulary"):
+        for name in ("parallel", "taps", "reads", "draft_vocabulary", "self_draft"):
             if not level[name]:
                 del level[name]
     shapes = [level.shape for level in manifest.levels]
@@ -414,7 +425,7 @@ def dump_manifest(manifest: Manifest) -> str:
 
 def _needs_newest(level: Level) -> bool:
     """Whether no reader of an earlier schema knows what a level has."""
-    return bool(level.taps or level.reads or level.draft_vocabulary or level.shape.experts)
+    return bool(level.taps or level.reads or level.draft_vocabulary or level.shape.experts or level.self_draft)
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
@@ -443,7 +454,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
         yield "it must describe exactly one target"
     for what, values in (
         ("name", [level.name for level in manifest.levels]),
-        ("folder", [level.folder for level in manifest.levels]),
+        ("folder", [level.folder for level in manifest.levels if level.self_draft is None]),
     ):
         if twice := [value for value, count in Counter(values).items() if count > 1]:
             yield f"two levels have the {what} {twice[0]!r}"
@@ -465,8 +476,10 @@ def _faults(manifest: Manifest) -> Iterator[str]:
                 f"{level.name} uses {experts.used} of {experts.count} experts in {experts.layers} of {shape.layers}"
                 " layers, which is more than there are"
             )
-        if not level.graphs or (level.native and not level.native.graphs):
+        if not (level.graphs or level.self_draft) or (level.native and not level.native.graphs):
             yield f"{level.name} has no graphs"
+        if level.self_draft is not None and _is_no_part(level, manifest):
+            yield f"{level.name} is no part of the target"
         if level.parallel is not None and level.role != "drafter":
             yield f"{level.name} drafts in parallel, and is no drafter"
         if level.parallel is not None and level.parallel.mask_token >= shape.vocab_size:
@@ -492,6 +505,16 @@ def _tap_faults(level: Level, manifest: Manifest) -> Iterator[str]:
         yield f"{level.name} has taps {list(level.taps)} in {level.shape.layers} layers"
     if lacking := set(level.reads) - set(target.taps):
         yield f"{level.name} reads the target after layer {min(lacking)}, where it has no tap"
+
+
+def _is_no_part(level: Level, manifest: Manifest) -> bool:
+    """Whether ``level`` cannot be a part of the target, by what the manifest says."""
+    target = next((other for other in manifest.levels if other.role == "target"), level)
+    if level.native is None or target.native is None or level.graphs or level.weight_bytes or target.shape.has_states:
+        return True
+    own, others = (asdict(one) for one in (level.shape, target.shape))
+    same = level.folder == target.folder and own == others and set(level.native.graphs) >= set(target.native.graphs)
+    return level.role != "drafter" or level.parallel is not None or not same
 
 
 def read_manifest(bundle: Path) -> Manifest:

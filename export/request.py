@@ -32,7 +32,7 @@ class ExportRequest:
     known name whose shape the target gets) make stand-ins for timing. ``positions``: the longest context; None means
     the model's own. ``kernels``: "auto" writes the small graphs for our own kernels, "native" their packed weights as
     well, "portable" neither. ``draft_vocab``: how many tokens keep their logits in drafters, the most frequent ones of
-    ``texts``; None: all.
+    ``texts``; None: all. ``int4_drafter``: the high halves of the target's int8 codes are a drafter.
     """
 
     target: str
@@ -53,6 +53,7 @@ class ExportRequest:
     check_text: Path | None = None
     draft_vocab: int | None = None
     texts: tuple[Path, ...] = ()
+    int4_drafter: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ def _check(request: ExportRequest) -> None:
         raise RequestError(f"--positions {request.positions} is too few; at least 2")
     if request.kernels == "native":
         _check_native(request)
+    if request.int4_drafter:
+        _check_int4_drafter(request)
     if request.draft_vocab is not None and request.draft_vocab < 2:
         raise RequestError(f"--draft-vocab {request.draft_vocab} is too few; at least 2, and usually thousands")
     if request.texts and request.draft_vocab is None:
@@ -158,6 +161,17 @@ def _check_native(request: ExportRequest) -> None:
     if request.block_size is not None and request.block_size not in NATIVE_BLOCK_SIZES:
         allowed = ", ".join(map(str, NATIVE_BLOCK_SIZES))
         raise RequestError(f"--kernels native needs blocks of {allowed}, not {request.block_size}; use --kernels auto")
+
+
+def _check_int4_drafter(request: ExportRequest) -> None:
+    """RequestError unless the target has codes whose halves our kernels can read apart."""
+    if request.weights != "int8":
+        raise RequestError(f"--int4-drafter is half of an int8 target, not of {request.weights}; add --quant int8")
+    if request.kernels == "portable":
+        raise RequestError("--int4-drafter runs with native kernels alone; drop --kernels portable")
+    if request.block_size is not None and request.block_size not in NATIVE_BLOCK_SIZES:
+        allowed = ", ".join(map(str, NATIVE_BLOCK_SIZES))
+        raise RequestError(f"--int4-drafter needs blocks of {allowed}, not {request.block_size}; drop one of them")
 
 
 def _check_block_size(size: int, weights: Iterable[WeightType | None]) -> None:

@@ -82,6 +82,9 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
         _check_vocabulary(model, target, head)
         shape = _shape(model, request, target)
         refuse(model.config, shape)  # before gigabytes are downloaded
+        if target is None and request.int4_drafter and (shape.has_states or shape.experts):
+            what = "states, which a drafter cannot share" if shape.has_states else "experts, which are read whole"
+            raise RequestError(f"--int4-drafter: layers of {job.name} have {what}; drop it")
         vocabulary = _vocabulary(model, target)
         blocks = BITS[job.weights] <= 8
         size = (request.block_size or DEFAULT_BLOCK_SIZE) if blocks else None

@@ -84,7 +84,11 @@ def _with_margin(plan: Plan) -> Plan:
 def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:
     is_target, tree = level.role == "target", choices.shape == "tree"
     nodes = choices.nodes
-    if not is_target and any(inputs.levels[name].role == "intermediate" for name in choices.drafters):
+    if (
+        not is_target
+        and not level.self_draft
+        and any(inputs.levels[name].role == "intermediate" for name in choices.drafters)
+    ):
         # An intermediate judges drafts of the drafter below it: trees, if both levels can.
         nodes, tree = max(nodes, INNER_NODES), level.tree
     chain = level.chain_within(nodes)
@@ -94,11 +98,12 @@ def _sizes(level: Level, inputs: PlanInputs, choices: Choices) -> LevelSizes:
         rows, tree = rows + chain - 1, False  # and the masks
     rows += 0 if inputs.residence(level.name) == "native" else _PADDING_ROWS
     copies = choices.kept_conversations + 1 if is_target and choices.kept_conversations else 0
-    held = choices.context if is_target else min(choices.window, level.shape.positions)
+    shares_cache = is_target or level.self_draft is not None
+    held = choices.context if shares_cache else min(choices.window, level.shape.positions)
     is_read = is_target and any(inputs.levels[name].reads for name in choices.drafters)
     taps = level.reads if not is_target else level.taps if is_read else ()
     return LevelSizes(
-        kv_type=choices.kv_type if is_target else choices.drafter_kv_type,
+        kv_type=choices.kv_type if shares_cache else choices.drafter_kv_type,
         capacity=held + rows,
         rows=rows,
         logits_rows=_logits_rows(level, tree, rows, chain),

@@ -113,6 +113,11 @@ class PlanInputs:
         native = self.device.kernels == "native" and self.levels[name].native is not None
         return self.device.residences.get(name, "native" if native else "prepacked")
 
+    def can_run(self, name: str) -> bool:
+        """Whether level ``name`` can run: a part of the target needs native kernels for both."""
+        beside = {name, self.manifest.target.name}
+        return self.levels[name].self_draft is None or all(self.residence(one) == "native" for one in beside)
+
     def kv_types(self, name: str) -> tuple[str, ...]:
         """The KV types that level ``name`` has graphs for, the most exact first."""
         level = self.levels[name]
@@ -163,6 +168,9 @@ def check_request(inputs: PlanInputs) -> None:
     _check_names(request.may_give_up, ALLOWED, "nothing that can be given up; there are")
     beside = [level.name for level in manifest.levels if level.role != "target"]
     _check_names(request.drafters or (), beside, "no drafter of this bundle; it has")
+    for name in request.drafters or ():
+        if not inputs.can_run(name):
+            raise PocketspecError(f"{name} is part of {target.name} and runs with native kernels alone; leave it out")
     roles = [level.role for level in manifest.levels]
     _check_names(request.placements, dict.fromkeys((*inputs.levels, *roles)), "no level of this bundle; it has")
     for name, placement in request.placements.items():

@@ -151,7 +151,10 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
     return Footprint(
         (
             *_weights(level, residence, sizes.capacity),
-            Part("KV cache", sizes.capacity * kv_bytes_per_token(shape, sizes.kv_type, residence)),
+            Part(
+                "KV cache",
+                0 if level.self_draft else sizes.capacity * kv_bytes_per_token(shape, sizes.kv_type, residence),
+            ),
             Part(
                 KEPT,
                 sizes.kept_rows * kv_bytes_per_token(shape, sizes.kv_type, residence)
@@ -294,6 +297,8 @@ def _tokenizer_file_bytes(manifest: Manifest) -> int:
 
 def _weights(level: Level, residence: Residence, tokens: int) -> tuple[Part, ...]:
     """The weights; those of experts, which a step reads some of, are a part of their own."""
+    if level.self_draft is not None:
+        return (Part("weights"),)  # they are the target's, and are counted there
     hot, experts = hot_weight_bytes(level, residence), expert_bytes(level, residence)
     hot -= experts
     if residence == "copied":

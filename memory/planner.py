@@ -93,7 +93,7 @@ class Planner:
         """The top of the ladder: every drafter that could pay on some text, and the smallest draft with room for it."""
         inputs, request = self.inputs, self.inputs.request
         context = wanted_context(inputs.manifest, request)
-        named = tuple(level.name for level in inputs.manifest.drafters())
+        named = tuple(level.name for level in inputs.manifest.drafters() if inputs.can_run(level.name))
         drafters = named if request.drafters is None else request.drafters
         if request.nodes == 0:
             drafters = ()

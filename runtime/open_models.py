@@ -55,7 +55,7 @@ class PlannedModels:
         self._on_plan = on_plan
         self._before_forward = before_forward
         self.target: OrtModel = levels.open_target(plan)
-        self.drafters: dict[str, OrtModel] = levels.open_drafters(plan)
+        self.drafters: dict[str, OrtModel] = levels.open_drafters(plan, self.target)
         self.speculator = Speculator(self.target, self.drafters, plan.draft, levels.manifest, costs, levels.notify)
         self._levels, self._request = levels, request
         self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
@@ -194,7 +194,7 @@ class PlannedModels:
         self.drafters = kept
         give_back()
         fit(self.target, plan.target, plan)
-        self.drafters = self._levels.open_drafters(plan, kept)
+        self.drafters = self._levels.open_drafters(plan, self.target, kept)
         self._watch_forwards()
         self.speculator.use(self.drafters, plan.draft)
         give_back()

@@ -27,7 +27,6 @@ from runtime.decoding.stop import StopRule
 from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.suffix import SuffixDrafter
 from runtime.errors import DraftError
-from runtime.models.kv_cache import KVCache
 from runtime.models.ort_model import OrtModel
 
 _TEXT = "Once upon a time there was a lantern that was afraid of the dark. Every evening, when the"
@@ -142,7 +141,7 @@ class _Clocked:
 
     def __init__(self, model: OrtModel) -> None:
         self._model = model
-        self.cache: KVCache = model.cache
+        self.cache = model.cache
         self.vocab_size, self.max_rows, self.takes_trees = model.vocab_size, model.max_rows, model.takes_trees
         self.logit_tokens = model.logit_tokens
         self.logits_rows = model.logits_rows

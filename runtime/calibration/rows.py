@@ -126,8 +126,13 @@ def _turn(
 ) -> dict[_ForwardCase, float]:
     """Runs each forward once; its seconds."""
     times = {}
+    name = ""
     for case in cases:
         subject = subjects[case.name]
+        if case.name != name:  # a cache may be that of another level, whose rows it would count
+            name = case.name
+            for other in subjects.values():
+                other.model.cache.rollback(0)
         _pretend(subject.model, case.context, keeps=subject.experts)
         parents = [-1, *((row - 1) // 2 for row in range(1, case.rows))] if case.tree else None
         tokens = _tokens(case.rows, turn, subject.model.vocab_size) if subject.experts else [0] * case.rows

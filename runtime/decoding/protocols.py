@@ -22,8 +22,11 @@ class Cache(Protocol):
     Whether it has keys and values of rows, or states that all rows have changed, its users need not know.
     """
 
-    capacity: int
-    length: int
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
 
     @property
     def tokens(self) -> TokenArray:

@@ -22,6 +22,7 @@ from runtime.kernels.session_options import session_options
 from runtime.kernels.threads import NativeCrew, crew_of
 from runtime.kernels.weights.packed import Progress
 from runtime.kernels.weights.prepacked import place_of, prepacked_data, prepacked_graph
+from runtime.kernels.weights.shared import SharedWeights
 
 # The first ONNX Runtime whose CPU attention takes integer KV caches. Found by trying 1.23 to 1.31: up to 1.24 the
 # graphs do not load, 1.25 and 1.26 fail in the first step.
@@ -138,10 +139,14 @@ class Prepacked:
 
 @dataclass(frozen=True)
 class Native:
-    """Our own operators on packed weights; ``graphs`` is the folder of the native graphs."""
+    """Our own operators on packed weights; ``graphs`` is the folder of the native graphs.
+
+    ``shared`` has the weights if several sessions read them.
+    """
 
     library: Library
     graphs: Path
+    shared: SharedWeights | None = None
     name: Literal["native"] = "native"
 
     @property
@@ -173,6 +178,8 @@ class Native:
         """See ``Kernels``."""
         options = session_options(threads, cores)
         self.library.register(options, threads or read_cores().usable)
+        if self.shared is not None:
+            self.shared.add_to(options)
         return options
 
     def crew(self, session: ort.InferenceSession) -> NativeCrew | None:

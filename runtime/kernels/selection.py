@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
+from weakref import WeakValueDictionary
 
 from export.manifest import Level, Manifest, PocketspecError
 from memory.device import Residence
@@ -17,6 +18,7 @@ from runtime.kernels.library import KernelsError, Library, open_library
 from runtime.kernels.weights.disk import NowhereError
 from runtime.kernels.weights.layout import BLOCK_SIZES
 from runtime.kernels.weights.packed import Progress, no_progress, packed_graphs
+from runtime.kernels.weights.shared import SharedWeights
 from runtime.process.allocator import give_back
 
 Wanted = Literal["auto", "native", "portable"]
@@ -54,6 +56,8 @@ class Chooser:
         self._verify, self._verified = verify, set[str]()
         self._reported: set[str] = set()
         self._failed: dict[tuple[str, Residence], PocketspecError] = {}
+        # While a model is open that reads them.
+        self._shared: WeakValueDictionary[Path, SharedWeights] = WeakValueDictionary()
 
     def open(self, bundle: Path, manifest: Manifest, level: Level, make: Callable[[Kernels], _Opened]) -> _Opened:
         """The result of ``make`` with the best kernels that work for ``level``.
@@ -133,7 +137,16 @@ class Chooser:
         """The native kernels for ``level``, with its weights packed; PocketspecError says why not."""
         library = self._library_for(level)
         verify = self._is_verifying(level)
-        return Native(library, packed_graphs(bundle, manifest, level, self._progress, self._notify, verify))
+        place = packed_graphs(bundle, manifest, level, self._progress, self._notify, verify)
+        return Native(library, place, self._shared_weights(place, bundle, manifest, level))
+
+    def _shared_weights(self, place: Path, bundle: Path, manifest: Manifest, level: Level) -> SharedWeights | None:
+        """The weights in folder ``place`` for all who read them, if a drafter is part of the target."""
+        if not any(other.self_draft and other.folder == level.folder for other in manifest.levels):
+            return None
+        if (shared := self._shared.get(place)) is None:
+            shared = self._shared[place] = SharedWeights(place, bundle / level.folder)
+        return shared
 
     def _is_verifying(self, level: Level) -> bool:
         return self._verify and level.name not in self._verified

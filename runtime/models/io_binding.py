@@ -18,6 +18,7 @@ import onnxruntime as ort
 from runtime.arrays import TokenArray
 from runtime.decoding.protocols import HiddenInput
 from runtime.errors import UnsupportedModelError
+from runtime.models.borrowed_cache import BorrowedCache
 from runtime.models.kv_cache import KVCache
 from runtime.models.layer_states import KINDS, RECURRENT, replay_array
 
@@ -137,7 +138,7 @@ class Buffers:
     of the target, and as many of its own.
     """
 
-    def __init__(self, signature: Signature, cache: KVCache, rows: int, logits_rows: int) -> None:
+    def __init__(self, signature: Signature, cache: KVCache | BorrowedCache, rows: int, logits_rows: int) -> None:
         self.ids = np.zeros(rows, np.int64)
         self.positions = np.zeros(rows, np.int64)
         self.offsets = np.arange(rows, dtype=np.int64)

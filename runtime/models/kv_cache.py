@@ -58,6 +58,8 @@ class KVCache:
         self.rows = min(capacity, first_rows or capacity)
         self._growth = growth or capacity
         self.length = 0
+        # Grows with every change of the rows held.
+        self.version = 0
         self._tokens = np.zeros(capacity, np.int32)
 
     @property
@@ -72,10 +74,14 @@ class KVCache:
 
     def require(self, rows: int) -> None:
         """Makes sure that ``rows`` more rows may be written; ContextFullError if they do not fit."""
-        needed = self.length + rows
+        self.require_after(self.length, rows)
+
+    def require_after(self, length: int, rows: int) -> None:
+        """Makes sure that ``rows`` rows may be written after the first ``length``; ContextFullError."""
+        needed = length + rows
         if needed > self.capacity:
             raise ContextFullError(
-                f"{rows} more rows do not fit a cache of {self.capacity} that holds {self.length}:"
+                f"{rows} more rows do not fit a cache of {self.capacity} that holds {length}:"
                 " shorten the text or open the bundle with a larger context"
             )
         if needed > self.rows:
@@ -98,6 +104,7 @@ class KVCache:
                 block.release(capacity)
         self.rows = self._rows_at(capacity)
         self.capacity = capacity
+        self.version += 1
         if capacity <= reserved:
             return False
         self._blocks = [block.moved(capacity, self.length) for block in self._blocks]
@@ -114,6 +121,13 @@ class KVCache:
         blocks = dict(zip(dict.fromkeys(self._kinds), (iter(block.array) for block in self._blocks), strict=True))
         return tuple(next(blocks[kind])[None] for kind in self._kinds)
 
+    def note(self, length: int, tokens: Sequence[int] | TokenArray) -> TokenArray:
+        """Notes ``tokens`` for rows from ``length`` on, past those held; the tokens up to their end, until a change."""
+        assert length >= self.length, (length, self.length)
+        end = length + len(tokens)
+        self._tokens[length:end] = tokens
+        return self._tokens[:end]
+
     def close(self) -> None:
         """Returns all memory; the cache cannot be used afterwards."""
         self.length = 0
@@ -128,6 +142,7 @@ class KVCache:
         if self.hidden is not None:
             self.hidden.claim(0)
         self.length = 0
+        self.version += 1
 
     def append(self, tokens: Sequence[int] | TokenArray) -> None:
         """Adds the rows of ``tokens``, which a forward has just written after the last row.
@@ -141,6 +156,7 @@ class KVCache:
             self.hidden.claim(end)
         self._tokens[self.length : end] = tokens
         self.length = end
+        self.version += 1
 
     def can_reach(self, length: int) -> bool:
         """Whether a rollback to ``length`` leaves as many rows, without a copy of states."""
@@ -169,6 +185,7 @@ class KVCache:
                 block.array[:, :, start:end] = block.array[:, :, source]
             self._tokens[start:end] = self._tokens[source]
         self.length = length + len(rows)
+        self.version += 1
         if self.states is not None:
             assert stay == len(rows), rows
             self.length = self.states.rollback(self.length)

@@ -80,17 +80,24 @@ class Levels:
         model.fixed_width = plan.fixed_width
         return model
 
-    def open_drafters(self, plan: Plan, kept: dict[str, OrtModel] | None = None) -> dict[str, OrtModel]:
-        """Every planned drafter by name; those in ``kept`` are already open and are resized to the plan."""
+    def open_drafters(
+        self, plan: Plan, target: OrtModel, kept: dict[str, OrtModel] | None = None
+    ) -> dict[str, OrtModel]:
+        """Every planned drafter by name; those in ``kept`` are already open and are resized to the plan.
+
+        Drafters that are part of the ``target`` share its KV cache.
+        """
         models: dict[str, OrtModel] = {}
         for planned in plan.levels[1:]:
             model = (kept or {}).get(planned.name)
             if model is not None:
                 fit(model, planned, plan)
-            models[planned.name] = model or self._open(planned, plan)
+            models[planned.name] = model or self._open(planned, plan, lender=target)
         return models
 
-    def _open(self, planned: LevelPlan, plan: Plan, model_type: type[OrtModel] = OrtModel) -> OrtModel:
+    def _open(
+        self, planned: LevelPlan, plan: Plan, model_type: type[OrtModel] = OrtModel, lender: OrtModel | None = None
+    ) -> OrtModel:
         level: Level = self.manifest.level(planned.name)
         widths = any_width(planned.max_rows)
 
@@ -111,6 +118,7 @@ class Levels:
                 kernels,
                 first_rows=planned.first_capacity,
                 growth=planned.growth,
+                lender=None if level.self_draft is None else lender,
             )
 
         return self.chooser.open(self.bundle, self.manifest, level, make)

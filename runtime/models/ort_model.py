@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from export.manifest import Level
+from memory.footprint import hot_weight_bytes
 from memory.layer_states import held_rows, num_snapshots
 from memory.plan import LevelPlan, Placement
 from runtime.arrays import TokenArray
@@ -28,9 +29,10 @@ from runtime.decoding.protocols import HiddenInput, ModelOutput
 from runtime.errors import UnsupportedModelError
 from runtime.kernels.backends import PORTABLE, Kernels
 from runtime.kernels.threads import NativeCrew
+from runtime.models.borrowed_cache import BorrowedCache
 from runtime.models.exact_widths import SafeWidths, even_widths
 from runtime.models.hidden_rows import HiddenRows
-from runtime.models.io_binding import Binding, Buffers, ForwardKind, SharedBindings, read_signature
+from runtime.models.io_binding import Binding, Buffers, ForwardKind, SharedBindings, Signature, read_signature
 from runtime.models.kv_cache import KVCache
 from runtime.models.layer_states import StateSizes, make_states
 from runtime.models.placement import CPU, on_cores
@@ -55,7 +57,8 @@ class OrtModel:
     every forward runs the same number of rows: the largest of the ``widths`` within ``max_rows``. ``states`` says how
     much of the states of layers is kept, if the graph has any, and ``hidden_rows`` how many of the rows at its taps.
     ``logit_tokens``: the tokens that its logits are of, if they are not of all that it reads.
-    ``logits_rows`` None: as many as ``max_rows``.
+    ``logits_rows`` None: as many as ``max_rows``. With a ``lender`` it has no cache of its own, but that model's, whose
+    layers it shares by the names of their caches.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class OrtModel:
         hidden_rows: int = 0,
         logit_tokens: LogitTokens | None = None,
         logits_rows: int | None = None,
+        lender: OrtModel | None = None,
     ) -> None:
         self._session, self.cores = session, tuple(cores)
         self.kernels = kernels
@@ -91,14 +95,18 @@ class OrtModel:
                 " again"
             )
         self.takes_trees = self._signature.takes_trees
-        self.cache = KVCache(
-            self._signature.kv_shapes,
-            self._signature.kv_types,
-            capacity,
-            first_rows,
-            growth,
-            make_states(self._signature.states, states),
-        )
+        self.cache: KVCache | BorrowedCache
+        if lender is None:
+            self.cache = KVCache(
+                self._signature.kv_shapes,
+                self._signature.kv_types,
+                capacity,
+                first_rows,
+                growth,
+                make_states(self._signature.states, states),
+            )
+        else:
+            self.cache = lender.lend(self._signature)
         self._keep_hidden(hidden_rows)
         self._make_buffers(prefill_chunk)
         self._workers: WorkerChoice | None = None
@@ -122,11 +130,13 @@ class OrtModel:
         kernels: Kernels = PORTABLE,
         first_rows: int | None = None,
         growth: int = 0,
+        lender: OrtModel | None = None,
     ) -> OrtModel:
         """Opens the graph of ``level`` for the planned KV type; UnsupportedModelError says why it cannot.
 
         ``threads`` work on one operator; None: one for every usable core, or fewer where that is faster. ``widths``
-        None: the even ones. ``first_rows`` and ``growth`` are those of the ``KVCache``.
+        None: the even ones. ``first_rows``, ``growth``: those of the ``KVCache``. ``lender``: the model whose cache
+        it shares, of which ``level`` is a part.
         """
         graph = kernels.graph(bundle / level.folder, level, plan.kv_type)
         _check_version(level, kernels)
@@ -147,12 +157,27 @@ class OrtModel:
             growth,
             plan.placement.cores,
             crew,
-            isinstance(crew, NativeCrew) and level.weight_bytes < _SMALL_BYTES,
+            isinstance(crew, NativeCrew) and hot_weight_bytes(level, kernels.residence) < _SMALL_BYTES,
             state_sizes(level, plan.max_rows),
             plan.hidden_rows,
             read_logit_tokens(bundle / level.folder, level),
             plan.logits_rows,
+            lender,
         )
+
+    @property
+    def borrows(self) -> bool:
+        """Whether its KV cache is another model's."""
+        return isinstance(self.cache, BorrowedCache)
+
+    def lend(self, signature: Signature) -> BorrowedCache:
+        """Its cache for a model with ``signature``; UnsupportedModelError if that has caches which this one lacks."""
+        own = self._signature
+        kinds = dict(zip(own.kv_inputs, zip(own.kv_shapes, own.kv_types, strict=True), strict=True))
+        wanted = dict(zip(signature.kv_inputs, zip(signature.kv_shapes, signature.kv_types, strict=True), strict=True))
+        if not isinstance(self.cache, KVCache) or self.cache.states or not wanted.items() <= kinds.items():
+            raise UnsupportedModelError("its KV cache is not part of the target's; export the bundle again")
+        return BorrowedCache(self.cache, [own.kv_inputs.index(name) for name in signature.kv_inputs])
 
     def resize(
         self,
@@ -201,7 +226,8 @@ class OrtModel:
         buffers = self._buffers
         inputs = (buffers.ids, buffers.positions, buffers.offsets, buffers.mask, buffers.bias)
         arrays: dict[str, tuple[npt.NDArray[Any], ...]]
-        arrays = {"KV cache": self.cache.arrays, "logits": (buffers.logits,), "inputs": inputs}
+        own_rows = () if self.borrows else self.cache.arrays
+        arrays = {"KV cache": own_rows, "logits": (buffers.logits,), "inputs": inputs}
         if self.cache.states is not None:
             arrays["states"] = self.cache.states.arrays
         kept = () if self.cache.hidden is None else self.cache.hidden.arrays

@@ -125,7 +125,7 @@ def held_levels(models: PlannedModels, bundle: Path, manifest: Manifest) -> list
     for planned in models.plan.levels:
         is_target = planned.name == manifest.target.name
         model = models.target if is_target else models.drafters.get(planned.name)
-        if model is not None:
+        if model is not None and manifest.level(planned.name).self_draft is None:
             identity = identify(bundle, manifest, models.plan, planned, model.kernels)
             held.append(HeldLevel(planned.name, is_target, identity, model))
     return held

@@ -146,6 +146,7 @@ class Speculator:
         if name != AUTO:
             spec = check_drafter(name, {*self.levels, *self._dropped}, "is open", self._added)
             self._check_judges(spec)
+            self._refuse_overlap(spec)
         self._open_heads(name)
         leaves_size = speculation.draft_size is None and speculation.limit is None
         if name == AUTO or (leaves_size and self._is_forecast(name)):
@@ -208,6 +209,7 @@ class Speculator:
         model = self.levels.get(level)
         return (
             model is not None
+            and not model.borrows
             and bool(model.cores and self.target.cores)
             and not set(model.cores) & set(self.target.cores)
         )
@@ -226,6 +228,15 @@ class Speculator:
         self._latest = self._learned_states[key]
         trees = self._takes_trees(speculation) and speculation.shape != "chain" and acceptance != "block"
         return CostScheduler(self._latest, _CurrentSituation(self, context, speculation.draft_size, trees))
+
+    def _refuse_overlap(self, spec: DrafterSpec) -> None:
+        """PocketspecError if ``spec`` drafts with the target's own cache while the target runs."""
+        shared = [level for level in spec.singles if (model := self.levels.get(level)) and model.borrows]
+        if spec.kind == "overlapped" and shared:
+            raise PocketspecError(
+                f"drafter {spec.name!r}: {shared[0]} shares the target's KV cache and cannot draft while the target"
+                f" runs; ask for {spec.parts[0].name}"
+            )
 
     def _takes_trees(self, speculation: Speculation) -> bool:
         """Whether trees may be drafted: if they are exact, or as exact as chains are here, or explicitly asked for.

@@ -82,7 +82,7 @@ def _answers(
     chooser = Chooser("native") if kernels == "native" else _Copied("portable")
     levels = Levels(bundle, manifest, chooser, print)
     target = levels.open_target(plan)
-    drafters = levels.open_drafters(plan)
+    drafters = levels.open_drafters(plan, target)
     decoder = GoldenDecoder(target, drafters, plan.context)
     try:
         for pick in picks(plan.levels):

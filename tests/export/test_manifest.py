@@ -22,8 +22,10 @@ from export.manifest import (
     Manifest,
     ManifestError,
     ModelShape,
+    NativeForm,
     ParallelDrafts,
     Quantization,
+    SelfDraft,
     Source,
     Vocabulary,
     WideLayers,
@@ -259,3 +261,37 @@ def test_a_changed_missing_or_cut_file_is_found(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ManifestError, match="is missing"):
         verify_files(tmp_path, manifest)
+
+
+def _part(target: Level = TARGET, **changes: Any) -> Manifest:
+    """With a drafter that is part of the target, but for ``changes``."""
+    native = NativeForm({"fp32": "native.onnx"}, "native.json", "native.data", 100, 1)
+    target = replace(target, native=native, quantization=Quantization("int8", 32))
+    drafter = replace(target, name="part", role="drafter", graphs={}, weight_bytes=0, sparse_bytes=0)
+    drafter = replace(drafter, self_draft=SelfDraft("halves"))
+    return replace(MANIFEST, levels=(target, replace(drafter, **changes)))
+
+
+def test_only_parts_of_a_target_need_a_reader_that_knows_them() -> None:
+    text = dump_manifest(_part())
+    assert json.loads(text)["schema"] == SCHEMA == 8
+    assert parse_manifest(text, "m.json").levels == _part().levels
+    assert "self_draft" not in dump_manifest(MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"folder": "part"},
+        {"graphs": {"fp32": "model.onnx"}},
+        {"weight_bytes": 1},
+        {"native": None},
+        {"role": "intermediate"},
+        {"shape": replace(TARGET.shape, layers=TARGET.shape.layers + 1)},
+        {"parallel": ParallelDrafts(1, 8)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_parts_that_no_export_writes_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match="part is no part of the target"):
+        parse_manifest(dump_manifest(_part(**changes)), "m.json")

@@ -24,11 +24,11 @@ from export.graph.passes import CONTRIB
 from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, NativeForm
 
 
-def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
+def write_native(folder: Path, graph: str = "model.onnx", planes: int = 1) -> NativeForm | None:
     """Writes the native graphs of ``folder/graph`` and their packing table beside it.
 
     None, and nothing is written, if our kernels cannot run it: weights other than int4 and int8, block sizes other than
-    32, 64 and 128. Of the weights only scales are read.
+    32, 64 and 128. Of the weights only scales are read. With 2 ``planes`` the halves of int8 codes lie apart.
     """
     from runtime.kernels.weights.layout import LAYOUT_VERSION
     from runtime.kernels.weights.packing_table import dump_table
@@ -38,7 +38,7 @@ def write_native(folder: Path, graph: str = "model.onnx") -> NativeForm | None:
         return None
     source = f"{graph}.data"
     fuse_operators(model)
-    table = place_weights(model, source, (folder / source).stat().st_size)
+    table = place_weights(model, source, (folder / source).stat().st_size, planes)
     graphs = {kv_type: "native.onnx" if kv_type == "fp32" else f"native-{kv_type}.onnx" for kv_type in kv_types(model)}
     for kv_type, name in graphs.items():
         ir.save(with_kv_type(model, kv_type), folder / name)

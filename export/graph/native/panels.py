@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from runtime.kernels.weights.packing_table import MatrixEntry, PackingTable, TableBuilder
 
 
-def place_weights(model: ir.Model, source: str, source_size: int) -> PackingTable:
-    """Points all large initializers of ``model`` at the packed file; returns the table from which it is made."""
+def place_weights(model: ir.Model, source: str, source_size: int, planes: int = 1) -> PackingTable:
+    """Points all large initializers of ``model`` at the packed file; returns the table from which it is made.
+
+    With 2 ``planes`` the halves of the codes, which have eight bits and no zero points, lie apart.
+    """
     from runtime.kernels.weights.packing_table import TableBuilder
 
-    placed = _Panels(model, TableBuilder())
+    placed = _Panels(model, TableBuilder(), planes)
     # In the order of use, so that a file is read from its beginning to its end in a step.
     for node in model.graph:
         if is_product(node):
@@ -46,8 +49,8 @@ def place_weights(model: ir.Model, source: str, source_size: int) -> PackingTabl
 class _Panels:
     """The matrices placed so far, by the position of their codes."""
 
-    def __init__(self, model: ir.Model, builder: TableBuilder) -> None:
-        self.builder, self._model = builder, model
+    def __init__(self, model: ir.Model, builder: TableBuilder, planes: int) -> None:
+        self.builder, self._model, self._planes = builder, model, planes
         self._known: dict[int, tuple[MatrixEntry, list[ir.Value]]] = {}
 
     def replace(self, node: ir.Node, slots: Sequence[int], parts: int) -> None:
@@ -55,7 +58,9 @@ class _Panels:
         from runtime.kernels.weights.layout import MatrixLayout
 
         rows, columns, bits, size = (node.attributes[name].as_int() for name in ("N", "K", "bits", "block_size"))
-        self._replace(node, slots, MatrixLayout(rows, columns, bits, size, parts))
+        self._replace(node, slots, MatrixLayout(rows, columns, bits, size, parts, planes=self._planes))
+        if self._planes != 1:
+            node.attributes["planes"] = ir.AttrInt64("planes", self._planes)
 
     def replace_experts(self, node: ir.Node) -> None:
         """The same for the two stacks of a layer's experts."""

@@ -107,10 +107,12 @@ class _MeteredLevels(Levels):
         with self.meter.phase(f"open {plan.target.name}"):
             return super().open_target(plan)
 
-    def open_drafters(self, plan: Plan, kept: dict[str, OrtModel] | None = None) -> dict[str, OrtModel]:
+    def open_drafters(
+        self, plan: Plan, target: OrtModel, kept: dict[str, OrtModel] | None = None
+    ) -> dict[str, OrtModel]:
         """See ``Levels``."""
         with self.meter.phase("open drafters"):
-            return super().open_drafters(plan, kept)
+            return super().open_drafters(plan, target, kept)
 
 
 class _WidestDrafter:

@@ -10,9 +10,10 @@ namespace {
 
 constexpr int kAhead = 2048;  // bytes of prefetch distance
 
-// The exact sums of code * activation over `block` values of k, for kRows of the tile's `rows`.
-template <int kBits, int kRows>
-void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]);
+// The exact sums of code * activation over `block` values of k, for kRows of the tile's `rows`. With kPlanes, `low` has
+// the low halves of the codes.
+template <int kBits, bool kPlanes, int kRows>
+void sum_block(const uint8_t* codes, const uint8_t* low, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]);
 
 inline __m256i load_half_line(const uint8_t* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
@@ -43,6 +44,13 @@ struct Zeros {
   __m256i half[2];
 };
 
+// How codes are stored: bits of one, halves in two planes, no zero points.
+template <int kCodeBits, bool kInPlanes, bool kIsSymmetric>
+struct Form {
+  static constexpr int kBits = kCodeBits;
+  static constexpr bool kPlanes = kInPlanes, kSymmetric = kIsSymmetric;
+};
+
 inline Zeros zero_points(const Panel& panel, int block) {
   if (!panel.zeros) return {{_mm256_setzero_si256(), _mm256_setzero_si256()}};
   if (panel.bits == 8) return {{widen_bytes(panel.zeros + block * 16), widen_bytes(panel.zeros + block * 16 + 8)}};
@@ -51,9 +59,12 @@ inline Zeros zero_points(const Panel& panel, int block) {
 }
 
 // zero points * sum; the symmetric zero point is a power of two.
-template <int kBits, bool kSymmetric>
+template <class Form>
 inline __m256i zero_part(__m256i zeros, __m256i sum) {
-  if constexpr (kSymmetric) return _mm256_slli_epi32(sum, kBits - 1);
+  static_assert(kPlaneOffset == 1 << 3, "a shift stands for the product");
+  const __m256i middle = _mm256_slli_epi32(sum, Form::kBits - 1);
+  if constexpr (Form::kPlanes) return _mm256_add_epi32(middle, _mm256_slli_epi32(sum, 3));
+  if constexpr (Form::kSymmetric) return middle;
   return _mm256_madd_epi16(zeros, sum);  // both fit in 16 bits
 }
 
@@ -64,27 +75,29 @@ inline void add_scaled(__m256i total, __m256 scales, __m256 scale, float* sums) 
 }
 
 // One block of kRows rows: integer sums, then one fma for each sum.
-template <int kBits, bool kSymmetric, int kRows>
+template <class Form, int kRows>
 inline void add_block(const Panel& panel, const Tile& tile, int block, int row, const Lanes& scales, const Zeros& zeros,
                       float* sums) {
-  const uint8_t* codes = panel.codes + static_cast<size_t>(block) * panel.block * 2 * kBits;
+  constexpr int kBits = Form::kBits;
+  const size_t place = static_cast<size_t>(block) * panel.block * 2 * (Form::kPlanes ? 4 : kBits);
   const int8_t* values = tile.values + (static_cast<int64_t>(block) * panel.block / 8 * tile.rows + row) * 8;
   __m256i total[kRows][2];
-  sum_block<kBits, kRows>(codes, values, tile.rows, panel.block, total);
+  sum_block<kBits, Form::kPlanes, kRows>(panel.codes + place, panel.low + (Form::kPlanes ? place : 0), values, tile.rows,
+                                         panel.block, total);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
-    const int64_t place = static_cast<int64_t>(block) * tile.rows + row + i;
-    const __m256i sum = _mm256_set1_epi32(tile.sums[place]);
-    const __m256i low = _mm256_sub_epi32(total[i][0], zero_part<kBits, kSymmetric>(zeros.half[0], sum));
-    const __m256i high = _mm256_sub_epi32(total[i][1], zero_part<kBits, kSymmetric>(zeros.half[1], sum));
-    const __m256 scale = _mm256_set1_ps(tile.scales[place]);
+    const int64_t entry = static_cast<int64_t>(block) * tile.rows + row + i;
+    const __m256i sum = _mm256_set1_epi32(tile.sums[entry]);
+    const __m256i low = _mm256_sub_epi32(total[i][0], zero_part<Form>(zeros.half[0], sum));
+    const __m256i high = _mm256_sub_epi32(total[i][1], zero_part<Form>(zeros.half[1], sum));
+    const __m256 scale = _mm256_set1_ps(tile.scales[entry]);
     float* at = sums + (row + i) * kColumns;
     add_scaled(low, scales.low, scale, at);
     add_scaled(high, scales.high, scale, at + 8);
   }
 }
 
-template <int kBits, int kAtOnce, bool kSymmetric>
+template <class Form, int kAtOnce>
 void multiply_as(const Panel& panel, const Tile& tile, float* sums) {
   __builtin_memset(sums, 0, static_cast<size_t>(tile.rows) * kColumns * sizeof(float));
   for (int block = 0; block < panel.blocks; ++block) {
@@ -92,12 +105,12 @@ void multiply_as(const Panel& panel, const Tile& tile, float* sums) {
     const Zeros zeros = zero_points(panel, block);
     int row = 0;
     for (; row + kAtOnce <= tile.rows; row += kAtOnce) {
-      add_block<kBits, kSymmetric, kAtOnce>(panel, tile, block, row, scales, zeros, sums);
+      add_block<Form, kAtOnce>(panel, tile, block, row, scales, zeros, sums);
     }
     switch (tile.rows - row) {
-      case 3: add_block<kBits, kSymmetric, 3>(panel, tile, block, row, scales, zeros, sums); break;
-      case 2: add_block<kBits, kSymmetric, 2>(panel, tile, block, row, scales, zeros, sums); break;
-      case 1: add_block<kBits, kSymmetric, 1>(panel, tile, block, row, scales, zeros, sums); break;
+      case 3: add_block<Form, 3>(panel, tile, block, row, scales, zeros, sums); break;
+      case 2: add_block<Form, 2>(panel, tile, block, row, scales, zeros, sums); break;
+      case 1: add_block<Form, 1>(panel, tile, block, row, scales, zeros, sums); break;
       default: break;
     }
   }
@@ -106,8 +119,11 @@ void multiply_as(const Panel& panel, const Tile& tile, float* sums) {
 // All rows of a tile, kAtOnce at a time: 16 registers have accumulators for that many.
 template <int kBits, int kAtOnce>
 void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
-  if (panel.zeros) return multiply_as<kBits, kAtOnce, false>(panel, tile, sums);
-  multiply_as<kBits, kAtOnce, true>(panel, tile, sums);
+  if constexpr (kBits == 8) {
+    if (panel.low) return multiply_as<Form<8, true, true>, kAtOnce>(panel, tile, sums);
+  }
+  if (panel.zeros) return multiply_as<Form<kBits, false, false>, kAtOnce>(panel, tile, sums);
+  multiply_as<Form<kBits, false, true>, kAtOnce>(panel, tile, sums);
 }
 
 }  // namespace

@@ -75,17 +75,52 @@ inline void add_chunk8(const uint8_t* codes, const int8_t* values, int rows, __m
   }
 }
 
-template <int kBits, int kRows>
-inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]) {
+// The same for codes of eight bits in two planes, `low` having the low halves.
+template <int kRows>
+inline void add_planes(const uint8_t* codes, const uint8_t* low, const int8_t* values, int rows,
+                       __m256i (&total)[kRows][2]) {
+  for (int half = 0; half < 2; ++half) {
+    __m256i low_sums[kRows], high_sums[kRows];
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) low_sums[row] = high_sums[row] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+    for (int line = 0; line < 4; ++line) {
+      const __m256i a = load_half_line(codes + line * kLine + half * 32);
+      const __m256i b = load_half_line(low + line * kLine + half * 32);
+      prefetch(codes + line * kLine + half * 32);
+      prefetch(low + line * kLine + half * 32);
+      const int8_t* x = values + line * rows * 8;
+#pragma GCC unroll 8
+      for (int row = 0; row < kRows; ++row) {
+        const __m256i first = spread(x + row * 8), second = spread(x + row * 8 + 4);
+        high_sums[row] = add_pairs(high_sums[row], low_nibbles(a), first);
+        high_sums[row] = add_pairs(high_sums[row], high_nibbles(a), second);
+        low_sums[row] = add_pairs(low_sums[row], low_nibbles(b), first);
+        low_sums[row] = add_pairs(low_sums[row], high_nibbles(b), second);
+      }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      const __m256i sum = _mm256_add_epi32(widen(low_sums[row]), _mm256_slli_epi32(widen(high_sums[row]), 4));
+      total[row][half] = _mm256_add_epi32(total[row][half], sum);
+    }
+  }
+}
+
+template <int kBits, bool kPlanes, int kRows>
+inline void sum_block(const uint8_t* codes, const uint8_t* low, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]) {
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) total[row][0] = total[row][1] = _mm256_setzero_si256();
   for (int k = 0; k < block; k += 32) {
-    if constexpr (kBits == 4) {
+    if constexpr (kPlanes) {
+      add_planes<kRows>(codes, low, values, rows, total);
+      low += 32 * 8;
+    } else if constexpr (kBits == 4) {
       add_chunk4<kRows>(codes, values, rows, total);
     } else {
       add_chunk8<kRows>(codes, values, rows, total);
     }
-    codes += 32 * 2 * kBits;
+    codes += 32 * 2 * (kPlanes ? 4 : kBits);
     values += rows * 32;
   }
 }

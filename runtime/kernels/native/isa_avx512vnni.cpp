@@ -17,9 +17,16 @@ struct Eight {
   __m512i first, second;
 };
 
-template <int kBits>
-inline Eight load_eight(const uint8_t* codes) {
+// In `a` where the mask is set, else in `b`.
+inline __m512i select(__m512i mask, __m512i a, __m512i b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
+
+template <int kBits, bool kPlanes>
+inline Eight load_eight(const uint8_t* codes, const uint8_t* low) {
   const __m512i line = load_line(codes);
+  if constexpr (kPlanes) {
+    const __m512i halves = load_line(low), nibble = _mm512_set1_epi8(15);
+    return {select(nibble, halves, _mm512_slli_epi16(line, 4)), select(nibble, _mm512_srli_epi16(halves, 4), line)};
+  }
   if constexpr (kBits == 8) return {line, load_line(codes + kLine)};
   const __m512i nibble = _mm512_set1_epi8(15);
   return {_mm512_and_si512(line, nibble), _mm512_and_si512(_mm512_srli_epi16(line, 4), nibble)};
@@ -48,9 +55,10 @@ inline __m512i zero_points(const Panel& panel, int block) {
 }
 
 // Subtracts zero point * sum of the activations from the sums of every row.
-template <int kBits, int kRows, int kChains>
+template <int kBits, bool kPlanes, int kRows, int kChains>
 inline void take_zeros(const Panel& panel, const Tile& tile, int block, __m512i (&total)[kRows][kChains]) {
   const int32_t* sums = tile.sums + static_cast<int64_t>(block) * kRows;
+  static_assert(kPlaneOffset == 1 << 3, "a shift stands for the product");
   if (panel.zeros) {
     const __m512i zeros = zero_points(panel, block);
 #pragma GCC unroll 16
@@ -61,7 +69,9 @@ inline void take_zeros(const Panel& panel, const Tile& tile, int block, __m512i 
   } else {
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
-      const __m512i part = _mm512_slli_epi32(_mm512_set1_epi32(sums[row]), kBits - 1);  // 8 or 128 times
+      const __m512i sum = _mm512_set1_epi32(sums[row]);
+      __m512i part = _mm512_slli_epi32(sum, kBits - 1);  // 8 or 128 times
+      if constexpr (kPlanes) part = _mm512_add_epi32(part, _mm512_slli_epi32(sum, 3));
       total[row][0] = _mm512_sub_epi32(total[row][0], part);
     }
   }
@@ -69,10 +79,11 @@ inline void take_zeros(const Panel& panel, const Tile& tile, int block, __m512i 
 
 // All rows of a tile. Up to 4 rows have two registers of sums each, since a single chain would wait for its own
 // latency.
-template <int kBits, int kRows>
+template <int kBits, bool kPlanes, int kRows>
 void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
   constexpr int kChains = kRows <= 4 ? 2 : 1;
-  const uint8_t* codes = panel.codes;
+  constexpr int kStride = (kPlanes ? 4 : kBits) * kColumns;  // bytes of eight k
+  const uint8_t *codes = panel.codes, *low = panel.low;
   const int8_t* values = tile.values;
   __m512 sum[kRows];
 #pragma GCC unroll 16
@@ -85,17 +96,22 @@ void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
     }
     for (int k = 0; k < panel.block; k += 8) {
       _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
-      if constexpr (kBits == 8) _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + kLine, _MM_HINT_T0);
-      const Eight eight = load_eight<kBits>(codes);
+      if constexpr (kPlanes) {
+        _mm_prefetch(reinterpret_cast<const char*>(low) + kAhead, _MM_HINT_T0);
+      } else if constexpr (kBits == 8) {
+        _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + kLine, _MM_HINT_T0);
+      }
+      const Eight eight = load_eight<kBits, kPlanes>(codes, low);
 #pragma GCC unroll 16
       for (int row = 0; row < kRows; ++row) {
         total[row][0] = add_products(total[row][0], eight.first, values + row * 8);
         total[row][kChains - 1] = add_products(total[row][kChains - 1], eight.second, values + row * 8 + 4);
       }
-      codes += kBits * kColumns;
+      codes += kStride;
+      if constexpr (kPlanes) low += kStride;
       values += kRows * 8;
     }
-    take_zeros<kBits, kRows, kChains>(panel, tile, block, total);
+    take_zeros<kBits, kPlanes, kRows, kChains>(panel, tile, block, total);
     const __m512 scales = block_scales(panel, block).all;
     const int64_t place = static_cast<int64_t>(block) * kRows;
 #pragma GCC unroll 16
@@ -111,15 +127,18 @@ void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
 }
 
 using Multiply = void (*)(const Panel&, const Tile&, float*);
-template <int kBits>
+template <int kBits, bool kPlanes>
 constexpr Multiply kMultiply[kTileRows] = {
-    multiply_rows<kBits, 1>,  multiply_rows<kBits, 2>,  multiply_rows<kBits, 3>,  multiply_rows<kBits, 4>,
-    multiply_rows<kBits, 5>,  multiply_rows<kBits, 6>,  multiply_rows<kBits, 7>,  multiply_rows<kBits, 8>,
-    multiply_rows<kBits, 9>,  multiply_rows<kBits, 10>, multiply_rows<kBits, 11>, multiply_rows<kBits, 12>,
-    multiply_rows<kBits, 13>, multiply_rows<kBits, 14>, multiply_rows<kBits, 15>, multiply_rows<kBits, 16>};
+    multiply_rows<kBits, kPlanes, 1>, multiply_rows<kBits, kPlanes, 2>, multiply_rows<kBits, kPlanes, 3>,
+    multiply_rows<kBits, kPlanes, 4>, multiply_rows<kBits, kPlanes, 5>, multiply_rows<kBits, kPlanes, 6>,
+    multiply_rows<kBits, kPlanes, 7>, multiply_rows<kBits, kPlanes, 8>, multiply_rows<kBits, kPlanes, 9>,
+    multiply_rows<kBits, kPlanes, 10>, multiply_rows<kBits, kPlanes, 11>, multiply_rows<kBits, kPlanes, 12>,
+    multiply_rows<kBits, kPlanes, 13>, multiply_rows<kBits, kPlanes, 14>, multiply_rows<kBits, kPlanes, 15>,
+    multiply_rows<kBits, kPlanes, 16>};
 
 void multiply(const Panel& panel, const Tile& tile, float* sums) {
-  (panel.bits == 4 ? kMultiply<4> : kMultiply<8>)[tile.rows - 1](panel, tile, sums);
+  const auto& by_rows = panel.low ? kMultiply<8, true> : panel.bits == 4 ? kMultiply<4, false> : kMultiply<8, false>;
+  by_rows[tile.rows - 1](panel, tile, sums);
 }
 
 // What gains nothing from wider registers is left to AVX2, so that it is no slower here.

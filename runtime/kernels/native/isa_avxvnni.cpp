@@ -12,9 +12,21 @@ struct Eight {
   __m256i first[2], second[2];
 };
 
-template <int kBits>
-inline Eight load_eight(const uint8_t* codes) {
+// Bytes of the low halves of `low` below those of `high`.
+inline __m256i join_low(__m256i high, __m256i low) {
+  return _mm256_or_si256(_mm256_slli_epi16(low_nibbles(high), 4), low_nibbles(low));
+}
+inline __m256i join_high(__m256i high, __m256i low) {
+  return _mm256_or_si256(_mm256_andnot_si256(_mm256_set1_epi8(15), high), high_nibbles(low));
+}
+
+template <int kBits, bool kPlanes>
+inline Eight load_eight(const uint8_t* codes, const uint8_t* low) {
   const __m256i a = load_half_line(codes), b = load_half_line(codes + 32);
+  if constexpr (kPlanes) {
+    const __m256i c = load_half_line(low), d = load_half_line(low + 32);
+    return {{join_low(a, c), join_low(b, d)}, {join_high(a, c), join_high(b, d)}};
+  }
   if constexpr (kBits == 8) return {{a, b}, {load_half_line(codes + kLine), load_half_line(codes + kLine + 32)}};
   return {{low_nibbles(a), low_nibbles(b)}, {high_nibbles(a), high_nibbles(b)}};
 }
@@ -24,8 +36,8 @@ inline __m256i dot(__m256i sum, __m256i codes, __m256i values) {
 }
 
 // Up to 2 rows have two registers of sums for each half, since a single chain would wait for its own latency.
-template <int kBits, int kRows>
-inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]) {
+template <int kBits, bool kPlanes, int kRows>
+inline void sum_block(const uint8_t* codes, const uint8_t* low, const int8_t* values, int rows, int block, __m256i (&total)[kRows][2]) {
   constexpr int kChains = kRows <= 2 ? 2 : 1;
   __m256i chain[kRows][2][kChains];
 #pragma GCC unroll 8
@@ -36,8 +48,8 @@ inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int 
   }
   for (int k = 0; k < block; k += 8) {
     prefetch(codes);
-    if constexpr (kBits == 8) prefetch(codes + kLine);
-    const Eight eight = load_eight<kBits>(codes);
+    if constexpr (kBits == 8) prefetch(kPlanes ? low : codes + kLine);
+    const Eight eight = load_eight<kBits, kPlanes>(codes, low);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       const __m256i x = spread(values + row * 8);
@@ -47,7 +59,8 @@ inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int 
       chain[row][0][kChains - 1] = dot(chain[row][0][kChains - 1], eight.second[0], y);
       chain[row][1][kChains - 1] = dot(chain[row][1][kChains - 1], eight.second[1], y);
     }
-    codes += kBits * kColumns;
+    codes += (kPlanes ? 4 : kBits) * kColumns;
+    if constexpr (kPlanes) low += 4 * kColumns;
     values += rows * 8;
   }
 #pragma GCC unroll 8

@@ -41,20 +41,21 @@ inline void split_pair(const Pair& pair, int32x4_t (&row)[4], int32x4_t (&next)[
   }
 }
 
-template <int kBits>
-inline void sum_row(const uint8_t* codes, const int8_t* values, int rows, int block, int32x4_t (&row)[4]) {
+template <int kBits, bool kPlanes>
+inline void sum_row(const uint8_t* codes, const uint8_t* low, const int8_t* values, int rows, int block, int32x4_t (&row)[4]) {
 #pragma GCC unroll 4
   for (int32x4_t& quarter : row) quarter = vdupq_n_s32(0);
   for (int k = 0; k < block; k += 8) {
-    add_one(load_eight<kBits>(codes), values, row);
-    codes += kBits * kColumns;
+    add_one(load_eight<kBits, kPlanes>(codes, low), values, row);
+    codes += (kPlanes ? 4 : kBits) * kColumns;
+    if constexpr (kPlanes) low += 4 * kColumns;
     values += rows * 8;
   }
 }
 
-template <int kBits, int kRows>
-inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, int32x4_t (&total)[kRows][4]) {
-  if constexpr (kRows % 2 == 1) sum_row<kBits>(codes, values + (kRows - 1) * 8, rows, block, total[kRows - 1]);
+template <int kBits, bool kPlanes, int kRows>
+inline void sum_block(const uint8_t* codes, const uint8_t* low, const int8_t* values, int rows, int block, int32x4_t (&total)[kRows][4]) {
+  if constexpr (kRows % 2 == 1) sum_row<kBits, kPlanes>(codes, low, values + (kRows - 1) * 8, rows, block, total[kRows - 1]);
   if constexpr (kRows >= 2) {
     Pair pairs[kRows / 2];
 #pragma GCC unroll 2
@@ -62,8 +63,9 @@ inline void sum_block(const uint8_t* codes, const int8_t* values, int rows, int 
       for (int32x4_t& columns : pair.columns) columns = vdupq_n_s32(0);
     }
     for (int k = 0; k < block; k += 8) {
-      add_pairs(load_eight<kBits>(codes), values, pairs);
-      codes += kBits * kColumns;
+      add_pairs(load_eight<kBits, kPlanes>(codes, low), values, pairs);
+      codes += (kPlanes ? 4 : kBits) * kColumns;
+    if constexpr (kPlanes) low += 4 * kColumns;
       values += rows * 8;
     }
     split_pair(pairs[0], total[0], total[1]);

@@ -10,15 +10,11 @@ namespace {
 
 // The exact sum of code * activation over one block of one column.
 int32_t block_sum(const Panel& panel, int block, int column, const Tile& tile, int row) {
-  const int per_line = 32 / panel.bits;
-  const uint8_t* codes = panel.codes + static_cast<size_t>(block) * (panel.block / per_line) * kLine + column * 4;
   int32_t total = 0;
   for (int i = 0; i < panel.block; ++i) {
     const int64_t k = static_cast<int64_t>(block) * panel.block + i;
     const int32_t activation = tile.values[(k / 8 * tile.rows + row) * 8 + k % 8];
-    const uint8_t byte = codes[i / per_line * kLine + (i & 3)];
-    const int32_t code = panel.bits == 8 ? byte : ((i & 4) ? byte >> 4 : byte & 15);
-    total += code * activation;
+    total += code_of(panel, column, k) * activation;
   }
   return total;
 }

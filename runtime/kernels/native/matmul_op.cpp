@@ -25,7 +25,7 @@ struct Call {
   int64_t n;
   const float *x, *gain, *bias, *residual;
   float* y;
-  float epsilon;
+  float epsilon, factor;
   Activation activation;
 
   const Rows& rows() const { return quantized.rows; }
@@ -36,7 +36,11 @@ struct Call {
       const float* from = x + row * matrix.k;
       const float inverse = gain ? isa->inverse_rms(from, matrix.k, epsilon) : 0.0f;
       const RowSource source = {from, gain, inverse, matrix.k, matrix.first.block};
-      isa->quantize(source, quantized.target(row), static_cast<int>(first), static_cast<int>(last));
+      const RowTarget target = quantized.target(row);
+      isa->quantize(source, target, static_cast<int>(first), static_cast<int>(last));
+      if (factor != 1) {
+        for (int64_t block = first; block < last; ++block) target.scales[block * target.rows] *= factor;
+      }
     }
   }
 
@@ -90,7 +94,7 @@ class MatMulPanel {
   const Settings settings_;
   Label label_;
   MatrixSpec spec_;
-  float epsilon_ = 0;
+  float epsilon_ = 0, factor_ = 1;
   Activation activation_ = Activation::kNone;
   // Constants of the graph are checked at the first call and kept; other inputs are checked at every call. Several
   // threads may run a session at once.
@@ -104,6 +108,7 @@ Status MatMulPanel::init(const OrtKernelInfo* info) {
   label_ = label_of(info, kName);
   POCKETSPEC_RETURN_IF_ERROR(spec_.read(info, label_.text));
   ort::optional_attribute(info, "epsilon", &epsilon_);
+  ort::optional_attribute(info, "scale", &factor_);
   for (size_t i = 0; i < kWeightInputs; ++i) constant_[i] = ort::is_constant(info, i + 1);
   char name[32];
   if (!ort::optional_text(info, "activation", name, sizeof name)) return nullptr;
@@ -169,7 +174,7 @@ Status MatMulPanel::compute(OrtKernelContext* context) {
   const Panel& panel = weights.matrix.first;
   Call call = {settings_.isa, weights.matrix, QuantizedRows(rows, panel.block, panel.blocks), spec_.gated, spec_.n,
                static_cast<const float*>(a.data), weights.gain, weights.bias, static_cast<const float*>(residual.data),
-               static_cast<float*>(y), epsilon_, activation_};
+               static_cast<float*>(y), epsilon_, factor_, activation_};
   return run(context, call);
 }
 

@@ -38,6 +38,11 @@ Status MatrixSpec::read(const OrtKernelInfo* info, const char* label) {
     return ort::error(kInvalidArgument, "%s: bits %lld, block_size %lld; allowed: 4 or 8 bits, blocks of 32, 64, 128",
                       label, static_cast<long long>(bits), static_cast<long long>(block));
   }
+  ort::optional_attribute(info, "planes", &planes);
+  if (planes != 1 && !(planes == 2 && bits == 8)) {
+    return ort::error(kInvalidArgument, "%s: planes %lld of %lld bits; allowed: 1, or 2 of 8 bits", label,
+                      static_cast<long long>(planes), static_cast<long long>(bits));
+  }
   return nullptr;
 }
 
@@ -46,17 +51,20 @@ Status MatrixSpec::check(const char* label, const ort::Tensor& codes, const ort:
   const int64_t blocks = (k + block - 1) / block;
   const int64_t panels = this->panels() * count;
   if (codes.type != kUint8) return ort::error(kInvalidArgument, "%s: codes must be uint8", label);
-  POCKETSPEC_RETURN_IF_ERROR(check_shape(label, "codes", codes, {panels, blocks, 2 * block * bits}));
+  POCKETSPEC_RETURN_IF_ERROR(check_shape(label, "codes", codes, {planes * panels, blocks, 2 * block * bits / planes}));
   if (scales.type != kFloat && scales.type != kHalf) {
     return ort::error(kInvalidArgument, "%s: scales must be float32 or float16", label);
   }
   POCKETSPEC_RETURN_IF_ERROR(check_shape(label, "scales", scales, {panels, blocks, kColumns}));
   if (zeros.is_present()) {
+    if (planes == 2) return ort::error(kInvalidArgument, "%s: zero_points of codes in two planes; allowed: none", label);
     if (zeros.type != kUint8) return ort::error(kInvalidArgument, "%s: zero_points must be uint8", label);
     POCKETSPEC_RETURN_IF_ERROR(check_shape(label, "zero_points", zeros, {panels, blocks, 2 * bits}));
   }
   matrix->first = {static_cast<const uint8_t*>(codes.data), scales.data, static_cast<const uint8_t*>(zeros.data),
-                   static_cast<int>(bits), static_cast<int>(block), static_cast<int>(blocks), scales.type == kHalf};
+                   static_cast<int>(bits), static_cast<int>(block), static_cast<int>(blocks), scales.type == kHalf,
+                   nullptr};
+  if (planes == 2) matrix->first.low = matrix->first.codes + panels * blocks * 8 * block;
   matrix->k = k;
   matrix->panels = panels;
   return nullptr;

@@ -102,7 +102,7 @@ CustomOp* make_routed_experts(const Settings& settings);
 // Checks codes, scales and zero_points against K, N, bits and block size, and fills `matrix`: one, or `count` of them,
 // one after another.
 struct MatrixSpec {
-  int64_t k = 0, n = 0, bits = 0, block = 0, count = 1;
+  int64_t k = 0, n = 0, bits = 0, block = 0, count = 1, planes = 1;
   bool gated = false;
 
   int64_t panels() const { return (n + kColumns - 1) / kColumns * (gated ? 2 : 1); }

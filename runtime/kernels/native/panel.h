@@ -23,21 +23,30 @@ struct Panel {
   int block;             // 32, 64 or 128
   int blocks;
   bool half_scales;
+  // Of eight bits in two planes: the low halves of `code + 8`, of which `codes` has the high ones. Null: whole codes.
+  const uint8_t* low;
 };
 
-// A packed matrix [n, k]; gated ones have two panels, gate and up, for every 16 outputs.
+// Codes of two planes are stored with this added, and so is their zero point.
+constexpr int kPlaneOffset = 8;
+
+// A packed matrix [n, k]; gated ones have two panels, gate and up, for every 16 outputs. In two planes, the low halves
+// of all panels follow the high ones.
 struct PackedMatrix {
   Panel first;  // panel 0
   int64_t k = 0;
   int64_t panels = 0;
 
-  size_t code_bytes() const { return static_cast<size_t>(first.blocks) * first.block * first.bits * 2; }
+  // Of one panel, and of one plane of it.
+  size_t code_bytes() const { return plane_bytes() * (first.low ? 2 : 1); }
+  size_t plane_bytes() const { return static_cast<size_t>(first.blocks) * first.block * (first.low ? 4 : first.bits) * 2; }
   size_t scale_bytes() const { return static_cast<size_t>(first.blocks) * kColumns * (first.half_scales ? 2 : 4); }
   size_t zero_bytes() const { return static_cast<size_t>(first.blocks) * first.bits * 2; }
 
   Panel panel(int64_t index) const {
     Panel view = first;
-    view.codes += static_cast<size_t>(index) * code_bytes();
+    view.codes += static_cast<size_t>(index) * plane_bytes();
+    if (view.low) view.low += static_cast<size_t>(index) * plane_bytes();
     view.scales = static_cast<const uint8_t*>(view.scales) + static_cast<size_t>(index) * scale_bytes();
     if (view.zeros) view.zeros += static_cast<size_t>(index) * zero_bytes();
     return view;

@@ -12,23 +12,27 @@ namespace {
 constexpr int kAhead = 2048;  // bytes of prefetch distance
 
 // The exact sums of signed code * activation over `block` values of k, for kRows of the tile's `rows`.
-template <int kBits, int kRows>
-void sum_block(const uint8_t* codes, const int8_t* values, int rows, int block, int32x4_t (&total)[kRows][4]);
+template <int kBits, bool kPlanes, int kRows>
+void sum_block(const uint8_t* codes, const uint8_t* low, const int8_t* values, int rows, int block, int32x4_t (&total)[kRows][4]);
 
 // The signed codes of k .. k+3 and of k+4 .. k+7 of the 16 columns.
 struct Eight {
   int8x16_t first[4], second[4];
 };
 
-template <int kBits>
-inline Eight load_eight(const uint8_t* codes) {
+template <int kBits, bool kPlanes>
+inline Eight load_eight(const uint8_t* codes, const uint8_t* low) {
   __builtin_prefetch(codes + kAhead);
-  if constexpr (kBits == 8) __builtin_prefetch(codes + kAhead + kLine);
+  if constexpr (kBits == 8) __builtin_prefetch(kAhead + (kPlanes ? low : codes + kLine));
   Eight eight;
 #pragma GCC unroll 4
   for (int quarter = 0; quarter < 4; ++quarter) {
     const uint8x16_t bytes = vld1q_u8(codes + quarter * 16);
-    if constexpr (kBits == 4) {
+    if constexpr (kPlanes) {
+      const uint8x16_t halves = vld1q_u8(low + quarter * 16);
+      eight.first[quarter] = vreinterpretq_s8_u8(veorq_u8(vsliq_n_u8(halves, bytes, 4), vdupq_n_u8(128)));
+      eight.second[quarter] = vreinterpretq_s8_u8(veorq_u8(vsriq_n_u8(bytes, halves, 4), vdupq_n_u8(128)));
+    } else if constexpr (kBits == 4) {
       eight.first[quarter] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
       eight.second[quarter] = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
     } else {
@@ -71,9 +75,9 @@ struct Zeros {
   int32x4_t quarter[4];
 };
 
-template <int kBits>
+template <int kBits, bool kPlanes>
 inline Zeros signed_zero_points(const Panel& panel, int block) {
-  uint8x16_t bytes = vdupq_n_u8(kBits == 4 ? 8 : 128);
+  uint8x16_t bytes = vdupq_n_u8(kBits == 4 ? 8 : 128 + (kPlanes ? kPlaneOffset : 0));
   if (panel.zeros && kBits == 8) bytes = vld1q_u8(panel.zeros + block * 16);
   if (panel.zeros && kBits == 4) {
     const uint8x8_t both = vld1_u8(panel.zeros + block * 8);
@@ -87,20 +91,21 @@ inline Zeros signed_zero_points(const Panel& panel, int block) {
 }
 
 // One block of kRows rows: integer sums, then one fma for each sum.
-template <int kBits, int kRows>
+template <int kBits, bool kPlanes, int kRows>
 inline void add_block(const Panel& panel, const Tile& tile, int block, int row, const Lanes& scales, const Zeros& zeros,
                       float* sums) {
-  const uint8_t* codes = panel.codes + static_cast<size_t>(block) * panel.block * 2 * kBits;
+  const size_t place = static_cast<size_t>(block) * panel.block * 2 * (kPlanes ? 4 : kBits);
   const int8_t* values = tile.values + (static_cast<int64_t>(block) * panel.block / 8 * tile.rows + row) * 8;
   int32x4_t total[kRows][4];
-  sum_block<kBits, kRows>(codes, values, tile.rows, panel.block, total);
+  sum_block<kBits, kPlanes, kRows>(panel.codes + place, panel.low + (kPlanes ? place : 0), values, tile.rows,
+                                   panel.block, total);
 #pragma GCC unroll 4
   for (int i = 0; i < kRows; ++i) {
-    const int64_t place = static_cast<int64_t>(block) * tile.rows + row + i;
+    const int64_t entry = static_cast<int64_t>(block) * tile.rows + row + i;
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; ++quarter) {
-      const int32x4_t d = vmlsq_n_s32(total[i][quarter], zeros.quarter[quarter], tile.sums[place]);
-      const float32x4_t scale = vmulq_n_f32(scales.v[quarter], tile.scales[place]);
+      const int32x4_t d = vmlsq_n_s32(total[i][quarter], zeros.quarter[quarter], tile.sums[entry]);
+      const float32x4_t scale = vmulq_n_f32(scales.v[quarter], tile.scales[entry]);
       float* at = sums + (row + i) * kColumns + quarter * 4;
       vst1q_f32(at, vfmaq_f32(vld1q_f32(at), vcvtq_f32_s32(d), scale));
     }
@@ -108,25 +113,26 @@ inline void add_block(const Panel& panel, const Tile& tile, int block, int row, 
 }
 
 // All rows of a tile, four at a time: 16 of the 32 registers hold their sums.
-template <int kBits>
+template <int kBits, bool kPlanes>
 void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
   __builtin_memset(sums, 0, static_cast<size_t>(tile.rows) * kColumns * sizeof(float));
   for (int block = 0; block < panel.blocks; ++block) {
     const Lanes scales = block_scales(panel, block);
-    const Zeros zeros = signed_zero_points<kBits>(panel, block);
+    const Zeros zeros = signed_zero_points<kBits, kPlanes>(panel, block);
     int row = 0;
-    for (; row + 4 <= tile.rows; row += 4) add_block<kBits, 4>(panel, tile, block, row, scales, zeros, sums);
+    for (; row + 4 <= tile.rows; row += 4) add_block<kBits, kPlanes, 4>(panel, tile, block, row, scales, zeros, sums);
     switch (tile.rows - row) {
-      case 3: add_block<kBits, 3>(panel, tile, block, row, scales, zeros, sums); break;
-      case 2: add_block<kBits, 2>(panel, tile, block, row, scales, zeros, sums); break;
-      case 1: add_block<kBits, 1>(panel, tile, block, row, scales, zeros, sums); break;
+      case 3: add_block<kBits, kPlanes, 3>(panel, tile, block, row, scales, zeros, sums); break;
+      case 2: add_block<kBits, kPlanes, 2>(panel, tile, block, row, scales, zeros, sums); break;
+      case 1: add_block<kBits, kPlanes, 1>(panel, tile, block, row, scales, zeros, sums); break;
       default: break;
     }
   }
 }
 
 void multiply(const Panel& panel, const Tile& tile, float* sums) {
-  panel.bits == 4 ? multiply_rows<4>(panel, tile, sums) : multiply_rows<8>(panel, tile, sums);
+  if (panel.low) return multiply_rows<8, true>(panel, tile, sums);
+  panel.bits == 4 ? multiply_rows<4, false>(panel, tile, sums) : multiply_rows<8, false>(panel, tile, sums);
 }
 
 }  // namespace

@@ -132,23 +132,33 @@ inline Lanes block_scales(const Panel& panel, int block) {
 }
 
 inline int zero_point(const Panel& panel, int block, int column) {
+  if (panel.low) return 128 + kPlaneOffset;
   if (!panel.zeros) return panel.bits == 4 ? 8 : 128;
   if (panel.bits == 8) return panel.zeros[block * 16 + column];
   return (panel.zeros[block * 8 + (column & 7)] >> (column < 8 ? 0 : 4)) & 15;
 }
 
+// The code of k in one column of lines that have `bits` bits a code.
+inline int code_at(const uint8_t* lines, int bits, int column, int64_t k) {
+  const int per_line = 32 / bits, within = static_cast<int>(k % per_line);
+  const uint8_t byte = lines[k / per_line * kLine + column * 4 + (within & 3)];
+  return bits == 8 ? byte : (within < 4 ? byte & 15 : byte >> 4);
+}
+
+// The stored code of k in one column of a panel.
+inline int code_of(const Panel& panel, int column, int64_t k) {
+  if (!panel.low) return code_at(panel.codes, panel.bits, column, k);
+  return code_at(panel.codes, 4, column, k) << 4 | code_at(panel.low, 4, column, k);
+}
+
 void unpack(const Panel& panel, int column, int64_t k, float factor, float* weights) {
-  const int per_line = 32 / panel.bits;
   for (int block = 0; block < panel.blocks; ++block) {
     float scales[kColumns];
     block_scales(panel, block).store(scales);
     const int zero = zero_point(panel, block, column);
     const int64_t start = static_cast<int64_t>(block) * panel.block;
     for (int64_t i = start; i < start + panel.block && i < k; ++i) {
-      const int within = static_cast<int>(i % per_line);
-      const uint8_t byte = panel.codes[i / per_line * kLine + column * 4 + (within & 3)];
-      const int code = panel.bits == 8 ? byte : (within < 4 ? byte & 15 : byte >> 4);
-      weights[i] = (static_cast<float>(code - zero) * scales[column]) * factor;
+      weights[i] = (static_cast<float>(code_of(panel, column, i) - zero) * scales[column]) * factor;
     }
   }
 }

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from runtime.kernels.selftest import reference
 from runtime.kernels.selftest.attention_reference import ReferenceAttention
 from runtime.kernels.selftest.expert_cases import expert_cases
-from runtime.kernels.selftest.matrices import make_matrix, packed
+from runtime.kernels.selftest.matrices import high_half, make_matrix, packed
 from runtime.kernels.selftest.numbers import Numbers
 from runtime.kernels.selftest.onnx_bytes import Attribute, GraphNode, ValueType, encode_model
 from runtime.kernels.selftest.reference import Floats, QuantizedMatrix
@@ -78,6 +78,10 @@ def cases() -> Iterator[Case]:
         kind = f"int{bits}, blocks of {block}{', zero points' if own_zeros else ''}"
         yield _matmul(f"MatMulPanel ({kind})", [matrix])
         yield _gather(f"GatherPanel ({kind})", matrix)
+    planes = make_matrix(37, 203, 8, 32, half=True, own_zeros=False, planes=2)
+    yield _matmul("MatMulPanel (int8 in two planes)", [planes])
+    yield _gather("GatherPanel (int8 in two planes)", planes)
+    yield _matmul("MatMulPanel (high plane)", [high_half(planes)], scale=16.0)
     matrix = make_matrix(48, 160, 4, 32, half=True, own_zeros=False)
     yield _matmul("MatMulPanel with bias, gain and residual", [matrix], extra=("bias", "gain", "residual"))
     for activation in ("silu", "gelu_tanh"):
@@ -119,7 +123,11 @@ def _by_rows(given: Arrays, expected: Floats) -> list[Trial]:
 
 
 def _matmul(
-    name: str, matrices: Sequence[QuantizedMatrix], activation: str | None = None, extra: Sequence[str] = ()
+    name: str,
+    matrices: Sequence[QuantizedMatrix],
+    activation: str | None = None,
+    extra: Sequence[str] = (),
+    scale: float = 1.0,
 ) -> Case:
     """``extra`` names the optional inputs to use: "bias", "gain", "residual"."""
     n, k = matrices[0].codes.shape
@@ -131,17 +139,23 @@ def _matmul(
     shapes: dict[str, tuple[int, ...]] = {"bias": (n * len(matrices),), "gain": (k,), "residual": (rows, n)}
     options = {name: numbers.bell(shapes[name]) for name in extra}
     attributes: dict[str, Attribute] = {"K": k, "N": n, "bits": matrices[0].bits, "block_size": matrices[0].block}
+    attributes |= _planes(matrices[0]) | ({"scale": scale} if scale != 1 else {})
     attributes |= {"epsilon": _EPSILON} if "gain" in extra else {}
     attributes |= {"activation": activation} if activation else {}
-    expected = reference.matmul_panel(x, matrices, activation=activation, epsilon=_EPSILON, **options)
+    expected = reference.matmul_panel(x, matrices, activation=activation, epsilon=_EPSILON, scale=scale, **options)
     given = {"A": x, **{name: options.pop(name) for name in ("residual",) if name in options}}
     return Case(name, "MatMulPanel", attributes, {**packed(matrices), **options}, _by_rows(given, expected))
+
+
+def _planes(matrix: QuantizedMatrix) -> dict[str, Attribute]:
+    return {"planes": matrix.planes} if matrix.planes != 1 else {}
 
 
 def _gather(name: str, matrix: QuantizedMatrix) -> Case:
     n, k = matrix.codes.shape
     ids = np.arange(max(_ROWS), dtype=np.int64) * 5 % n
     attributes: dict[str, Attribute] = {"K": k, "N": n, "bits": matrix.bits, "block_size": matrix.block, "scale": 1.5}
+    attributes |= _planes(matrix)
     expected = np.stack([matrix.row(index, 1.5) for index in ids])
     return Case(name, "GatherPanel", attributes, packed([matrix]), _by_rows({"ids": ids}, expected))
 

@@ -23,13 +23,17 @@ _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """A quantized weight: uint8 ``codes`` [N, K]; ``scales`` and ``zeros`` [N, blocks], no zeros: the middle code."""
+    """A quantized weight: uint8 ``codes`` [N, K]; ``scales`` and ``zeros`` [N, blocks], no zeros: the middle code.
+
+    ``planes``: 2 if the halves of its codes lie apart.
+    """
 
     codes: Bytes
     scales: npt.NDArray[Any]
     zeros: Bytes | None
     bits: int
     block: int
+    planes: int = 1
 
     @property
     def middle(self) -> int:
@@ -48,11 +52,12 @@ class QuantizedMatrix:
         codes[: self.codes.shape[0], : self.codes.shape[1]] = self.codes
         scales = np.zeros((rows, blocks), self.scales.dtype)
         scales[: len(self.scales)] = self.scales
+        planes = [codes] if self.planes == 1 else [high_codes(codes), codes + np.uint8(8) & np.uint8(15)]
         # [panel, column, line, half, j] -> [panel, line, column, j, half]; a line of int8 codes has one half.
-        halves = 8 // self.bits
-        lines = codes.reshape(panels, COLUMNS, -1, halves, 4).transpose(0, 2, 1, 4, 3)
+        halves = 8 * self.planes // self.bits
+        lines = [plane.reshape(panels, COLUMNS, -1, halves, 4).transpose(0, 2, 1, 4, 3) for plane in planes]
         packed = {
-            "codes": _nibbles(lines).reshape(panels, blocks, 2 * self.block * self.bits),
+            "codes": np.concatenate([_nibbles(part).reshape(panels, blocks, -1) for part in lines]),
             "scales": np.ascontiguousarray(scales.reshape(panels, COLUMNS, blocks).transpose(0, 2, 1)),
         }
         if self.zeros is not None:
@@ -79,6 +84,11 @@ class QuantizedMatrix:
         scale = np.repeat(self.scales[index].astype(np.float32), self.block)[: self.codes.shape[1]]
         weights: Floats = (self.codes[index].astype(np.float32) - zero) * scale * np.float32(factor)
         return weights
+
+
+def high_codes(codes: Bytes) -> Bytes:
+    """The int4 codes that the high plane of int8 ``codes`` holds."""
+    return codes + np.uint8(8) >> np.uint8(4)
 
 
 def fma(a: Any, b: Any, c: Any) -> Floats:
@@ -138,9 +148,10 @@ def quantize(x: Floats, block: int) -> tuple[npt.NDArray[np.int32], Floats]:
     return np.rint(scaled).astype(np.int32).reshape(rows, num_blocks * block)[:, :k], scales
 
 
-def multiply(x: Floats, matrix: QuantizedMatrix) -> Floats:
+def multiply(x: Floats, matrix: QuantizedMatrix, scale: float = 1.0) -> Floats:
     """Steps 2 and 3: rows [rows, K] give [rows, N]."""
     codes, scales = quantize(x, matrix.block)
+    scales = scales * np.float32(scale)
     products = matrix.products(codes)
     total = np.zeros((len(x), len(matrix.codes)), np.float32)
     for block in range(products.shape[1]):
@@ -158,10 +169,11 @@ def matmul_panel(
     residual: Floats | None = None,
     activation: str | None = None,
     epsilon: float = 0.0,
+    scale: float = 1.0,
 ) -> Floats:
     """MatMulPanel for rows [rows, K]: one matrix, or gate and up with an ``activation`` between them."""
     x = x if gain is None else norm(x, gain, epsilon)
-    sums = [multiply(x, matrix) for matrix in matrices]
+    sums = [multiply(x, matrix, scale) for matrix in matrices]
     if bias is not None:
         sums = [part + own for part, own in zip(sums, np.split(bias, len(matrices)), strict=True)]
     y = sums[0] if activation is None else activate(sums[0], activation) * sums[1]

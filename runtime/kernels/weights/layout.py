@@ -13,6 +13,11 @@ nothing.
 - zero points (asymmetric matrices only), uint8. int4: ``[panels, blocks, 8]``, byte j has that of column j in its low
   half and that of column j + 8 in its high half. int8: ``[panels, blocks, 16]``.
 
+*Two planes* keep the halves of int8 codes apart, so that one copy of the weights is read in two precisions: codes are
+uint8 ``[2 * panels, blocks, 8 * block_size]``, the high halves of all panels, then the low ones, each laid out like
+int4 codes. They are the halves of ``code + 8``, so the high half alone, as an int4 code with 16 times the scale, is the
+int8 code rounded to four bits, not cut (Double Rounding). Codes are at most 247, and there are no zero points.
+
 A weight is ``(code - zero point) * scale``; without zero points the zero point is the middle code, 8 or 128. A gated
 matrix has two parts (gate and up, stacked by rows), and their panels alternate: panel 2p has rows 16p and following of
 the gate, panel 2p + 1 the same rows of up. Each part is padded separately. The matrices of a stack (the experts of a
@@ -33,6 +38,9 @@ Codes = npt.NDArray[np.uint8]
 
 LAYOUT_VERSION = 1
 PANEL = 16
+# The largest code of two planes: eight more still fits a byte.
+PLANES_TOP = 247
+_PLANES_OFFSET = 8
 PAGE = 4096  # every tensor begins at a multiple of it; the first page is the file's header
 BLOCK_SIZES = (32, 64, 128)
 SCALE_TYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
@@ -42,7 +50,7 @@ SCALE_TYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": n
 class MatrixLayout:
     """The sizes of one matrix: ``parts`` (1, or 2 if gated) of ``rows`` (N) by ``columns`` (K) weights.
 
-    ``stack`` matrices of these sizes are one tensor.
+    ``stack`` matrices of these sizes are one tensor. ``planes``: 2 if the halves of their codes lie apart.
     """
 
     rows: int
@@ -51,6 +59,7 @@ class MatrixLayout:
     block_size: int
     parts: int = 1
     stack: int = 1
+    planes: int = 1
 
     @property
     def blocks(self) -> int:
@@ -80,7 +89,12 @@ class MatrixLayout:
     @property
     def codes_shape(self) -> tuple[int, int, int]:
         """Shape of the packed codes."""
-        return self.panels, self.blocks, 2 * self.block_size * self.bits
+        return self.planes * self.panels, self.blocks, 2 * self.block_size * self.bits // self.planes
+
+    @property
+    def high_half(self) -> MatrixLayout:
+        """The int4 matrix that the high plane is."""
+        return MatrixLayout(self.rows, self.columns, 4, self.block_size, self.parts)
 
     @property
     def scales_shape(self) -> tuple[int, int, int]:
@@ -129,6 +143,15 @@ def pack_codes(codes: Codes, bits: int) -> Codes:
     if bits == 4:
         _swap(_swap(lines, 8, 0x0000FF00), 4, 0x00F000F0)
     return lines.view(np.uint8).reshape(rows // PANEL, blocks, PANEL * size)
+
+
+def split_planes(codes: Codes) -> tuple[Codes, Codes]:
+    """The high and the low halves of codes ``[..., n]`` of eight bits, each as int4 codes ``[..., n / 2]``."""
+    shifted = codes + np.uint8(_PLANES_OFFSET)
+    pairs = shifted[..., 0::2], shifted[..., 1::2]
+    high = (pairs[0] >> np.uint8(4)) | (pairs[1] & np.uint8(0xF0))
+    low = (pairs[0] & np.uint8(15)) | (pairs[1] << np.uint8(4))
+    return high, low
 
 
 def pack_scales(scales: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -61,7 +61,7 @@ def packed_graphs(
         raise OtherLayoutError(
             f"{level.name} is for layout version {native.layout}, this version reads {LAYOUT_VERSION}; export it again"
         )
-    packed, graphs = _describe(bundle, manifest, level), sorted(native.graphs.values())
+    packed, graphs = _describe(bundle, manifest, level), _graphs_beside(manifest, level)
     places = _places(bundle, manifest, level, packed)
     check = checker(device_folder(bundle), verify)
     faults = []
@@ -154,11 +154,17 @@ def _describe(bundle: Path, manifest: Manifest, level: Level) -> Packed:
 def _places(bundle: Path, manifest: Manifest, level: Level, packed: Packed) -> tuple[Path, Path]:
     """Folders for the packed file: that of the level, and one of the user for these weights and graphs."""
     assert level.native is not None
-    names = ((Path(level.folder) / name).as_posix() for name in sorted(level.native.graphs.values()))
+    names = ((Path(level.folder) / name).as_posix() for name in _graphs_beside(manifest, level))
     graphs = "".join(manifest.files[name].sha256 for name in names)
     key = f"{MAGIC} {packed.source} {packed.table} {packed.size} {graphs}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return bundle / level.folder, user_folder() / "packed" / f"{LAYOUT_VERSION}-{digest}"
+
+
+def _graphs_beside(manifest: Manifest, level: Level) -> list[str]:
+    """The native graphs in the folder of ``level``: its own, and those of levels that read the same weights."""
+    forms = (other.native for other in manifest.levels if other.folder == level.folder)
+    return sorted(name for form in forms if form is not None for name in form.graphs.values())
 
 
 def _copy_graphs(folder: Path, place: Path, names: Iterable[str]) -> None:

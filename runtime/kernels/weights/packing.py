@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,12 +31,14 @@ from runtime.kernels.weights.layout import (
     LAYOUT_VERSION,
     PAGE,
     PANEL,
+    PLANES_TOP,
     SCALE_TYPES,
     MatrixLayout,
     pack_codes,
     pack_scales,
     pack_zero_points,
     panel_rows,
+    split_planes,
 )
 from runtime.kernels.weights.packing_table import MatrixEntry, PackingTable, read_table
 
@@ -150,13 +153,27 @@ def _lay_out(
 ) -> list[_PackedPiece]:
     """One slab in the packed layout, from ``panel`` on."""
     layout = matrix.layout
-    packed = _pack_tiles(panel_rows(codes, _double(layout.middle, layout.bits)), layout)
+    rows = panel_rows(codes, _double(layout.middle, layout.bits))
     scaled = pack_scales(panel_rows(scales, 0), SCALE_TYPES[matrix.scale_type])
-    pieces = [(matrix.codes, packed), (matrix.scales, scaled)]
+    pieces = [*_packed_codes(matrix, rows), (matrix.scales.target, scaled)]
     if zero_points is not None and matrix.zero_points is not None:
-        rows = panel_rows(zero_points, _double(layout.middle, layout.bits))
-        pieces.append((matrix.zero_points, pack_zero_points(rows, layout.bits, layout.blocks)))
-    return [(move.target + panel * array[0].nbytes, array) for move, array in pieces]
+        zeros = panel_rows(zero_points, _double(layout.middle, layout.bits))
+        pieces.append((matrix.zero_points.target, pack_zero_points(zeros, layout.bits, layout.blocks)))
+    return [(target + panel * array[0].nbytes, array) for target, array in pieces]
+
+
+def _packed_codes(matrix: MatrixEntry, rows: npt.NDArray[np.uint8]) -> list[_PackedPiece]:
+    """Packed codes, with the position of the first panel of their plane."""
+    layout, target = matrix.layout, matrix.codes.target
+    if layout.planes == 1:
+        return [(target, _pack_tiles(rows, layout))]
+    if rows.max(initial=0) > PLANES_TOP:
+        raise PackingError(
+            f"{matrix.name} has codes above {PLANES_TOP}, whose halves cannot lie apart; export it again"
+        )
+    half, plane_bytes = layout.high_half, math.prod(layout.codes_shape) // 2
+    high, low = (_pack_tiles(part, half) for part in split_planes(rows))
+    return [(target, high), (target + plane_bytes, low)]
 
 
 def _pack_tiles(rows: npt.NDArray[np.uint8], layout: MatrixLayout) -> npt.NDArray[np.uint8]:

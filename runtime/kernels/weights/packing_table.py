@@ -100,17 +100,17 @@ class TableBuilder:
 
 def packed_sizes(layout: MatrixLayout, scale_type: str) -> tuple[int, int, int]:
     """Bytes of packed codes, scales and zero points (if there are any)."""
-    entries = layout.panels * layout.blocks
-    codes, scales, zeros = layout.codes_shape[2], layout.scales_shape[2], layout.zero_points_shape[2]
-    return entries * codes, entries * scales * SCALE_TYPES[scale_type].itemsize, entries * zeros
+    codes, scales, zeros = map(math.prod, (layout.codes_shape, layout.scales_shape, layout.zero_points_shape))
+    return codes, scales * SCALE_TYPES[scale_type].itemsize, zeros
 
 
 def dump_table(table: PackingTable) -> str:
     """The table as JSON text, ending in a line break."""
     data = asdict(table)
     for matrix in data["matrices"]:
-        if matrix["layout"]["stack"] == 1:  # as in tables of earlier versions, which knew no stacks
-            del matrix["layout"]["stack"]
+        for name in ("stack", "planes"):
+            if matrix["layout"][name] == 1:  # as in tables of earlier versions, which knew neither
+                del matrix["layout"][name]
     return json.dumps(data, indent=1) + "\n"
 
 
@@ -148,6 +148,8 @@ def _faults(table: PackingTable) -> Iterator[str]:
             yield f"{shown(matrix.name)} has {layout.rows} rows of {layout.columns}"
         elif layout.bits not in (4, 8) or layout.block_size not in BLOCK_SIZES or layout.parts not in (1, 2):
             yield f"{shown(matrix.name)} has a layout that nothing packs"
+        elif layout.planes != 1 and (layout.planes, layout.bits, layout.stack, matrix.zero_points) != (2, 8, 1, None):
+            yield f"{shown(matrix.name)} has codes in planes that nothing packs"
         elif matrix.scale_type not in SCALE_TYPES:
             yield f"{shown(matrix.name)} has scales of type {shown(matrix.scale_type)}"
         else:

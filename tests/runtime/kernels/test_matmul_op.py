@@ -34,6 +34,7 @@ def run(library: Library, matrix: QuantizedMatrix, x: Floats, threads: int = 2) 
     n, k = matrix.codes.shape
     constants = packed([matrix])
     sizes = {"K": k, "N": n, "bits": matrix.bits, "block_size": matrix.block}
+    sizes |= {"planes": matrix.planes} if matrix.planes != 1 else {}
     names = [name if name == "A" or name in constants else "" for name in ("A", "codes", "scales", "zero_points")]
     axes = tuple(f"axis{axis}" for axis in range(x.ndim))
     types = {"A": ValueType("float32", axes)}, {"Y": ValueType("float32", axes)}
@@ -175,3 +176,21 @@ def test_a_later_call_is_checked_as_the_first_one(library: Library, name: str) -
         with pytest.raises(Exception, match=f"MatMulPanel.*{name} has"):
             given.run({**inputs, name: wrong})
     assert count_different(given.run(inputs), given.expected(0)) == 0
+
+
+@pytest.mark.parametrize("block", [32, 64, 128])
+def test_codes_in_two_planes_give_the_bits_of_whole_codes(library: Library, block: int) -> None:
+    matrix = make_matrix(37, 203, 8, block, half=True, own_zeros=False, planes=2)
+    x = Numbers(block).bell((19, 203))
+    whole = run(library, replace(matrix, planes=1), x)
+    for rows in (1, 3, 8, 16, 19):
+        np.testing.assert_array_equal(run(library, matrix, x[:rows]), whole[:rows])
+
+
+def test_planes_of_other_codes_are_refused(library: Library) -> None:
+    for matrix in (
+        make_matrix(16, 32, 4, 32, half=True, own_zeros=False, planes=2),
+        make_matrix(16, 32, 8, 32, half=True, own_zeros=True, planes=2),
+    ):
+        with pytest.raises(Exception, match=r"MatMulPanel.*planes"):
+            run(library, matrix, np.zeros((1, 32), np.float32))

@@ -71,8 +71,16 @@ inline EmulatedIntegers emulated_loadu_si512(const void* from) { return emulated
 inline EmulatedIntegers emulated_slli_epi32(EmulatedIntegers a, int count) {
   return {_mm256_slli_epi32(a.low, count), _mm256_slli_epi32(a.high, count)};
 }
+inline EmulatedIntegers emulated_slli_epi16(EmulatedIntegers a, int count) {
+  return {_mm256_slli_epi16(a.low, count), _mm256_slli_epi16(a.high, count)};
+}
 inline EmulatedIntegers emulated_srli_epi16(EmulatedIntegers a, int count) {
   return {_mm256_srli_epi16(a.low, count), _mm256_srli_epi16(a.high, count)};
+}
+// The bits of a where those of `mask` are set, else those of b: the ternary logic 0xca, the only one that is used.
+inline EmulatedIntegers emulated_select(EmulatedIntegers mask, EmulatedIntegers a, EmulatedIntegers b) {
+  return {_mm256_or_si256(_mm256_and_si256(mask.low, a.low), _mm256_andnot_si256(mask.low, b.low)),
+          _mm256_or_si256(_mm256_and_si256(mask.high, a.high), _mm256_andnot_si256(mask.high, b.high))};
 }
 inline EmulatedIntegers emulated_cvtepu8_epi32(__m128i a) {
   return {_mm256_cvtepu8_epi32(a), _mm256_cvtepu8_epi32(_mm_srli_si128(a, 8))};
@@ -119,8 +127,10 @@ __attribute__((noinline)) EmulatedIntegers emulated_dpbusd_epi32(EmulatedInteger
 // Macros in some compilers.
 #undef _mm512_extracti64x4_epi64
 #undef _mm512_roundscale_ps
+#undef _mm512_slli_epi16
 #undef _mm512_slli_epi32
 #undef _mm512_srli_epi16
+#undef _mm512_ternarylogic_epi32
 
 #define __m512 EmulatedFloats
 #define __m512i EmulatedIntegers
@@ -155,7 +165,9 @@ __attribute__((noinline)) EmulatedIntegers emulated_dpbusd_epi32(EmulatedInteger
 #define _mm512_set1_ps emulated_set1_ps
 #define _mm512_setzero_ps() emulated_set1_ps(0.0f)
 #define _mm512_setzero_si512() emulated_set1_epi32(0)
+#define _mm512_slli_epi16 emulated_slli_epi16
 #define _mm512_slli_epi32 emulated_slli_epi32
 #define _mm512_srli_epi16 emulated_srli_epi16
 #define _mm512_storeu_ps emulated_storeu_ps
 #define _mm512_sub_epi32 emulated_sub_epi32
+#define _mm512_ternarylogic_epi32(a, b, c, table) emulated_select(a, b, c)

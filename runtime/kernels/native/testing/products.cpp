@@ -7,12 +7,12 @@ namespace {
 
 struct Format {
   int bits, block, blocks;
-  bool symmetric, half_scales;
+  bool symmetric, half_scales, planes = false;
 };
 
 std::string text_of(const Format& format) {
-  return text("bits=%d block=%d blocks=%d symmetric=%d half=%d", format.bits, format.block, format.blocks,
-              format.symmetric, format.half_scales);
+  return text("bits=%d block=%d blocks=%d symmetric=%d half=%d planes=%d", format.bits, format.block,
+              format.blocks, format.symmetric, format.half_scales, format.planes);
 }
 
 std::vector<uint8_t> random_bytes(Random& random, size_t count, bool extreme) {
@@ -28,7 +28,8 @@ class RandomPanel {
   RandomPanel(Random& random, const Format& format, Kind kind, bool extreme) {
     const size_t blocks = static_cast<size_t>(format.blocks), block = static_cast<size_t>(format.block);
     const size_t bits = static_cast<size_t>(format.bits);
-    codes_ = random_bytes(random, blocks * block * bits * 2, extreme);
+    codes_ = random_bytes(random, blocks * block * bits * 2 / (format.planes ? 2 : 1), extreme);
+    low_ = random_bytes(random, format.planes ? codes_.size() : 0, extreme);
     zeros_ = random_bytes(random, format.symmetric ? 0 : blocks * bits * 2, extreme);
     floats_ = numbers(random, kind, format.half_scales ? 0 : format.blocks * kColumns);
     halves_.resize(format.half_scales ? blocks * kColumns : 0);
@@ -38,13 +39,13 @@ class RandomPanel {
     const void* scales = format.half_scales ? static_cast<const void*>(halves_.data()) : floats_.data();
     panel_ = {codes_.data(), scales,       format.symmetric ? nullptr : zeros_.data(),
               format.bits,   format.block, format.blocks,
-              format.half_scales};
+              format.half_scales, format.planes ? low_.data() : nullptr};
   }
 
   const Panel& panel() const { return panel_; }
 
  private:
-  std::vector<uint8_t> codes_, zeros_;
+  std::vector<uint8_t> codes_, low_, zeros_;
   std::vector<float> floats_;
   std::vector<uint16_t> halves_;
   Panel panel_;
@@ -115,6 +116,12 @@ void check_products(Comparison& comparison) {
           const Format format = {bits, block, blocks, (flags & 1) != 0, (flags & 2) != 0};
           check_multiply(comparison, random, format);
           if (blocks != 5) check_unpack(comparison, random, format);
+        }
+        if (bits != 8) continue;
+        for (const bool half : {false, true}) {
+          const Format planes = {bits, block, blocks, true, half, true};
+          check_multiply(comparison, random, planes);
+          if (blocks != 5) check_unpack(comparison, random, planes);
         }
       }
     }

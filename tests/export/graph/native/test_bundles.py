@@ -84,13 +84,22 @@ def test_portable_kernels_bring_nothing(tiny_models: TinyModels, tmp_path: Path)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"int4_drafter": True}, "--int4-drafter is half of an int8 target, not of int4; add --quant int8"),
+        (
+            {"int4_drafter": True, "weights": "int8", "kernels": "portable"},
+            "--int4-drafter runs with native kernels alone; drop --kernels portable",
+        ),
+        (
+            {"int4_drafter": True, "weights": "int8", "block_size": 256, "kernels": "auto"},
+            "--int4-drafter needs blocks of 32, 64, 128, not 256; drop one of them",
+        ),
         ({"weights": "fp16"}, "--kernels native needs int4 or int8 weights, not fp16; use --kernels auto"),
         ({"block_size": 256}, "--kernels native needs blocks of 32, 64, 128, not 256; use --kernels auto"),
     ],
 )
 def test_native_kernels_need_weights_they_can_run(fields: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
-        make_jobs(ExportRequest("qwen2-1.5b", tmp_path, kernels="native", **fields))  # type: ignore[arg-type]
+        make_jobs(ExportRequest("qwen2-1.5b", tmp_path, **{"kernels": "native", **fields}))  # type: ignore[arg-type]
     assert str(caught.value) == message
 
 

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from runtime.kernels.weights.layout import (
     PANEL,
+    PLANES_TOP,
     SCALE_TYPES,
     MatrixLayout,
     pack_codes,
     pack_scales,
     pack_zero_points,
     panel_rows,
+    split_planes,
 )
 from tests.runtime.kernels.weights.unpacking import portable_rows, unpack_codes, unpack_scales, unpack_zero_points
 
@@ -97,3 +99,14 @@ def test_scales_come_back(scale_type: str, layout: MatrixLayout, seed: int) -> N
     assert packed.shape == layout.scales_shape
     np.testing.assert_array_equal(portable_rows(unpack_scales(packed), layout), scales)
     assert not packed[-1, :, (layout.rows - 1) % PANEL + 1 :].any()
+
+
+def test_two_planes_hold_the_rounded_high_halves_and_what_is_left() -> None:
+    codes = np.arange(PLANES_TOP + 1, dtype=np.uint8)
+    high, low = (np.stack((half & 15, half >> 4), -1).ravel().astype(int) for half in split_planes(codes))
+    np.testing.assert_array_equal(16 * high + low - 8, codes)
+    np.testing.assert_array_equal(high, np.floor((codes + 8) / 16))
+    assert np.abs(16 * (high - 8) - (codes.astype(int) - 128)).max() == 8  # half of what a step of four bits is
+    layout = MatrixLayout(20, 70, 8, 32, 2, planes=2)
+    assert layout.codes_shape == (2 * layout.panels, layout.blocks, 256)
+    assert layout.high_half.codes_shape == (layout.panels, layout.blocks, 256)
