@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,8 +98,9 @@ def test_no_byte_of_weights_is_written_twice(bundle: Path, tiny_models: TinyMode
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells only on Linux")
-def test_matrices_are_mapped_once(bundle: Path) -> None:
+def test_matrices_are_mapped_once(bundle: Path, tmp_path: Path) -> None:
     """Norms and rotary tables, each by either session."""
+    bundle = shutil.copytree(bundle, tmp_path / "bundle")  # that no other engine maps
     with Engine.open(bundle, Request(threads=1, nodes=4, shape="chain"), kernels="native", warm=True) as engine:
         tokens_of(engine, speculation=Speculation(NAME, 4))
         (file,) = set(engine._models.mapped_files())
