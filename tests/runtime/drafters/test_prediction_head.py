@@ -132,6 +132,18 @@ def test_whatever_went_by_the_cache_is_that_of_the_text(head: Any, seed: int) ->
         np.testing.assert_array_equal(old, new[:, :, : head.cache.length])
 
 
+def test_nothing_is_lost_in_a_long_prompt_or_while_others_draft(head: Any) -> None:
+    text, target = [7 * place % 264 for place in range(60)], MadeUpTarget(kept=24)
+    reader = HeadReader(head, target, COLUMNS)
+    for start in range(0, 30, 10):
+        target.run(text[start : start + 10])
+    for token in text[30:59]:
+        target.run([token])
+    _, rows_read = reader.read(np.array(text, np.int32)) or (None, 60)
+    assert head.cache.tokens.tolist() == text[1:]
+    assert rows_read < 24
+
+
 def test_without_hidden_rows_nothing_is_drafted_until_there_are_some(head: Any) -> None:
     target = target_of(TEXT)
     assert target.hidden is not None
