@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from runtime.bench.intervals import Spread, spread
+from runtime.calibration.rows import varied_tokens
 from runtime.decoding.stop import StopRule
 from runtime.engine import Engine
 from runtime.kernels.weights.readahead import evict, resident_share
@@ -27,11 +28,12 @@ def measure_rows(model: OrtModel, rows: Sequence[int]) -> dict[int, Spread]:
     times: dict[int, list[float]] = {count: [] for count in rows if count <= model.max_rows}
     try:
         model.cache.rollback(0)
-        model.prefill([0] * past)
+        model.prefill(varied_tokens(past, 0, model.vocab_size))
         for turn in range(_FORWARDS + 1):
             for count, seconds in times.items():
+                tokens = varied_tokens(count, turn, model.vocab_size)  # experts depend on them
                 start = perf_counter()
-                model.forward([0] * count)
+                model.forward(tokens)
                 if turn:  # the first turn warms up
                     seconds.append(perf_counter() - start)
                 model.cache.rollback(past)

@@ -135,7 +135,7 @@ def _turn(
                 other.model.cache.rollback(0)
         _pretend(subject.model, case.context, keeps=subject.experts)
         parents = [-1, *((row - 1) // 2 for row in range(1, case.rows))] if case.tree else None
-        tokens = _tokens(case.rows, turn, subject.model.vocab_size) if subject.experts else [0] * case.rows
+        tokens = varied_tokens(case.rows, turn, subject.model.vocab_size) if subject.experts else [0] * case.rows
         start = perf_counter()
         subject.model.forward(tokens, parents, max(case.rows - subject.logits_rows, 0))
         times[case] = perf_counter() - start
@@ -143,7 +143,7 @@ def _turn(
     return times
 
 
-def _tokens(rows: int, turn: int, vocab_size: int) -> list[int]:
+def varied_tokens(rows: int, turn: int, vocab_size: int) -> list[int]:
     """Tokens that differ within a forward and from turn to turn, so that rows choose experts of their own."""
     return [(turn * rows + row) * _STRIDE % vocab_size for row in range(rows)]
 
@@ -178,7 +178,7 @@ def _read_text(model: OrtModel) -> None:
     cache = model.cache
     read = min(_SHORT_CONTEXT, cache.rows)
     cache.rollback(0)
-    model.prefill(_tokens(read, 0, model.vocab_size))
+    model.prefill(varied_tokens(read, 0, model.vocab_size))
     for array in cache.arrays:
         for start in range(read, cache.rows, read):
             count = min(read, cache.rows - start)

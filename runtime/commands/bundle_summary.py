@@ -64,6 +64,11 @@ def level_lines(level: Level) -> Iterator[str]:
         f"  {shape.layers} layers, hidden {shape.hidden_size}, MLP {shape.mlp_size}, {shape.heads} heads of"
         f" {shape.head_size} over {shape.kv_heads} KV heads, {shape.positions:,} positions"
     )
+    if (experts := shape.experts) is not None:
+        yield (
+            f"  {experts.count} experts of width {experts.mlp_size} in {experts.layers} layers, of which a row uses"
+            f" {experts.used}; router {experts.router}"
+        )
     end = ", ".join(map(str, level.vocabulary.eos_token_ids))
     yield f"  vocabulary of {level.vocabulary.entries:,} in {level.logits_width:,} logits, end tokens {end}"
     if level.draft_vocabulary is not None:

@@ -13,6 +13,7 @@ from export.bundle import export_bundle
 from export.request import ExportRequest
 from memory import Request
 from memory.footprint import EXPERTS
+from runtime.commands.bundle_summary import level_lines
 from runtime.decoding.context import Context
 from runtime.decoding.draft import Draft, DraftLimit, make_chain
 from runtime.decoding.sampling import SamplingParams
@@ -136,3 +137,11 @@ def test_the_plan_counts_experts(engine: Engine) -> None:
     experts = engine.manifest.target.shape.experts
     assert experts is not None
     assert part.anonymous + part.hot > 3 * experts.layers * experts.count * experts.mlp_size * 64 // 2
+
+
+def test_a_summary_tells_of_experts_and_how_their_router_is_stored(engine: Engine) -> None:
+    lines = list(level_lines(engine.manifest.target))
+    experts = engine.manifest.target.shape.experts
+    assert experts is not None
+    wanted = f"  {experts.count} experts of width 40 in {experts.layers} layers, of which a row uses {experts.used}"
+    assert f"{wanted}; router fp32" in lines
