@@ -56,6 +56,14 @@ def test_a_later_conversation_drafts_what_an_earlier_one_said(path: Path) -> Non
     store.close()
 
 
+def test_the_longer_match_comes_first_wherever_it_is(path: Path) -> None:
+    store = _with(path, [*range(10, 40)])
+    # Two tokens match in the conversation, for drafts of four, and six in the store.
+    context = context_of([*range(24, 33), 50, *range(20, 26)])
+    assert SuffixDrafter(others=store).propose(context, LIMIT).tokens == tuple(range(26, 34))
+    store.close()
+
+
 @settings(max_examples=60)
 @given(TEXTS, st.lists(st.integers(0, 3), max_size=20), st.integers(1, 6))
 def test_matches_are_those_of_an_index_of_each_text(tmp_path_factory, texts, query, depth) -> None:
@@ -148,6 +156,7 @@ def test_two_processes_cannot_have_it_and_the_lock_ends_with_its_process(path: P
 DAMAGE = {
     "cut": lambda data: data[:-4],
     "changed": lambda data: data[:-1] + b"\xff",
+    "another token": lambda data: data[:-4] + b"\x07\0\0\0",
     "empty line": lambda data: b"\n" + data,
     "text": lambda data: b"hello",
     "zeros": lambda data: bytes(len(data)),
