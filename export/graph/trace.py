@@ -44,6 +44,7 @@ from export.graph.lowering.experts import expert_parameters, lower_experts
 from export.graph.lowering.linear import PLACEHOLDER, LoweredLinear, Storage
 from export.graph.lowering.norm import lower_norms
 from export.graph.lowering.rotary import LoweredRotary, RotaryMismatchError, find_rotary, rotary_lowered
+from export.graph.lowering.sparse_activation import lower_sparse_activations
 from export.graph.lowering.states import TracedStates, check_states, state_names, states_lowered
 from export.graph.model_structure import build_model
 from export.graph.passes import GraphRecipes, run_passes
@@ -159,6 +160,7 @@ def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, inputs:
     traced = _Traced(model, attention, inputs)
     traced.offsets = lower_norms(model)
     _lower_experts(model, shape)
+    lower_sparse_activations(model)
     _lower_linears(model, attention)
     if isinstance(model, PredictionHead):
         model.join = lambda *parts: attention.current.joined(*parts)

@@ -105,8 +105,6 @@ def refuse(config: Any, shape: ModelShape) -> None:
         raise ArchitectureError(
             f"{name}: its attention has sinks and its experts have biases and clamped activations; no kernel has them"
         )
-    if getattr(config, "altup_num_inputs", 1) > 1:
-        raise ArchitectureError(f"{name}: alternating updates of several streams are not supported")
     for each in {shape, shape.widest}:
         if each.head_size % 8:
             raise ArchitectureError(f"{name}: head size {each.head_size} is not a multiple of 8")

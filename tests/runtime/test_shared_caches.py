@@ -1,4 +1,4 @@
-"""Models whose later layers read the KV caches of earlier ones (Gemma 4): drafts change nothing."""
+"""Models whose later layers read the KV caches of earlier ones (Gemma 3n and 4): drafts change nothing."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class HalfKnown:
 DRAFTER = HalfKnown()  # engines keep the drafters that they have made
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Gemma 4 in int4."""
-    folder = tmp_path_factory.mktemp("gemma4")
-    kind, fields = FAMILIES["gemma4"]
+@pytest.fixture(scope="module", params=["gemma4", "gemma3n"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Gemma in int4."""
+    folder = tmp_path_factory.mktemp(request.param)
+    kind, fields = FAMILIES[request.param]
     config = transformers.CONFIG_MAPPING[kind](**{**SMALL, **fields, "max_position_embeddings": 128})
     make_model(config).save_pretrained(folder / "far")
     return export_bundle(ExportRequest(str(folder / "far"), folder / "bundle", drafters=()))

@@ -142,6 +142,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**EXPERTS, "num_hidden_layers": 2, "head_dim": 24, "norm_topk_prob": True, "mlp_only_layers": [0]},
     ),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
+    "gemma3n": (
+        "gemma3n_text",
+        {
+            **SHARED_CACHES,
+            "intermediate_size": [96] * 4,
+            "vocab_size_per_layer_input": 290,
+            "altup_num_inputs": 3,
+            "laurel_rank": 8,
+            "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0],
+        },
+    ),
     "apertus": ("apertus", {"hidden_act": "xielu", "rope_parameters": LLAMA3_ROPE}),
 }
 TEXT = [23, 191, 7, 150, 42, 288, 5, 77, 134, 260, 99, 18, 201, 66, 31, 245, 112, 8]
@@ -153,7 +164,7 @@ TOLERANCE = 1e-5
 
 # What is peculiar to these others have as well: the windows of gemma2, the head size, norms and ropes of gemma3, the
 # layers without rope of smollm3, the rope of apertus; biases are in test_trace.py.
-LATER = ("llama", "qwen2", "mistral", "qwen3", "exaone4", "hunyuan_v1_dense", "olmo3", "mixtral")
+LATER = ("llama", "qwen2", "mistral", "qwen3", "exaone4", "hunyuan_v1_dense", "olmo3", "mixtral", "gemma3n")
 CHOSEN = [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in FAMILIES]
 
 
@@ -216,7 +227,7 @@ def test_only_wanted_rows_come_back(case: Case) -> None:
 KV_TYPES = {"fp16": 5e-3, "int8": 0.1, "int4": 0.6}
 # Windows, softcaps and odd scales of attention count in quantized caches, too.
 FEW = [("gemma2", "int4"), ("gemma3", "fp16"), ("phi3", "int8"), ("granite", "int4"), ("apertus", "int8")]
-SHARED = ("gemma4",)  # whose portable graphs have no quantized caches
+SHARED = ("gemma3n", "gemma4")  # whose portable graphs have no quantized caches
 REST = [
     pair for pair in product(FAMILIES, KV_TYPES) if pair not in FEW and (pair[0] not in SHARED or pair[1] == "fp16")
 ]

@@ -196,7 +196,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"num_local_experts": 4, "num_experts_per_tok": 2},
         "its attention has sinks and its experts have biases",
     ),
-    ("gemma3n_text", {"num_kv_shared_layers": 0}, "alternating updates of several streams are not supported"),
     ("t5", {"num_heads": 4}, "not a decoder of text alone"),
     ("llama", {"head_dim": 12}, "head size 12 is not a multiple of 8"),
     ("llama", {"hidden_size": 48, "num_attention_heads": 3}, "3 heads cannot share 2 key-value heads"),

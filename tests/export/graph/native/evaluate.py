@@ -219,6 +219,10 @@ class NativeSession:
 
     def __init__(self, path: Path) -> None:
         self._model = onnx.load(path)
+        # The evaluator would give what an output without a name holds to every input that is left out.
+        for number, node in enumerate(self._model.graph.node):
+            for place, name in enumerate(node.output):
+                node.output[place] = name or f"unnamed.{number}.{place}"
         self._evaluator = ReferenceEvaluator(self._model, new_ops=_OPERATORS)
 
     def get_outputs(self) -> Sequence[Any]:
