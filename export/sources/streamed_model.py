@@ -62,8 +62,8 @@ def make_streamed(
         elif isinstance(module, nn.Embedding):
             module.register_forward_pre_hook(_gather_rows(source, own["weight"]))
         elif own:
-            # Some layers read the weight of their convolution and never call it.
-            is_read = isinstance(module, nn.Conv1d)
+            # Some layers read the weight of their convolution, or use a module by other methods, and never call it.
+            is_read = isinstance(module, nn.Conv1d) or any(True for _ in module.children())
             _borrow_parameters(module, source, own, model.get_submodule(name.rpartition(".")[0]) if is_read else module)
     return model
 
