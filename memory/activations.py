@@ -7,6 +7,8 @@ whole forward. So activations are a sum over shapes. Constants were measured on 
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
+
 from export.manifest import ModelShape
 
 _FLOAT = 4
@@ -27,11 +29,33 @@ def native_activations(shape: ModelShape, rows: int) -> int:
     return _FLOAT * rows * (streams + queries + 2 * keys_values + shape.mlp_size + 2 * shape.layer_inputs)
 
 
-def native_scratch(shape: ModelShape, rows: int, keys: int, block: int, threads: int) -> int:
-    """Bytes that the native operators keep for ``rows`` rows over ``keys`` keys, with weights in blocks of ``block``.
+@dataclass(frozen=True)
+class OperatorScratch:
+    """Bytes that threads keep for the native operators: the one that calls them, and ``unit`` on each that works.
 
-    The session keeps int8 codes, scales and sums of a product's widest input, rotated queries, and for every thread one
-    unit of attention (see matmul_op.cpp, attention_op.cpp and attention_rows.h in ``runtime/kernels/native``).
+    The calling one has ``codes``, the int8 codes, scales and sums of a product's widest input, ``rotated`` queries,
+    what ``experts`` need, and a ``unit`` of attention of its own.
+    """
+
+    codes: int = 0
+    rotated: int = 0
+    experts: int = 0
+    unit: int = 0
+
+    @property
+    def of_caller(self) -> int:
+        """Bytes of the thread that calls."""
+        return self.codes + self.rotated + self.experts + self.unit
+
+    def widest(self, other: OperatorScratch) -> OperatorScratch:
+        """What a thread keeps that calls for both: each of its pieces grows to the largest request."""
+        return OperatorScratch(*map(max, astuple(self), astuple(other)))
+
+
+def native_scratch(shape: ModelShape, rows: int, keys: int, block: int) -> OperatorScratch:
+    """What threads keep for ``rows`` rows over ``keys`` keys, with weights in blocks of ``block``.
+
+    See matmul_op.cpp, attention_op.cpp and attention_rows.h in ``runtime/kernels/native``.
     """
     queries = shape.heads * shape.head_size
     widest = max(_up(size, block) for size in (shape.hidden_size, shape.mlp_size, queries))
@@ -41,7 +65,7 @@ def native_scratch(shape: ModelShape, rows: int, keys: int, block: int, threads:
     most = min(rows * (shape.heads // shape.kv_heads), min(max((1 << 20) // (_FLOAT * keys), 24), 48))
     scores = most * (_up(keys, 16) + 16)
     sums = most * _up(shape.head_size, 16) + 64 * shape.head_size + 32 * _up(shape.head_size, 16)
-    return codes + rotated + threads * _FLOAT * (scores + sums) + _expert_scratch(shape, rows, block)
+    return OperatorScratch(codes, rotated, _expert_scratch(shape, rows, block), _FLOAT * (scores + sums))
 
 
 def _expert_scratch(shape: ModelShape, rows: int, block: int) -> int:

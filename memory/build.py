@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 from export.manifest import Level, Manifest
+from memory.activations import OperatorScratch
 from memory.choices import INNER_NODES, Choices, PlanInputs
 from memory.footprint import (
     CONSTRAINTS,
@@ -16,6 +18,7 @@ from memory.footprint import (
     loading_bytes,
     margin_bytes,
     process_footprint,
+    scratch_of,
 )
 from memory.hidden_rows import kept_rows
 from memory.plan import Bounds, DraftPlan, LevelPlan, Plan
@@ -34,6 +37,7 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
     activations = [activation_bytes(*each, inputs.threads(each[0].name)) for each in sized]
     if inputs.request.placements:
         activations = [sum(activations)]  # levels with cores of their own may run at the same time
+    scratch = reduce(OperatorScratch.widest, (scratch_of(*each) for each in sized))
     process = process_footprint(
         manifest,
         inputs.device.process(sized[0][2]),
@@ -43,6 +47,7 @@ def build_plan(inputs: PlanInputs, choices: Choices, budget: int, tokens_per_sec
         store=inputs.request.suffix_store_bytes,
         application=inputs.request.application_bytes,
         constrained=inputs.request.constrained,
+        scratch=scratch.of_caller if inputs.device.one_caller else 0,
     )
     plans = tuple(_level_plan(level, inputs, sizes) for level, sizes, _ in sized)
     loading = loading_bytes(
@@ -140,7 +145,7 @@ def _level_plan(level: Level, inputs: PlanInputs, sizes: LevelSizes) -> LevelPla
         max_rows=sizes.rows,
         tree=sizes.tree,
         logits_rows=sizes.logits_rows,
-        footprint=level_footprint(level, sizes, residence, inputs.threads(level.name)),
+        footprint=level_footprint(level, sizes, residence, inputs.threads(level.name), inputs.device.one_caller),
         placement=inputs.placement(level.name),
         hidden_rows=sizes.hidden_rows,
     )

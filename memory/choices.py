@@ -26,6 +26,8 @@ INNER_NODES = 15
 # Rows of a prompt that run at once. Chunks larger than the first are no faster on the processors at hand (1.5B shape,
 # AVX2: 128 tokens/s in chunks of 32, 128 and 256).
 PREFILL_CHUNKS = (128, 64, 32, 16)
+# With less to read, one thread is done before several have met.
+_SMALL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ class PlanInputs:
 
     def threads(self, name: str) -> int:
         """Threads that work on one operator of level ``name``."""
+        if self.device.one_caller and self.levels[name].weight_bytes < _SMALL_BYTES:
+            return 1
         return self.placement(name).threads_of(self.request.threads) or self.device.cores
 
 

@@ -42,6 +42,8 @@ class Device:
     ``residences``: by level, how its weights lie in memory. Other levels are in their native form if they have one and
     ``kernels`` are native, else in ONNX Runtime's prepacked file.
     ``processes``: what a process takes without a model, by kernels, as far as it was measured on this device.
+    ``one_caller``: one thread calls the forwards of all levels, and those of small levels it runs alone, as in the app
+    for phones; elsewhere a drafter may work beside its target.
     ``container_bytes``: the limit of the container if that is what bounds memory, None if the machine does.
     """
 
@@ -52,6 +54,7 @@ class Device:
     residences: dict[str, Residence] = field(default_factory=dict, hash=False)
     processes: dict[KernelKind, ProcessBytes] = field(default_factory=dict, hash=False)
     own_bytes: int = 0
+    one_caller: bool = False
     container_bytes: int | None = None
 
     @property

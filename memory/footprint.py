@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from export.manifest import Level, Manifest, ModelShape, Quantization
-from memory.activations import native_activations, native_scratch, portable_activations
+from memory.activations import OperatorScratch, native_activations, native_scratch, portable_activations
 from memory.device import Residence
 from memory.experts import expert_bytes
 from memory.hidden_rows import hidden_bytes
@@ -39,8 +39,8 @@ _TOKENIZER_SLOT, _TOKENIZER_PARSE = 155, 5.0
 _PUBLISHED_SLOT, _PUBLISHED_PARSE = 182, 7.1
 _COMPACT_SINCE = 3
 # What ONNX Runtime keeps for a graph and for each of its layers (28 layers: 3.8 MiB native, 5.4 prepacked). The first
-# session's own part is counted with the process.
-_GRAPH = int(0.17 * MIB)
+# session's own part, with its graph, is counted with the process.
+GRAPH_BYTES = int(0.17 * MIB)
 _LAYER_NATIVE = int(0.0854 * MIB)
 _LAYER_PORTABLE = int(0.145 * MIB)
 # Bytes that Linux maps around a touched page of a file.
@@ -145,9 +145,14 @@ def kv_bytes_per_token(shape: ModelShape, kv_type: str, residence: Residence = "
     return sum(2 * heads * kv_row_bytes(size, kv_type, residence) for heads, size in shape.kv_heads_by_size)
 
 
-def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> Footprint:
-    """The footprint of a level whose weights lie in memory as ``residence`` says, run by ``threads`` threads."""
-    shape = level.shape
+def level_footprint(
+    level: Level, sizes: LevelSizes, residence: Residence, threads: int, one_caller: bool = False
+) -> Footprint:
+    """The footprint of a level whose weights lie in memory as ``residence`` says, run by ``threads`` threads.
+
+    With ``one_caller`` the first of them calls all levels, and what it keeps is counted with the process.
+    """
+    shape, scratch = level.shape, scratch_of(level, sizes, residence)
     return Footprint(
         (
             *_weights(level, residence, sizes.capacity),
@@ -164,7 +169,7 @@ def level_footprint(level: Level, sizes: LevelSizes, residence: Residence, threa
             *([Part(HIDDEN, _hidden(level, sizes))] if sizes.hidden_width else []),
             Part("logits", sizes.logits_rows * level.logits_width * 4),
             Part("inputs", _inputs(sizes)),
-            Part("scratch", _scratch(level, sizes, residence, threads)),
+            Part("scratch", (threads - 1) * scratch.unit + (0 if one_caller else scratch.of_caller)),
             Part("session", _session(level, residence)),
         )
     )
@@ -179,13 +184,14 @@ def process_footprint(
     store: int,
     application: int,
     constrained: bool,
+    scratch: int = 0,
 ) -> Footprint:
     """What the levels share: libraries, tokenizer, tokens, sampling, activations, Python's objects, and with ``suffix``
     its index and the bytes of its ``store`` of earlier texts; also those of the ``application`` around them, and of
     constrained answers if there may be any.
 
     ``activations`` has the bytes of every level. The largest counts: levels do not run at once, and a forward keeps
-    nothing.
+    nothing. ``scratch``: what the one thread keeps that calls all levels, if there is one.
     """
     parts = [
         Part(LIBRARIES, process.modules, process.files),
@@ -195,6 +201,7 @@ def process_footprint(
         Part("tokens", context * 8),
         Part("sampling", _SAMPLING * manifest.target.shape.vocab_size),
         Part("activations", max(activations)),
+        Part("scratch", scratch),
         Part("objects", _OBJECTS),
         constraints_part(manifest) if constrained else Part(CONSTRAINTS),
     ]
@@ -371,14 +378,15 @@ def activation_bytes(level: Level, sizes: LevelSizes, residence: Residence, thre
     return portable_activations(shape, rows, sizes.capacity, block, threads, sizes.kv_type)
 
 
-def _scratch(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> int:
+def scratch_of(level: Level, sizes: LevelSizes, residence: Residence) -> OperatorScratch:
+    """What threads keep that run the native operators of a level; nothing with those of ONNX Runtime."""
     if residence != "native":
-        return 0
+        return OperatorScratch()
     rows = max(sizes.rows, sizes.prefill_chunk)
-    return native_scratch(level.shape.widest, rows, sizes.capacity, level.quantization.block_size or 1, threads)
+    return native_scratch(level.shape.widest, rows, sizes.capacity, level.quantization.block_size or 1)
 
 
 def _session(level: Level, residence: Residence) -> int:
     """Bytes that ONNX Runtime keeps for the graph of a level; the target's session is the first one."""
-    graph = 0 if level.role == "target" else _GRAPH
+    graph = 0 if level.role == "target" else GRAPH_BYTES
     return graph + level.shape.layers * (_LAYER_NATIVE if residence == "native" else _LAYER_PORTABLE)

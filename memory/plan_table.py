@@ -1,8 +1,9 @@
 """The table of plans: for each context, kind of kernels and KV type every plan there is, by budget.
 
 Programs that cannot run the planner, such as an app on a phone, choose from it. The process's own bytes are left out,
-because they depend on the program and the device: who chooses adds what it measures of itself. ``needed_bytes`` is the
-whole calculation. Everything but "tokenizer", "tokens", "sampling", "objects" and "suffix index" is native memory.
+because they depend on the program and the device: who chooses adds what it measures of itself once a first session has
+run and is closed again. ``needed_bytes`` is the whole calculation. "tokenizer", "tokens", "sampling" and "suffix index"
+are the program's own objects; everything else is native memory, and "objects" what its heap loses to fragmentation.
 
 A bundle's table is ``plans.json``. It names the files that it was made for, so a table of another bundle is noticed.
 """
@@ -19,18 +20,21 @@ from export.manifest import FileEntry, Manifest
 from memory.arena import level_blocks
 from memory.choices import DEFAULT_CONTEXT, PlanInputs, Request
 from memory.device import Device
-from memory.footprint import Footprint, margin_bytes
+from memory.footprint import GRAPH_BYTES, Footprint, margin_bytes
 from memory.ladder import STEPS, Rung
 from memory.plan import LevelPlan, Plan
 from memory.planner import make_planner
-from memory.process import REFERENCE, KernelKind, ProcessBytes
+from memory.process import KernelKind, ProcessBytes
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "plans.json"
 CONTEXTS = (512, 1024, 2048, DEFAULT_CONTEXT)
 KERNELS: tuple[KernelKind, ...] = ("native", "portable")
 # As many as most phones have fast cores.
 DEFAULT_THREADS = 4
+# A process whose own bytes are all measured, those of its first session among them. That session was closed, and what
+# is counted as the first one opens the target's graph.
+OWN_MEASURED = ProcessBytes(0, GRAPH_BYTES, 0)
 # More than any device has: the table is made for all budgets.
 _PLENTY = 1 << 60
 
@@ -65,12 +69,8 @@ def table_device(manifest: Manifest, kernels: KernelKind, process: ProcessBytes,
         kernels=kernels,
         residences={name: "native" if native else "copied" for name, native in is_native.items()},
         processes=dict.fromkeys(KERNELS, process),
+        one_caller=True,
     )
-
-
-def session_alone(kernels: KernelKind) -> ProcessBytes:
-    """A process that has nothing but the first session: it can only be measured once the first model is open."""
-    return ProcessBytes(0, REFERENCE[kernels].session, 0)
 
 
 def make_columns(manifest: Manifest, request: Request) -> Iterator[Column]:
@@ -78,7 +78,7 @@ def make_columns(manifest: Manifest, request: Request) -> Iterator[Column]:
     threads = request.threads or DEFAULT_THREADS
     for context in table_contexts(manifest):
         for kernels in KERNELS:
-            device = table_device(manifest, kernels, session_alone(kernels), threads)
+            device = table_device(manifest, kernels, OWN_MEASURED, threads)
             kv_types = PlanInputs(manifest, device, request).kv_types(manifest.target.name)
             for kv_type in (None, *kv_types):
                 planner = make_planner(manifest, device, replace(request, context=context, kv_type=kv_type))
@@ -101,10 +101,12 @@ def bundle_key(files: Mapping[str, FileEntry]) -> str:
 def dump_table(manifest: Manifest, request: Request) -> str:
     """The table as JSON text: what plans have in common is listed once, and each column is a line."""
     levels, processes = _Listed(), _Listed()
+    threads = request.threads or DEFAULT_THREADS
     columns = []
     for column in make_columns(manifest, request):
+        inputs = PlanInputs(manifest, table_device(manifest, column.kernels, OWN_MEASURED, threads), request)
         plans = [
-            {**_plan_data(manifest, plan, levels, processes), "given_up": _given_up(column, place)}
+            {**_plan_data(inputs, plan, levels, processes), "given_up": _given_up(column, place)}
             for place, plan in enumerate(column.plans)
         ]
         head = {"context": column.context, "kernels": column.kernels, "kv_type": column.kv_type}
@@ -113,7 +115,7 @@ def dump_table(manifest: Manifest, request: Request) -> str:
         "schema": SCHEMA,
         "bundle": manifest.name,
         "key": bundle_key(manifest.files),
-        "threads": request.threads or DEFAULT_THREADS,
+        "threads": threads,
         "reasons": {step.name: step.reason for step in STEPS},
     }
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in table.items()]
@@ -141,7 +143,7 @@ def _list_lines(name: str, entries: list[Any]) -> str:
     return f" {json.dumps(name)}: [\n" + ",\n".join(f"  {json.dumps(entry)}" for entry in entries) + "\n ]"
 
 
-def _plan_data(manifest: Manifest, plan: Plan, levels: _Listed, processes: _Listed) -> dict[str, Any]:
+def _plan_data(inputs: PlanInputs, plan: Plan, levels: _Listed, processes: _Listed) -> dict[str, Any]:
     return {
         "anonymous": plan.anonymous_bytes,
         "hot": plan.hot_bytes,
@@ -149,7 +151,7 @@ def _plan_data(manifest: Manifest, plan: Plan, levels: _Listed, processes: _List
         "draft": asdict(plan.draft),
         "prefill_chunk": plan.prefill_chunk,
         "tokens_per_second": round(plan.tokens_per_second, 3),
-        "levels": [levels.place(_level_data(manifest, level, plan.prefill_chunk)) for level in plan.levels],
+        "levels": [levels.place(_level_data(inputs, level, plan.prefill_chunk)) for level in plan.levels],
         "process": processes.place(_parts(plan.process)),
     }
 
@@ -167,11 +169,12 @@ def _given_up(column: Column, place: int) -> dict[str, Any] | None:
     }
 
 
-def _level_data(manifest: Manifest, plan: LevelPlan, prefill_chunk: int) -> dict[str, Any]:
+def _level_data(inputs: PlanInputs, plan: LevelPlan, prefill_chunk: int) -> dict[str, Any]:
     names = ("name", "role", "residence", "kv_type", "capacity", "max_rows", "tree", "logits_rows")
-    blocks = level_blocks(manifest.level(plan.name), plan, prefill_chunk)
+    blocks = level_blocks(inputs.levels[plan.name], plan, prefill_chunk)
     return {
         **{name: getattr(plan, name) for name in names},
+        "threads": inputs.threads(plan.name),
         "parts": _parts(plan.footprint),
         "blocks": [asdict(block) for block in blocks],
     }

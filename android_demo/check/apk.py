@@ -12,13 +12,15 @@ import zipfile
 from pathlib import Path
 
 from android_demo.check.compile import compile_app, compile_engine
-from android_demo.check.places import APP, BUILD, DEMO
+from android_demo.check.places import APP, BUILD, DEMO, ENGINE
 from android_demo.check.steps import StepError, build, files_below, run
 from android_demo.check.tools import DEXER_JAR, ONNX_RUNTIME_JAR, Toolbox
 
 _PASSWORD = "android"  # as that of every debug key
 # The dexer knows lambdas and default methods from API 26 on, and no newer level.
 _DEX_LEVEL = "26"
+# Files that the engine's classes read.
+_CARRIED = ENGINE / "main" / "resources"
 
 
 def assemble(tools: Toolbox) -> Path:
@@ -27,7 +29,7 @@ def assemble(tools: Toolbox) -> Path:
     engine = compile_engine(tools)
     app = compile_app(tools, engine, resources)
     dexed = _dex(tools, [engine, app, app.with_name("resource-names")])
-    output = BUILD / "apk"
+    output, carried = BUILD / "apk", files_below(_CARRIED)
     programs = [tools.program(name, name) for name in ("zipalign", "apksigner")]
 
     def make(folder: Path) -> None:
@@ -35,6 +37,8 @@ def assemble(tools: Toolbox) -> Path:
         shutil.copy(resources / "base.apk", unsigned)
         with zipfile.ZipFile(unsigned, "a", zipfile.ZIP_DEFLATED) as packed:
             packed.write(dexed / "classes.dex", "classes.dex")
+            for file in carried:
+                packed.write(file, file.relative_to(_CARRIED))
         run([programs[0], "-f", "4", unsigned, aligned])
         key = ["--ks", _debug_key(tools), "--ks-pass", f"pass:{_PASSWORD}"]
         run([programs[1], "sign", *key, "--min-sdk-version", min_sdk(), "--out", signed, aligned])
@@ -43,7 +47,7 @@ def assemble(tools: Toolbox) -> Path:
         unsigned.unlink()
         aligned.unlink()
 
-    build(output, [resources, dexed], [min_sdk()], make)
+    build(output, [resources, dexed, *carried], [min_sdk()], make)
     return output / "pocketspec-debug.apk"
 
 

@@ -2,8 +2,8 @@
 
 Both have the bundle open with one plan and one kind of kernels, on one thread, and answer in turns, so whatever else
 the machine does hits both. What is said is the ratio over prompts with its interval, without drafts and with each
-engine's own scheduler, what a step of the Kotlin engine takes outside of ONNX Runtime, and its native memory beside the
-plan. The bundle needs a table of plans.
+engine's own scheduler, and what a step of the Kotlin engine takes outside of ONNX Runtime; then its native memory
+beside two plans. The bundle needs a table of plans.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from statistics import median
 from typing import IO, Any
 
 from android_demo.check.junit import CompiledTests, jvm
+from android_demo.check.memory import ALLOCATOR, native_memory
 from android_demo.check.native import environment
 from android_demo.check.steps import StepError
 from memory.choices import Request
@@ -37,14 +38,12 @@ _OPENINGS = (
 PROMPTS = [text.replace("{}", thing) for thing in _THINGS for text in _OPENINGS]
 
 _PROGRAM = "dev.pocketspec.SpeedProgramKt"
-# The JVM's own memory is told apart, and its heap is in memory from the beginning.
-_MEASURED = ("-XX:NativeMemoryTracking=summary", "-Xms512m", "-XX:+AlwaysPreTouch")
-# As runtime/process/allocator.py sets it.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(256 << 10), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
 _MODES = {"plain": Speculation("none"), "drafted": Speculation()}
 _COUNT, _TOKENS = 8, 100
 # Rounds before those that count, in which the JVM compiles, and rounds that count.
 _WARMING, _REPEATS = 2, 3
+# Budgets whose memory is measured, as shares of the way from the least to the most.
+_SHARES = (1.0, 0.3)
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,6 @@ class KotlinEngine:
         question = {"prompt": prompt, "speculation": mode != "plain", "max_new_tokens": tokens}
         return Timed(**self._ask(json.dumps(question)))
 
-    def memory(self) -> tuple[int, int]:
-        """Native bytes taken by now, and those planned."""
-        read = self._ask("memory")
-        return read["taken"], read["planned"]
-
     def _ask(self, question: str) -> dict[str, Any]:
         self._questions.write(question + "\n")
         self._questions.flush()
@@ -97,8 +91,8 @@ class KotlinEngine:
 def kotlin_engine(compiled: CompiledTests, bundle: Path) -> Iterator[KotlinEngine]:
     """Starts the JVM."""
     machine, *others = jvm(compiled)
-    words = [machine, *_MEASURED, *others, _PROGRAM, str(bundle), str(LIBRARY)]
-    pipe, variables = subprocess.PIPE, {**environment(compiled.tools), **_ALLOCATOR}
+    words = [machine, *others, _PROGRAM, str(bundle), str(LIBRARY)]
+    pipe, variables = subprocess.PIPE, {**environment(compiled.tools), **ALLOCATOR}
     with subprocess.Popen(words, env=variables, encoding="utf-8", stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -126,14 +120,11 @@ def compare(compiled: CompiledTests, bundle: Path) -> Iterator[str]:
     """The lines to print. StepError if the JVM ends, or if texts differ."""
     with kotlin_engine(compiled, bundle) as kotlin, python_engine(bundle, kotlin.plan) as engine:
         yield f"{json.dumps(kotlin.plan)}, {_COUNT} prompts x {_REPEATS}, at most {_TOKENS} tokens"
-        # Before the JVM has compiled much, whose memory it counts too early. The prompt fills most of the context.
-        for _ in range(_WARMING):
-            kotlin.answer(" ".join(PROMPTS[:16] * (kotlin.plan["context"] // 400)), "drafted", _TOKENS)
-        taken, planned = kotlin.memory()
-        yield f"native memory {taken / 1e6:.1f} MB, {planned / 1e6:.1f} MB planned ({taken / planned - 1:+.1%})"
         for mode in _MODES:
             rounds = [list(_round(kotlin, engine, mode)) for _ in range(_WARMING + _REPEATS)][_WARMING:]
             yield f"{mode}: {_shown(list(zip(*rounds, strict=True)))}"
+    for share in _SHARES:
+        yield str(native_memory(compiled, bundle, kotlin.plan["context"], share))
 
 
 def _round(kotlin: KotlinEngine, engine: Engine, mode: str) -> Iterator[tuple[Timed, Timed]]:

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most threads of an engine that obeys the plans (default: %(default)s)",
     )
+    parser.add_argument("--drafter", action="append", metavar="NAME", help="plan with this one; 'none': no drafter")
     parser.add_argument("--shape", choices=("chain", "tree"), help="of drafts (default: the faster one)")
     parser.add_argument("--draft-size", type=int, metavar="N", help="most nodes of a draft (default: planned)")
 
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.threads <= _MOST_THREADS:
         raise PocketspecError(f"--threads {options.threads}: allowed are 1 to {_MOST_THREADS}")
     manifest = read_manifest(options.bundle)
-    request = Request(threads=options.threads, shape=options.shape, nodes=options.draft_size)
+    drafters = None if options.drafter is None else tuple(name for name in options.drafter if name != "none")
+    request = Request(threads=options.threads, drafters=drafters, shape=options.shape, nodes=options.draft_size)
     table = dump_table(manifest, request).encode()
     path = options.output or options.bundle / FILE_NAME
     try:

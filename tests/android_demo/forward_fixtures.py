@@ -18,7 +18,7 @@ import numpy as np
 from export.manifest import Manifest, read_manifest
 from memory.choices import Request
 from memory.plan import Plan
-from memory.plan_table import session_alone, table_device
+from memory.plan_table import OWN_MEASURED, table_device
 from memory.planner import make_plan
 from runtime.kernels.selection import Chooser
 from runtime.models.loader import Levels
@@ -39,7 +39,7 @@ def forwards(bundle: Path) -> dict[str, Any]:
 
 def _plan(manifest: Manifest, kv_type: str) -> Plan:
     """A plan of the target alone, with trees."""
-    device = table_device(manifest, "native", session_alone("native"), 1)
+    device = table_device(manifest, "native", OWN_MEASURED, 1)
     request = Request(context=_CONTEXT, threads=1, shape="tree", nodes=_NODES, kv_type=kv_type, prefill_chunk=64)
     plan = make_plan(manifest, device, request)
     return replace(plan, levels=plan.levels[:1])

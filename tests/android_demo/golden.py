@@ -21,7 +21,7 @@ from android_demo.check.speed import PROMPTS
 from export.manifest import FILE_NAME, Level, Manifest, read_manifest
 from memory.choices import Request
 from memory.plan import LevelPlan, Plan
-from memory.plan_table import dump_table, session_alone, table_device
+from memory.plan_table import OWN_MEASURED, dump_table, table_device
 from memory.planner import make_plan
 from memory.process import KernelKind
 from runtime.decoding.draft import Pick, chain_limit, tree_limit
@@ -65,7 +65,7 @@ def golden(bundle: Path, count: int, tokens: int = _TOKENS) -> dict[str, Any]:
     # An intermediate, too, which a plan leaves out where it does not pay.
     request = Request(drafters=tuple(level.name for level in manifest.levels[1:]), threads=1, shape="tree", nodes=15)
     request = replace(request, context=min(_CONTEXT, manifest.target.shape.positions))
-    plan = make_plan(manifest, table_device(manifest, kernels, session_alone(kernels), 1), request)
+    plan = make_plan(manifest, table_device(manifest, kernels, OWN_MEASURED, 1), request)
     return {
         "bundle": str(bundle.resolve()),
         "kernels": kernels,

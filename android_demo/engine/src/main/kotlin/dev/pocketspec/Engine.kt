@@ -1,6 +1,5 @@
 package dev.pocketspec
 
-import ai.onnxruntime.OrtEnvironment
 import dev.pocketspec.bundle.Bundle
 import dev.pocketspec.bundle.Manifest
 import dev.pocketspec.bundle.Progress
@@ -21,6 +20,7 @@ import dev.pocketspec.decoding.Tokens
 import dev.pocketspec.decoding.requireRoom
 import dev.pocketspec.decoding.verifierFor
 import dev.pocketspec.models.Arena
+import dev.pocketspec.models.FirstSession
 import dev.pocketspec.models.Kernels
 import dev.pocketspec.models.Levels
 import dev.pocketspec.models.PackedWeights
@@ -112,11 +112,11 @@ class Engine private constructor(
          */
         fun open(folder: File, budgetBytes: Long, parts: EngineParts, progress: Progress = Progress { _, _, _ -> }): Engine {
             val bundle = Bundle.read(folder)
-            OrtEnvironment.getEnvironment() // what its library takes is the process's own, whatever is opened
+            val kernels = kernels(bundle, parts)
+            FirstSession.run(kernels)
             val process = parts.memory.process()
             bundle.verify(progress)
             val table = PlanTableReader.read(bundle)
-            val kernels = kernels(bundle, parts)
             val plan = table.choose(PlanRequest(budgetBytes, kernels.name, process, parts.context))
             progress.report("Reading the tokenizer", 0, 1)
             val text = EngineText.open(bundle)

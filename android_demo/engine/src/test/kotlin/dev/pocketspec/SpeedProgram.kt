@@ -1,6 +1,5 @@
 package dev.pocketspec
 
-import ai.onnxruntime.OrtEnvironment
 import dev.pocketspec.bundle.PocketspecException
 import dev.pocketspec.chat.AnswerSettings
 import dev.pocketspec.decoding.Stats
@@ -12,9 +11,8 @@ import kotlin.system.exitProcess
 
 /**
  * Answers in turns with Python: `python -m android_demo.check --compare` writes a line of JSON for each question and reads
- * one for each answer. The first line printed is the plan, for Python to use the same, on one thread; the question
- * "memory" is answered with the native bytes that are taken, and those planned. Arguments: the bundle's folder, and the
- * library of native operators.
+ * one for each answer. The first line printed is the plan, for Python to use the same, on one thread. Arguments: the
+ * bundle's folder, and the library of native operators.
  */
 internal class SpeedProgram(private val engine: Engine) {
     /** The plan's sizes. */
@@ -61,16 +59,11 @@ private fun print(value: Map<String, Any?>) = println(Json.write(value, ascii = 
 fun main(arguments: Array<String>) {
     val (folder, library) = arguments
     val parts = EngineParts(library = File(library), cores = 1)
-    OrtEnvironment.getEnvironment() // what its library takes is in no plan
-    val memory = NativeMemory(File(folder))
     try {
         Engine.open(File(folder), Long.MAX_VALUE / 2, parts).use { engine ->
             val program = SpeedProgram(engine)
             print(program.plan())
-            val bytes = { mapOf("taken" to memory.taken(), "planned" to engine.wholePlan.nativeBytes().bytes) }
-            for (line in generateSequence(::readLine)) {
-                print(if (line == "memory") bytes() else program.answer(Json.parseObject(line)))
-            }
+            for (line in generateSequence(::readLine)) print(program.answer(Json.parseObject(line)))
         }
     } catch (refusal: PocketspecException) {
         System.err.println(refusal.message)

@@ -10,8 +10,14 @@ object ManifestReader {
     /** The newest schema that is read. Older ones lack fields, which have defaults. */
     const val SCHEMA = 4
 
-    /** Of bundles whose layers have states, convolutions or recurrences; they alone have it. */
-    private const val STATES = 5L
+    /** What bundles of newer schemas have that this app does not run; a bundle has the oldest schema that will do. */
+    private val NEWER = mapOf(
+        5L to "layers with states, and this app runs attention alone; take a model of another architecture",
+        6L to "a drafter that guesses all tokens in one forward, which this app does not run; export it with another drafter",
+        7L to "layers that share KV caches or differ in size, which this app does not run; take a model of another architecture",
+        8L to "layers with experts, or a drafter that reads hidden rows or a part of the vocabulary, which this app does not" +
+            " run; export it with another drafter, or take a model of another architecture",
+    )
     private const val LAYOUT = 1L
     private const val MOST_BYTES = 1L shl 50
     private val KV_TYPES = arrayOf("fp32", "fp16", "int8", "int4")
@@ -31,11 +37,7 @@ object ManifestReader {
 
     private fun checkSchema(data: JsonObject) {
         val schema = data.long("schema", 1..Long.MAX_VALUE)
-        if (schema == STATES) {
-            throw PocketspecException(
-                "The bundle's model has layers with states, and this app runs attention alone; take a model of another architecture.",
-            )
-        }
+        NEWER[schema]?.let { throw PocketspecException("The bundle has $it.") }
         if (schema > SCHEMA) {
             throw PocketspecException(
                 "The bundle has schema $schema, and this app reads up to $SCHEMA; update the app, or export the bundle" +

@@ -1,7 +1,5 @@
 package dev.pocketspec.models
 
-import ai.onnxruntime.OrtEnvironment
-import ai.onnxruntime.OrtException
 import dev.pocketspec.bundle.Bundle
 import dev.pocketspec.bundle.PocketspecException
 import dev.pocketspec.plan.LevelPlan
@@ -18,7 +16,7 @@ class Levels(
     fun openTarget(plan: Plan): OrtModel {
         val model = open(plan.target, plan)
         try {
-            model.widths = WidthsRecord(bundle, plan.target, kernels.key, threads(plan.target, plan)).of(model)
+            model.widths = WidthsRecord(bundle, plan.target, kernels.key, threads(plan.target)).of(model)
             return model
         } catch (error: Throwable) {
             model.close()
@@ -54,23 +52,15 @@ class Levels(
         val graph = graphs[planned.kvType]
             ?: throw PocketspecException("${level.name} has no graph for a KV cache in ${planned.kvType}; plan the bundle again.")
         val file = bundle.file(level.path(graph))
-        val options = kernels.sessionOptions(file.parentFile, threads(planned, plan), planned.isNative)
+        val options = kernels.sessionOptions(file.parentFile, threads(planned), planned.isNative)
+        val opened = OpenedSession.open(level.name, options) { OnnxGraph.read(file) }
         try {
-            val session = OrtEnvironment.getEnvironment().createSession(OnnxGraph.read(file), options)
-            val opened = OpenedSession(session, options, Signature.read(session, level.name))
             return OrtModel(opened, arena, planned, plan.prefillChunk)
         } catch (error: Throwable) {
-            options.close()
-            if (error !is OrtException) throw error
-            throw PocketspecException("ONNX Runtime cannot open ${level.name}: ${Kernels.firstLine(error)}.", error)
+            opened.close()
+            throw error
         }
     }
 
-    /** With little to read, one thread is done before several have met. */
-    private fun threads(planned: LevelPlan, plan: Plan): Int =
-        if (bundle.manifest.level(planned.name).weightBytes < SMALL_BYTES) 1 else minOf(plan.threads, cores)
-
-    private companion object {
-        const val SMALL_BYTES = 8L shl 20
-    }
+    private fun threads(planned: LevelPlan): Int = minOf(planned.threads, cores)
 }

@@ -1,5 +1,6 @@
 package dev.pocketspec.models
 
+import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtSession
 import dev.pocketspec.bundle.PocketspecException
@@ -160,6 +161,20 @@ class OpenedSession internal constructor(
         session.close()
         // The operators' library is unloaded with the options.
         options.close()
+    }
+
+    companion object {
+        /** Opens the graph of the model called [name]; the session closes [options] with itself, also if it fails. */
+        internal fun open(name: String, options: OrtSession.SessionOptions, graph: () -> ByteArray): OpenedSession {
+            try {
+                val session = OrtEnvironment.getEnvironment().createSession(graph(), options)
+                return OpenedSession(session, options, Signature.read(session, name))
+            } catch (error: Throwable) {
+                options.close()
+                if (error !is OrtException) throw error
+                throw PocketspecException("ONNX Runtime cannot open $name: ${Kernels.firstLine(error)}.", error)
+            }
+        }
     }
 }
 

@@ -16,8 +16,8 @@ class Block(val name: String, val bytes: Long, val buffers: Map<String, Buffer>)
 
 /**
  * One level as it will be opened. The KV cache has [capacity] rows; a forward of a draft, a tree if [tree], has at most
- * [maxRows] rows and gives the logits of [logitsRows] of them. [cache] lives as long as the level, [work] may be laid
- * out anew between two steps.
+ * [maxRows] rows and gives the logits of [logitsRows] of them. At most [threads] threads run it. [cache] lives as long as
+ * the level, [work] may be laid out anew between two steps.
  */
 class LevelPlan(
     val name: String,
@@ -28,6 +28,7 @@ class LevelPlan(
     val maxRows: Int,
     val tree: Boolean,
     val logitsRows: Int,
+    val threads: Int,
     val parts: List<Part>,
     val cache: Block,
     val work: Block,
@@ -59,7 +60,6 @@ class Plan(
     val context: Int,
     val kernels: String,
     val budgetBytes: Long,
-    val threads: Int,
     val draft: DraftPlan,
     val prefillChunk: Int,
     val levels: List<LevelPlan>,
@@ -82,7 +82,8 @@ class Plan(
 
     /**
      * Bytes beyond the process's own that are outside of the Java heap once everything is open and has run: anonymous
-     * ones, and pages of mapped weights. Text, sampling and the suffix index are on the Java heap.
+     * ones, and pages of mapped weights. Text, sampling and the suffix index are on the Java heap. What is called objects
+     * is what the C library's heap loses to fragmentation.
      */
     fun nativeBytes(): Part {
         val parts = levels.flatMap { it.parts } + shared.filter { it.name !in ON_JAVA_HEAP }
@@ -101,6 +102,6 @@ class Plan(
     }
 
     companion object {
-        val ON_JAVA_HEAP = setOf("tokenizer", "tokens", "sampling", "objects", "suffix index")
+        val ON_JAVA_HEAP = setOf("tokenizer", "tokens", "sampling", "suffix index")
     }
 }

@@ -10,7 +10,6 @@ import dev.pocketspec.bundle.PocketspecException
  */
 class PlanTable internal constructor(
     private val bundle: String,
-    val threads: Int,
     private val columns: List<Column>,
 ) {
     /** The plans for one context, one kind of kernels and one KV type (null: planned), those of the most bytes first. */
@@ -68,7 +67,6 @@ class PlanTable internal constructor(
             context = column.context,
             kernels = column.kernels,
             budgetBytes = request.budgetBytes,
-            threads = threads,
             draft = rung.draft,
             prefillChunk = rung.prefillChunk,
             levels = rung.levels,

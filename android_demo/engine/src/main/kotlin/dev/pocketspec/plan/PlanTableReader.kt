@@ -26,7 +26,7 @@ class PlanTableReader private constructor(private val data: JsonObject) {
             )
         }
         if (columns.any { it.rungs.isEmpty() }) throw JsonException("a column has no plans")
-        return PlanTable(data.text("bundle"), data.int("threads", 1..MOST_THREADS), columns)
+        return PlanTable(data.text("bundle"), columns)
     }
 
     private fun rung(plan: JsonObject): PlanTable.Rung {
@@ -61,6 +61,7 @@ class PlanTableReader private constructor(private val data: JsonObject) {
             maxRows = data.int("max_rows", 1..MOST_ROWS),
             tree = data.boolean("tree"),
             logitsRows = data.int("logits_rows", 1..MOST_ROWS),
+            threads = data.int("threads", 1..MOST_THREADS),
             parts = parts(data.child("parts")),
             cache = blocks["cache"] ?: data.fail("blocks", "a list with a block called cache"),
             work = blocks["work"] ?: data.fail("blocks", "a list with a block called work"),
@@ -86,7 +87,7 @@ class PlanTableReader private constructor(private val data: JsonObject) {
     }
 
     companion object {
-        const val SCHEMA = 1L
+        const val SCHEMA = 2L
         private const val MOST_THREADS = 64
         private const val MOST_NODES = 63
         private const val MOST_ROWS = 1 shl 16
@@ -114,6 +115,7 @@ class PlanTableReader private constructor(private val data: JsonObject) {
             if (schema > SCHEMA) {
                 throw PocketspecException("The table of plans has schema $schema, and this app reads up to $SCHEMA; update the app.")
             }
+            if (schema < SCHEMA) throw PocketspecException("The table of plans is of an older version; $REMEDY.")
             if (data.text("key") != key) {
                 throw PocketspecException("The table of plans was made for other files than the bundle has; $REMEDY.")
             }

@@ -84,7 +84,8 @@ class PlanTableTest {
 
     @Test
     fun `tables of other bundles and newer versions are refused`() {
-        val newer = text.replace("\"schema\": 1", "\"schema\": 2")
+        val (older, newer) = listOf(1, 3).map { text.replace("\"schema\": 2", "\"schema\": $it") }
+        assertTrue("memory plans" in assertFailsWith<PocketspecException> { PlanTableReader.read(older, key) }.message)
         assertTrue("update" in assertFailsWith<PocketspecException> { PlanTableReader.read(newer, key) }.message)
         assertTrue("memory plans" in assertFailsWith<PocketspecException> { PlanTableReader.read(text, "0") }.message)
     }
