@@ -85,12 +85,6 @@ class GoldenDecoder:
     def parallel(self, level: str) -> None:
         """See ``DrafterResources``; apps refuse bundles with such levels by their schema."""
 
-    def head(self, level: str) -> None:
-        """See ``DrafterResources``; so with these."""
-
-    def logit_tokens(self, level: str) -> None:
-        """See ``DrafterResources``; so with these."""
-
     def calibration(self, level: str) -> Callable[[float], float]:
         """See ``DrafterResources``."""
         return uncalibrated
