@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from export.manifest import WideLayers
+from export.manifest import ConvolutionShape, ModelShape, RecurrenceShape, WideLayers
+from memory.activations import native_activations
 from memory.device import Residence
 from memory.footprint import LevelSizes, Part, hot_weight_bytes, kv_bytes_per_token, level_footprint, packing_bytes
 from tests.memory.manifests import MIDDLE, QWEN, TARGET
@@ -60,3 +61,12 @@ def test_shared_caches_are_counted_once_and_wide_heads_as_they_are() -> None:
     assert kv_bytes_per_token(even, "fp16") == 35 * 2 * 256 * 2
     assert kv_bytes_per_token(gemma, "fp16") == (12 * 2 * 256 + 3 * 2 * 512) * 2
     assert kv_bytes_per_token(gemma, "int8") == 12 * 2 * (256 + 4) + 3 * 2 * (512 + 4)
+
+
+def test_layers_with_states_take_more_memory_for_every_row_of_a_prompt() -> None:
+    attending = ModelShape(8, 1024, 3584, 8, 2, 256, 4096, 4096)
+    convolving = replace(attending, attention_layers=2, convolutions=ConvolutionShape(6, 1024, 3))
+    recurrent = replace(convolving, recurrences=RecurrenceShape(6, 16, 16, 128, 128))
+    rows = [native_activations(shape, 1) for shape in (attending, convolving, recurrent)]
+    assert rows == sorted(set(rows))
+    assert [native_activations(shape, 64) for shape in (attending, convolving, recurrent)] == [64 * row for row in rows]
