@@ -50,7 +50,7 @@ from export.graph.model_structure import build_model
 from export.graph.passes import GraphRecipes, run_passes
 from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recipe
 from export.graph.taps import tap_name, tapped
-from export.graph.torch_functions import table_kept
+from export.graph.torch_exporter import quick_export
 from export.heads.head import Head, PredictionHead
 from export.manifest import ModelShape, Tap, WeightType
 from export.sources.kv_layers import kv_layers
@@ -354,7 +354,7 @@ class _GraphInputs:
 def _export(traced: _Traced, inputs: _GraphInputs) -> Any:
     given = inputs.example()
     try:
-        with table_kept():
+        with quick_export():
             return torch.onnx.export(
                 traced,
                 (),

@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
 
+from export.graph import torch_exporter
 from export.graph.lowering.attention import (
     IMPLEMENTATION,
     CausalMask,
@@ -26,8 +27,7 @@ from export.graph.lowering.attention import (
 )
 from export.graph.lowering.norm import NormFormula, find_formula
 from export.graph.lowering.rotary import RotaryMismatchError, find_layout, make_table
-from export.graph.recipe import AliasRecipe, ConstantRecipe, MatrixRecipe
-from export.graph.torch_functions import table_kept
+from export.graph.recipe import AliasRecipe, ConstantRecipe, LoweredGraph, MatrixRecipe
 from export.graph.trace import GraphOptions, lower
 from export.manifest import ModelShape
 from export.sources.model_shape import ArchitectureError, shape_of
@@ -233,7 +233,7 @@ def test_nothing_is_left_behind_even_after_a_refusal() -> None:
 
 def test_the_table_that_exports_share_stays_what_torch_makes() -> None:
     make_case("llama")
-    with table_kept():
+    with torch_exporter.quick_export():
         kept = ONNXRegistry().from_torchlib(opset_version=21)
         assert ONNXRegistry().from_torchlib(opset_version=21) is kept
     made = ONNXRegistry().from_torchlib(opset_version=21)
@@ -243,6 +243,20 @@ def test_the_table_that_exports_share_stays_what_torch_makes() -> None:
         for table in (kept, made)
     )
     assert shared == fresh
+
+
+def test_graphs_are_those_of_torchs_decompositions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where these change nothing, and so are left out: the same operators, with as many uses of what they make."""
+
+    def shape_of_graph(graph: LoweredGraph) -> Counter[Any]:
+        nodes = graph.model.graph
+        return Counter((node.op_type, tuple(len(made.uses()) for made in node.outputs)) for node in nodes)
+
+    quick = shape_of_graph(lower(llama(num_hidden_layers=2), GraphOptions("fp32")))
+    asked = []
+    monkeypatch.setattr(torch_exporter, "is_known", lambda *_: asked.append(1))
+    assert shape_of_graph(lower(llama(num_hidden_layers=2), GraphOptions("fp32"))) == quick
+    assert asked
 
 
 class Call:
