@@ -223,7 +223,12 @@ def test_avx512vnni_gives_the_same_bits_on_an_emulated_processor(
 @pytest.mark.parametrize(
     ("file", "right", "wrong", "told"),
     [
-        ("isa_portable.cpp", "total += code_of(panel, column, k) * activation", "total += activation", "multiply"),
+        (
+            "isa_portable.cpp",
+            "total += code_of(panel, column, k) * activation",
+            "total += (code_of(panel, column, k) | 1) * activation",
+            "multiply",
+        ),
         ("lanes_portable.h", "a.v[i] += a.v[i + step]", "a.v[i] = a.v[i + step] + a.v[i] * 1.0000001f", "inverse_rms"),
         ("ranges.h", "(start + i) % count_", "start", "ranges"),
     ],
