@@ -29,7 +29,8 @@ from tests.export.distill.test_parallel import CONFIG, _cycle
 def target_of(layers: int = 2) -> Any:
     torch.manual_seed(0)
     config = LlamaConfig.from_dict({**CONFIG.to_dict(), "num_hidden_layers": layers})
-    return AutoModelForCausalLM.from_config(config).eval()
+    # A configuration that was saved with a model in another type asks for that type.
+    return AutoModelForCausalLM.from_config(config).float().eval()
 
 
 def test_rows_of_every_step_are_those_of_drafting() -> None:

@@ -348,8 +348,8 @@ def test_a_graph_without_a_tensor_of_the_model_is_not_exported(tmp_path: Path, m
 
     lower = level.lower
 
-    def tie_all_the_same(config: Any, options: Any) -> Any:
-        return lower(type(config).from_dict({**config.to_dict(), "tie_word_embeddings": True}), options)
+    def tie_all_the_same(config: Any, *options: Any) -> Any:
+        return lower(type(config).from_dict({**config.to_dict(), "tie_word_embeddings": True}), *options)
 
     folder = save(tmp_path / "checkpoint", config_of(tied=True), separate_head)
     monkeypatch.setattr(level, "lower", tie_all_the_same)
