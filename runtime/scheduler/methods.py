@@ -33,9 +33,10 @@ from runtime.scheduler.latency import LatencyEstimates
 # Before the first step of a drafter without a model: one question in ten brings a draft, of three tokens, of which half
 # is accepted.
 _HITS, _DRAFTED, _ACCEPTED = 0.1, 3.0, 1.5
-# Depths of trees, and drafts of hierarchies for the target and for the intermediate: few enough to weigh them all.
+# Depths of trees, and drafts of hierarchies for the target and for the intermediate: few enough to weigh them all. With
+# the last token, 7 fill the block of rows that kernels run at once.
 _DEPTHS = (2, 3, 4, 5)
-_LENGTHS = (2, 3, 4, 5, 6, 8, 10, 12)
+_LENGTHS = (2, 3, 4, 5, 6, 7, 8, 10, 12)
 _INNER = (*map(chain_limit, (1, 2, 3, 5)), DraftLimit(4, 2, "tree"), DraftLimit(8, 3, "tree"))
 
 
