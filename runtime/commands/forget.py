@@ -12,9 +12,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Deletes the store with its damaged copies and its lock. What is no suffix store is left as it is."""
+    """Deletes the store with its damaged copies and its lock. What may be something else is left, and named."""
     from runtime.drafters.store_file import erase
 
-    count = erase(options.store)
-    print(f"erased {options.store}" if count else f"there is nothing at {options.store}")
+    erased = erase(options.store)
+    if erased.files or not erased.left:
+        print(f"erased {options.store}" if erased.files else f"there is nothing at {options.store}")
+    for path in erased.left:
+        print(f"{path} stays: it does not begin as a store does; delete it yourself if it was one")
     return 0

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -119,8 +119,17 @@ class StoreFile:
         return place
 
 
-def erase(path: Path) -> int:
-    """Deletes the store at ``path``, its damaged copies and its lock; returns how many files had texts.
+class Erased(NamedTuple):
+    """What ``erase`` did: it deleted a number of ``files``, and ``left`` what has the name of a damaged copy and may be
+    something else, since it does not begin as stores do.
+    """
+
+    files: int
+    left: tuple[Path, ...]
+
+
+def erase(path: Path) -> Erased:
+    """Deletes the store at ``path``, its damaged copies and its lock.
 
     StoreError if a process uses it, or if the file is no suffix store.
     """
@@ -139,7 +148,8 @@ def erase(path: Path) -> int:
         raise StoreError(f"{path} cannot be deleted ({error.strerror})") from None
     finally:
         lock.release()
-    return sum(not os.path.lexists(copy) for copy in found)
+    left = tuple(copy for copy in found if os.path.lexists(copy))
+    return Erased(len(found) - len(left), left)
 
 
 def _is_store(path: Path) -> bool:

@@ -229,8 +229,12 @@ def test_one_command_erases_it(path: Path, capsys: pytest.CaptureFixture[str]) -
     other = path.with_name("store.damaged1")
     other.write_text("somebody's notes")
     assert main(["forget", str(path)]) == 0
-    assert capsys.readouterr().out == f"erased {path}\n"
+    stays = f"{other} stays: it does not begin as a store does; delete it yourself if it was one\n"
+    assert capsys.readouterr().out == f"erased {path}\n{stays}"
     assert list(path.parent.iterdir()) == [other]
+    assert main(["forget", str(path)]) == 0
+    assert capsys.readouterr().out == stays
+    other.unlink()
     assert main(["forget", str(path)]) == 0
     assert capsys.readouterr().out == f"there is nothing at {path}\n"
 
