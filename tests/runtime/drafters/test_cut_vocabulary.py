@@ -123,3 +123,12 @@ def test_what_a_constraint_allows_is_drafted_if_it_has_logits(params: SamplingPa
             assert token in allowed or not allowed & set(KEPT.tolist())
             if token not in allowed:  # what follows will not stand
                 break
+
+
+def test_a_review_speaks_of_the_targets_tokens() -> None:
+    guessed = DraftModelDrafter(Cut(KEPT), 11, tokens=KEPT).propose(context_of([2, 7], GREEDY), chain_limit(5)).tokens
+    context = context_of([2, 7, *guessed, 7, 3], GREEDY)
+    cut = DraftModelDrafter(Cut(KEPT), 11, tokens=KEPT).propose(context, chain_limit(2)).reviewed
+    whole = DraftModelDrafter(Cut(KEPT, whole=True), 11).propose(context, chain_limit(2)).reviewed
+    assert cut == whole
+    assert all(whole[1 : 1 + len(guessed)])

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from runtime.decoding.draft import DraftLimit, Pick, Step, chain_limit
+from runtime.scheduler.acceptance_stats import AcceptanceStats
 from runtime.scheduler.cost_based import CostScheduler
 from runtime.scheduler.fixed import FixedScheduler
 from tests.runtime.scheduler.world import (
@@ -123,6 +124,26 @@ def test_a_drafter_that_must_read_a_prompt_first_is_used_all_the_same() -> None:
         world = Reading({"target": FLAT, "small": SMALL}, {"small": 0.9, "suffix": 0.0}, seed=seed, trees=False)
         auto = rate(world, 400, CostScheduler(learned_state_of(world), Late(world), Ticks()))
         assert auto >= 1.5 * rate(_world(FLAT, 0.9, seed=seed), 400, FixedScheduler())
+
+
+def test_what_a_drafter_reviews_of_the_prompt_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[int] = []
+    own: list[int] = []
+
+    class Reviewing(World):
+        def step(self, pick: Pick) -> Step:
+            before, step = self.tokens, super().step(pick)
+            if pick.drafter != "small":
+                return step
+            own.append(min(before, 15))
+            return replace(step, reviewed=(False,) * 15)
+
+    monkeypatch.setattr(AcceptanceStats, "review", lambda self, guesses: taught.append(len(guesses)))
+    world = Reviewing({"target": FLAT, "small": SMALL}, {"small": 0.6, "suffix": 0.0})
+    rate(world, 60, CostScheduler(learned_state_of(world), Situated(world), Ticks(0.0)))
+    assert {*range(1, 15), 15} & set(own)
+    assert taught == own[: len(taught)]
+    assert len(own) - len(taught) <= 1
 
 
 def test_drafters_that_are_all_wrong_cost_no_more_than_what_the_account_allows() -> None:
