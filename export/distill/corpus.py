@@ -17,6 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.distill.processes import own_share
+from export.manifest import PocketspecError
+
+IdStream = npt.NDArray[np.unsignedinteger[Any]]
+
+
+def token_ids(numbers: npt.ArrayLike) -> IdStream:
+    """``numbers`` as uint16, or as uint32 where one of them needs it."""
+    array = np.asarray(numbers)
+    fits = not array.size or array.max() <= np.iinfo(np.uint16).max
+    return array.astype(np.uint16 if fits else np.uint32)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -29,9 +41,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A token stream. ``tokens`` is uint16 ``[n]``, ``starts`` int64 ``[conversations]``: where each one begins."""
+    """A token stream. ``tokens`` is ``[n]``, ``starts`` int64 ``[conversations]``: where each one begins."""
 
-    tokens: npt.NDArray[np.uint16]
+    tokens: IdStream
     starts: npt.NDArray[np.int64]
 
     def windows(self, rng: np.random.Generator, rows: int, length: int) -> npt.NDArray[np.int64]:
@@ -39,12 +51,20 @@ class Corpus:
         return self.tokens[self.window_index(rng, rows, length)].astype(np.int64)
 
     def window_index(self, rng: np.random.Generator, rows: int, length: int) -> npt.NDArray[np.int64]:
-        """The places in the stream of the tokens of random windows, int64 ``[rows, length + 1]``."""
+        """The places in the stream of the tokens of random windows, int64 ``[rows, length + 1]``.
+
+        Where several processes learn together, all draw ``rows`` windows and each gets its share of them.
+        PocketspecError if the stream is too short.
+        """
         last = len(self.tokens) - length - 1
+        if last < 1:
+            raise PocketspecError(
+                f"{len(self.tokens)} tokens to learn from are too few for windows of {length}; give more text"
+            )
         anywhere = rng.integers(0, last, rows)
         aligned = np.minimum(rng.choice(self.starts, rows), last)
         begin = np.where(rng.random(rows) < 0.5, anywhere, aligned)
-        return np.asarray(begin[:, None] + np.arange(length + 1), np.int64)
+        return own_share(np.asarray(begin[:, None] + np.arange(length + 1), np.int64))
 
 
 def read_records(path: Path, kinds: Sequence[str] = ()) -> Iterator[Record]:
@@ -73,9 +93,9 @@ def conversation(record: Record) -> list[dict[str, str]]:
 def encode(records: Iterable[Record], tokenizer: Any, batch: int = 512) -> Corpus:
     """The token stream of ``records`` under the chat template of ``tokenizer`` (a transformers fast tokenizer)."""
     texts = [tokenizer.apply_chat_template(conversation(record), tokenize=False) for record in records]
-    parts: list[npt.NDArray[np.uint16]] = []
+    parts: list[IdStream] = []
     for first in range(0, len(texts), batch):
         rows = tokenizer(texts[first : first + batch], add_special_tokens=False)["input_ids"]
-        parts += [np.array(row, np.uint16) for row in rows]
+        parts += [token_ids(row) for row in rows]
     starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])[:-1]]).astype(np.int64)
     return Corpus(np.concatenate(parts), starts)

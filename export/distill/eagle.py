@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from export.distill.devices import tensors_for
 from export.distill.lessons import Lessons
 from export.graph.taps import tapped
 from export.heads.eagle3 import EagleHead, eagle3_head
@@ -113,7 +114,7 @@ def quantized(target: Any) -> Any:
     target = copy.deepcopy(target).eval().requires_grad_(False)
     for module in target.modules():
         if isinstance(module, nn.Linear):
-            rounded = QUANTIZERS["search"].quantize(module.weight.float().numpy(), _BITS, _BLOCK, True, None)
+            rounded = QUANTIZERS["search"].quantize(module.weight.float().cpu().numpy(), _BITS, _BLOCK, True, None)
             rows = dequantize(rounded.codes, rounded.scales, rounded.zero_points, _BITS)
             module.weight.copy_(torch.from_numpy(rows[:, : module.in_features]))
     return target
@@ -141,8 +142,8 @@ class EagleObjective:
 
     def loss(self, model: EagleStudent, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """Cross entropy with the teacher's distributions, over all steps."""
-        tokens, ids, probs = (torch.from_numpy(part) for part in self.lessons.windows(rng, rows, length))
-        ids, probs, total, weights = ids[:, 1:], probs[:, 1:], torch.zeros(()), 0.0
+        tokens, ids, probs = tensors_for(model, *self.lessons.windows(rng, rows, length))
+        ids, probs, total, weights = ids[:, 1:], probs[:, 1:], tokens.new_zeros((), dtype=torch.float32), 0.0
         for step, logits in enumerate(self.steps(model, tokens)):
             given = functional.log_softmax(logits.float(), -1)[:, step:]
             loss = -(given.gather(-1, ids[:, step:]) * probs[:, step:]).sum(-1).mean()
@@ -160,9 +161,9 @@ class EagleObjective:
         hidden = torch.cat([found[tap] for tap in model.reads], -1)[:, :-1].float()
         tokens, cache, own = tokens[:, 1:], DynamicCache(), hidden[:, :0, : model.config.hidden_size]
         texts, count = tokens.shape
-        places = torch.arange(count)[None].expand(texts, -1)
+        places = torch.arange(count, device=tokens.device)[None].expand(texts, -1)
         for step in range(self.depth):
-            seen = visible(count, step)
+            seen = visible(count, step).to(tokens.device)
             out = model.head(tokens, hidden, own, places, past_key_values=cache, attention_mask=seen, use_cache=True)
             yield out.logits
             own, hidden = functional.pad(out.hidden, (0, 0, 1, 0))[:, :-1], hidden[:, :0]

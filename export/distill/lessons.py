@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.distill.corpus import Corpus
+from export.distill.corpus import Corpus, IdStream, token_ids
+from export.distill.devices import tensors_for
 
 if TYPE_CHECKING:
     from runtime import Engine
@@ -28,11 +29,11 @@ _STRETCH = 16  # number of batches whose prompts are sorted by length together
 class Lessons:
     """A corpus and, for every token of it, the teacher's most probable next tokens.
 
-    ``ids`` is uint16 ``[n, TOP]``, ``probs`` float16 ``[n, TOP]``, renormalized over those entries.
+    ``ids`` is ``[n, TOP]``, ``probs`` float16 ``[n, TOP]``, renormalized over those entries.
     """
 
     corpus: Corpus
-    ids: npt.NDArray[np.uint16]
+    ids: IdStream
     probs: npt.NDArray[np.float16]
 
     def windows(
@@ -72,7 +73,8 @@ def read_text(
     done = 0
     for begin, end in zip(corpus.starts, [*corpus.starts[1:], len(corpus.tokens)], strict=True):
         row = corpus.tokens[begin : min(end, begin + 2 * length)]
-        logits = teacher(input_ids=torch.from_numpy(row.astype(np.int64))[None], use_cache=False).logits[0]
+        (fed,) = tensors_for(teacher, row.astype(np.int64)[None])
+        logits = teacher(input_ids=fed, use_cache=False).logits[0]
         parts.append(Lessons(Corpus(row, np.zeros(1, np.int64)), *_top(logits)))
         done += len(row)
         report(done)
@@ -106,7 +108,7 @@ def run_answers(
         if done >= tokens:
             break
     starts = np.cumsum([0, *(len(row) for row in rows[:-1])]).astype(np.int64)
-    return Corpus(np.concatenate([np.array(row, np.uint16) for row in rows]), starts)
+    return Corpus(np.concatenate([token_ids(row) for row in rows]), starts)
 
 
 @torch.inference_mode()
@@ -171,7 +173,7 @@ def _answer(teacher: Any, prompts: list[Sequence[int]], temperature: float, long
 
 def _cut(
     tokens: npt.NDArray[np.int64],
-    ids: npt.NDArray[np.uint16],
+    ids: IdStream,
     probs: npt.NDArray[np.float16],
     prompt: int,
     end_token: int,
@@ -179,9 +181,9 @@ def _cut(
     """The lesson of one row: its prompt and its answer, the end token included."""
     ends = np.nonzero(tokens[prompt:] == end_token)[0]
     end = prompt + int(ends[0]) + 1 if len(ends) else len(tokens)
-    return Lessons(Corpus(tokens[:end].astype(np.uint16), np.zeros(1, np.int64)), ids[:end], probs[:end])
+    return Lessons(Corpus(token_ids(tokens[:end]), np.zeros(1, np.int64)), ids[:end], probs[:end])
 
 
-def _top(logits: torch.Tensor) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float16]]:
+def _top(logits: torch.Tensor) -> tuple[IdStream, npt.NDArray[np.float16]]:
     values, indices = logits.float().topk(TOP, -1)
-    return indices.numpy().astype(np.uint16), values.softmax(-1).numpy().astype(np.float16)
+    return token_ids(indices.cpu().numpy()), values.softmax(-1).cpu().numpy().astype(np.float16)

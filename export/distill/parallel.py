@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from export.distill.devices import tensors_for
 from export.distill.lessons import Lessons
 from export.manifest import PocketspecError
 
@@ -53,6 +54,14 @@ class MaskedRows:
         masks = (self.blocks[None, :] > 0) & (behind >= 0) & (self.blocks[:, None] - behind == self.blocks[None, :])
         return np.asarray(text | masks)
 
+    def logits(self, model: Any, tokens: torch.Tensor, mask: int) -> torch.Tensor:
+        """``[texts, rows, vocab]`` of ``model``, where ``tokens`` ``[texts, rows]`` are those at the rows' places."""
+        blocks, places, seen = tensors_for(model, self.blocks, self.places, self.visible())
+        fed, texts = torch.where(blocks > 0, mask, tokens), len(tokens)
+        positions, seen = places[None].expand(texts, -1), seen[None, None].expand(texts, 1, -1, -1)
+        out = model(input_ids=fed, position_ids=positions, attention_mask=seen, use_cache=False)
+        return out.logits
+
 
 def draw_rows(rng: np.random.Generator, length: int, depth: int) -> MaskedRows:
     """The rows from which a text of ``length`` tokens teaches ``depth`` drafts; their number is always the same."""
@@ -87,13 +96,10 @@ class ParallelObjective:
     def loss(self, model: Any, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """Cross entropy with the teacher's distributions, over all rows that were kept."""
         drawn = draw_rows(rng, length, self.depth)
-        blocks, places = torch.from_numpy(drawn.blocks), torch.from_numpy(drawn.places)
-        tokens, ids, probs = (torch.from_numpy(part)[:, places] for part in self.lessons.windows(rng, rows, length))
-        fed = torch.where(blocks > 0, self.mask, tokens)
-        seen = torch.from_numpy(drawn.visible())[None, None].expand(rows, 1, -1, -1)
-        out = model(input_ids=fed, position_ids=places[None].expand(rows, -1), attention_mask=seen, use_cache=False)
-        given = functional.log_softmax(out.logits.float(), -1)
-        self._note(drawn.blocks, (given.argmax(-1) == ids[..., 0]).float().mean(0).numpy())
+        windows = (part[:, drawn.places] for part in self.lessons.windows(rng, rows, length))
+        tokens, ids, probs = tensors_for(model, *windows)
+        given = functional.log_softmax(drawn.logits(model, tokens, self.mask).float(), -1)
+        self._note(drawn.blocks, (given.argmax(-1) == ids[..., 0]).float().mean(0).cpu().numpy())
         return -(given.gather(-1, ids) * probs).sum(-1).mean()
 
     def _note(self, blocks: npt.NDArray[np.int64], right: npt.NDArray[np.float32]) -> None:

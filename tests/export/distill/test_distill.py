@@ -14,13 +14,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from export.distill.checkpoints import CHECKPOINT
 from export.distill.corpus import Corpus, Record, encode, in_turn
 from export.distill.family import FAMILY, from_layers
 from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, run_answers, save_lessons, write_answers
 from export.distill.measure import Answered, agreement, answer, markdown, measure, repetition
 from export.distill.muon import Muon, orthogonalize
 from export.distill.tokenizer import train_tokenizer
-from export.distill.train import CHECKPOINT, NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
+from export.distill.train import NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
 from export.manifest import PocketspecError
 
 CONFIG = LlamaConfig(
