@@ -14,6 +14,7 @@ from typing import Any
 from export.estimate import count_parameters
 from export.graph.trace import GraphOptions
 from export.heads.eagle3 import eagle3_head, is_eagle3, read_drafter_config
+from export.heads.enlarged import enlarged_head
 from export.heads.head import Head, HeadError
 from export.heads.mtp import mtp_head
 from export.manifest import ModelShape, Tap, Vocabulary
@@ -78,7 +79,7 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
         target = tasks[0] if tasks else None
         head = _head(job, model, target)
         if head is not None:
-            model = replace(model, config=head.config)
+            model = _described(model, head)
         _check_vocabulary(model, target, head)
         shape = _shape(model, request, target)
         refuse(model.config, shape)  # before gigabytes are downloaded
@@ -144,9 +145,22 @@ def _head(job: ExportJob, model: ModelDescription, target: LevelTask | None) -> 
     """The prediction head that a job is, if it is one; HeadError if the target has none, or it is of another target."""
     if target is None or not (job.is_own or (job.role == "drafter" and is_eagle3(model.config))):
         return None
-    if target.job.enlarge_like is not None:
-        raise HeadError(f"{job.name}: a prediction head is not enlarged with its target; drop --enlarge-like or it")
-    return mtp_head(model.config) if job.is_own else eagle3_head(model.config, target.model.config)
+    like, small = target.job.enlarge_like, replace(target.origin, enlarge_like=None)
+    if job.is_own:
+        if like is not None:
+            raise HeadError(
+                f"{job.name}: this prediction head is not enlarged with its target; drop --enlarge-like or it"
+            )
+        return mtp_head(model.config)
+    if like is None:
+        return eagle3_head(model.config, target.model.config)
+    return enlarged_head(eagle3_head(model.config, describe_model(small).config), like, target.model.config)
+
+
+def _described(model: ModelDescription, head: Head) -> ModelDescription:
+    """``model`` with the configuration of ``head``; an enlarged one is no trained model of that size."""
+    kind = model.provenance.kind if head.small is None else "timing-vehicle"
+    return replace(model, config=head.config, provenance=replace(model.provenance, kind=kind))
 
 
 def _shape(model: ModelDescription, request: ExportRequest, target: LevelTask | None) -> ModelShape:
@@ -189,6 +203,8 @@ def _logit_tokens(
     """The tokens that keep their logits, of a drafter if the request cuts vocabularies; None: all."""
     if request.draft_vocab is None or job.role != "drafter":
         return None
+    if request.enlarge_like is not None and shape.vocab_size <= request.draft_vocab:
+        return None  # of a vocabulary as large as its target's, a small drafter would have had as many
     return choose_tokens(job.name, request.draft_vocab, model.folder, shape.vocab_size, vocabulary, request.texts)
 
 

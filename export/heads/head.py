@@ -8,7 +8,7 @@ before. Published by DeepSeek-V3 (arXiv 2412.19437, section 2.2) and EAGLE (arXi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,7 @@ class Head:
 
     ``config`` is that of its decoder of one layer, ``reads`` the target's taps, each ``target_hidden`` wide. ``make``
     builds the module around that decoder, and ``own_name`` gives the parameter that a tensor of the checkpoint is. Its
-    output matrix is the target's, or one of its own for ``tokens`` tokens.
+    output matrix is the target's, or one of its own for ``tokens`` tokens. ``small``: what it is enlarged from.
     """
 
     architecture: str
@@ -101,6 +101,7 @@ class Head:
     make: Callable[[Any], PredictionHead]
     own_name: Callable[[str], str | None]
     tokens: int | None = None
+    small: Head | None = None
 
     @property
     def width(self) -> int:
@@ -116,3 +117,10 @@ class Head:
         if self.tokens is not None:
             head.lm_head = nn.Linear(decoder.config.hidden_size, self.tokens, bias=False)
         return head
+
+
+def parameter_shapes(head: Head) -> Mapping[str, tuple[int, ...]]:
+    """Name and shape of every parameter of the module; a tied head once, as the embedding."""
+    with torch.device("meta"):
+        module: Any = head.build("eager")
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from export.heads.head import Head, HeadError
+from export.heads.enlarged import EnlargedTensors
+from export.heads.head import Head, HeadError, parameter_shapes
 from export.sources.checkpoint import Checkpoint
 from export.sources.checkpoint_mapping import load_tensors
 from export.sources.cut_head import CutHead
@@ -92,19 +92,23 @@ def open_head(head: Head, origin: ModelOrigin, target: ModelOrigin, wanted: tupl
     if origin.random_weights:
         known = wanted or (None if cut.tokens in (None, head.config.vocab_size) else tuple(range(cut.tokens or 0)))
         return OpenedHead(cut, RandomWeights(cut.config, make=lambda: cut.build("eager")), known)
-    config = describe_model(target).config
+    config = describe_model(replace(target, enlarge_like=None)).config
     config, tensors = load_tensors(config, open_checkpoint(target, config))
     checkpoint = open_checkpoint(origin, head.config)
     if head.tokens is None:
         head = replace(head, config=copy.deepcopy(head.config))
         head.config.tie_word_embeddings = config.tie_word_embeddings
-    source, own = HeadTensors(head, checkpoint, tensors), mapped_tokens(head, checkpoint)
+    stored = head.small or head
+    source: TensorSource = HeadTensors(stored, checkpoint, tensors)
+    own = mapped_tokens(stored, checkpoint)
+    if head.small is not None:
+        source = EnlargedTensors(head, source)
     if wanted is None:
         return OpenedHead(head, source, own)
     if own is not None:
         raise HeadError(f"the head in {checkpoint.folder} has a draft vocabulary of its own; drop --draft-vocab")
-    stored = _OUTPUT if _OUTPUT in source.names() else _EMBEDDING  # tied: the embedding's rows are the output's
-    return OpenedHead(cut, CutHead(source, {_OUTPUT: stored}, wanted), wanted)
+    rows = _OUTPUT if _OUTPUT in source.names() else _EMBEDDING  # tied: the embedding's rows are the output's
+    return OpenedHead(cut, CutHead(source, {_OUTPUT: rows}, wanted), wanted)
 
 
 def _untied(config: Any) -> Any:
@@ -134,10 +138,3 @@ def mapped_tokens(head: Head, checkpoint: Checkpoint) -> tuple[int, ...] | None:
             f" {tokens.max()}; {head.tokens} columns must have tokens below {size}, each another one, ascending"
         )
     return tuple(tokens.tolist())
-
-
-def parameter_shapes(head: Head) -> Mapping[str, tuple[int, ...]]:
-    """Name and shape of every parameter of the module; a tied head once, as the embedding."""
-    with torch.device("meta"):
-        module: Any = head.build("eager")
-    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}

@@ -36,7 +36,7 @@ from export.sources.tensor_source import FloatArray, TensorSource
 Indices = npt.NDArray[np.int64]
 # The constant in the stream, which float16 can just hold; and the logit of an added token if the stream did not grow.
 # In the models tried it grows 2 to 8 times, so these logits are between -400 and -100.
-_CONSTANT, _LOWEST = 6e-8, -1000.0
+CONSTANT, _LOWEST = 6e-8, -1000.0
 # The spare entry must not share a block, hence a scale of int4 weights or int8 activations, with the old entries.
 _SPARE = 256
 
@@ -89,10 +89,11 @@ class Vehicle:
     ) -> None:
         _check_model(small_config)
         self._small, self._old = small, sizes_of(small_config)
-        self._new = _fit(self._old, _sizes(like, self._old), keep_groups=small_config.model_type == "bitnet")
-        self.config = _enlarged(small_config, self._old, self._new, positions)
+        wanted = wanted_sizes(like, self._old)
+        self._new = fit_sizes(self._old, wanted, keep_groups=small_config.model_type == "bitnet")
+        self.config = enlarged_config(small_config, self._old, self._new, positions)
         self._filler = RandomWeights(self.config)
-        self._maps = _axis_maps(self._old, self._new)
+        self._maps = axis_maps(self._old, self._new)
 
     def names(self) -> Collection[str]:
         """Every tensor of the enlarged model."""
@@ -115,7 +116,7 @@ class Vehicle:
         rows = self._scattered(name, first, last)
         if name == "model.embed_tokens.weight" and self._adds_tokens:
             split = max(0, min(last, self._old.vocabulary) - first)
-            rows[:split, -1], rows[split:, -1] = _CONSTANT, -1
+            rows[:split, -1], rows[split:, -1] = CONSTANT, -1
         return rows
 
     @property
@@ -129,10 +130,9 @@ class Vehicle:
     def _norm(self, name: str) -> FloatArray:
         """Gains for a mean over more entries: those of the old entries at their new places, zero elsewhere."""
         entries = self._maps[_norm_axis(name)]
-        gains = np.zeros(self.shape(name), np.float32)
-        gains[entries] = self._small.read(name) * math.sqrt(len(entries) / len(gains))
+        gains = wider_gains(self._small.read(name), entries, self.shape(name)[0])
         if name == "model.norm.weight" and self._adds_tokens:
-            gains[-1] = -_LOWEST / _CONSTANT * self._embedding_scale() * math.sqrt(len(entries) / len(gains))
+            gains[-1] = -_LOWEST / CONSTANT * self._embedding_scale() * math.sqrt(len(entries) / len(gains))
         return gains
 
     def _embedding_scale(self) -> float:
@@ -141,21 +141,42 @@ class Vehicle:
         return float(np.sqrt(np.mean(np.square(values))))
 
     def _scattered(self, name: str, first: int, last: int) -> FloatArray:
-        """Rows of a matrix: zeros with the old entries at their new places."""
-        row_axis, column_axis = _MATRIX_AXES[name.split(".")[-2]]
+        row_axis, column_axis = MATRIX_AXES[name.split(".")[-2]]
         rows, columns = self._maps[row_axis], self._maps[column_axis]
-        out = np.zeros((last - first, self.shape(name)[1]), np.float32)
-        old_rows = np.flatnonzero((rows >= first) & (rows < last))
-        if len(old_rows):
-            low, high = int(old_rows.min()), int(old_rows.max()) + 1
-            values = self._small.read(name, low, high)[old_rows - low]
-            if row_axis == "query":
-                values = values * np.float32(math.sqrt(self._new.head_size / self._old.head_size))
-            out[np.ix_(rows[old_rows] - first, columns)] = values
-        return out
+        out = scattered_rows(self._small, name, (rows, columns), (first, last), self.shape(name)[1])
+        return out * query_scale(self._old, self._new) if row_axis == "query" else out
 
 
-_MATRIX_AXES = {
+def scattered_rows(
+    small: TensorSource, name: str, places: tuple[Indices, Indices], wanted: tuple[int, int], width: int
+) -> FloatArray:
+    """Rows ``wanted`` (first, last) of a matrix ``width`` wide: zeros with the entries of ``small`` at their places.
+
+    ``places`` are the new rows and the new columns of the old ones.
+    """
+    (rows, columns), (first, last) = places, wanted
+    out = np.zeros((last - first, width), np.float32)
+    old_rows = np.flatnonzero((rows >= first) & (rows < last))
+    if len(old_rows):
+        low, high = int(old_rows.min()), int(old_rows.max()) + 1
+        out[np.ix_(rows[old_rows] - first, columns)] = small.read(name, low, high)[old_rows - low]
+    return out
+
+
+def query_scale(old: DecoderSizes, new: DecoderSizes) -> np.float32:
+    """What undoes the attention scale of wider heads, in query weights."""
+    return np.float32(math.sqrt(new.head_size / old.head_size))
+
+
+def wider_gains(gains: FloatArray, entries: Indices, width: int) -> FloatArray:
+    """``gains`` of a norm at ``entries`` of ``width``, for a mean over that many; zero elsewhere."""
+    wide = np.zeros(width, np.float32)
+    wide[entries] = gains * math.sqrt(len(entries) / width)
+    return wide
+
+
+# By module: what the rows and the columns of its matrix are.
+MATRIX_AXES = {
     "embed_tokens": ("vocabulary", "hidden"),
     "q_proj": ("query", "hidden"),
     "k_proj": ("key", "hidden"),
@@ -171,7 +192,7 @@ def _norm_axis(name: str) -> str:
     return {"attn_sub_norm": "heads", "ffn_sub_norm": "mlp"}.get(name.split(".")[-2], "hidden")
 
 
-def _axis_maps(old: DecoderSizes, new: DecoderSizes) -> dict[str, Indices]:
+def axis_maps(old: DecoderSizes, new: DecoderSizes) -> dict[str, Indices]:
     """For each axis of a matrix, the new index of every old one."""
     group, new_group = old.heads // old.kv_heads, new.heads // new.kv_heads
     query_heads = np.array([(head // group) * new_group + head % group for head in range(old.heads)])
@@ -198,16 +219,22 @@ def _axis_maps(old: DecoderSizes, new: DecoderSizes) -> dict[str, Indices]:
 def _check_model(config: Any) -> None:
     if config.model_type not in ("llama", "bitnet"):
         raise VehicleError(f"a {config.model_type} model cannot be enlarged exactly; expected llama or bitnet")
-    rope = config.rope_parameters["rope_type"]
-    if rope not in ("default", "linear", "llama3"):
-        raise VehicleError(f"a {rope} rotary embedding depends on the head size; expected default, linear or llama3")
+    check_rotary(config)
     biased = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
     if biased or not config.tie_word_embeddings:
         reason = f"{biased[0]} is set" if biased else "its head is not tied to its embedding"
         raise VehicleError(f"this {config.model_type} model cannot be enlarged: {reason}; choose a tied one, no biases")
 
 
-def _sizes(like: str | Mapping[str, int], old: DecoderSizes) -> DecoderSizes:
+def check_rotary(config: Any) -> None:
+    """VehicleError for a rotary embedding whose angles would be others in a wider head."""
+    rope = config.rope_parameters["rope_type"]
+    if rope not in ("default", "linear", "llama3"):
+        raise VehicleError(f"a {rope} rotary embedding depends on the head size; expected default, linear or llama3")
+
+
+def wanted_sizes(like: str | Mapping[str, int], old: DecoderSizes) -> DecoderSizes:
+    """See ``Vehicle``: the sizes ``like``, those that it leaves out being the ``old`` ones."""
     names = [field.name for field in fields(DecoderSizes)]
     if not isinstance(like, str):
         if unknown := set(like) - set(names):
@@ -219,7 +246,7 @@ def _sizes(like: str | Mapping[str, int], old: DecoderSizes) -> DecoderSizes:
     return sizes_of(load_config(target.config_path))
 
 
-def _fit(old: DecoderSizes, wanted: DecoderSizes, keep_groups: bool) -> DecoderSizes:
+def fit_sizes(old: DecoderSizes, wanted: DecoderSizes, keep_groups: bool) -> DecoderSizes:
     """``wanted`` with key heads that hold those of ``old``; VehicleError where the small model does not fit."""
     for name in ("hidden", "mlp", "layers", "heads", "head_size", "vocabulary"):
         have, need = getattr(wanted, name), getattr(old, name)
@@ -253,7 +280,8 @@ def _kv_heads(old: DecoderSizes, wanted: DecoderSizes, keep_groups: bool) -> int
     return min(counts, key=lambda count: (abs(count - wanted.kv_heads), count))
 
 
-def _enlarged(config: Any, old: DecoderSizes, new: DecoderSizes, positions: int | None) -> Any:
+def enlarged_config(config: Any, old: DecoderSizes, new: DecoderSizes, positions: int | None) -> Any:
+    """``config`` with the sizes ``new`` and the longest context ``positions`` (None: its own)."""
     data = config.to_dict()
     data.pop("layer_types", None)
     data |= spell_sizes(
