@@ -355,7 +355,7 @@ class Level:
     @property
     def drafts_trees(self) -> bool:
         """Whether it can draft trees: its graph takes them, and it drafts token by token."""
-        return self.tree and self.parallel is None and not self.reads
+        return self.tree and self.parallel is None
 
     def chain_within(self, nodes: int) -> int:
         """The longest chain of at most ``nodes`` tokens that it drafts."""

@@ -117,9 +117,8 @@ def _effect(effect: KvEffect) -> str:
 def _shapes(level: Level) -> str:
     if level.parallel is not None:
         return f"chains of up to {level.parallel.longest} tokens, drafted with one forward"
-    if level.reads:
-        return f"chains, from hidden rows of the target after {_layers(level.reads)}"
-    return "chains and trees" if level.tree else "chains"
+    shapes = "chains and trees" if level.drafts_trees else "chains"
+    return f"{shapes}, from hidden rows of the target after {_layers(level.reads)}" if level.reads else shapes
 
 
 def _layers(taps: Sequence[Tap]) -> str:

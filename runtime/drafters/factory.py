@@ -38,7 +38,7 @@ def _draft_model(
     """The drafter that runs ``level`` alone."""
     model, parallel, tokens = resources.model(level), resources.parallel(level), resources.logit_tokens(level)
     if (reader := resources.head(level)) is not None:
-        return PredictionHeadDrafter(reader, resources.vocab_size, level, resources.drawn, tokens)
+        return PredictionHeadDrafter(reader, resources.vocab_size, level, resources.drawn, tokens=tokens)
     if parallel is not None:
         return ParallelDrafter(model, parallel, resources.vocab_size, level, resources.drawn, tokens)
     return DraftModelDrafter(model, resources.vocab_size, level, resources.drawn, tokens=tokens)

@@ -2,8 +2,8 @@
 
 Row i of the head has the token at position i + 1 and the target's hidden rows at position i. So it begins with the
 second token, and its last row, whose logits are those of the first drafted token, has the last committed one. Each
-further token is drafted with the head's own hidden row of the one before. Such rows leave its cache again: what is
-accepted of them is read anew, with rows of the target.
+further token is drafted with the head's own hidden row of the one before: in a tree, of its parent. Such rows leave its
+cache again: what is accepted of them is read anew, with rows of the target.
 
 Hidden rows are there for the latest tokens alone (``models.hidden_rows``). The head reads them before they are
 overwritten, also while others draft, so that its cache has the whole text. Where it was not there in time, it begins
@@ -26,6 +26,7 @@ from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Cache, HeadModel, HiddenInput, ModelOutput
 from runtime.drafters.chain import Following, drawn_chain, one_hot_chain
 from runtime.drafters.confidence import uncalibrated
+from runtime.drafters.draft_tree import ROOT, GrowingTree, best_tree, drawn_tree, fitting_nodes
 from runtime.drafters.vocabulary import SharedVocabulary
 from runtime.errors import DraftError, LogitsError
 from runtime.models.hidden_rows import HiddenRows
@@ -103,18 +104,42 @@ class HeadReader:
         return self._target.hidden.rows(start, stop)[:, self._columns]
 
 
-class PredictionHeadDrafter:
-    """Drafts chains with the head that ``reader`` keeps up to date, for a target with ``vocab_size`` logits.
+class HeadTree(GrowingTree):
+    """A tree of the head ``model``, whose output behind the committed tokens is ``latest``."""
 
-    ``tokens``, ascending, are those that the head's logits are of; None: all. Drafts, ``drawn`` and ``calibration`` are
-    those of ``DraftModelDrafter``, but that it drafts chains alone: of a tree's limit, as long as the tree is deep.
+    def __init__(self, model: HeadModel, latest: ModelOutput) -> None:
+        super().__init__(model, latest.logits)
+        assert latest.hidden is not None
+        self._head, self._hidden = model, {ROOT: latest.hidden[-1].copy()}
+
+    def _run(self, nodes: Sequence[int], parents: Sequence[int] | None, wanted: int) -> ModelOutput:
+        """Runs every row with the hidden row of its parent, and keeps those of the last ``wanted``."""
+        tokens = [self.nodes[node].token for node in nodes]
+        given = np.stack([self._hidden[self.nodes[node].parent] for node in nodes])
+        output = self._head.forward(tokens, parents, len(nodes) - wanted, HiddenInput(given, own=True))
+        assert output.hidden is not None
+        self._hidden.update(zip(nodes[-wanted:], output.hidden.copy(), strict=True))
+        return output
+
+
+class PredictionHeadDrafter:
+    """Drafts with the head that ``reader`` keeps up to date, for a target with ``vocab_size`` logits.
+
+    ``tokens``, ascending, are those that the head's logits are of; None: all. Drafts, ``drawn``, ``branches`` and
+    ``calibration`` are those of ``DraftModelDrafter``.
     """
 
     def __init__(
-        self, reader: HeadReader, vocab_size: int, name: str = "own", drawn: bool = False, tokens: Ids | None = None
+        self,
+        reader: HeadReader,
+        vocab_size: int,
+        name: str = "own",
+        drawn: bool = False,
+        branches: int = 2,
+        tokens: Ids | None = None,
     ) -> None:
         self.name = name
-        self._reader, self._model, self._drawn = reader, reader.model, drawn
+        self._reader, self._model, self._drawn, self._branches = reader, reader.model, drawn, branches
         self._vocabulary = SharedVocabulary.of(vocab_size, reader.model.vocab_size, tokens)
         self.calibration: Callable[[float], float] = uncalibrated
         self._arena = Arena()
@@ -124,7 +149,7 @@ class PredictionHeadDrafter:
 
         DraftError if the model's logits are not finite.
         """
-        limit = replace(limit, shape="chain").within(min(limit.depth, self._model.max_rows), limit.depth)
+        limit = limit.within(fitting_nodes(self._model, limit.nodes), limit.depth)
         if limit.depth <= 0 or (found := self._reader.read(context.tokens)) is None:
             return Draft()
         held = self._model.cache.length
@@ -137,10 +162,18 @@ class PredictionHeadDrafter:
         return replace(draft, rows_read=found[1])
 
     def _draft(self, context: Context, limit: DraftLimit, first: ModelOutput) -> Draft:
-        following = self._following(first)
-        if context.sampling.temperature > 0 and self._drawn:
-            return drawn_chain(context, limit, following, self._vocabulary, self.calibration, self.name, self._arena)
-        return one_hot_chain(context, limit, following, self._vocabulary, self.calibration, self.name)
+        vocabulary, drawn = self._vocabulary, context.sampling.temperature > 0 and self._drawn
+        if limit.shape == "chain":
+            following = self._following(first)
+            if drawn:
+                return drawn_chain(context, limit, following, vocabulary, self.calibration, self.name, self._arena)
+            return one_hot_chain(context, limit, following, vocabulary, self.calibration, self.name)
+        tree = HeadTree(self._model, first)
+        if drawn:
+            return drawn_tree(
+                context, limit, tree, vocabulary, self.calibration, self.name, self._arena, self._branches
+            )
+        return best_tree(context, limit, tree, vocabulary, self.calibration, self.name)
 
     def _following(self, latest: ModelOutput) -> Following:
         """The logits after the drafted tokens of a chain; ``latest`` is the output behind none."""

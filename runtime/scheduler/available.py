@@ -48,7 +48,7 @@ def make_methods(stage: Stage, only: Kind | None = None) -> list[DecodingMethod]
         name, acceptance = level.name, judged[level.name]
         longest = math.inf if level.parallel is None else level.parallel.longest
         found.append(("chain", Chains(name, acceptance, stage.calibrations[name], longest)))
-        if level.parallel is None and not level.reads:
+        if level.parallel is None:
             found.append(("tree", Trees(name, acceptance)))
         if stage.apart(name) and not level.reads:
             found.append(("ahead", Overlaps(overlapped(name).name, name, acceptance)))

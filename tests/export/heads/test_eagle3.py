@@ -182,7 +182,7 @@ def engine(lowered_once: Any, tiny_models: TinyModels, tmp_path_factory: pytest.
 
     known = made_once(tmp_path_factory, "tiny-eagle-int4", make)
     bundle = shutil.copytree(known, tmp_path_factory.mktemp("eagle") / "bundle")
-    with Engine.open(bundle, Request(threads=1, nodes=5)) as opened_engine:
+    with Engine.open(bundle, Request(threads=1, nodes=5, shape="tree")) as opened_engine:
         yield opened_engine
 
 
@@ -193,11 +193,20 @@ def test_text_is_the_targets_and_drafts_are_of_the_draft_vocabulary(engine: Engi
         chunks = engine.generate("Once upon a time", speculation=speculation, **settings)
         return [token for chunk in chunks for token in chunk.step.tokens]
 
-    assert tokens_of(Speculation("eagle", 4)) == tokens_of(PLAIN)
+    plain = tokens_of(PLAIN)
+    assert tokens_of(Speculation("eagle", 4)) == plain
+    assert tokens_of(Speculation("eagle", 5, "tree")) == plain
     head = engine.drafters["eagle"]
     assert head.logit_tokens is not None
     assert head.cache.length > 20
     assert np.diff(head.logit_tokens).min() > 0
+
+
+def test_rules_that_need_distributions_take_its_trees(engine: Engine) -> None:
+    speculation = Speculation("eagle", 5, "tree", acceptance="recursive")
+    sampling = SamplingParams(temperature=0.9, seed=7)
+    chunks = engine.generate("Hi", max_new_tokens=20, ignore_eos=True, sampling=sampling, speculation=speculation)
+    assert max(chunk.step.num_drafted for chunk in chunks) == 4  # two chains of two
 
 
 def test_the_manifest_says_what_it_reads(engine: Engine) -> None:

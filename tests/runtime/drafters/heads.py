@@ -1,4 +1,4 @@
-"""A tiny prediction head beside its torch module, and targets whose hidden rows are made up."""
+"""A tiny prediction head beside its torch module, targets whose hidden rows are made up, and a head without weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from runtime.arrays import FloatArray
+from runtime.decoding.context import shared_prefix
+from runtime.decoding.protocols import HiddenInput, ModelOutput
 from runtime.models.exact_widths import even_widths
 from runtime.models.hidden_rows import HiddenRows
 from runtime.models.ort_model import OrtModel
+from tests.runtime.table_model import TableModel
 
 WIDTH = 64
 
@@ -82,3 +85,30 @@ def hidden_row(tokens: list[int]) -> FloatArray:
     """The hidden row at the last of ``tokens``."""
     row: FloatArray = np.random.default_rng(tokens).standard_normal(WIDTH, np.float32)
     return row
+
+
+class TableHead(TableModel):
+    """A head whose own hidden row is its row of the cache: it sees to it that every row is given its parent's."""
+
+    def forward(self, tokens, parents=None, logits_from=0, hidden: HiddenInput | None = None) -> ModelOutput:
+        past = self.cache.length
+        logits = super().forward(tokens, parents, logits_from).logits
+        rows = self.cache.arrays[0][0, 0]
+        if hidden is not None:
+            behind = range(-1, len(tokens) - 1) if parents is None else parents
+            assert hidden.own
+            assert np.array_equal(hidden.rows, rows[[past + parent for parent in behind]])
+        return ModelOutput(logits, rows[past + logits_from : past + len(tokens)].copy())
+
+
+class TableReader:
+    """Keeps the cache of a ``TableHead`` with the text, as ``HeadReader`` does."""
+
+    def __init__(self, head: TableHead) -> None:
+        self.model = head
+
+    def read(self, tokens: Any) -> tuple[ModelOutput, int]:
+        """See ``HeadReader``."""
+        kept = min(shared_prefix(self.model.cache.tokens, tokens), len(tokens) - 1)
+        self.model.cache.rollback(kept)
+        return self.model.forward(tokens[kept:], None, len(tokens) - 1 - kept), len(tokens) - 1 - kept

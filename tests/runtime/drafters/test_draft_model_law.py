@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from runtime.decoding.acceptance.block import BlockVerifier
@@ -11,8 +13,10 @@ from runtime.decoding.draft import Draft, DraftLimit, make_chain
 from runtime.decoding.protocols import Drafter, Verifier
 from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.draft_model import DraftModelDrafter
+from runtime.drafters.prediction_head import PredictionHeadDrafter
 from tests.runtime.decoding.acceptance.enumerated_step import VOCAB, step_distance
 from tests.runtime.decoding.acceptance.enumeration import EXACT
+from tests.runtime.drafters.heads import TableHead, TableReader
 from tests.runtime.table_model import TableModel
 
 PARAMS = SamplingParams(temperature=3.0)
@@ -28,6 +32,15 @@ def _drafter(drawn: bool) -> DraftModelDrafter:
 
 def _distance(patch: pytest.MonkeyPatch, drafter: Drafter, limit: DraftLimit, rule: str) -> float:
     return step_distance(patch, TableModel(VOCAB, seed=7), drafter, limit, RULES[rule], PARAMS)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "chosen"])
+def test_trees_of_heads_keep_the_targets_law(monkeypatch: pytest.MonkeyPatch, rule: str, drawn: bool) -> None:
+    reader: Any = TableReader(TableHead(VOCAB, seed=40))
+    drafter = PredictionHeadDrafter(reader, VOCAB, drawn=drawn)
+    drafter.calibration = lambda raw: raw**0.9
+    assert _distance(monkeypatch, drafter, LIMITS["tree"], rule) < EXACT
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from memory import Request
-from runtime.decoding.draft import DrawKind, chain_limit
+from runtime.decoding.draft import DraftLimit, DrawKind, chain_limit
 from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.prediction_head import HeadReader, PredictionHeadDrafter
 from runtime.engine import Engine
@@ -72,6 +72,31 @@ def test_drafts_are_those_of_the_module(head: Any, made: tuple[Any, Any]) -> Non
     assert (list(draft.tokens), draft.rows_read) == (expected_draft(made[1], text, 3), 2)
 
 
+def test_the_nodes_of_a_tree_have_the_modules_chances(head: Any, made: tuple[Any, Any]) -> None:
+    """Every node of every branch is read with the hidden row of its own parent."""
+    drafter = PredictionHeadDrafter(HeadReader(head, target_of(TEXT[:-1]), COLUMNS), 264)
+    draft = drafter.propose(context_of(TEXT, GREEDY), DraftLimit(8, 4, "tree"))
+    assert (len(draft), head.cache.tokens.tolist()) == (8, TEXT[1:])
+    assert len(set(draft.parents)) < len(draft)  # it branches
+    paths: dict[int, list[int]] = {-1: []}
+    for node, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
+        paths[node] = [*paths[parent], token]
+        assert draft.chances[node] == pytest.approx(_chance(made[1], TEXT, paths[node]), rel=1e-3)
+
+
+def _chance(module: Any, text: list[int], path: list[int]) -> float:
+    """The module's chance of the last token of ``path``."""
+    import torch
+
+    features = torch.from_numpy(np.array([[hidden_row(text[: place + 1]) for place in range(len(text) - 1)]]))
+    own = torch.zeros(1, 0, WIDTH)
+    with torch.no_grad():
+        for length in range(len(path)):
+            out = module(torch.tensor([[*text[1:], *path[:length]]]), features, own, use_cache=False)
+            own = torch.cat((own, out.hidden[:, -1:]), 1)
+    return float(out.logits[0, -1].softmax(-1)[path[-1]])
+
+
 def test_only_one_row_moves_with_a_hidden_row(head: Any) -> None:
     """The trap of PARD-2: a head that is off by one is nearly as good on some checkpoints."""
     target = target_of(TEXT)
@@ -90,6 +115,8 @@ def test_drawn_drafts_carry_their_distributions(head: Any) -> None:
     drafter = PredictionHeadDrafter(HeadReader(head, target_of(TEXT[:-1]), COLUMNS), 264, drawn=True)
     draft = drafter.propose(context_of(TEXT, SAMPLED), chain_limit(3))
     assert (draft.kind, len(draft.probs)) == (DrawKind.INDEPENDENT, 3)
+    draft = drafter.propose(context_of(TEXT, SAMPLED), DraftLimit(6, 3, "tree"))
+    assert (draft.kind, len(draft), len(draft.probs)) == (DrawKind.WITHOUT_REPLACEMENT, 6, 5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -100,7 +127,7 @@ def test_whatever_went_by_the_cache_is_that_of_the_text(head: Any, seed: int) ->
     reader = HeadReader(head, target, COLUMNS)
     drafter, text = PredictionHeadDrafter(reader, 264), [1]
     for _ in range(12):
-        kind = random.choice(["prompt", "plain", "draft", "draft", "reject", "back"])
+        kind = random.choice(["prompt", "plain", "draft", "tree", "reject", "back"])
         if kind == "prompt":
             fresh = [random.randrange(264) for _ in range(random.randrange(10))]
             for start in range(0, len(fresh), 5):
@@ -114,7 +141,9 @@ def test_whatever_went_by_the_cache_is_that_of_the_text(head: Any, seed: int) ->
             text = text[: random.randrange(len(text) - 8, len(text))]
             target.rollback(len(text) - 1)
         elif len(text) > 1:
-            tokens = list(drafter.propose(context_of(text, GREEDY, 1000), chain_limit(4)).tokens)
+            limit = DraftLimit(6, 3, "tree") if kind == "tree" else chain_limit(4)
+            draft = drafter.propose(context_of(text, GREEDY, 1000), limit)
+            tokens = list(draft.tokens[: draft.main_path])
             target.run([text[-1], *tokens])
             kept = 0 if kind == "reject" else random.randrange(len(tokens) + 1)
             target.rollback(len(text) + kept)
@@ -219,10 +248,10 @@ def test_the_head_is_accepted_as_often_as_its_agreement_says(engine: Engine) -> 
     assert abs(last.stats.accepted / last.stats.drafted - level.agreement) < 0.25
 
 
-def test_it_is_forecast_as_chains_alone(engine: Engine) -> None:
+def test_it_is_forecast_beside_the_target_alone(engine: Engine) -> None:
     list(engine.generate("Hi", max_new_tokens=4, ignore_eos=True))
     methods = [method.name for method in engine.decoding_methods()]
-    assert [name for name in methods if "own" in name] == ["own-chain"]
+    assert [name for name in methods if "own" in name] == ["own-chain", "own-tree"]
 
 
 def test_what_the_target_has_not_seen_it_cannot_draft(engine: Engine) -> None:
