@@ -7,8 +7,12 @@ formula.
 ``RoutedExperts`` has the inputs x ``[S, hidden]``, experts and weights ``[S, used]``, and the matrices of all experts:
 gate and up stacked by rows, ``[experts * 2 * mlp_size, hidden]``, and down, ``[experts * hidden, mlp_size]``. Each is
 codes, scales and zero points (none: the middle code) as ``GatherBlockQuantized`` takes them, or one float matrix. A row
-becomes the sum of ``weight * down(activation(gate x) * (up x))`` over its experts. The definition goes through all
+becomes the sum of ``weight * down(activation(gate x) * (up x))`` over its experts, with the biases ``gate_up_bias``
+``[experts, 2 * mlp_size]`` and ``down_bias`` ``[experts, hidden]`` where there are any. The definition goes through all
 experts and reads the matrices of those that some row has chosen.
+
+The activation "clamped_swiglu" (GPT-OSS) limits both of its inputs: ``g = min(gate, limit)``, and ``g * sigmoid(alpha *
+g)`` is multiplied by ``clip(up, -limit, limit) + 1``.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ import onnx_ir as ir
 
 DOMAIN = "pocketspec"
 ROUTER, EXPERTS = "Router", "RoutedExperts"
+CLAMPED = "clamped_swiglu"
 _HEADER = f'<domain: "{DOMAIN}", opset_import: ["" : 21, "com.microsoft" : 1]>'
 
 
 class ExpertInput(IntEnum):
-    """Inputs of RoutedExperts; scales and zero points may be missing."""
+    """Inputs of RoutedExperts; scales, zero points and biases may be missing."""
 
     X = 0
     EXPERTS = 1
@@ -35,6 +40,8 @@ class ExpertInput(IntEnum):
     DOWN = 6
     DOWN_SCALES = 7
     DOWN_ZEROS = 8
+    GATE_UP_BIAS = 9
+    DOWN_BIAS = 10
 
 
 def _router(node: ir.Node) -> tuple[str, str]:
@@ -74,13 +81,15 @@ def _experts(node: ir.Node) -> tuple[str, str]:
     count, hidden, width = (node.attributes[name].as_int() for name in ("experts", "K", "N"))
     bits, size = (node.attributes[name].as_int() for name in ("bits", "block_size"))
     activation = node.attributes["activation"].as_string()
-    zeros = len(node.inputs) > ExpertInput.DOWN_ZEROS
-    gate = {
-        "silu": "gated = com.microsoft.QuickGelu <alpha = 1.0> (gate)",
-        "gelu_tanh": 'gated = Gelu <approximate = "tanh"> (gate)',
-    }[activation]
+    given = [*node.inputs, *[None] * len(ExpertInput)]
+    zeros, gate_up_bias, down_bias = (
+        given[slot] is not None for slot in (ExpertInput.DOWN_ZEROS, ExpertInput.GATE_UP_BIAS, ExpertInput.DOWN_BIAS)
+    )
+    clamp: tuple[float, ...] = ()
+    if activation == CLAMPED:
+        clamp = tuple(node.attributes[name].as_float() for name in ("alpha", "limit"))
     text = f"""{_HEADER}
-{EXPERTS} (x, experts, weights, gate_up, gate_up_scales, gate_up_zeros, down, down_scales, down_zeros) => (y) {{
+{EXPERTS} ({", ".join(slot.name.lower() for slot in ExpertInput)}) => (y) {{
     zero = Constant <value_int = 0> ()
     one = Constant <value_int = 1> ()
     last = Constant <value_ints = [-1]> ()
@@ -106,13 +115,12 @@ def _experts(node: ir.Node) -> tuple[str, str]:
                     my_share = Gather <axis = 0> (share, places)
                     mine_x = Gather <axis = 0> (x, places)
                     {_matrix("gate_up", "up_down", 2 * width, hidden, bits, size, zeros)}
-                    opened = com.microsoft.FusedMatMul <transB = 1> (mine_x, up_down)
+                    {_product("mine_x", "up_down", "gate_up_bias" if gate_up_bias else None, "opened")}
                     half = Constant <value_ints = [{width}, {width}]> ()
                     gate, up = Split <axis = -1> (opened, half)
-                    {gate}
-                    inner = Mul (gated, up)
+                    {_gated(activation, *clamp)}
                     {_matrix("down", "back", hidden, width, bits, size, zeros)}
-                    closed = com.microsoft.FusedMatMul <transB = 1> (inner, back)
+                    {_product("inner", "back", "down_bias" if down_bias else None, "closed")}
                     shared = Mul (closed, my_share)
                     at = Unsqueeze (places, last)
                     more = ScatterND <reduction = "add"> (sum, at, shared)
@@ -122,7 +130,44 @@ def _experts(node: ir.Node) -> tuple[str, str]:
                 }}>
         }}> (start, numbers)
 }}"""
-    return text, f"{count}x{hidden}x{width}_{bits}_{size}_{activation}{'_z' if zeros else ''}"
+    options = f"{'_z' if zeros else ''}{'_g' if gate_up_bias else ''}{'_d' if down_bias else ''}"
+    return text, "_".join([f"{count}x{hidden}x{width}_{bits}_{size}_{activation}", *map(repr, clamp)]) + options
+
+
+def _product(x: str, matrix: str, biases: str | None, result: str) -> str:
+    """``result`` is ``x`` times a matrix of expert ``number``, with that expert's bias if there is one."""
+    product = f"com.microsoft.FusedMatMul <transB = 1> ({x}, {matrix})"
+    if biases is None:
+        return f"{result} = {product}"
+    return _joined(
+        [
+            f"{result}_alone = {product}",
+            f"{result}_bias = Gather <axis = 0> ({biases}, number)",
+            f"{result} = Add ({result}_alone, {result}_bias)",
+        ]
+    )
+
+
+def _gated(activation: str, alpha: float = 1.0, limit: float = 0.0) -> str:
+    """``inner`` is what an activation makes of ``gate`` and ``up``."""
+    if activation != CLAMPED:
+        gate = {
+            "silu": "gated = com.microsoft.QuickGelu <alpha = 1.0> (gate)",
+            "gelu_tanh": 'gated = Gelu <approximate = "tanh"> (gate)',
+        }[activation]
+        return _joined([gate, "inner = Mul (gated, up)"])
+    return _joined(
+        [
+            f"highest = Constant <value_float = {limit!r}> ()",
+            f"lowest = Constant <value_float = {-limit!r}> ()",
+            "unit = Constant <value_float = 1.0> ()",
+            "low_gate = Min (gate, highest)",
+            f"gated = com.microsoft.QuickGelu <alpha = {alpha!r}> (low_gate)",
+            "clipped = Clip (up, lowest, highest)",
+            "more_up = Add (clipped, unit)",
+            "inner = Mul (gated, more_up)",
+        ]
+    )
 
 
 def _matrix(name: str, result: str, rows: int, columns: int, bits: int, size: int, zeros: bool) -> str:

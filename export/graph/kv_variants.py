@@ -26,7 +26,7 @@ from export.graph.passes import CONTRIB
 from export.manifest import ModelShape, Role
 from export.sources.tensor_source import FloatArray
 
-_FLOAT_INPUTS = (0, 1, 2, 10)  # query, key, value, bias
+_FLOAT_INPUTS = (0, 1, 2, 10, 11)  # query, key, value, bias, sinks
 # Channels that the text left near zero get the scale of a range this far below the head's largest.
 _FLOOR = 1 / 128
 _TINY = 1e-6  # the range of a head that is zero throughout
@@ -89,8 +89,9 @@ def write_kv_graph(folder: Path, graph: str, kv_type: str, ranges: Mapping[str, 
 
 def _attend_in(dtype: ir.DataType, node: ir.Node) -> None:
     """Gives a float32 attention another float type, with casts around it."""
-    for slot in (slot for slot in _FLOAT_INPUTS if slot < len(node.inputs)):  # graphs for chains have no bias
-        value = input_of(node, slot)
+    for slot, value in enumerate(node.inputs):
+        if slot not in _FLOAT_INPUTS or value is None:  # graphs for chains have no bias
+            continue
         known = (user.outputs[0] for user, _ in value.uses() if user.op_type == "Cast")  # all layers share the bias
         cast = next((output for output in known if output.dtype == dtype), None)
         node.replace_input_with(slot, cast or _cast(value, dtype, node))

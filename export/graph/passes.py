@@ -37,7 +37,7 @@ from export.graph.lowering.linear import (
     matrix_recipe,
     name_of,
 )
-from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe
+from export.graph.recipe import MatrixRecipe, PlainRecipe, Recipe, StackOrder
 from export.graph.state_functions import CONVOLUTION
 
 CONTRIB = "com.microsoft"
@@ -237,13 +237,18 @@ class LowerExperts(InPlacePass):
         nodes = list(find_nodes(model, EXPERTS, DOMAIN))
         for node in nodes:
             storage = self.weights.storage
-            count, columns, width = self.weights.plain(input_of(node, ExpertInput.DOWN)).shape
+            order = StackOrder(*(bool(node.attributes.pop(name).as_int()) for name in ("turned", "alternating")))
+            orders = {ExpertInput.GATE_UP: order, ExpertInput.DOWN: replace(order, alternating=False)}
+            count, columns, width = order.shape(self.weights.plain(input_of(node, ExpertInput.DOWN)).shape)
             sizes = {"experts": count, "K": columns, "N": width}
             bits = storage.bits or {"fp16": 16}.get(storage.weights, 32)
             for name, number in {**sizes, "bits": bits, "block_size": storage.block_size}.items():
                 node.attributes[name] = ir.AttrInt64(name, number)
-            stored = [self._stored(model, input_of(node, slot)) for slot in (ExpertInput.GATE_UP, ExpertInput.DOWN)]
-            inputs = [*node.inputs[: ExpertInput.GATE_UP], *stored[0], *stored[1]]
+            stored = [self._stored(model, input_of(node, slot), order) for slot, order in orders.items()]
+            biases = node.inputs[ExpertInput.GATE_UP_BIAS :]
+            if biases:
+                self._reorder(input_of(node, ExpertInput.GATE_UP_BIAS), StackOrder(alternating=order.alternating))
+            inputs = [*node.inputs[: ExpertInput.GATE_UP], *stored[0], *stored[1], *biases]
             while inputs[-1] is None:
                 inputs.pop()
             node.resize_inputs(len(inputs))
@@ -251,19 +256,23 @@ class LowerExperts(InPlacePass):
                 node.replace_input_with(slot, value)
         return PassResult(model, bool(nodes))
 
-    def _stored(self, model: ir.Model, weight: ir.Value) -> list[ir.Value | None]:
+    def _reorder(self, bias: ir.Value, order: StackOrder) -> None:
+        recipe = self.weights.plain(bias)
+        self.weights.recipes[recipe.name] = replace(recipe, order=order)
+
+    def _stored(self, model: ir.Model, weight: ir.Value, order: StackOrder) -> list[ir.Value | None]:
         """Codes, scales and zero points of a matrix ``[experts, rows, columns]``, or its floats alone."""
         recipe, storage = self.weights.plain(weight), self.weights.storage
-        count, rows, columns = recipe.shape
+        count, rows, columns = order.shape(recipe.shape)
         made: Recipe
         if storage.bits is None:
             half = storage.weights == "fp16"
             shape = (count * rows, columns)
             values = [make_initializer(recipe.name, ir.DataType.FLOAT16 if half else ir.DataType.FLOAT, shape)]
-            made = replace(recipe, dtype=storage.weights)
+            made = replace(recipe, dtype=storage.weights, order=order)
         else:
-            made = matrix_recipe(recipe.name, recipe.sources, count * rows, columns, storage)
-            values = matrix_initializers(made)
+            matrix = matrix_recipe(recipe.name, recipe.sources, count * rows, columns, storage)
+            made, values = replace(matrix, order=order), matrix_initializers(matrix)
             values[0].shape = ir.Shape(in_two_axes(values[0]))
         for value in values:
             model.graph.initializers[str(value.name)] = value

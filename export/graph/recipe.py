@@ -9,14 +9,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class StackOrder:
+    """How a checkpoint stores a stack of matrices or vectors of experts, ``[experts, ...]``, other than the graph.
+
+    ``turned``: its matrices are ``[columns, rows]``. ``alternating``: rows of gate and up take turns; in the graph
+    those of gate come first.
+    """
+
+    turned: bool = False
+    alternating: bool = False
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """The graph's shape of a tensor of the checkpoint."""
+        return (*stored[:1], *stored[:0:-1]) if self.turned else stored
+
+    def to_graph(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Some experts of a checkpoint's tensor as the graph has them."""
+        rows = stored.swapaxes(1, 2) if self.turned else stored
+        return np.concatenate((rows[:, 0::2], rows[:, 1::2]), 1) if self.alternating else rows
+
+    def to_stored(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The inverse of ``to_graph``."""
+        if self.alternating:
+            rows = np.stack(np.split(rows, 2, 1), 2).reshape(rows.shape)
+        return rows.swapaxes(1, 2) if self.turned else rows
 
 
 @dataclass(frozen=True)
 class PlainRecipe:
     """Initializer ``name`` holds ``sources`` stacked by rows, plus ``offset`` (Gemma norms store weight - 1).
 
-    ``dtype`` is "fp32" or "fp16", ``transpose`` reverses the axes after stacking.
+    ``dtype`` is "fp32" or "fp16", ``transpose`` reverses the axes after stacking. ``shape`` is that before ``order``
+    is applied.
     """
 
     name: str
@@ -25,6 +54,7 @@ class PlainRecipe:
     dtype: str = "fp32"
     offset: float = 0.0
     transpose: bool = False
+    order: StackOrder = StackOrder()
 
 
 @dataclass(frozen=True)
@@ -44,6 +74,7 @@ class MatrixRecipe:
     bits: int
     block_size: int
     zero_points: str | None = None
+    order: StackOrder = StackOrder()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ import transformers
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from export.graph.expert_functions import ROUTER
+from export.graph.expert_functions import EXPERTS, ROUTER, ExpertInput
 from export.graph.functions import define_functions
 from export.graph.ir_helpers import input_of
 from export.graph.lowering.attention import (
@@ -400,13 +400,17 @@ def _finish(model: ir.Model, traced: _Traced, storage: Storage) -> LoweredGraph:
     return LoweredGraph(model, tuple(kept.values()))
 
 
+# Inputs that take matrices; biases of experts are one.
+_MATRIX_SLOTS = {(PLACEHOLDER, 1), (ROUTER, 1), (EXPERTS, ExpertInput.GATE_UP_BIAS), (EXPERTS, ExpertInput.DOWN_BIAS)}
+
+
 def _check_embedding(model: ir.Model, weights: GraphRecipes) -> None:
     """ArchitectureError if a matrix feeds anything but linear layers and the lookup of token ids."""
     for name, recipe in weights.recipes.items():
         if isinstance(recipe, PlainRecipe) and len(recipe.shape) == 2:
             for node, index in model.graph.initializers[name].uses():
                 gathers = (node.op_type, index) == ("Gather", 0) and _made_of_ids(input_of(node, 1))
-                if not gathers and (node.op_type, index) not in ((PLACEHOLDER, 1), (ROUTER, 1)):
+                if not gathers and (node.op_type, index) not in _MATRIX_SLOTS:
                     raise ArchitectureError(f"weight {name} {list(recipe.shape)} feeds {node.op_type}")
 
 

@@ -19,12 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import PocketspecError
+from export.sources import mxfp4
 from export.sources.tensor_source import FloatArray
 from export.untrusted import parse_json, read_text
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_STORED_BYTES = {**_ITEM_BYTES, "U8": 1}
 _NUMPY_TYPES: dict[str, type[np.floating[Any]]] = {"F64": np.float64, "F16": np.float16}
 _MOST_INTEGERS = 1 << 26  # as many as there may be tokens
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
@@ -62,6 +64,7 @@ class Checkpoint:
         self.config_path = folder / "config.json"
         self._entries: dict[str, _Entry] = {}
         self._stacks: dict[str, Sequence[Sequence[str]]] = {}
+        self._packed: dict[str, tuple[str, str]] = {}
         self._files: dict[Path, BinaryIO] = {}
         self._lock = threading.Lock()
         self._close = weakref.finalize(self, _close_all, self._files)
@@ -69,11 +72,13 @@ class Checkpoint:
         for path, expected in sorted(_shards(folder, chosen).items()):
             self._add(path)
             self._expected |= dict.fromkeys(expected, path)
+        self._find_packed()
 
     def names(self) -> Collection[str]:
-        """Every tensor there is; those of a stack are that one."""
-        stacked = {name for parts in self._stacks.values() for part in parts for name in part}
-        return [*(name for name in self._entries if name not in stacked), *self._stacks]
+        """Every tensor there is; those of a stack are that one, and so are the two of MXFP4."""
+        parts = {name for parts in self._stacks.values() for part in parts for name in part}
+        parts.update(name for pair in self._packed.values() for name in pair)
+        return [*(name for name in self._entries if name not in parts), *self._stacks, *self._packed]
 
     def stack(self, name: str, parts: Sequence[Sequence[str]]) -> None:
         """Makes one tensor ``name`` ``[experts, rows, columns]`` of matrices of the same shape for every expert.
@@ -97,6 +102,8 @@ class Checkpoint:
         if (parts := self._stacks.get(name)) is not None:
             shapes = [self._entry(part[0]).shape for part in parts]
             return len(parts[0]), sum(shape[0] for shape in shapes), shapes[0][1]
+        if (pair := self._packed.get(name)) is not None:
+            return mxfp4.unpacked_shape(self._entry(pair[0]).shape)
         return self._entry(name).shape
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> FloatArray:
@@ -104,18 +111,16 @@ class Checkpoint:
         if (parts := self._stacks.get(name)) is not None:
             experts = zip(*(part[first:last] for part in parts), strict=True)
             return np.stack([np.concatenate([self.read(matrix) for matrix in expert]) for expert in experts])
+        if (pair := self._packed.get(name)) is not None:
+            return mxfp4.unpack(*(self._rows(self._entry(part), first, last) for part in pair))
         entry = self._entry(name)
         if entry.dtype not in _ITEM_BYTES:
             raise CheckpointError(
                 f"tensor {name!r} in {entry.path} has type {entry.dtype}, expected one of {', '.join(_ITEM_BYTES)}; "
                 "use a checkpoint that is not quantized"
             )
-        height = entry.shape[0] if entry.shape else 1
-        rows = range(height)[first:last]
-        row_items = math.prod(entry.shape[1:])
-        row_bytes = row_items * _ITEM_BYTES[entry.dtype]
-        data = self._read_bytes(entry.path, entry.position + rows.start * row_bytes, len(rows) * row_bytes)
-        return _as_float32(data, entry.dtype).reshape((len(rows), *entry.shape[1:]) if entry.shape else ())
+        stored = self._rows(entry, first, last)
+        return _as_float32(stored.reshape(-1), entry.dtype).reshape(stored.shape[:-1] if entry.shape else ())
 
     def read_integers(self, name: str) -> npt.NDArray[np.int64]:
         """A whole tensor of integers; CheckpointError if it has none."""
@@ -146,6 +151,28 @@ class Checkpoint:
     def close(self) -> None:
         """Closes the files; reading opens them again."""
         _close_all(self._files)
+
+    def _find_packed(self) -> None:
+        """Makes one tensor of the two that are a matrix in MXFP4."""
+        for blocks, entry in list(self._entries.items()):
+            if not blocks.endswith(mxfp4.BLOCKS) or entry.dtype != "U8":
+                continue
+            name = blocks.removesuffix(mxfp4.BLOCKS)
+            scales = self._entry(f"{name}{mxfp4.SCALES}")
+            if scales.dtype != "U8" or not mxfp4.fits(entry.shape, scales.shape):
+                raise CheckpointError(
+                    f"{blocks!r} {list(entry.shape)} and its scales, {scales.dtype} {list(scales.shape)}, in"
+                    f" {self.folder} are no matrices in MXFP4; {_REMEDY}"
+                )
+            self._packed[name] = (blocks, f"{name}{mxfp4.SCALES}")
+
+    def _rows(self, entry: _Entry, first: int, last: int | None) -> npt.NDArray[np.uint8]:
+        """Rows of a tensor as they are stored, uint8 ``[rows, ..., bytes of an element]``."""
+        rows = range(entry.shape[0] if entry.shape else 1)[first:last]
+        shape = (len(rows), *entry.shape[1:], _STORED_BYTES[entry.dtype])
+        row_bytes = math.prod(shape[1:])
+        data = self._read_bytes(entry.path, entry.position + rows.start * row_bytes, len(rows) * row_bytes)
+        return data.reshape(shape)
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:
@@ -206,8 +233,8 @@ def _parse_entry(path: Path, name: str, fields: Any, start: int) -> tuple[_Entry
         begin, end = (int(n) for n in fields["data_offsets"])
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path}: the header's entry for {name!r} is malformed; {_REMEDY}") from None
-    size = math.prod(shape) * _ITEM_BYTES.get(dtype, 0)
-    if min((begin, *shape)) < 0 or end < begin or (size != end - begin and dtype in _ITEM_BYTES):
+    size = math.prod(shape) * _STORED_BYTES.get(dtype, 0)
+    if min((begin, *shape)) < 0 or end < begin or (size != end - begin and dtype in _STORED_BYTES):
         raise CheckpointError(
             f"{path}: tensor {name!r} has shape {list(shape)} of {dtype} ({size} bytes) "
             f"but {end - begin} bytes in the file; {_REMEDY}"

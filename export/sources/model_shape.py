@@ -101,10 +101,6 @@ def refuse(config: Any, shape: ModelShape) -> None:
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
         raise ArchitectureError(f"{name}: not a decoder of text alone; export its text model")
-    if getattr(config, "swiglu_limit", None) is not None:
-        raise ArchitectureError(
-            f"{name}: its attention has sinks and its experts have biases and clamped activations; no kernel has them"
-        )
     for each in {shape, shape.widest}:
         if each.head_size % 8:
             raise ArchitectureError(f"{name}: head size {each.head_size} is not a multiple of 8")

@@ -55,10 +55,8 @@ def make_streamed(
         own |= {key: f"{name}.{key}" for key in module._buffers if f"{name}.{key}" in stored}
         if isinstance(module, nn.Linear):
             module.forward = _linear(source, **own)
-        elif stacks := {
-            key: tensor for key, tensor in own.items() if len(source.shape(tensor)) == 3 and _routed(module)
-        }:
-            _read_experts(module, source, stacks)
+        elif own and _routed(module):
+            _read_experts(module, source, own)
         elif isinstance(module, nn.Embedding):
             module.register_forward_pre_hook(_gather_rows(source, own["weight"]))
         elif own:
@@ -138,7 +136,9 @@ def _read_experts(module: Any, source: TensorSource, stacks: dict[str, str]) -> 
             for key, name in stacks.items():
                 matrix = torch.from_numpy(source.read(name, expert, expert + 1))
                 module._parameters[key] = nn.Parameter(matrix, requires_grad=False)
-            out += own(module, rows, torch.where(experts == expert, 0, 1), weights)  # 1: none of the experts there are
+            users, places = torch.where(experts == expert)
+            alone = torch.zeros(len(users), 1, dtype=experts.dtype)
+            out[users] += own(module, rows[users], alone, weights[users, places][:, None])
         module._parameters.update(empty)
         return out
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from export.manifest import PocketspecError
 from export.sources.head_formats import refuse_heads
+from export.sources.mxfp4 import without_packing
 from export.sources.text_part import text_config
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -205,6 +206,7 @@ _TARGETS = (
     _known("granite-4.0-h-350m", "ibm-granite/granite-4.0-h-350m", None, "granite-4"),
     _known("granite-4.0-h-tiny", "ibm-granite/granite-4.0-h-tiny", None, "granite-4", drafters=("granite-4.0-h-350m",)),
     _known("lfm2-8b-a1b", "LiquidAI/LFM2-8B-A1B", None, "lfm2", "lfm1.0", drafters=("lfm2-350m",)),
+    _known("gpt-oss-20b", "openai/gpt-oss-20b", None, "gpt-oss"),
 )
 
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
@@ -263,7 +265,7 @@ def load_config(path: Path) -> Any:
     """The transformers configuration in ``path``, a ``config.json`` or its folder; no code from there is run.
 
     Of models that also see or hear it is that of the text part; NoTextError if they have none. HeadFormatError for
-    heads without a model.
+    heads without a model. MXFP4 is left out of it: such weights are read like those of other types.
     """
     from transformers import AutoConfig
 
@@ -273,4 +275,4 @@ def load_config(path: Path) -> Any:
     except Exception as error:  # configuration classes raise anything for values that they do not expect
         reason = " ".join(str(error).split())
         raise ConfigError(f"transformers cannot read the configuration in {path}: {reason[:300]}") from error
-    return text_config(config)
+    return without_packing(text_config(config))

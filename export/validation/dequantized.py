@@ -35,10 +35,12 @@ class WrittenWeights:
         self._source = source
         self._places: dict[str, tuple[PlainRecipe | MatrixRecipe, int]] = {}
         for recipe in recipes:
+            if not isinstance(recipe, PlainRecipe | MatrixRecipe):
+                continue
             first = 0
-            for name in recipe.sources if isinstance(recipe, PlainRecipe | MatrixRecipe) else ():
-                self._places[name] = (recipe, first)  # type: ignore[assignment]
-                shape = source.shape(name)
+            for name in recipe.sources:
+                self._places[name] = (recipe, first)
+                shape = recipe.order.shape(source.shape(name))
                 first += row_shape(shape)[0] if isinstance(recipe, MatrixRecipe) else height_of(shape)
 
     def names(self) -> Collection[str]:
@@ -59,15 +61,17 @@ class WrittenWeights:
         shape = self.shape(name)
         last = height_of(shape) if last is None else last
         if isinstance(recipe, MatrixRecipe):
+            shape = recipe.order.shape(shape)
             inner = math.prod(shape[1:-1])  # rows of each matrix of a stack
             rows = self._dequantize(recipe, start + first * inner, start + last * inner)
-            return rows.reshape(last - first, *shape[1:])
+            return recipe.order.to_stored(rows.reshape(last - first, *shape[1:]))
         if recipe.transpose:
             rows = self._rows(recipe.name, recipe.shape[0], 0, recipe.shape[0]).T[start + first : start + last]
         else:
             rows = self._rows(recipe.name, height_of(recipe.shape), start + first, start + last)
-        shape = (last - first, *shape[1:]) if shape else ()
-        return np.asarray(rows.reshape(shape) - np.float32(recipe.offset), np.float32, order="C")
+        shape = (last - first, *recipe.order.shape(shape)[1:]) if shape else ()
+        values = recipe.order.to_stored(rows.reshape(shape))
+        return np.asarray(values - np.float32(recipe.offset), np.float32, order="C")
 
     def _dequantize(self, recipe: MatrixRecipe, first: int, last: int) -> FloatArray:
         blocks = -(-recipe.columns // recipe.block_size)

@@ -142,13 +142,13 @@ class _Writer:
         for name in recipe.sources:
             importance = self._importance.get(name)
             for first, rows in _tiles(self._source, name):
-                flat = rows.reshape(-1, recipe.columns)
+                flat = recipe.order.to_graph(rows).reshape(-1, recipe.columns)
                 task = partial(_quantize, self._quantizer, recipe, name, flat, importance)
                 write = partial(self._write_tile, recipe, targets, start + first * (len(flat) // len(rows)))
                 self._pending.append((pool.submit(task), write))
                 if len(self._pending) > self._threads:
                     self._finish_tile()
-            start += row_shape(self._source.shape(name))[0]
+            start += row_shape(recipe.order.shape(self._source.shape(name)))[0]
 
     def _finish_tile(self) -> None:
         future, write = self._pending.popleft()
@@ -217,10 +217,11 @@ def _quantize(
 
 
 def _converted(recipe: PlainRecipe, name: str, rows: FloatArray) -> npt.NDArray[Any]:
-    """Rows with the recipe's offset and type."""
+    """Rows with the recipe's offset, order and type."""
     dtype = _DTYPES[recipe.dtype]
     with np.errstate(over="ignore"):
-        array = (rows + np.float32(recipe.offset) if recipe.offset else rows).astype(dtype, copy=False)
+        moved = rows + np.float32(recipe.offset) if recipe.offset else rows
+        array = recipe.order.to_graph(moved).astype(dtype, copy=False)
     if not np.isfinite(array).all():
         raise WeightsError(
             f"tensor {name!r} has values up to {np.abs(rows).max():.3g}, which {recipe.dtype} cannot hold; "
@@ -248,7 +249,7 @@ def _check_shapes(recipe: Recipe, source: TensorSource) -> None:
     """Raises WeightsError unless the recipe's tensors, stacked, have the shape that the graph expects."""
     if isinstance(recipe, MatrixRecipe):
         expected: tuple[int, ...] = (recipe.rows, recipe.columns)
-        if all(row_shape(source.shape(name)) == expected for name in recipe.sources):
+        if all(row_shape(recipe.order.shape(source.shape(name))) == expected for name in recipe.sources):
             return  # a stack of experts
     elif isinstance(recipe, PlainRecipe):
         expected = recipe.shape[::-1] if recipe.transpose else recipe.shape

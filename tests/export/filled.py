@@ -45,7 +45,7 @@ def fill(graph: LoweredGraph, state: Mapping[str, np.ndarray]) -> dict[str, np.n
         elif isinstance(recipe, PlainRecipe):
             parts = [state[name] for name in recipe.sources]
             stacked = (np.concatenate(parts) if recipe.shape else parts[0]) + np.float32(recipe.offset)
-            stacked = stacked.T if recipe.transpose else stacked
+            stacked = stacked.T if recipe.transpose else recipe.order.to_graph(stacked)
             values[recipe.name] = np.asarray(stacked, np.float16 if recipe.dtype == "fp16" else np.float32)
             if recipe.dtype == "fp16":
                 stored.update({name: state[name].astype(np.float16).astype(np.float32) for name in recipe.sources})
@@ -61,7 +61,8 @@ def fill(graph: LoweredGraph, state: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 def _quantize(recipe: MatrixRecipe, state: Mapping[str, np.ndarray], stored: dict[str, np.ndarray]) -> dict[str, Any]:
     """Plain rounding to the middle of the code's range (and, with zero points, to each block's own)."""
-    rows = np.concatenate([state[name].reshape(-1, recipe.columns) for name in recipe.sources])
+    ordered = {name: recipe.order.to_graph(state[name]) for name in recipe.sources}
+    rows = np.concatenate([array.reshape(-1, recipe.columns) for array in ordered.values()])
     assert rows.shape == (recipe.rows, recipe.columns)
     size, top = recipe.block_size, 2**recipe.bits - 1
     blocks = np.pad(rows, ((0, 0), (0, -recipe.columns % size))).reshape(recipe.rows, -1, size)
@@ -78,7 +79,7 @@ def _quantize(recipe: MatrixRecipe, state: Mapping[str, np.ndarray], stored: dic
     back, first = back[:, : recipe.columns], 0
     for name in recipe.sources:
         height = state[name].size // recipe.columns
-        stored[name] = back[first : first + height].reshape(state[name].shape)
+        stored[name] = recipe.order.to_stored(back[first : first + height].reshape(ordered[name].shape))
         first += height
     values = {recipe.codes: _pack(codes, recipe.bits), recipe.scales: scales}
     return values if recipe.zero_points is None else {**values, recipe.zero_points: _pack(zeros, recipe.bits)}

@@ -58,7 +58,8 @@ KINDS = {**FAMILIES, **{name: HYBRIDS[name] for name in STATEFUL}}
 
 
 @pytest.fixture(
-    scope="module", params=["qwen3_moe", *(pytest.param(name, marks=pytest.mark.slow) for name in STATEFUL)]
+    scope="module",
+    params=["gpt_oss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_moe", *STATEFUL))],
 )
 def family(request: pytest.FixtureRequest) -> str:
     """Whose models have experts; those with states as well take chains alone."""

@@ -190,9 +190,13 @@ class TracedAttention:
         scaling: float | None = None,
         sliding_window: int | None = None,
         softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
         **others: object,
     ) -> tuple[torch.Tensor, None]:
-        """Query ``[1, heads, S, head_size]``, key and value with kv_heads; result ``[1, S, heads, head_size]``."""
+        """Query ``[1, heads, S, head_size]``, key and value with kv_heads; result ``[1, S, heads, head_size]``.
+
+        ``s_aux`` is the attention sink of every head: the score of a key without a value.
+        """
         step, layer = self.current, module.layer_idx
         owner = _check_call(step, layer, key, value, attention_mask, others)
         assert isinstance(attention_mask, CausalMask)
@@ -202,7 +206,8 @@ class TracedAttention:
         attributes["scale"] = float(size**-0.5 if scaling is None else scaling)
         if softcap is not None:
             attributes["softcap"] = float(softcap)
-        lengths = [step.last_index(), step.total_length(), None, None, None, step.bias(attention_mask.window)]
+        sinks = [] if s_aux is None else [s_aux]
+        lengths = [step.last_index(), step.total_length(), None, None, None, step.bias(attention_mask.window), *sinks]
         shape = (1, step.rows, heads * size)
         if owner != layer:  # after its owner has added this step's rows to the cache; they are not added again
             none = step.no_rows(kv_heads * size)

@@ -11,13 +11,14 @@ import copy
 from dataclasses import dataclass
 from inspect import signature
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
-from export.graph.expert_functions import DOMAIN, EXPERTS, ROUTER
+from export.graph.expert_functions import CLAMPED, DOMAIN, EXPERTS, ROUTER
+from export.graph.recipe import StackOrder
 from export.sources.model_shape import ArchitectureError
 
 # What models add to the sum of chosen weights before they divide by it.
@@ -83,18 +84,30 @@ class LoweredRouter(nn.Module):
         return None, weights, experts
 
 
-class LoweredExperts(nn.Module):
-    """Emits ``RoutedExperts``. Parameters keep their names."""
+class Gate(NamedTuple):
+    """An activation between gate and up: its name, numbers that it has, and whether rows of gate and up take turns."""
 
-    def __init__(self, experts: Any, activation: str) -> None:
+    activation: str
+    numbers: dict[str, float]
+    alternating: bool
+
+
+class LoweredExperts(nn.Module):
+    """Emits ``RoutedExperts``. Parameters keep their names and, until ``passes.LowerExperts``, their layout."""
+
+    def __init__(self, experts: Any, gate: Gate) -> None:
         super().__init__()
         self.gate_up_proj, self.down_proj = experts.gate_up_proj, experts.down_proj
-        self.activation = activation
+        self.gate_up_proj_bias = experts.gate_up_proj_bias if experts.has_bias else None
+        self.down_proj_bias = experts.down_proj_bias if experts.has_bias else None
+        self.gate, self.order = gate, StackOrder(bool(experts.is_transposed), gate.alternating)
 
     def forward(self, x: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """What the ``chosen`` experts ``[S, used]`` make of rows ``[S, hidden]``, added up with their ``weights``."""
-        inputs = [x, chosen, weights, self.gate_up_proj, None, None, self.down_proj]
-        attributes = {"activation": self.activation}
+        biases = [] if self.gate_up_proj_bias is None else [None, None, self.gate_up_proj_bias, self.down_proj_bias]
+        inputs = [x, chosen, weights, self.gate_up_proj, None, None, self.down_proj, *biases]
+        order = {"turned": int(self.order.turned), "alternating": int(self.order.alternating)}
+        attributes = {"activation": self.gate.activation, **self.gate.numbers, **order}
         return symbolic(f"{DOMAIN}::{EXPERTS}", inputs, attributes, dtype=x.dtype, shape=x.shape, version=1)
 
 
@@ -105,7 +118,7 @@ def lower_experts(model: nn.Module) -> int:
     """
     for name, module in list(model.named_modules()):
         if _has_experts(module):
-            model.set_submodule(name, LoweredExperts(module, _activation(name, module)))
+            model.set_submodule(name, LoweredExperts(module, _find_gate(name, module)))
     return _lower_routers(model)
 
 
@@ -175,15 +188,23 @@ def _has_experts(module: Any) -> bool:
     return hasattr(module, "is_transposed") and hasattr(module, "down_proj")
 
 
-def _activation(name: str, experts: Any) -> str:
-    """The name of the activation of the gate; ArchitectureError for experts that differ from ours in anything else."""
-    if experts.is_transposed or experts.has_bias or not experts.has_gate or experts.has_post_expert_norm:
-        raise ArchitectureError(f"{name} has biases, norms, turned matrices or no gate, which is not supported")
-    rows = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)) * 3
-    gate, up = rows.chunk(2, dim=-1)
-    known = {"silu": nn.functional.silu(gate) * up, "gelu_tanh": nn.functional.gelu(gate, approximate="tanh") * up}
+def _find_gate(name: str, experts: Any) -> Gate:
+    """The activation of the gate; ArchitectureError for experts that differ from ours in anything else."""
+    if not experts.has_gate or experts.has_post_expert_norm:
+        raise ArchitectureError(f"{name} has norms or no gate, which is not supported")
+    rows = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)) * 6
+    alpha, limit = (float(getattr(experts, number, None) or 0) for number in ("alpha", "limit"))
     found = experts._apply_gate(rows)
-    for activation, wanted in known.items():
-        if torch.allclose(found, wanted, rtol=1e-5, atol=1e-6):
-            return activation
-    raise ArchitectureError(f"{name} has an activation that is not supported; silu and gelu_tanh are")
+    for alternating in (False, True):
+        gate, up = (rows[:, 0::2], rows[:, 1::2]) if alternating else rows.chunk(2, dim=-1)
+        below = gate.clamp(max=limit)
+        known = {
+            "silu": nn.functional.silu(gate) * up,
+            "gelu_tanh": nn.functional.gelu(gate, approximate="tanh") * up,
+            CLAMPED: below * (alpha * below).sigmoid() * (up.clamp(-limit, limit) + 1),
+        }
+        for activation, wanted in known.items():
+            if torch.allclose(found, wanted, rtol=1e-5, atol=1e-6):
+                numbers = {"alpha": alpha, "limit": limit} if activation == CLAMPED else {}
+                return Gate(activation, numbers, alternating)
+    raise ArchitectureError(f"{name} has an activation that is not supported; silu, gelu_tanh and GPT-OSS's are")

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.onnx.ops import symbolic
 
 APPLY = "apply_rotary_pos_emb"
+Repeat = Literal["halves", "pairs", "once"]
 _CHUNK = 4096
 
 
@@ -32,11 +33,11 @@ class RotaryMismatchError(Exception):
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """Cosines and sines, float32 ``[positions, rotary_size / 2]``; ``interleaved``: pairs are neighbours in a head."""
+    """Cosines and sines, float32 ``[positions, rotary_size / 2]``, and how the model's own code repeats them."""
 
     cos: npt.NDArray[np.float32]
     sin: npt.NDArray[np.float32]
-    interleaved: bool
+    repeat: Repeat
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,12 @@ def make_table(module: nn.Module, positions: int, args: Any, kwargs: Any) -> Rot
             ids = torch.arange(first, min(first + _CHUNK, positions))[None]
             cos, sin = module(x, ids, *args, **kwargs)
             if not first:
-                interleaved = _is_interleaved(cos, sin)
-            pick = slice(0, None, 2) if interleaved else slice(0, cos.shape[-1] // 2)
+                repeat = _find_repeat(cos, sin)
+                halves = slice(0, cos.shape[-1] // 2)
+                pick = {"halves": halves, "pairs": slice(0, None, 2), "once": slice(None)}[repeat]
             parts.append((cos[0, :, pick].clone(), sin[0, :, pick].clone()))
     cos_rows, sin_rows = (torch.cat(rows).numpy() for rows in zip(*parts, strict=True))
-    return RotaryTable(cos_rows, sin_rows, interleaved)
+    return RotaryTable(cos_rows, sin_rows, repeat)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
@@ -125,8 +127,11 @@ def find_layout(table: RotaryTable, apply: Callable[..., Any], head_size: int) -
     rows = torch.from_numpy(np.linspace(0, len(table.cos) - 1, 5).astype(np.int64))
     cos, sin = torch.from_numpy(table.cos)[rows], torch.from_numpy(table.sin)[rows]
     query, key = torch.randn(1, 3, len(rows), head_size), torch.randn(1, 2, len(rows), head_size)
-    angles = _repeat(cos, table.interleaved), _repeat(sin, table.interleaved)
-    results = [apply(x, *angles) for x in (query, key)] if _takes_one(apply) else apply(query, key, *angles)
+    angles = _repeated(cos, table.repeat), _repeated(sin, table.repeat)
+    try:
+        results = [apply(x, *angles) for x in (query, key)] if _takes_one(apply) else apply(query, key, *angles)
+    except RuntimeError as error:
+        raise RotaryMismatchError(f"{APPLY} takes other cosines ({error})") from error
     for interleaved in (False, True):
         expected = [rotate(x, cos, sin, interleaved) for x in (query, key)]
         if all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(results, expected, strict=True)):
@@ -200,15 +205,18 @@ def _rotary(x: torch.Tensor, angles: Angles, apply: Callable[..., Any]) -> torch
     return turned.reshape(1, rows, heads, size).transpose(1, 2)
 
 
-def _repeat(rows: torch.Tensor, interleaved: bool) -> torch.Tensor:
-    """A table's rows as the model's rotary module returns them, ``[1, rows, rotary_size]``."""
-    return (rows.repeat_interleave(2, -1) if interleaved else torch.cat((rows, rows), -1))[None]
+def _repeated(rows: torch.Tensor, repeat: Repeat) -> torch.Tensor:
+    """A table's rows as the model's rotary module returns them, ``[1, rows, rotary_size]`` if it repeats them."""
+    if repeat == "once":
+        return rows[None]
+    return (rows.repeat_interleave(2, -1) if repeat == "pairs" else torch.cat((rows, rows), -1))[None]
 
 
-def _is_interleaved(cos: torch.Tensor, sin: torch.Tensor) -> bool:
-    """Whether HF repeats every angle beside itself, and not as two equal halves."""
-    if all(torch.equal(*table.chunk(2, -1)) for table in (cos, sin)):
-        return False
-    if all(torch.equal(table[..., 0::2], table[..., 1::2]) for table in (cos, sin)):
-        return True
-    raise RotaryMismatchError("cosines are not repeated in halves or in pairs")
+def _find_repeat(cos: torch.Tensor, sin: torch.Tensor) -> Repeat:
+    """Whether HF gives every angle as two equal halves, beside itself, or once."""
+    if cos.shape[-1] % 2 == 0:
+        if all(torch.equal(*table.chunk(2, -1)) for table in (cos, sin)):
+            return "halves"
+        if all(torch.equal(table[..., 0::2], table[..., 1::2]) for table in (cos, sin)):
+            return "pairs"
+    return "once"

@@ -34,6 +34,7 @@ class AttentionInput(IntEnum):
     TREE_BIAS = 7
     Q_GAIN = 8
     K_GAIN = 9
+    SINKS = 10
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class CacheAttention(InPlacePass):
             AttentionInput.POSITION_IDS: _graph_input(model, "position_ids"),
             AttentionInput.TOTAL: total,
             AttentionInput.TREE_BIAS: bias.tree,
+            AttentionInput.SINKS: input_at(node, 11),
         }
         # Without present keys and values, the cache is another layer's, which has put the step's rows into it.
         shared = len(node.outputs) == 1

@@ -59,7 +59,8 @@ struct Attention {
   float softcap;  // 0: none
   int64_t window;  // 0: none
   const int64_t* positions;
-  const float* bias;  // null: none
+  const float* sinks;  // [heads]; null: none
+  const float* bias;   // null: none
   int64_t bias_row, bias_key;  // strides of bias; 0 where one value is for all
   KvRows keys, values;
   const float* queries;  // [kv_heads][rows][group][head_size], after step 1

@@ -121,6 +121,13 @@ Status check_gain(const char* label, const char* what, const ort::Tensor& tensor
                     print(head->size));
 }
 
+Status check_sinks(const char* label, const ort::Tensor& tensor, AttentionCall* call) {
+  call->sinks = static_cast<const float*>(tensor.data);
+  if (!tensor.is_present() || tensor.count() == call->heads) return nullptr;
+  return ort::error(kInvalidArgument, "%s: sinks has %lld elements, expected %lld", label, print(tensor.count()),
+                    print(call->heads));
+}
+
 }  // namespace
 
 Sight AttentionCall::look(int64_t row) const {
@@ -190,7 +197,8 @@ Status AttentionSpec::check(const char* label, const AttentionTensors& inputs, A
   POCKETSPEC_RETURN_IF_ERROR(check_rotary(label, inputs, *this, call));
   POCKETSPEC_RETURN_IF_ERROR(check_bias(label, inputs[kBias], call));
   POCKETSPEC_RETURN_IF_ERROR(check_gain(label, "q_gain", inputs[kQueryGain], &call->query));
-  return check_gain(label, "k_gain", inputs[kKeyGain], &call->key);
+  POCKETSPEC_RETURN_IF_ERROR(check_gain(label, "k_gain", inputs[kKeyGain], &call->key));
+  return check_sinks(label, inputs[kSinks], call);
 }
 
 }  // namespace pocketspec

@@ -6,7 +6,7 @@
 
 namespace pocketspec {
 
-enum AttentionInput { kQkv, kPastKey, kPastValue, kPositions, kTotal, kCos, kSin, kBias, kQueryGain, kKeyGain, kAttentionInputs };
+enum AttentionInput { kQkv, kPastKey, kPastValue, kPositions, kTotal, kCos, kSin, kBias, kQueryGain, kKeyGain, kSinks, kAttentionInputs };
 using AttentionTensors = ort::Tensor[kAttentionInputs];
 
 // One call before its rows are prepared; keys and values still point to past_key and past_value.

@@ -165,7 +165,7 @@ class CachedAttentionOf : public CachedAttention {
  public:
   static constexpr InputSpec kInputs[] = {{kFloat, kRequired}, {kType, kRequired},  {kType, kRequired},  {kInt64, kRequired},
                                           {kInt64, kRequired}, {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional},
-                                          {kFloat, kOptional}, {kFloat, kOptional}};
+                                          {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}};
   static constexpr InputSpec kOutputs[] = {{kFloat, kRequired}, {kType, kOptional}, {kType, kOptional}};
   using CachedAttention::CachedAttention;
 };

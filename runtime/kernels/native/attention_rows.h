@@ -88,6 +88,7 @@ class UnitRun {
   // Stored after the last score of the row.
   float& inverse(int64_t query) const { return scores(query)[layout_.score_stride - 1]; }
   int64_t row_of(int64_t query) const { return (unit_.first + query) / call_.group(); }
+  int64_t head_of(int64_t query) const { return unit_.kv_head * call_.group() + (unit_.first + query) % call_.group(); }
 
   void score_keys() const;
   void pack_keys(int64_t key, int64_t count, float* panel) const;
@@ -178,12 +179,17 @@ float UnitRun::weigh(int64_t query) const {
   float tops[16];
   top.store(tops);
   for (int i = 1; i < 16; ++i) tops[0] = tops[0] > tops[i] ? tops[0] : tops[i];
+  const float* sink = call_.sinks ? call_.sinks + head_of(query) : nullptr;
+  if (sink && !(tops[0] > *sink)) tops[0] = *sink;
   const Lanes less = Lanes::set(-tops[0]);
   for (int64_t i = 0; i < padded; i += 16) exponential(Lanes::load(at + i) + less).store(at + i);
   for (int64_t i = count; i < padded; ++i) at[i] = 0;
   Lanes total = Lanes::load(at);
   for (int64_t i = 16; i < padded; i += 16) total = total + Lanes::load(at + i);
-  return 1.0f / sum(total);
+  if (!sink) return 1.0f / sum(total);
+  float share[16];
+  exponential(Lanes::set(*sink) + less).store(share);
+  return 1.0f / (sum(total) + share[0]);
 }
 
 // Adds the values of keys key .. end-1, with weights from `weight` on, to the queries first .. last-1.
@@ -231,8 +237,7 @@ void UnitRun::add_scattered(int64_t row) const {
 }
 
 void UnitRun::store(int64_t query) const {
-  const int64_t size = call_.head_size, group = call_.group();
-  const int64_t head = unit_.kv_head * group + (unit_.first + query) % group;
+  const int64_t size = call_.head_size, head = head_of(query);
   const float* sums = unit_.memory + layout_.sums + query * layout_.value_stride;
   const Lanes factor = Lanes::set(inverse(query));
   float* y = call_.y + (row_of(query) * call_.heads + head) * size;

@@ -36,8 +36,9 @@ struct Call {
   PackedMatrix gate_up, down;
   int64_t gate_up_panels, down_panels;  // of one expert
   int64_t hidden, width, rows, used;
-  Activation activation;
+  Finish finish;  // what all experts have in common
   const float *x, *weights;
+  const float *gate_up_bias, *down_bias;  // [experts][2][width] and [experts][hidden]; null: none
   float* y;
   std::vector<Group> groups;
   std::vector<int64_t> row_of;    // of every use
@@ -104,7 +105,10 @@ struct Call {
     alignas(64) float gates[kTileRows * kColumns];
     const int64_t panel = group.expert * gate_up_panels + index * 2;
     Finish job = columns(index, width);
-    job.activation = activation;
+    if (gate_up_bias) {
+      job.gate_bias = gate_up_bias + group.expert * 2 * width + index * kColumns;
+      job.bias = job.gate_bias + width;
+    }
     const Rows& rows_of = group.opened.rows;
     for (int64_t first = 0; first < rows_of.count; first += rows_of.tile_rows) {
       const Tile tile = group.opened.tile(first);
@@ -119,6 +123,8 @@ struct Call {
   void close(const Group& group, int64_t index) const {
     alignas(64) float products[kTileRows * kColumns];
     Finish job = columns(index, hidden);
+    job.activation = Activation::kNone;
+    if (down_bias) job.bias = down_bias + group.expert * hidden + index * kColumns;
     const Rows& rows_of = group.closed.rows;
     for (int64_t first = 0; first < rows_of.count; first += rows_of.tile_rows) {
       const Tile tile = group.closed.tile(first);
@@ -128,8 +134,8 @@ struct Call {
     }
   }
 
-  static Finish columns(int64_t index, int64_t size) {
-    Finish job = {};
+  Finish columns(int64_t index, int64_t size) const {
+    Finish job = finish;
     const int64_t left = size - index * kColumns;
     job.stride = size;
     job.columns = static_cast<int>(left < kColumns ? left : kColumns);
@@ -159,7 +165,9 @@ class RoutedExperts {
   static constexpr const char* kName = "RoutedExperts";
   static constexpr InputSpec kInputs[] = {{kFloat, kRequired}, {kInt64, kRequired}, {kFloat, kRequired},
                                           {kUint8, kRequired}, {kAny, kRequired},   {kUint8, kOptional},
-                                          {kUint8, kRequired}, {kAny, kRequired},   {kUint8, kOptional}};
+                                          {kUint8, kRequired}, {kAny, kRequired},   {kUint8, kOptional},
+                                          {kFloat, kOptional}, {kFloat, kOptional}};
+  static constexpr size_t kInputCount = sizeof kInputs / sizeof(InputSpec);
   static constexpr InputSpec kOutputs[] = {{kFloat, kRequired}};
 
   explicit RoutedExperts(const Settings& settings) : settings_(settings) {}
@@ -172,12 +180,7 @@ class RoutedExperts {
       return ort::error(kInvalidArgument, "%s: experts %lld must be 1 to %lld", label_.text,
                         static_cast<long long>(experts_), static_cast<long long>(kMostExperts));
     }
-    char name[32] = "";
-    ort::optional_text(info, "activation", name, sizeof name);
-    if (std::strcmp(name, "silu") != 0 && std::strcmp(name, "gelu_tanh") != 0) {
-      return ort::error(kInvalidArgument, "%s: activation '%s' is unknown; allowed: silu, gelu_tanh", label_.text, name);
-    }
-    activation_ = name[0] == 's' ? Activation::kSilu : Activation::kGeluTanh;
+    POCKETSPEC_RETURN_IF_ERROR(read_activation(info));
     gate_up_.count = experts_;
     gate_up_.gated = true;
     down_ = gate_up_;
@@ -190,18 +193,46 @@ class RoutedExperts {
   Status compute(OrtKernelContext* context);
 
  private:
+  Status read_activation(const OrtKernelInfo* info);
+  Status check_bias(const char* what, const ort::Tensor& tensor, int64_t size, const float** bias) const;
   Status run(const OrtKernelContext* context, Call& call) const;
 
   const Settings settings_;
   Label label_;
   MatrixSpec gate_up_, down_;
   int64_t experts_ = 0;
-  Activation activation_ = Activation::kSilu;
+  Finish finish_ = {};
 };
 
+Status RoutedExperts::read_activation(const OrtKernelInfo* info) {
+  constexpr struct {
+    const char* name;
+    Activation activation;
+  } known[] = {{"silu", Activation::kSilu}, {"gelu_tanh", Activation::kGeluTanh}, {"clamped_swiglu", Activation::kClampedSwiglu}};
+  char name[32] = "";
+  ort::optional_text(info, "activation", name, sizeof name);
+  for (const auto& each : known) {
+    if (std::strcmp(name, each.name) == 0) finish_.activation = each.activation;
+  }
+  if (finish_.activation == Activation::kNone) {
+    return ort::error(kInvalidArgument, "%s: activation '%s' is unknown; allowed: silu, gelu_tanh, clamped_swiglu", label_.text,
+                      name);
+  }
+  if (finish_.activation != Activation::kClampedSwiglu) return nullptr;
+  POCKETSPEC_RETURN_IF_ERROR(ort::attribute(info, "alpha", &finish_.alpha));
+  return ort::attribute(info, "limit", &finish_.limit);
+}
+
+Status RoutedExperts::check_bias(const char* what, const ort::Tensor& tensor, int64_t size, const float** bias) const {
+  *bias = static_cast<const float*>(tensor.data);
+  if (!tensor.is_present() || tensor.count() == experts_ * size) return nullptr;
+  return ort::error(kInvalidArgument, "%s: %s has %lld elements, expected %lld", label_.text, what,
+                    static_cast<long long>(tensor.count()), static_cast<long long>(experts_ * size));
+}
+
 Status RoutedExperts::compute(OrtKernelContext* context) {
-  ort::Tensor inputs[9];
-  for (size_t i = 0; i < 9; ++i) POCKETSPEC_RETURN_IF_ERROR(ort::input(context, i, &inputs[i]));
+  ort::Tensor inputs[kInputCount];
+  for (size_t i = 0; i < kInputCount; ++i) POCKETSPEC_RETURN_IF_ERROR(ort::input(context, i, &inputs[i]));
   const ort::Tensor &x = inputs[0], &ids = inputs[1], &weights = inputs[2];
   Call call = {};
   call.isa = settings_.isa;
@@ -215,7 +246,9 @@ Status RoutedExperts::compute(OrtKernelContext* context) {
   call.gate_up_panels = gate_up_.panels(), call.down_panels = down_.panels();
   call.rows = x.count() / call.hidden;
   call.used = ids.rank ? ids.dims[ids.rank - 1] : 0;
-  call.activation = activation_;
+  call.finish = finish_;
+  POCKETSPEC_RETURN_IF_ERROR(check_bias("gate_up_bias", inputs[9], 2 * call.width, &call.gate_up_bias));
+  POCKETSPEC_RETURN_IF_ERROR(check_bias("down_bias", inputs[10], call.hidden, &call.down_bias));
   if (call.used < 1 || ids.count() != call.rows * call.used || weights.count() != ids.count()) {
     return ort::error(kInvalidArgument, "%s: experts and weights have %lld and %lld elements, expected some for each of %lld rows",
                       label_.text, static_cast<long long>(ids.count()), static_cast<long long>(weights.count()),

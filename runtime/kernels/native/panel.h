@@ -76,7 +76,7 @@ struct RowTarget {
   int rows;
 };
 
-enum class Activation { kNone, kSilu, kGeluTanh };
+enum class Activation { kNone, kSilu, kGeluTanh, kClampedSwiglu };
 
 // What is done with the sums of a panel, for up to 16 columns of every row of a tile.
 struct Finish {
@@ -87,6 +87,7 @@ struct Finish {
   int64_t stride;          // floats from row to row of y and residual
   int columns;             // how many of the 16 columns exist
   Activation activation;
+  float alpha, limit;  // of kClampedSwiglu
 };
 
 }  // namespace pocketspec

@@ -92,8 +92,8 @@ inline Lanes exponential(Lanes v) {
   return times_power(p, n);
 }
 
-inline Lanes activated(Lanes v, Activation activation) {
-  Lanes exponent = v * Lanes::set(-1.0f);
+inline Lanes activated(Lanes v, Activation activation, float alpha = 1.0f) {
+  Lanes exponent = v * Lanes::set(-alpha);
   if (activation == Activation::kGeluTanh) {
     const Lanes inner = fma((Lanes::set(0.044715f) * v) * v, v, v);
     exponent = (inner * Lanes::set(0.7978845608f)) * Lanes::set(-2.0f);
@@ -104,13 +104,19 @@ inline Lanes activated(Lanes v, Activation activation) {
 void finish(const float* sums, const float* gate, int rows, const Finish& job) {
   const Lanes bias = job.bias ? load_until(job.bias, 0, job.columns) : Lanes::set(0);
   const Lanes gate_bias = job.gate_bias ? load_until(job.gate_bias, 0, job.columns) : Lanes::set(0);
+  const bool clamped = job.activation == Activation::kClampedSwiglu;
   for (int row = 0; row < rows; ++row) {
     Lanes y = Lanes::load(sums + row * kColumns);
     if (job.bias) y = y + bias;
     if (gate) {
       Lanes g = Lanes::load(gate + row * kColumns);
       if (job.gate_bias) g = g + gate_bias;
-      y = activated(g, job.activation) * y;
+      if (clamped) {
+        const Lanes limit = Lanes::set(job.limit);
+        g = min(limit, g);
+        y = max(Lanes::set(-job.limit), min(limit, y)) + Lanes::set(1.0f);
+      }
+      y = activated(g, job.activation, clamped ? job.alpha : 1.0f) * y;
     }
     if (job.residual) y = y + load_until(job.residual + row * job.stride, 0, job.columns);
     store_part(y, job.y + row * job.stride, job.columns);

@@ -21,8 +21,9 @@ Ints = npt.NDArray[np.int64]
 class ReferenceAttention:
     """One attention layer.
 
-    ``cos`` and ``sin``: float32 [positions, rotary size / 2], or None; gains: [head size], or None. ``kv_type`` is the
-    type of the cache: "float32", "float16", "int8" or "int4". ``window`` and ``softcap`` 0: none.
+    ``cos`` and ``sin``: float32 [positions, rotary size / 2], or None; gains: [head size], or None; ``sinks``: [heads],
+    or None. ``kv_type`` is the type of the cache: "float32", "float16", "int8" or "int4". ``window`` and ``softcap`` 0:
+    none.
     """
 
     heads: int
@@ -38,6 +39,7 @@ class ReferenceAttention:
     query_gain: Floats | None = None
     key_gain: Floats | None = None
     epsilon: float = 0.0
+    sinks: Floats | None = None
 
     def run(
         self, qkv: Floats, positions: Ints, keys: npt.NDArray[Any], values: npt.NDArray[Any], bias: Floats | None
@@ -62,7 +64,8 @@ class ReferenceAttention:
             for head in range(self.heads):
                 own = head // (self.heads // self.kv_heads)
                 read = self.load(keys[own, seen]), self.load(values[own, seen])
-                y[row, head] = self._attend(queries[row, head], *read, row_bias[seen])
+                sink = None if self.sinks is None else self.sinks[head]
+                y[row, head] = self._attend(queries[row, head], *read, row_bias[seen], sink)
         y = mix(y) / _mixed(y) if self.kv_type == "int4" else y
         return y.reshape(rows, -1), keys, values
 
@@ -105,7 +108,7 @@ class ReferenceAttention:
         near = places > position - self.window if self.window else np.ones(len(places), np.bool_)
         return near & (bias > _HIDDEN)
 
-    def _attend(self, query: Floats, keys: Floats, values: Floats, bias: Floats) -> Floats:
+    def _attend(self, query: Floats, keys: Floats, values: Floats, bias: Floats, sink: np.float32 | None) -> Floats:
         """Steps 3 to 5 for the keys [n, head_size] that one row sees."""
         scores = np.zeros(len(keys), np.float32)
         for d in range(self.head_size):
@@ -116,7 +119,8 @@ class ReferenceAttention:
                 np.float32(1) + np.float32(-2) / (np.float32(1) + exponential(scores / cap * np.float32(2)))
             )
         scores = scores + bias
-        weights = exponential(scores - scores.max())
+        top = scores.max() if sink is None else np.maximum(scores.max(), sink)
+        weights = exponential(scores - top)
         lanes = np.zeros(16, np.float32)
         for n, weight in enumerate(weights):
             lanes[n % 16] += weight
@@ -125,7 +129,8 @@ class ReferenceAttention:
         y = np.zeros(self.head_size, np.float32)
         for weight, value in zip(weights, values, strict=True):
             y = fma(weight, value, y)
-        result: Floats = y * (np.float32(1) / lanes[0])
+        total = lanes[0] if sink is None else lanes[0] + exponential(np.array(sink - top))
+        result: Floats = y * (np.float32(1) / total)
         return result
 
 

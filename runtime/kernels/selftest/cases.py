@@ -32,12 +32,25 @@ _INPUTS = {
     "MatMulPanel": ("A", "codes", "scales", "zero_points", "bias", "gain", "residual"),
     "GatherPanel": ("ids", "codes", "scales", "zero_points"),
     "CachedAttention": (
-        *("qkv", "past_key", "past_value", "position_ids", "total", "cos", "sin", "tree_bias", "q_gain", "k_gain"),
+        *(
+            "qkv",
+            "past_key",
+            "past_value",
+            "position_ids",
+            "total",
+            "cos",
+            "sin",
+            "tree_bias",
+            "q_gain",
+            "k_gain",
+            "sinks",
+        ),
     ),
     "ShortConvolution": ("x", "weight", "bias", "past", "total"),
     "Router": ("x", "weight", "bias", "choice_bias"),
     "RoutedExperts": (
         *("x", "experts", "weights", "gate_up", "gate_up_scales", "gate_up_zeros", "down", "down_scales", "down_zeros"),
+        *("gate_up_bias", "down_bias"),
     ),
     "LinearRecurrence": ("query", "key", "value", "log_decay", "beta", "base", "updates", "replay"),
 }
@@ -171,6 +184,8 @@ def _attentions() -> Iterator[Case]:
     part = replace(plain, kv_type="int8", window=4, interleaved=True, cos=cos[:, :4].copy(), sin=sin[:, :4].copy())
     yield _attention("CachedAttention (int8, window, part of a rotary)", part)
     yield _attention("CachedAttention (int4, tree)", replace(plain, kv_type="int4"), tree=True)
+    sinks = Numbers(3).bell((4,)) * np.float32(2)
+    yield _attention("CachedAttention (window, tree, sinks)", replace(plain, window=4, sinks=sinks), tree=True)
 
 
 def _attention(name: str, attention: ReferenceAttention, *, tree: bool = False) -> Case:
@@ -214,6 +229,7 @@ def _attributes(attention: ReferenceAttention) -> dict[str, Attribute]:
 
 def _constants(attention: ReferenceAttention) -> Arrays:
     named = {"cos": attention.cos, "sin": attention.sin, "q_gain": attention.query_gain, "k_gain": attention.key_gain}
+    named["sinks"] = attention.sinks
     return {name: array for name, array in named.items() if array is not None}
 
 

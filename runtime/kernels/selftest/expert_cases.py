@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from runtime.kernels.selftest.state_cases import Arrays, StateCase
 
 _HIDDEN, _WIDTH, _EXPERTS, _USED, _ROWS = 72, 40, 5, 2, 19
 _STEPS = (1, 2, 7, 19)
+_CLAMP = {"alpha": 1.702, "limit": 1.5}
 
 
 def expert_cases() -> Iterator[StateCase]:
@@ -24,6 +26,7 @@ def expert_cases() -> Iterator[StateCase]:
     yield _router("Router, sigmoid", sigmoid, choice_bias=True)
     yield _experts(4, 32, "silu", own_zeros=False)
     yield _experts(8, 64, "gelu_tanh", own_zeros=True)
+    yield _experts(4, 64, "clamped_swiglu", own_zeros=False, biases=True)
 
 
 def _router(name: str, router: ReferenceRouter, bias: bool = False, choice_bias: bool = False) -> StateCase:
@@ -46,7 +49,7 @@ def _router(name: str, router: ReferenceRouter, bias: bool = False, choice_bias:
     return name, "Router", attributes, calls
 
 
-def _experts(bits: int, block: int, activation: str, own_zeros: bool) -> StateCase:
+def _experts(bits: int, block: int, activation: str, own_zeros: bool, biases: bool = False) -> StateCase:
     """Rows that share experts and rows that do not; one expert is used by none of the first rows."""
     numbers = Numbers(32 + bits)
     gates = [_matrices(_WIDTH, _HIDDEN, bits, block, own_zeros, (expert, expert + 50)) for expert in range(_EXPERTS)]
@@ -56,14 +59,18 @@ def _experts(bits: int, block: int, activation: str, own_zeros: bool) -> StateCa
     first = np.arange(_ROWS) * 7 // 3 % (_EXPERTS - 1)
     chosen = np.stack([first, np.where(np.arange(_ROWS) < 2, (first + 1) % 4, _EXPERTS - 1)], 1).astype(np.int64)
     weights = np.abs(numbers.bell((_ROWS, _USED)))
-    y = run_experts(x, chosen, weights, gates, downs, activation)
-    matrices = {**_stacked("gate_up", gates), **_stacked("down", [[matrix] for matrix in downs])}
+    shapes = {"gate_up_bias": (_EXPERTS, 2 * _WIDTH), "down_bias": (_EXPERTS, _HIDDEN)}
+    given: dict[str, Any] = {name: numbers.bell(shape) for name, shape in shapes.items()} if biases else {}
+    clamp: dict[str, Any] = _CLAMP if activation == "clamped_swiglu" else {}
+    y = run_experts(x, chosen, weights, gates, downs, activation, **given, **clamp)
+    matrices = {**_stacked("gate_up", gates), **_stacked("down", [[matrix] for matrix in downs]), **given}
     calls: list[tuple[Arrays, Arrays]] = [
         ({"x": x[:rows], "experts": chosen[:rows], "weights": weights[:rows], **matrices}, {"y": y[:rows]})
         for rows in _STEPS
     ]
     attributes = {"K": _HIDDEN, "N": _WIDTH, "bits": bits, "block_size": block, "experts": _EXPERTS}
-    return f"RoutedExperts (int{bits})", "RoutedExperts", {**attributes, "activation": activation}, calls
+    name = f"RoutedExperts (int{bits}{', biases' if biases else ''})"
+    return name, "RoutedExperts", {**attributes, **clamp, "activation": activation}, calls
 
 
 def _matrices(n: int, k: int, bits: int, block: int, own_zeros: bool, seeds: Sequence[int]) -> list[QuantizedMatrix]:

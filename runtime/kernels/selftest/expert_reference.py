@@ -62,6 +62,12 @@ def _in_order(values: Floats) -> Floats:
     return total
 
 
+def _clamped_swiglu(gate: Floats, up: Floats, alpha: np.float32, limit: np.float32) -> Floats:
+    gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit) + _ONE
+    result: Floats = gate / (_ONE + exponential(gate * -alpha)) * up
+    return result
+
+
 def run_experts(
     x: Floats,
     chosen: Chosen,
@@ -69,11 +75,22 @@ def run_experts(
     gates: Sequence[Sequence[QuantizedMatrix]],
     downs: Sequence[QuantizedMatrix],
     activation: str,
+    gate_up_bias: Floats | None = None,
+    down_bias: Floats | None = None,
+    alpha: float = 0.0,
+    limit: float = 0.0,
 ) -> Floats:
     """RoutedExperts for rows ``[S, hidden]``; ``gates`` has gate and up of every expert."""
     made: list[Floats] = []
-    for gate, down in zip(gates, downs, strict=True):
-        made.append(matmul_panel(matmul_panel(x, gate, activation=activation), [down]))
+    for expert, (gate, down) in enumerate(zip(gates, downs, strict=True)):
+        biases = [None if bias is None else bias[expert] for bias in (gate_up_bias, down_bias)]
+        if activation == "clamped_swiglu":
+            halves = [None, None] if biases[0] is None else np.split(biases[0], 2)
+            parts = [matmul_panel(x, [matrix], bias=bias) for matrix, bias in zip(gate, halves, strict=True)]
+            inner = _clamped_swiglu(parts[0], parts[1], np.float32(alpha), np.float32(limit))
+        else:
+            inner = matmul_panel(x, gate, bias=biases[0], activation=activation)
+        made.append(matmul_panel(inner, [down], bias=biases[1]))
     y = np.zeros_like(x)
     for row, (experts, shares) in enumerate(zip(chosen, weights, strict=True)):
         terms = [made[expert][row] * share for expert, share in zip(experts, shares, strict=True)]

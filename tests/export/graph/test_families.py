@@ -142,6 +142,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**EXPERTS, "num_hidden_layers": 2, "head_dim": 24, "norm_topk_prob": True, "mlp_only_layers": [0]},
     ),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
+    # The gate is limited well within the values of these weights.
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            **WINDOW_THEN_FULL,
+            "head_dim": 24,
+            "intermediate_size": 40,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "swiglu_limit": 1.5,
+            "rope_parameters": YARN,
+        },
+    ),
     "gemma3n": (
         "gemma3n_text",
         {

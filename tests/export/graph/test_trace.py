@@ -191,11 +191,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {**GLM, "n_routed_experts": 8, "n_group": 2},
         "groups of experts are not supported",
     ),
-    (
-        "gpt_oss",
-        {"num_local_experts": 4, "num_experts_per_tok": 2},
-        "its attention has sinks and its experts have biases",
-    ),
     ("t5", {"num_heads": 4}, "not a decoder of text alone"),
     ("llama", {"head_dim": 12}, "head size 12 is not a multiple of 8"),
     ("llama", {"hidden_size": 48, "num_attention_heads": 3}, "3 heads cannot share 2 key-value heads"),
@@ -287,7 +282,7 @@ def test_an_attention_call_as_expected_passes() -> None:
     [
         ({"mask": None}, "with a mask of its own making"),
         ({"mask": torch.zeros(1, 1, 3, 3)}, "with a mask of its own making"),
-        ({"s_aux": torch.zeros(4)}, "attends with s_aux"),
+        ({"position_bias": torch.zeros(4)}, "attends with position_bias"),
         ({"dropout": 0.1}, "dropout"),
         ({"key": torch.zeros(1, 2, 3, 16)}, "attends to other keys than it puts in its cache"),
     ],
@@ -346,7 +341,7 @@ def test_layouts_of_rotary_pairs_are_known_by_what_they_compute() -> None:
     assert find_layout(table, modeling_llama.apply_rotary_pos_emb, 16) is False
     config = transformers.CohereConfig(**SIZES)
     pairs = make_table(modeling_cohere.CohereRotaryEmbedding(config), 64, (), {})
-    assert pairs.interleaved
+    assert (table.repeat, pairs.repeat) == ("halves", "pairs")
     assert find_layout(pairs, modeling_cohere.apply_rotary_pos_emb, 16) is True
     with pytest.raises(RotaryMismatchError):
         find_layout(table, lambda q, k, cos, sin: (q, k), 16)

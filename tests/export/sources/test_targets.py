@@ -51,6 +51,7 @@ PUBLISHED = {
     "granite-4.0-h-350m": 340e6,
     "granite-4.0-h-tiny": 6_939_037_248,
     "lfm2-8b-a1b": 8_339_929_856,
+    "gpt-oss-20b": 20_910_000_000,
 }
 # Published to a digit or two, some with parts beside the text: the most that the text may be off.
 ROUGHLY_PUBLISHED = {

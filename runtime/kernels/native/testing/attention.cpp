@@ -123,6 +123,8 @@ class RandomCall {
       call_.bias_row = call_.total();
       call_.bias_key = 1;
     }
+    sinks_ = numbers(random, kind, call_.heads);
+    if (random.below(2)) call_.sinks = sinks_.data();
     for (int64_t row = 0; row < call_.rows; ++row) sights_.push_back(call_.look(row));
     call_.sights = sights_.data();
   }
@@ -144,7 +146,7 @@ class RandomCall {
  private:
   AttentionCall call_;
   std::vector<uint8_t> keys_, values_;
-  std::vector<float> queries_, bias_;
+  std::vector<float> queries_, bias_, sinks_;
   std::vector<int64_t> positions_;
   std::vector<Sight> sights_;
 };

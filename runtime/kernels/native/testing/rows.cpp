@@ -79,7 +79,9 @@ void check_finished(Comparison& comparison, Random& random, int rows, int column
                                            out.floats.data(),
                                            stride,
                                            columns,
-                                           activation};
+                                           activation,
+                                           1.702f,
+                                           2.5f};
                        isa.finish(sums.data(), gated ? gates.data() : nullptr, rows, job);
                      });
 }
@@ -99,14 +101,14 @@ std::vector<float> exponents() {
 
 void check_activations(Comparison& comparison) {
   const std::vector<float> gates = exponents(), ones(kColumns, 1.0f);
-  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh, Activation::kClampedSwiglu}) {
     for (size_t first = 0; first + kColumns <= gates.size(); first += kColumns) {
       const float* from = gates.data() + first;
       comparison.compare("finish", text("gates from %.9g, activation %d", static_cast<double>(*from),
                                         static_cast<int>(activation)),
                          Output(kColumns, 0, 0), [&](const Isa& isa, Output& out) {
                            const Finish job = {nullptr,  nullptr,  nullptr,   out.floats.data(),
-                                               kColumns, kColumns, activation};
+                                               kColumns, kColumns, activation, 1.702f, 7.0f};
                            isa.finish(ones.data(), from, 1, job);
                          });
     }
@@ -117,7 +119,7 @@ void check_finish(Comparison& comparison, Random& random) {
   for (int rows = 1; rows <= kTileRows; rows += 5) {
     for (int columns = 1; columns <= kColumns; ++columns) {
       for (const Kind kind : kKinds) {
-        for (int parts = 0; parts < 12; ++parts) check_finished(comparison, random, rows, columns, kind, parts);
+        for (int parts = 0; parts < 16; ++parts) check_finished(comparison, random, rows, columns, kind, parts);
       }
     }
   }

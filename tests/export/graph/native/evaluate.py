@@ -125,18 +125,24 @@ class RoutedExperts(OpRun):
     op_domain = "pocketspec"
 
     def _run(self, x: Array, chosen: Array, weights: Array, *stored: Any, **given: Any) -> tuple[Array]:
-        gate_up, down = [*stored[:3], None][:3], [*stored[3:], None][:3]
+        given_parts = [*stored, *[None] * 8]
+        gate_up, down, biases = given_parts[:3], given_parts[3:6], given_parts[6:8]
         width, hidden, count, y = given["N"], given["K"], given["experts"], np.zeros_like(x)
         for expert in range(count):
             mine = (
                 [part if part is None else np.split(part, count)[expert] for part in stack] for stack in (gate_up, down)
             )
             sizes = given["bits"], given["block_size"]
-            opened = x @ weights_of(*next(mine), width, hidden, *sizes, parts=2).T
+            opened_bias, closed_bias = (0 if bias is None else bias[expert] for bias in biases)
+            opened = x @ weights_of(*next(mine), width, hidden, *sizes, parts=2).T + opened_bias
             gate, up = np.split(opened, 2, -1)
-            inner = {"silu": silu, "gelu_tanh": gelu_tanh}[given["activation"]](gate) * up
+            if given["activation"] == "clamped_swiglu":
+                gate, up = np.minimum(gate, given["limit"]), np.clip(up, -given["limit"], given["limit"]) + 1
+                inner = gate / (1 + np.exp(-np.float32(given["alpha"]) * gate)) * up
+            else:
+                inner = {"silu": silu, "gelu_tanh": gelu_tanh}[given["activation"]](gate) * up
             share = np.where(chosen == expert, weights, 0).sum(-1, keepdims=True)
-            y += inner @ weights_of(*next(mine), hidden, width, *sizes).T * share
+            y += (inner @ weights_of(*next(mine), hidden, width, *sizes).T + closed_bias) * share
         return (np.float32(y),)
 
 
@@ -146,7 +152,7 @@ class CachedAttention(OpRun):
     def _run(
         self, qkv: Array, past_key: Array, past_value: Array, positions: Array, total: Array, *more: Any, **given: Any
     ) -> Any:
-        cos, sin, tree_bias, q_gain, k_gain = [*more, *[None] * 5][:5]
+        cos, sin, tree_bias, q_gain, k_gain, sinks = [*more, *[None] * 6][:6]
         heads, kv_heads, rows = given["num_heads"], given["kv_num_heads"], qkv.shape[1]
         size, past, shared = past_key.shape[3], int(total[0]) - rows, given.get("shared", 0)
         split = qkv[0].reshape(rows, heads + (0 if shared else 2 * kv_heads), size).swapaxes(0, 1)
@@ -166,8 +172,10 @@ class CachedAttention(OpRun):
         scores = np.where(_seen(positions[0], past, rows, given.get("window", 0)), scores, -np.inf)
         if tree_bias is not None:
             scores = scores + np.where(tree_bias[0] <= -1e29, -np.inf, tree_bias[0])
-        shares = np.exp(scores - scores.max(-1, keepdims=True))
-        y = shares / shares.sum(-1, keepdims=True) @ values
+        sink = np.full((heads, 1, 1), -np.inf, np.float32) if sinks is None else sinks[:, None, None]
+        top = np.maximum(scores.max(-1, keepdims=True), sink)
+        shares = np.exp(scores - top)
+        y = shares / (shares.sum(-1, keepdims=True) + np.exp(sink - top)) @ values
         y = np.float32(y.swapaxes(0, 1).reshape(1, rows, -1))
         return (y,) if shared else (y, present_key, present_value)
 
