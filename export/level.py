@@ -138,7 +138,7 @@ class _LevelExport:
             check=check,
             native=native,
             sparse_bytes=sparse_bytes(folder / GRAPH),
-            parallel=parallel_drafts(task.model.config) if job.role == "drafter" and task.head is None else None,
+            parallel=parallel_drafts(task.model.config) if job.role == "drafter" else None,
             taps=task.taps,
             reads=() if task.head is None else task.head.reads,
             draft_vocabulary=None if task.logit_tokens is None else task.logit_tokens.described,
@@ -173,7 +173,7 @@ class _LevelExport:
             self._note_tensors(source.unexpected, "belong to no part of its decoder")
         _write_texts(task, self.folder)
         self._write_logit_tokens()
-        if job.role == "drafter" and (lost := left_out(task.model.config)) is not None:
+        if job.role == "drafter" and task.head is None and (lost := left_out(task.model.config)) is not None:
             self.reporter.note(f"{job.name}: {lost}")
         if job.role == "target":
             for note in missing_files(task, self.folder, self.request.output):

@@ -357,6 +357,14 @@ class Level:
         """Whether it can draft trees: its graph takes them, and it drafts token by token."""
         return self.tree and self.parallel is None
 
+    @property
+    def first_token(self) -> int:
+        """The token of a text with which it begins: a prediction head with the second, beside hidden rows of the first.
+
+        PARD-2 begins with the first, beside zeros.
+        """
+        return 1 if self.reads and self.parallel is None else 0
+
     def chain_within(self, nodes: int) -> int:
         """The longest chain of at most ``nodes`` tokens that it drafts."""
         return nodes if self.parallel is None else min(nodes, self.parallel.longest)

@@ -17,6 +17,7 @@ from export.heads.eagle3 import eagle3_head, is_eagle3, read_drafter_config
 from export.heads.enlarged import enlarged_head
 from export.heads.head import Head, HeadError
 from export.heads.mtp import mtp_head
+from export.heads.pard2 import has_projection, pard2_head
 from export.manifest import ModelShape, Tap, Vocabulary
 from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportJob, ExportRequest, RequestError
@@ -143,7 +144,11 @@ def _check_vocabulary(model: ModelDescription, target: LevelTask | None, head: H
 
 def _head(job: ExportJob, model: ModelDescription, target: LevelTask | None) -> Head | None:
     """The prediction head that a job is, if it is one; HeadError if the target has none, or it is of another target."""
-    if target is None or not (job.is_own or (job.role == "drafter" and is_eagle3(model.config))):
+    if target is None or job.role != "drafter":
+        return None
+    if target.job.enlarge_like is None and has_projection(model.config, model.folder):
+        return pard2_head(model.config, target.model.config)
+    if not (job.is_own or is_eagle3(model.config)):
         return None
     like, small = target.job.enlarge_like, replace(target.origin, enlarge_like=None)
     if job.is_own:

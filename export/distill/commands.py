@@ -15,11 +15,13 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.distill.corpus import Corpus, Record, encode, in_turn, read_records
+from export.distill.devices import device_of
 from export.distill.eagle import EagleObjective, EagleStudent, quantized
 from export.distill.family import FAMILY, POSITIONS, VOCABULARY, from_layers
 from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, run_answers, save_lessons, write_answers
 from export.distill.measure import Answered, answer, markdown, measure
 from export.distill.parallel import ParallelObjective, mask_token
+from export.distill.pard2 import Pard2Objective, Pard2Student
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
 from export.manifest import PocketspecError
@@ -84,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     distill.add_argument(
         "--parallel", type=int, metavar="K", help="learn to draft K tokens with one forward (PARD), best from a --start"
+    )
+    distill.add_argument(
+        "--read-target", action="store_true", help="with --parallel: read hidden rows of the target as well (PARD-2)"
     )
     distill.add_argument(
         "--kind",
@@ -176,6 +181,8 @@ def _prompt(tokenizer: Any, record: Record) -> list[int]:
 def _distill(arguments: argparse.Namespace) -> None:
     lessons = join([load_lessons(path) for path in arguments.lessons])
     CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
+    if arguments.read_target and arguments.parallel is None:
+        raise PocketspecError("--read-target is for drafts in parallel; give --parallel K as well")
     if arguments.kind == "eagle":
         _distill_eagle(lessons, arguments)
         return
@@ -189,11 +196,17 @@ def _distill(arguments: argparse.Namespace) -> None:
 
 
 def _distill_parallel(model: Any, lessons: Lessons, tokenizer: Any, arguments: argparse.Namespace) -> None:
-    """Adapts ``model`` to drafting in parallel, and says so in its configuration."""
+    """Adapts ``model`` to drafting in parallel, perhaps from hidden rows of the target; its configuration says so."""
     if not LEAST_DRAFTS <= arguments.parallel <= MOST_DRAFTS:
         raise PocketspecError(f"--parallel {arguments.parallel}; write {LEAST_DRAFTS} to {MOST_DRAFTS}")
-    task = ParallelObjective(lessons, mask_token(tokenizer), arguments.parallel)
-    model.config.update({MASK_KEY: task.mask, LONGEST_KEY: task.depth})
+    task: ParallelObjective | Pard2Objective
+    mask, depth = mask_token(tokenizer), arguments.parallel
+    if arguments.read_target:
+        target = quantized(_open_model(arguments.teacher)).to(device_of(model))
+        model, task = Pard2Student(model, target, mask, depth), Pard2Objective(lessons, target, mask, depth)
+    else:
+        task = ParallelObjective(lessons, mask, depth)
+        model.config.update({MASK_KEY: mask, LONGEST_KEY: depth})
 
     def report(progress: TrainingProgress) -> None:
         _report(progress)

@@ -63,19 +63,37 @@ class MaskedRows:
         return out.logits
 
 
-def draw_rows(rng: np.random.Generator, length: int, depth: int) -> MaskedRows:
-    """The rows from which a text of ``length`` tokens teaches ``depth`` drafts; their number is always the same."""
+def draw_rows(
+    rng: np.random.Generator, length: int, depth: int, keep: float = _KEEP, least: float = _KEEP_LEAST
+) -> MaskedRows:
+    """The rows from which a text of ``length`` tokens teaches ``depth`` drafts; their number is always the same.
+
+    A block keeps the share ``keep`` of the one before, and at least ``least`` of the text.
+    """
     kept = np.arange(length)
     blocks, places = [np.zeros(length, np.int64)], [kept]
     for block in range(1, depth):
         after = kept[kept < length - 1] + 1
-        count = min(round(length * max(_KEEP**block, _KEEP_LEAST)), len(kept) - 1)
+        count = min(round(length * max(keep**block, least)), len(kept) - 1)
         if count < 1:
             break
         kept = np.sort(rng.choice(after, count, replace=False))
         blocks.append(np.full(count, block))
         places.append(kept)
     return MaskedRows(np.concatenate(blocks), np.concatenate(places))
+
+
+class RunningAgreement:
+    """How often the first choice is the teacher's, by position in a draft of ``depth`` tokens: running ``shares``."""
+
+    def __init__(self, depth: int) -> None:
+        self.shares: npt.NDArray[np.float64] = np.full(depth, np.nan)
+
+    def note(self, blocks: npt.NDArray[np.int64], right: npt.NDArray[np.float32]) -> None:
+        """Learns from rows of ``blocks``, of which the shares ``right`` were right."""
+        depth = len(self.shares)
+        found = np.bincount(blocks, right, depth) / np.maximum(np.bincount(blocks, minlength=depth), 1)
+        self.shares = np.where(np.isnan(self.shares), found, self.shares + _NEW * (found - self.shares))
 
 
 @dataclass
@@ -88,10 +106,15 @@ class ParallelObjective:
     lessons: Lessons
     mask: int
     depth: int
-    agreement: npt.NDArray[np.float64] = field(init=False)
+    running: RunningAgreement = field(init=False)
 
     def __post_init__(self) -> None:
-        self.agreement = np.full(self.depth, np.nan)
+        self.running = RunningAgreement(self.depth)
+
+    @property
+    def agreement(self) -> npt.NDArray[np.float64]:
+        """Running means, by position in the draft."""
+        return self.running.shares
 
     def loss(self, model: Any, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """Cross entropy with the teacher's distributions, over all rows that were kept."""
@@ -99,9 +122,5 @@ class ParallelObjective:
         windows = (part[:, drawn.places] for part in self.lessons.windows(rng, rows, length))
         tokens, ids, probs = tensors_for(model, *windows)
         given = functional.log_softmax(drawn.logits(model, tokens, self.mask).float(), -1)
-        self._note(drawn.blocks, (given.argmax(-1) == ids[..., 0]).float().mean(0).cpu().numpy())
+        self.running.note(drawn.blocks, (given.argmax(-1) == ids[..., 0]).float().mean(0).cpu().numpy())
         return -(given.gather(-1, ids) * probs).sum(-1).mean()
-
-    def _note(self, blocks: npt.NDArray[np.int64], right: npt.NDArray[np.float32]) -> None:
-        found = np.bincount(blocks, right, self.depth) / np.maximum(np.bincount(blocks, minlength=self.depth), 1)
-        self.agreement = np.where(np.isnan(self.agreement), found, self.agreement + _NEW * (found - self.agreement))

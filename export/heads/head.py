@@ -92,6 +92,7 @@ class Head:
     ``config`` is that of its decoder of one layer, ``reads`` the target's taps, each ``target_hidden`` wide. ``make``
     builds the module around that decoder, and ``own_name`` gives the parameter that a tensor of the checkpoint is. Its
     output matrix is the target's, or one of its own for ``tokens`` tokens. ``small``: what it is enlarged from.
+    With ``own_tokens`` it is a whole model, with embedding and output matrix of its own.
     """
 
     architecture: str
@@ -102,6 +103,7 @@ class Head:
     own_name: Callable[[str], str | None]
     tokens: int | None = None
     small: Head | None = None
+    own_tokens: bool = False
 
     @property
     def width(self) -> int:

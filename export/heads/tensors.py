@@ -15,6 +15,7 @@ from export.sources.checkpoint import Checkpoint
 from export.sources.checkpoint_mapping import load_tensors
 from export.sources.cut_head import CutHead
 from export.sources.opened import ModelOrigin, describe_model, open_checkpoint
+from export.sources.parallel_drafts import PROJECTION_FILE
 from export.sources.random_weights import RandomWeights
 from export.sources.tensor_source import FloatArray, TensorSource
 
@@ -36,7 +37,8 @@ class HeadTensors:
         found = {head.own_name(tensor): tensor for tensor in checkpoint.names()}
         shapes = parameter_shapes(head)
         self._own = {name: found[name] for name in shapes if name in found}
-        self._shared = {name: _OF_TARGET.get(name, name) for name in shapes if name in _SHARED and name not in found}
+        shared = _OF_TARGET if head.own_tokens else _SHARED
+        self._shared = {name: _OF_TARGET.get(name, name) for name in shapes if name in shared and name not in found}
         missing = [name for name in shapes if name not in self._own and name not in self._shared]
         if missing:
             count = f"lacks {len(missing)} of its {len(missing) + len(self._own)} tensors, {missing[0]!r} first"
@@ -94,8 +96,8 @@ def open_head(head: Head, origin: ModelOrigin, target: ModelOrigin, wanted: tupl
         return OpenedHead(cut, RandomWeights(cut.config, make=lambda: cut.build("eager")), known)
     config = describe_model(replace(target, enlarge_like=None)).config
     config, tensors = load_tensors(config, open_checkpoint(target, config))
-    checkpoint = open_checkpoint(origin, head.config)
-    if head.tokens is None:
+    checkpoint = open_checkpoint(origin, head.config, (PROJECTION_FILE,) if head.own_tokens else ())
+    if head.tokens is None and not head.own_tokens:
         head = replace(head, config=copy.deepcopy(head.config))
         head.config.tie_word_embeddings = config.tie_word_embeddings
     stored = head.small or head

@@ -51,13 +51,13 @@ class Checkpoint:
     """A ``TensorSource`` over the safetensors of ``folder``: one file, or shards with their index.
 
     The files are those that transformers reads: the file or index ``chosen`` (``transformers_weights`` of a
-    configuration), else ``model.safetensors``, else those in the index. Every header is read and checked against the
-    size of its file at once; tensors are read when they are needed. Reading is thread-safe.
+    configuration), else ``model.safetensors``, else those in the index; and those ``beside``. Every header is read and
+    checked against the size of its file at once; tensors are read when they are needed. Reading is thread-safe.
     """
 
     READABLE = frozenset(_ITEM_BYTES)
 
-    def __init__(self, folder: Path, chosen: str | None = None) -> None:
+    def __init__(self, folder: Path, chosen: str | None = None, beside: Sequence[str] = ()) -> None:
         if not folder.is_dir():
             raise CheckpointError(f"no checkpoint at {folder}: no such folder; give a folder or a Hugging Face id")
         self.folder = folder
@@ -69,7 +69,8 @@ class Checkpoint:
         self._lock = threading.Lock()
         self._close = weakref.finalize(self, _close_all, self._files)
         self._expected: dict[str, Path] = {}
-        for path, expected in sorted(_shards(folder, chosen).items()):
+        shards = _shards(folder, chosen) | {folder / name: [] for name in beside}
+        for path, expected in sorted(shards.items()):
             self._add(path)
             self._expected |= dict.fromkeys(expected, path)
         self._find_packed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ def _enlarge(folder: Path, like: str, positions: int | None) -> Vehicle:
     return Vehicle(tensors, config, like, positions)
 
 
-def open_checkpoint(origin: ModelOrigin, config: Any) -> Checkpoint:
-    """The files of a checkpoint, whatever tensors they have; downloaded if they must be."""
-    return _checkpoint(_fetch(origin, weights=True), config)
+def open_checkpoint(origin: ModelOrigin, config: Any, beside: Sequence[str] = ()) -> Checkpoint:
+    """The files of a checkpoint, whatever tensors they have; downloaded if they must be. See ``Checkpoint``."""
+    return _checkpoint(_fetch(origin, weights=True), config, beside)
 
 
-def _checkpoint(folder: Path, config: Any) -> Checkpoint:
-    return Checkpoint(folder, getattr(config, "transformers_weights", None))
+def _checkpoint(folder: Path, config: Any, beside: Sequence[str] = ()) -> Checkpoint:
+    return Checkpoint(folder, getattr(config, "transformers_weights", None), beside)
 
 
 def _fetch(origin: ModelOrigin, weights: bool) -> Path:

@@ -4,8 +4,8 @@ Published checkpoints have ``pard_token``, the id that stands for every token th
 of ``export.distill`` say beside it how many tokens they were trained to draft.
 
 PARD-2 checkpoints have ``pard2_target_layers`` beside it: layers of the one target whose hidden rows a projection adds
-to the embedded tokens (``warp_model.bin``). They were trained to do without as well, in target-independent use, and
-that is how they are exported: the projection is pickled, and it is left out.
+to the embedded tokens. They were trained to do without as well, in target-independent use. The projection is published
+pickled (``warp_model.bin``), which is never opened; where it lies in ``PROJECTION_FILE``, it is used (``heads.pard2``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from export.sources.config_names import read_size
 from export.sources.model_shape import ArchitectureError
 
 MASK_KEY, LONGEST_KEY = "pard_token", "pard_longest"
-_PROJECTION_KEY = "pard2_target_layers"
+LAYERS_KEY, PROJECTION_FILE = "pard2_target_layers", "warp_model.safetensors"
 # What PARD's own code drafts with checkpoints that do not say.
 _USUAL_LONGEST = 12
 # The least is what one forward without masks drafts, the most what a manifest allows.
@@ -26,9 +26,12 @@ LEAST_DRAFTS, MOST_DRAFTS = 2, 64
 
 def left_out(config: Any) -> str | None:
     """What of a checkpoint is not exported, for the user; None if it is whole."""
-    if getattr(config, _PROJECTION_KEY, None) is None:
+    if getattr(config, LAYERS_KEY, None) is None:
         return None
-    return "PARD-2, in its target-independent use: the projection of the target's hidden rows is left out"
+    return (
+        "PARD-2, in its target-independent use: the projection of the target's hidden rows is left out (it would be"
+        f" read from {PROJECTION_FILE}, for a target that is not enlarged)"
+    )
 
 
 def parallel_drafts(config: Any) -> ParallelDrafts | None:

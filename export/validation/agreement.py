@@ -37,12 +37,14 @@ _CHUNK = 32
 class AnsweredPrompt:
     """A prompt and, from token ``start`` on, the target's answer.
 
-    ``hidden`` has the target's hidden rows of all tokens but the last, if its graph gives any.
+    ``hidden`` has the target's hidden rows of all tokens but the last, if its graph gives any. For a drafter that reads
+    them, they begin with its first row, which has the token ``first``.
     """
 
     tokens: tuple[int, ...]
     start: int
     hidden: FloatArray | None = None
+    first: int = 0
 
 
 def with_agreement(bundle: Path, graph: str, levels: Sequence[Level]) -> tuple[Level, ...]:
@@ -107,11 +109,13 @@ def _texts_for(level: Level, target: Level, texts: Iterable[AnsweredPrompt]) -> 
     """``texts`` with those hidden rows alone that ``level`` reads; none if it reads tokens alone."""
     size, found = target.shape.hidden_size, []
     for text in texts:
-        hidden = None
+        hidden, first = None, 0
         if level.reads and text.hidden is not None:
             parts = [text.hidden[:, size * place :][:, :size] for place in map(target.taps.index, level.reads)]
-            hidden = np.concatenate(parts, 1)
-        found.append(replace(text, hidden=hidden))
+            hidden, first = np.concatenate(parts, 1), level.first_token
+            if not first:
+                hidden = np.concatenate([np.zeros_like(hidden[:1]), hidden])
+        found.append(replace(text, hidden=hidden, first=first))
     return found
 
 
@@ -122,10 +126,7 @@ def agreement(model: OrtModel, texts: Iterable[AnsweredPrompt]) -> float | None:
         model.cache.rollback(0)
         # Ids beyond a smaller vocabulary are padding, which no answer has.
         tokens = np.minimum(text.tokens, model.vocab_size - 1).tolist()
-        if text.hidden is None:
-            chosen = _choices(model, tokens[:-1])[text.start - 1 :]
-        else:  # a prediction head begins with the second token, and a hidden row of the first
-            chosen = _choices(model, tokens[1:-1], text.hidden)[text.start - 2 :]
+        chosen = _choices(model, tokens[text.first : -1], text.hidden)[text.start - 1 - text.first :]
         same += np.equal(chosen, text.tokens[text.start :]).tolist()
     return float(np.mean(same)) if same else None
 

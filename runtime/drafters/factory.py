@@ -37,8 +37,9 @@ def _draft_model(
 ) -> DraftModelDrafter | ParallelDrafter | PredictionHeadDrafter:
     """The drafter that runs ``level`` alone."""
     model, parallel, tokens = resources.model(level), resources.parallel(level), resources.logit_tokens(level)
-    if (reader := resources.head(level)) is not None:
-        return PredictionHeadDrafter(reader, resources.vocab_size, level, resources.drawn, tokens=tokens)
+    reader = resources.head(level)
     if parallel is not None:
-        return ParallelDrafter(model, parallel, resources.vocab_size, level, resources.drawn, tokens)
+        return ParallelDrafter(model, parallel, resources.vocab_size, level, resources.drawn, tokens, reader)
+    if reader is not None:
+        return PredictionHeadDrafter(reader, resources.vocab_size, level, resources.drawn, tokens=tokens)
     return DraftModelDrafter(model, resources.vocab_size, level, resources.drawn, tokens=tokens)

@@ -39,13 +39,16 @@ class TappedCache(Cache, Protocol):
 
 
 class HeadReader:
-    """Keeps the cache of ``model`` with the text in ``target``; of its hidden rows the head reads ``columns``."""
+    """Keeps the cache of ``model`` with the text in ``target``; of its hidden rows the head reads ``columns``.
 
-    def __init__(self, model: HeadModel, target: TappedCache, columns: npt.NDArray[np.int64]) -> None:
+    ``first`` is the token with which a text begins: the second one, or the first one (0), beside a row of zeros.
+    """
+
+    def __init__(self, model: HeadModel, target: TappedCache, columns: npt.NDArray[np.int64], first: int = 1) -> None:
         self.model = model
-        self._target, self._columns = target, columns
-        # The position of the hidden row that the first row of the cache has.
-        self._begin = 0
+        self._target, self._columns, self._first = target, columns, first
+        # The position of the hidden row that the first row of the cache has; -1 is the row of zeros.
+        self._begin = first - 1
         self.follow()
 
     def follow(self) -> None:
@@ -53,20 +56,25 @@ class HeadReader:
         if self._target.hidden is not None:
             self._target.hidden.readers.add(self)
 
-    def read(self, tokens: TokenArray) -> tuple[ModelOutput, int] | None:
+    def read(self, tokens: TokenArray, masks: Sequence[int] = ()) -> tuple[ModelOutput, int] | None:
         """Reads what the cache lacks of ``tokens``; the output for the last one, and how many rows came before it.
 
-        None if there is no hidden row to begin with: none is kept, or the text was put back from elsewhere.
+        ``masks`` are read behind it, each beside its hidden row, and have outputs as well; they leave the cache. None
+        if there is no hidden row to begin with: none is kept, or the text was put back from elsewhere.
         """
         start = self._align(tokens)
         if start is None:
             return None
         last, rows_read = len(tokens) - 2, len(tokens) - 2 - start
-        if self.model.padded(rows_read + 1) > self.model.max_rows:
+        if self.model.padded(rows_read + 1 + len(masks)) > self.model.max_rows:
             self._prefill(tokens, start, last)
             start = last
-        hidden = HiddenInput(self._rows(start, last + 1))
-        return self.model.forward(tokens[start + 1 :], None, last - start, hidden), rows_read
+        rows = self._rows(start, last + 1)
+        rows = np.concatenate([rows, *[rows[-1:]] * len(masks)])
+        fed = np.concatenate([tokens[start + 1 :], np.array(masks, np.int32)])
+        output = self.model.forward(fed, None, last - start, HiddenInput(rows))
+        self.model.cache.rollback(self.model.cache.length - len(masks))
+        return output, rows_read
 
     def read_before(self, lost: int) -> None:
         """See ``HiddenReader``: reads the whole text, if rows that it lacks would be lost."""
@@ -91,8 +99,9 @@ class HeadReader:
         kept = shared_prefix(cache.tokens, tokens[self._begin + 1 :])
         start = min(self._begin + kept, last)
         if kept == 0 or start < hidden.first or last + 1 - self._begin > room:
-            whole = last + 1 - hidden.first <= room
-            start = self._begin = hidden.first if whole else max(hidden.first, last + 1 - max(room // 2, 1))
+            oldest = hidden.first if hidden.first else self._first - 1
+            whole = last + 1 - oldest <= room
+            start = self._begin = oldest if whole else max(oldest, last + 1 - max(room // 2, 1))
         cache.rollback(start - self._begin)
         return start
 
@@ -101,7 +110,8 @@ class HeadReader:
 
     def _rows(self, start: int, stop: int) -> FloatArray:
         assert self._target.hidden is not None
-        return self._target.hidden.rows(start, stop)[:, self._columns]
+        rows = self._target.hidden.rows(max(start, 0), stop)[:, self._columns]
+        return rows if start >= 0 else np.concatenate([np.zeros_like(rows, shape=(-start, rows.shape[1])), rows])
 
 
 class HeadTree(GrowingTree):

@@ -174,7 +174,8 @@ class Speculator:
         if level not in self._heads:
             size = target.shape.hidden_size
             columns = np.concatenate([np.arange(size) + target.taps.index(tap) * size for tap in reads])
-            self._heads[level] = HeadReader(self.levels[level], self.target.cache, columns)
+            first = self._manifest.level(level).first_token
+            self._heads[level] = HeadReader(self.levels[level], self.target.cache, columns, first)
         return self._heads[level]
 
     def _open_heads(self, drafter: str) -> None:

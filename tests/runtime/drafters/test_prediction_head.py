@@ -13,6 +13,7 @@ import pytest
 
 from memory import Request
 from runtime.decoding.draft import DraftLimit, DrawKind, chain_limit
+from runtime.decoding.protocols import HiddenInput
 from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.prediction_head import HeadReader, PredictionHeadDrafter
 from runtime.engine import Engine
@@ -109,6 +110,20 @@ def test_only_one_row_moves_with_a_hidden_row(head: Any) -> None:
     reader.read(np.array([*TEXT, 1], np.int32))
     moved = [np.abs(old - new).max((0, 1, 3)) > 0 for old, new in zip(before, head.cache.arrays, strict=True)]
     assert [np.flatnonzero(rows[: len(TEXT)]).tolist() for rows in moved] == [[4], [4]]
+
+
+def test_a_text_may_begin_with_its_first_token_beside_zeros(head: Any) -> None:
+    """As PARD-2 reads it, with masks behind, each beside the row of the last token."""
+    reader = HeadReader(head, target_of(TEXT[:-1]), COLUMNS, first=0)
+    rows = np.array([np.zeros(WIDTH), *(hidden_row(TEXT[:place]) for place in range(1, len(TEXT)))], np.float32)
+    output, rows_read = reader.read(np.array(TEXT, np.int32), [3, 3]) or (None, 0)
+    assert (rows_read, head.cache.tokens.tolist()) == (8, TEXT)
+    assert output is not None
+    found = output.logits.copy()
+    head.cache.rollback(0)
+    head.prefill(TEXT[:-1], HiddenInput(rows[:-1]))
+    expected = head.forward([TEXT[-1], 3, 3], None, 0, HiddenInput(rows[[-1, -1, -1]])).logits
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_drawn_drafts_carry_their_distributions(head: Any) -> None:
