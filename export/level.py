@@ -19,10 +19,12 @@ from export.graph.native.build import pack_native, write_native
 from export.graph.recipe import LoweredGraph
 from export.graph.sparse_tables import sparse_bytes
 from export.graph.trace import lower
+from export.heads.head import Head
 from export.heads.tensors import open_head
 from export.manifest import (
     DRAFT_VOCABULARY_NAME,
     PACKED_FILE_NAME,
+    DraftHeads,
     DraftVocabulary,
     Level,
     LogitCheck,
@@ -142,6 +144,7 @@ class _LevelExport:
             taps=task.taps,
             reads=() if task.head is None else task.head.reads,
             draft_vocabulary=None if task.logit_tokens is None else task.logit_tokens.described,
+            heads=_draft_heads(task.head),
         )
         level = self._measure_effects(level, passage)
         seconds = lowered_at - started, written_at - lowered_at, checked_at - written_at, time.monotonic() - checked_at
@@ -250,6 +253,13 @@ class _LevelExport:
         finally:
             if self.request.kernels != "native":
                 (self.folder / PACKED_FILE_NAME).unlink(missing_ok=True)
+
+
+def _draft_heads(head: Head | None) -> DraftHeads | None:
+    """What a manifest says of a stack of heads; None for other levels."""
+    if head is None or head.stack is None:
+        return None
+    return DraftHeads(head.stack, head.own_width, head.together)
 
 
 def _without_tokenizer(task: LevelTask, output: Path) -> str:

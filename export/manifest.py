@@ -6,6 +6,7 @@ It is ``pocketspec.json`` at the root of the bundle. Every package reads it, so 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,10 +31,12 @@ from export.untrusted import (
 # 2: levels have a native form; 3: effects of KV types, agreement with the target, sparse bytes; 4: measurements left
 # out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that
 # share KV caches, heads of two sizes, tables for every layer; 8: drafters that read hidden rows of the target, that
-# have logits of a part of the vocabulary, or are part of the target; layers with experts
-SCHEMA = 8
+# have logits of a part of the vocabulary, or are part of the target; layers with experts; 9: drafters with a head for
+# each token of a draft
+SCHEMA = 9
 # Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
 _SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL, _SCHEMA_UNEVEN = 4, 5, 6, 7
+_SCHEMA_WITH_TAPS = 8
 FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files when it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
@@ -52,6 +55,7 @@ TEXT_FILES = (
     "chat_template.json",
 )
 
+MOST_HEADS = 64  # as many tokens as a draft in parallel may have
 Role = Literal["target", "intermediate", "drafter"]
 WeightType = Literal["int4", "int8", "fp16", "fp32"]
 KvType = Annotated[str, OneOf("fp32", "fp16", "int8", "int4")]
@@ -156,7 +160,7 @@ class ModelShape:
     (None: there is none).
     """
 
-    layers: Annotated[int, Within(1, 10_000)]
+    layers: Annotated[int, Within(0, 10_000)]
     hidden_size: Annotated[int, Within(1, 1 << 20)]
     mlp_size: Annotated[int, Within(1, 1 << 24)]
     heads: Annotated[int, Within(1, 1 << 16)]
@@ -287,6 +291,17 @@ class ParallelDrafts:
 
 
 @dataclass(frozen=True)
+class DraftHeads:
+    """Of a drafter with a head of its own for each token of a draft: ``count`` heads, and hidden rows of its own of
+    ``own_hidden`` numbers. ``together``: one forward computes the whole draft, since no head reads drafted tokens.
+    """
+
+    count: Annotated[int, Within(1, MOST_HEADS)]
+    own_hidden: Annotated[int, Within(1, 1 << 26)]
+    together: bool
+
+
+@dataclass(frozen=True)
 class DraftVocabulary:
     """Of a drafter whose head was cut to a part of the vocabulary: its logits are of ``tokens`` tokens.
 
@@ -321,7 +336,8 @@ class Level:
     of the target, where its graph gives its hidden rows as outputs. ``reads``: of a drafter, the taps whose rows it
     reads, side by side; none if it reads tokens alone. ``draft_vocabulary``: None if its logits are of the whole
     vocabulary. ``self_draft``: None if it has weights of its own; otherwise ``graphs`` and ``weight_bytes`` are empty
-    and 0, and ``native.data_bytes`` are the bytes that it reads of the target's.
+    and 0, and ``native.data_bytes`` are the bytes that it reads of the target's. ``heads``: None if one head, or a
+    model, drafts all tokens.
     """
 
     name: str
@@ -346,6 +362,7 @@ class Level:
     reads: tuple[Tap, ...] = ()
     draft_vocabulary: DraftVocabulary | None = None
     self_draft: SelfDraft | None = None
+    heads: DraftHeads | None = None
 
     @property
     def logits_width(self) -> int:
@@ -365,9 +382,26 @@ class Level:
         """
         return 1 if self.reads and self.parallel is None else 0
 
+    @property
+    def drafts_in_parallel(self) -> bool:
+        """Whether one forward computes a whole draft."""
+        return self.parallel is not None or (self.heads is not None and self.heads.together)
+
+    @property
+    def own_hidden(self) -> int:
+        """Numbers of a hidden row of its own, if it reads those of the target."""
+        return self.shape.hidden_size if self.heads is None else self.heads.own_hidden
+
+    @property
+    def longest(self) -> float:
+        """The most tokens of a chain that it drafts."""
+        if self.heads is not None:
+            return self.heads.count
+        return math.inf if self.parallel is None else self.parallel.longest
+
     def chain_within(self, nodes: int) -> int:
         """The longest chain of at most ``nodes`` tokens that it drafts."""
-        return nodes if self.parallel is None else min(nodes, self.parallel.longest)
+        return int(min(nodes, self.longest))
 
 
 @dataclass(frozen=True)
@@ -411,17 +445,24 @@ def parallel_levels(manifest: Manifest) -> dict[str, ParallelDrafts]:
     return {level.name: level.parallel for level in manifest.levels if level.parallel is not None}
 
 
+def levels_in_parallel(manifest: Manifest) -> frozenset[str]:
+    """The levels of which one forward computes a whole draft."""
+    return frozenset(level.name for level in manifest.levels if level.drafts_in_parallel)
+
+
 def dump_manifest(manifest: Manifest) -> str:
     """The manifest as JSON text, ending in a line break."""
     data = asdict(manifest)
     for level in data["levels"]:
         level["shape"] = {name: value for name, value in level["shape"].items() if value is not None}
-        for name in ("parallel", "taps", "reads", "draft_vocabulary", "self_draft"):
+        for name in ("parallel", "taps", "reads", "draft_vocabulary", "self_draft", "heads"):
             if not level[name]:
                 del level[name]
     shapes = [level.shape for level in manifest.levels]
-    if any(_needs_newest(level) for level in manifest.levels):
+    if any(level.heads is not None for level in manifest.levels):
         data["schema"] = SCHEMA
+    elif any(_needs_taps(level) for level in manifest.levels):
+        data["schema"] = _SCHEMA_WITH_TAPS
     elif any(shape.shares_caches or shape.wide is not None or shape.layer_table is not None for shape in shapes):
         data["schema"] = _SCHEMA_UNEVEN
     elif any(level.parallel is not None for level in manifest.levels):
@@ -431,8 +472,8 @@ def dump_manifest(manifest: Manifest) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def _needs_newest(level: Level) -> bool:
-    """Whether no reader of an earlier schema knows what a level has."""
+def _needs_taps(level: Level) -> bool:
+    """Whether no reader of a schema before 8 knows what a level has."""
     return bool(level.taps or level.reads or level.draft_vocabulary or level.shape.experts or level.self_draft)
 
 
@@ -513,6 +554,8 @@ def _tap_faults(level: Level, manifest: Manifest) -> Iterator[str]:
         yield f"{level.name} has taps {list(level.taps)} in {level.shape.layers} layers"
     if lacking := set(level.reads) - set(target.taps):
         yield f"{level.name} reads the target after layer {min(lacking)}, where it has no tap"
+    if (level.heads is not None and not level.reads) or (level.shape.layers == 0 and level.heads is None):
+        yield f"{level.name} has neither layers nor heads that read the target"
 
 
 def _is_no_part(level: Level, manifest: Manifest) -> bool:

@@ -18,6 +18,7 @@ from export.heads.enlarged import enlarged_head
 from export.heads.head import Head, HeadError
 from export.heads.mtp import mtp_head
 from export.heads.pard2 import has_projection, pard2_head
+from export.heads.stack_formats import StackConfig, head_stack
 from export.manifest import ModelShape, Tap, Vocabulary
 from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportJob, ExportRequest, RequestError
@@ -83,6 +84,8 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
             model = _described(model, head)
         _check_vocabulary(model, target, head)
         shape = _shape(model, request, target)
+        if head is not None and not head.has_layers:
+            shape = replace(shape, layers=0)
         refuse(model.config, shape)  # before gigabytes are downloaded
         if target is None and request.int4_drafter and (shape.has_states or shape.experts):
             what = "states, which a drafter cannot share" if shape.has_states else "experts, which are read whole"
@@ -146,11 +149,17 @@ def _head(job: ExportJob, model: ModelDescription, target: LevelTask | None) -> 
     """The prediction head that a job is, if it is one; HeadError if the target has none, or it is of another target."""
     if target is None or job.role != "drafter":
         return None
-    if target.job.enlarge_like is None and has_projection(model.config, model.folder):
+    like, small = target.job.enlarge_like, replace(target.origin, enlarge_like=None)
+    if isinstance(model.config, StackConfig):
+        if like is not None:
+            raise HeadError(
+                f"{job.name}: stacks of heads are not enlarged with their target; drop --enlarge-like or it"
+            )
+        return head_stack(model.config, target.model.config)
+    if like is None and has_projection(model.config, model.folder):
         return pard2_head(model.config, target.model.config)
     if not (job.is_own or is_eagle3(model.config)):
         return None
-    like, small = target.job.enlarge_like, replace(target.origin, enlarge_like=None)
     if job.is_own:
         if like is not None:
             raise HeadError(

@@ -128,7 +128,7 @@ def _logits_rows(level: Level, tree: bool, rows: int, chain: int) -> int:
     """
     if level.role != "drafter" or tree:
         return rows
-    return 1 if level.parallel is None else chain
+    return chain if level.drafts_in_parallel else 1
 
 
 def _level_plan(level: Level, inputs: PlanInputs, sizes: LevelSizes) -> LevelPlan:

@@ -20,5 +20,5 @@ def hidden_bytes(level: Level, width: int, kept: int, rows: int, draft_rows: int
     ``kept``: see above; ``rows``: most rows of a forward; ``draft_rows``: most rows of one with logits. A drafter has
     rows of its own beside, given and taken.
     """
-    own = 2 * draft_rows * level.shape.hidden_size if level.reads else 0
+    own = 2 * draft_rows * level.own_hidden if level.reads else 0
     return 4 * ((kept + rows) * width + own)

@@ -129,9 +129,9 @@ class Predictor:
         level = self.inputs.levels[name]
         agreement, costs = self._agreement(level, choices) if agreement is None else agreement, _Costs(self, choices)
         for shape, nodes in draft_sizes(choices.shape, choices.nodes):
-            if (shape == "tree" and not level.drafts_trees) or nodes > level.chain_within(nodes):
-                continue
             depth = draft_depth(shape, nodes)
+            if (shape == "tree" and not level.drafts_trees) or depth > level.longest:
+                continue
             if shape == "chain":
                 estimate = chain_step(costs, name, [agreement] * depth)
             else:
@@ -231,7 +231,7 @@ class _Costs:
 
     def drafts_in_parallel(self, level: str) -> bool:
         """See ``StepCosts``."""
-        return self.predictor.inputs.levels[level].parallel is not None
+        return self.predictor.inputs.levels[level].drafts_in_parallel
 
 
 def _mean_tokens(brought: Sequence[float]) -> float:

@@ -144,7 +144,8 @@ def lowered_once(operators_read_once: None, tmp_path_factory: pytest.TempPathFac
     known: dict[Any, LoweredGraph] = {}
 
     def cached(config: Any, options: GraphOptions, taps: Sequence[int] = (), head: Any = None) -> LoweredGraph:
-        key = (config.to_json_string(), options, tuple(taps), head and head.architecture)
+        described = head and (head.architecture, head.outputs, head.own_hidden)
+        key = (config.to_json_string(), options, tuple(taps), described)
         if key not in known:
             name = hashlib.sha256(repr(key).encode()).hexdigest()
             made = made_once(

@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -52,6 +52,7 @@ from export.graph.recipe import ConstantRecipe, LoweredGraph, PlainRecipe, Recip
 from export.graph.taps import tap_name, tapped
 from export.graph.torch_exporter import quick_export
 from export.heads.head import Head, PredictionHead
+from export.heads.stack import HeadStack
 from export.manifest import ModelShape, Tap, WeightType
 from export.sources.kv_layers import kv_layers
 from export.sources.layer_states import StatefulLayers, layer_states
@@ -91,15 +92,17 @@ def lower(
     ArchitectureError with the reason where the graph would be wrong or cannot be built.
     """
     config = copy.deepcopy(config)
-    shape = shape_of(config, options.positions)
+    shape, caches = shape_of(config, options.positions), kv_layers(config)
     refuse(config, shape)
+    if head is not None and not head.has_layers:
+        shape, caches = replace(shape, layers=0), {}
     if getattr(config, "quantization_config", None) is not None:
         raise ArchitectureError(f"{config.model_type}: quantized already; start from the unquantized one")
     attention = TracedAttention()
     try:
         with _quiet(), attention_registered(attention):
             model, mode = build_model(config, head, options.logits_width)
-            inputs = _GraphInputs(shape, kv_layers(config), layer_states(config), tuple(taps), head)
+            inputs = _GraphInputs(shape, caches, layer_states(config), tuple(taps), head)
             traced, program = _trace(model, mode, attention, inputs)
         return _finish(program.model, traced, options.storage)
     except ArchitectureError as error:
@@ -149,7 +152,9 @@ class _Traced(nn.Module):
         check_layers(step)
         present = [tensor for layer in past for tensor in step.present[layer]]
         found = [hidden[tap] for tap in inputs.taps]
-        own = [] if inputs.head is None else [step.wanted_rows(output.hidden)]
+        own = (
+            [] if inputs.head is None else [output.hidden if self.model.cuts_rows else step.wanted_rows(output.hidden)]
+        )
         return output.logits, *present, *check_states(cache.states, inputs.shape.layers), *found, *own
 
 
@@ -164,6 +169,10 @@ def _trace(model: Any, mode: FakeTensorMode, attention: TracedAttention, inputs:
     _lower_linears(model, attention)
     if isinstance(model, PredictionHead):
         model.join = lambda *parts: attention.current.joined(*parts)
+    if isinstance(model, HeadStack):
+        model.wanted = lambda rows: attention.current.wanted_rows(rows)
+        model.between = lambda rows, *places: attention.current.rows_between(rows, *places)
+        model.gathered = lambda parts: attention.current.joined(*parts)
     rotary = find_rotary(model)
     with (
         attention_lowered(namespaces, shape.positions),
@@ -224,13 +233,15 @@ def _lower_linears(model: Any, attention: TracedAttention) -> None:
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear:
             lowered = LoweredLinear(module)
-            if module is head:
+            if module is head and not getattr(model, "cuts_rows", False):
                 lowered.register_forward_pre_hook(lambda _, inputs: (attention.current.wanted_rows(inputs[0]),))
             model.set_submodule(name, lowered)
     known = {module.weight for module in model.modules() if isinstance(module, LoweredLinear) or _is_causal(module)}
     known |= _layer_tables(model) | expert_parameters(model)
+    if (embedding := model.get_input_embeddings()) is not None:
+        known.add(embedding.weight)
     for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and parameter not in known and parameter is not model.get_input_embeddings().weight:
+        if parameter.ndim > 1 and parameter not in known:
             raise ArchitectureError(_no_place_for(model, name, parameter))
 
 
@@ -253,6 +264,7 @@ def _no_place_for(model: Any, name: str, parameter: nn.Parameter) -> str:
     return f"{name} {shape} is a weight of a {type(owner).__name__}; only linear layers and the embedding can have one"
 
 
+_WANTED = "wanted_rows"
 # Sizes of the traced example. Dynamic ones differ, so that torch equates none of them.
 _ROWS, _TOTAL, _CAPACITY, _SLOTS, _HELD = 4, 11, 64, 23, 37
 _PAST, _PRESENT = "past_key_values", "present"
@@ -320,7 +332,7 @@ class _GraphInputs:
         example["logits_from"] = torch.zeros(1, dtype=torch.int64)
         if self.head is not None:
             example["features"] = torch.zeros(1, _ROWS - 1, self.head.width)
-            example["own_hidden"] = torch.zeros(1, _ROWS - 2, self.shape.hidden_size)
+            example["own_hidden"] = torch.zeros(1, _ROWS - 2, self.head.own_width)
         for layer, (heads, size) in self.caches.items():
             example |= {name: torch.zeros(1, heads, _CAPACITY, size) for name in self.pair(_PAST, layer)}
         return example | self._states()
@@ -415,10 +427,10 @@ def _check_embedding(model: ir.Model, weights: GraphRecipes) -> None:
 
 
 def _made_of_ids(value: ir.Value) -> bool:
-    """Whether a value is computed from ``input_ids`` and constants alone."""
+    """Whether a value is computed from ``input_ids``, perhaps the wanted ones, and constants alone."""
     node = value.producer()
     if node is None:
-        return value.name == "input_ids" or value.const_value is not None
+        return value.name in ("input_ids", "logits_from") or value.const_value is not None
     return all(_made_of_ids(given) for given in node.inputs if given is not None)
 
 
@@ -435,20 +447,38 @@ def _sources(model: Any) -> dict[str, str]:
     stored = model.state_dict().keys()
     names = dict(model.named_parameters(remove_duplicate=False))
     names |= {name: buffer for name, buffer in model.named_buffers() if name in stored}
-    embedding = model.get_input_embeddings().weight
-    first = next(name for name, parameter in names.items() if parameter is embedding)
+    embedding = getattr(model.get_input_embeddings(), "weight", None)
+    first = next((name for name, parameter in names.items() if parameter is embedding), "")
     return {name: first if parameter is embedding else name for name, parameter in names.items()}
 
 
 def _name_rows(model: ir.Model) -> None:
-    """Renames the rows between the cut by ``logits_from`` and the logits: the trace took them for all S rows."""
-    pending = [value for value in model.graph.inputs if value.name == "logits_from"]
+    """Renames the rows behind the cut by ``logits_from``: the trace took them for all S rows.
+
+    Rows of one head of a stack are other ones, up to where those of all heads are put together.
+    """
+    pending = [(value, _WANTED) for value in model.graph.inputs if value.name == "logits_from"]
+    seen = set()
     while pending:
-        for node, _ in pending.pop().uses():
-            output = node.outputs[0]
-            if output.shape is not None:
-                output.shape = ir.Shape([1, "wanted_rows", *list(output.shape)[2:]])
-            pending.append(output)
+        value, rows = pending.pop()
+        for node, _ in value.uses():
+            if node in seen:
+                continue
+            seen.add(node)
+            name = rows
+            if node.op_type == "Slice" and _starts_anywhere(input_of(node, 1)):
+                name = f"rows_{len(seen)}"
+            elif node.op_type == "Concat" and node.attributes["axis"].as_int() == 1:
+                name = _WANTED
+            for output in node.outputs:
+                if output.shape is not None and len(output.shape) > 1 and not isinstance(output.shape[1], int):
+                    output.shape = ir.Shape([1, name, *list(output.shape)[2:]])
+                pending.append((output, name))
+
+
+def _starts_anywhere(value: ir.Value) -> bool:
+    """Whether the start of a slice is computed, from another input than ``logits_from``."""
+    return value.name != "logits_from" and value.const_value is None and not value.is_initializer()
 
 
 def _set_defaults(model: ir.Model) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from export.heads.head import Head, HeadError, PredictionHead
+from export.heads.stack_formats import stack_config
 from export.manifest import Tap
 from export.sources.config_names import read_size
 from export.sources.targets import load_config
@@ -90,12 +91,14 @@ class EagleHead(PredictionHead):
 
 
 def read_drafter_config(path: Path) -> Any:
-    """``load_config`` for drafters: it knows the configurations of speculators as well."""
+    """``load_config`` for drafters: it knows the configurations of speculators and of stacks of heads as well."""
     file = path if path.is_file() else path / "config.json"
     try:
         fields = parse_json(read_text(file, MOST_JSON))
     except (OSError, UntrustedError, ValueError):
         return load_config(path)
+    if isinstance(fields, Mapping) and (stack := stack_config(fields)) is not None:
+        return stack
     if not isinstance(fields, Mapping) or _SPECULATORS not in fields:
         return load_config(path)
     from transformers import CONFIG_MAPPING

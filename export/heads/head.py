@@ -8,7 +8,7 @@ before. Published by DeepSeek-V3 (arXiv 2412.19437, section 2.2) and EAGLE (arXi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from export.manifest import PocketspecError, Tap
+
+OUTPUT = "lm_head.weight"
 
 
 class HeadError(PocketspecError, ValueError):
@@ -38,7 +40,10 @@ class PredictionHead(nn.Module, ABC):
     """A head built around ``decoder``, a causal language model of one layer from transformers.
 
     It keeps the decoder's parts under their own names: ``model`` (embedding, layer, final norm) and ``lm_head``.
+    ``cuts_rows``: it computes nothing but rows that are ``wanted`` by itself.
     """
+
+    cuts_rows = False
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
@@ -76,9 +81,10 @@ class PredictionHead(nn.Module, ABC):
         """What ``lm_head`` reads, of the head's own hidden rows."""
         return out
 
-    def get_input_embeddings(self) -> nn.Module:
-        """See transformers' models."""
-        return self.model.embed_tokens
+    def get_input_embeddings(self) -> nn.Module | None:
+        """See transformers' models; None if it reads no tokens."""
+        embedding: nn.Module | None = getattr(self.model, "embed_tokens", None)
+        return embedding
 
     def get_output_embeddings(self) -> nn.Module:
         """See transformers' models."""
@@ -91,8 +97,14 @@ class Head:
 
     ``config`` is that of its decoder of one layer, ``reads`` the target's taps, each ``target_hidden`` wide. ``make``
     builds the module around that decoder, and ``own_name`` gives the parameter that a tensor of the checkpoint is. Its
-    output matrix is the target's, or one of its own for ``tokens`` tokens. ``small``: what it is enlarged from.
-    With ``own_tokens`` it is a whole model, with embedding and output matrix of its own.
+    output matrix is the target's, or one of its own for ``tokens`` tokens; ``outputs`` are the names of those that it
+    has. Its own hidden rows are as wide as the decoder's, or ``own_hidden``. Without ``has_layers`` those of
+    the decoder are not used.
+    ``small``: what it is enlarged from. With ``own_tokens`` it is a whole model, with embedding and output matrix of
+    its own.
+
+    ``stack``: how many tokens a stack of heads drafts, and ``together``: with one forward. ``fit`` gives the head that
+    a checkpoint with tensors of these names has, where a configuration does not say all.
     """
 
     architecture: str
@@ -104,6 +116,17 @@ class Head:
     tokens: int | None = None
     small: Head | None = None
     own_tokens: bool = False
+    outputs: tuple[str, ...] = (OUTPUT,)
+    own_hidden: int | None = None
+    has_layers: bool = True
+    stack: int | None = None
+    together: bool = False
+    fit: Callable[[Collection[str]], Head] | None = None
+
+    @property
+    def own_width(self) -> int:
+        """Numbers of a hidden row of its own."""
+        return int(self.own_hidden or self.config.hidden_size)
 
     @property
     def width(self) -> int:
@@ -116,8 +139,11 @@ class Head:
 
         decoder = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32, attn_implementation=attention)
         head = self.make(decoder)
-        if self.tokens is not None:
-            head.lm_head = nn.Linear(decoder.config.hidden_size, self.tokens, bias=False)
+        for name in self.outputs if self.tokens is not None else ():
+            path, _, kind = name.rpartition(".")
+            if kind == "weight":
+                biased = f"{path}.bias" in self.outputs
+                head.set_submodule(path, nn.Linear(decoder.config.hidden_size, self.tokens or 0, bias=biased))
         return head
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from export.heads.enlarged import EnlargedTensors
-from export.heads.head import Head, HeadError, parameter_shapes
+from export.heads.head import OUTPUT, Head, HeadError, parameter_shapes
 from export.sources.checkpoint import Checkpoint
 from export.sources.checkpoint_mapping import load_tensors
 from export.sources.cut_head import CutHead
@@ -22,8 +22,8 @@ from export.sources.tensor_source import FloatArray, TensorSource
 # Parameters of a head under the names that the target has for them, where they differ.
 _OF_TARGET = {"target_norm.weight": "model.norm.weight"}
 _MAP = "d2t"
-_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
-_SHARED = (_EMBEDDING, _OUTPUT, *_OF_TARGET)
+_EMBEDDING = "model.embed_tokens.weight"
+_SHARED = (_EMBEDDING, OUTPUT, *_OF_TARGET)
 
 
 class HeadTensors:
@@ -38,7 +38,7 @@ class HeadTensors:
         shapes = parameter_shapes(head)
         self._own = {name: found[name] for name in shapes if name in found}
         shared = _OF_TARGET if head.own_tokens else _SHARED
-        self._shared = {name: _OF_TARGET.get(name, name) for name in shapes if name in shared and name not in found}
+        self._shared = {name: _of_target(name, target) for name in shapes if name in shared and name not in found}
         missing = [name for name in shapes if name not in self._own and name not in self._shared]
         if missing:
             count = f"lacks {len(missing)} of its {len(missing) + len(self._own)} tensors, {missing[0]!r} first"
@@ -97,7 +97,10 @@ def open_head(head: Head, origin: ModelOrigin, target: ModelOrigin, wanted: tupl
     config = describe_model(replace(target, enlarge_like=None)).config
     config, tensors = load_tensors(config, open_checkpoint(target, config))
     checkpoint = open_checkpoint(origin, head.config, (PROJECTION_FILE,) if head.own_tokens else ())
-    if head.tokens is None and not head.own_tokens:
+    if head.fit is not None:
+        head = head.fit(checkpoint.names())
+        cut = replace(head, tokens=cut.tokens)
+    elif head.tokens is None and not head.own_tokens:
         head = replace(head, config=copy.deepcopy(head.config))
         head.config.tie_word_embeddings = config.tie_word_embeddings
     stored = head.small or head
@@ -109,8 +112,15 @@ def open_head(head: Head, origin: ModelOrigin, target: ModelOrigin, wanted: tupl
         return OpenedHead(head, source, own)
     if own is not None:
         raise HeadError(f"the head in {checkpoint.folder} has a draft vocabulary of its own; drop --draft-vocab")
-    rows = _OUTPUT if _OUTPUT in source.names() else _EMBEDDING  # tied: the embedding's rows are the output's
-    return OpenedHead(cut, CutHead(source, {_OUTPUT: rows}, wanted), wanted)
+    # Of a tied head the embedding's rows are the output's.
+    origins = {name: name if name in source.names() else _EMBEDDING for name in head.outputs}
+    return OpenedHead(cut, CutHead(source, origins, wanted), wanted)
+
+
+def _of_target(name: str, target: TensorSource) -> str:
+    """The target's name for a parameter that a head shares; a tied output is the embedding."""
+    name = _OF_TARGET.get(name, name)
+    return _EMBEDDING if name == OUTPUT and name not in target.names() else name
 
 
 def _untied(config: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Published heads that are no models and that no runtime here can run yet: they are refused by what they are.
+"""Published heads that are no models: what counts them in a configuration.
 
 Medusa (arXiv 2401.10774) and Hydra (arXiv 2402.05109) publish heads alone: a ``config.json`` that names the model they
-were trained on and counts them, beside weights that are usually pickled. Both read the target's last hidden row.
+were trained on and counts them. They are drafters of that model (``export.heads.stack_formats``), and nothing else.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from export.manifest import PocketspecError
 from export.sources.vocabulary import read_json
 from export.untrusted import shown
 
-_COUNTS = {"medusa_num_heads": "Medusa", "hydra_num_heads": "Hydra"}
+COUNTS = {"medusa_num_heads": "Medusa", "hydra_num_heads": "Hydra"}
 
 
 class HeadFormatError(PocketspecError, ValueError):
-    """A checkpoint of heads that cannot be run."""
+    """A checkpoint of heads where a model is wanted."""
 
 
 def refuse_heads(folder: Path) -> None:
     """HeadFormatError if the checkpoint in ``folder`` has Medusa or Hydra heads."""
     config = read_json(folder / "config.json")
-    for key, kind in _COUNTS.items():
+    for key, kind in COUNTS.items():
         if key in config:
             base = shown(config.get("base_model_name_or_path", "another model"))
             raise HeadFormatError(
-                f"{folder} has {shown(config[key])} {kind} heads for {base}, which cannot be run yet: give a small"
-                f" model of the target's family or a PARD checkpoint as --drafter (a whole model without its heads:"
-                f" delete {key} from its config.json)"
+                f"{folder} has {shown(config[key])} {kind} heads for {base} and is no model: give it as --drafter of a"
+                f" --target with that model (a whole model without its heads: delete {key} from its config.json)"
             )

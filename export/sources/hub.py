@@ -116,11 +116,18 @@ def _is_known(model_type: str) -> bool:
 
 def _check_weights(folder: Path) -> None:
     index = folder / _INDEX
-    if not index.is_file() and not any(folder.glob("*.safetensors")):
+    if index.is_file() or any(folder.glob("*.safetensors")):
+        return
+    if (heads := next(folder.glob("*_lm_head.pt"), None)) is not None:  # of Medusa and Hydra
         raise HubError(
-            f"no safetensors weights in {folder}; pickled weights (.bin) are never opened, save the model again with"
-            " save_pretrained(..., safe_serialization=True)"
+            f"{heads} is pickled, and pickled weights are never opened: if you trust it, save it as safetensors:"
+            f" save_file({{k: v.clone() for k, v in torch.load({heads.name!r}, weights_only=True).items()}},"
+            f" {heads.with_suffix('.safetensors').name!r})"
         )
+    raise HubError(
+        f"no safetensors weights in {folder}; pickled weights (.bin) are never opened, save the model again with"
+        " save_pretrained(..., safe_serialization=True)"
+    )
 
 
 def _download(model: str, revision: str | None, cache_dir: Path | None, patterns: tuple[str, ...]) -> Path:

@@ -29,10 +29,12 @@ def check_head(graph: Path, lowered: LoweredGraph, head: Head, source: TensorSou
     """CheckError if the graph written at ``graph`` does not compute ``head`` with the weights of ``source``."""
     written = WrittenWeights(graph, lowered.recipes, source)
     check_weights(graph, lowered, source, written)
-    tokens, rng = tokens[:LEAN_TOKENS], np.random.default_rng(0)
-    count, size = len(tokens) - _OWN_ROWS, head.config.hidden_size
-    features = rng.standard_normal((count, head.width), np.float32)
-    own = rng.standard_normal((_OWN_ROWS, size), np.float32)
+    tokens, rng = tokens[: LEAN_TOKENS + (head.stack or 0)], np.random.default_rng(0)
+    own_rows = _OWN_ROWS if head.stack is None else head.stack - 1
+    features = rng.standard_normal((len(tokens) - own_rows, head.width), np.float32)
+    own = rng.standard_normal((own_rows, head.own_width), np.float32)
+    if head.stack is not None:  # the last number is that of the row's head
+        own[:, -1] = np.arange(1, own_rows + 1)
     exported = _graph_outputs(PiecedGraph(graph, PIECE_BYTES, exact=True), tokens, features, own)
     reference = _reference(head, written, tokens, features, own)
     for what, given, right in zip(("logits", "hidden rows"), exported, reference, strict=True):

@@ -77,7 +77,7 @@ class Workspace:
         """
         marker = self._marker(level.folder)
         marker.parent.mkdir(exist_ok=True)
-        target = () if level.role == "target" else (replace(level, name="(target)", folder=".", role="target"),)
+        target = () if level.role == "target" else (_stand_in(level),)
         part = marker.with_suffix(".part")
         part.write_text(dump_manifest(Manifest(level.name, (level, *target), {})), encoding="utf-8")
         os.replace(part, marker)
@@ -132,3 +132,10 @@ class Workspace:
 
     def _marker(self, folder: str) -> Path:
         return self.folder / _MARKERS / f"{folder.replace('/', '-').replace('.', '-')}.json"
+
+
+def _stand_in(level: Level) -> Level:
+    """A target that a manifest with ``level`` may have."""
+    taps, shape = level.reads, replace(level.shape, layers=max(1, level.shape.layers, *level.reads))
+    whole = replace(level, shape=shape, taps=taps, reads=(), parallel=None, draft_vocabulary=None, heads=None)
+    return replace(whole, name="(target)", folder=".", role="target")

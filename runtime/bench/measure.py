@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-from export.manifest import parallel_levels
+from export.manifest import levels_in_parallel
 from memory.meter import Memory, PeakMeter
 from runtime.bench.contenders import PERFECT, Contender
 from runtime.bench.prediction import Replay
@@ -146,7 +146,7 @@ class Bench:
             widths = any_width(engine.target.max_rows) if contender.single_rows else engine.target.widths
             methods, manifest = engine.decoding_methods(), engine.manifest
             replays[contender.name] = Replay(
-                methods, costs[contender.kernels], manifest.target.name, widths.pad, parallel_levels(manifest)
+                methods, costs[contender.kernels], manifest.target.name, widths.pad, levels_in_parallel(manifest)
             )
         return replays
 

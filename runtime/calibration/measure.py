@@ -65,8 +65,11 @@ def _subjects(opened: OpenEngine) -> dict[str, rows.Subject]:
     for name, model in open_models(opened).items():
         planned = opened.plan.level(name)
         assert planned is not None
-        experts = opened.manifest.level(name).shape.experts is not None
-        found[name] = rows.Subject(model, planned.logits_rows, planned.tree and model.takes_trees, experts)
+        level = opened.manifest.level(name)
+        experts, heads = level.shape.experts is not None, level.heads
+        stacked = heads.count if heads is not None and heads.together else 0
+        trees = planned.tree and model.takes_trees
+        found[name] = rows.Subject(model, planned.logits_rows, trees, experts, stacked)
     return found
 
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple
 
+import numpy as np
+
 from memory.costs import RowCosts, make_row_costs
+from runtime.decoding.protocols import HiddenInput
 from runtime.kernels.weights.packed import Advance, Progress
 from runtime.models.exact_widths import any_width
 from runtime.models.ort_model import OrtModel
@@ -46,13 +49,23 @@ _STRIDE = 7919
 class Subject(NamedTuple):
     """A level to be timed. A forward gives at most ``logits_rows`` rows of logits; ``trees``: it is given trees.
 
-    ``experts``: each row chooses some, so its time depends on tokens, and on what it attends to.
+    ``experts``: each row chooses some, so its time depends on tokens, and on what it attends to. ``heads``: of a stack
+    that one forward computes, so many; each row with logits is that of another one.
     """
 
     model: OrtModel
     logits_rows: int
     trees: bool
     experts: bool = False
+    heads: int = 0
+
+    def hidden(self, rows: int, logits_from: int) -> HiddenInput | None:
+        """The hidden rows that a forward reads, where its work depends on them."""
+        if not self.heads:
+            return None
+        read = np.zeros((rows, self.model.own_width), np.float32)
+        read[:, -1] = np.clip(np.arange(rows) - logits_from, 0, self.heads - 1)
+        return HiddenInput(read, own=True)
 
 
 @dataclass(frozen=True)
@@ -136,8 +149,10 @@ def _turn(
         _pretend(subject.model, case.context, keeps=subject.experts)
         parents = [-1, *((row - 1) // 2 for row in range(1, case.rows))] if case.tree else None
         tokens = varied_tokens(case.rows, turn, subject.model.vocab_size) if subject.experts else [0] * case.rows
+        first = max(case.rows - subject.logits_rows, 0)
+        hidden = subject.hidden(case.rows, first)
         start = perf_counter()
-        subject.model.forward(tokens, parents, max(case.rows - subject.logits_rows, 0))
+        subject.model.forward(tokens, parents, first, hidden)
         times[case] = perf_counter() - start
         advance(1)
     return times

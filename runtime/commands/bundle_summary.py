@@ -118,6 +118,9 @@ def _shapes(level: Level) -> str:
     if level.parallel is not None:
         return f"chains of up to {level.parallel.longest} tokens, drafted with one forward"
     shapes = "chains and trees" if level.drafts_trees else "chains"
+    if level.heads is not None:
+        how = "with one forward" if level.heads.together else "token by token"
+        return f"{shapes} of up to {level.heads.count} tokens {how}, from hidden rows after {_layers(level.reads)}"
     return f"{shapes}, from hidden rows of the target after {_layers(level.reads)}" if level.reads else shapes
 
 

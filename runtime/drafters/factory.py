@@ -6,6 +6,7 @@ from memory.drafter_spec import DrafterSpec
 from runtime.decoding.protocols import Drafter
 from runtime.drafters.draft_model import DraftModelDrafter
 from runtime.drafters.fallback import FallbackDrafter
+from runtime.drafters.head_stack import HeadStackDrafter
 from runtime.drafters.hierarchy import HierarchyDrafter
 from runtime.drafters.overlapped import OverlappedDrafter
 from runtime.drafters.parallel import ParallelDrafter
@@ -34,12 +35,17 @@ def make_drafter(spec: DrafterSpec, resources: DrafterResources) -> Drafter:
 
 def _draft_model(
     level: str, resources: DrafterResources
-) -> DraftModelDrafter | ParallelDrafter | PredictionHeadDrafter:
+) -> DraftModelDrafter | ParallelDrafter | PredictionHeadDrafter | HeadStackDrafter:
     """The drafter that runs ``level`` alone."""
     model, parallel, tokens = resources.model(level), resources.parallel(level), resources.logit_tokens(level)
     reader = resources.head(level)
+    if (stack := resources.stack(level)) is not None:
+        return HeadStackDrafter(stack, resources.vocab_size, level, resources.drawn, tokens=tokens)
     if parallel is not None:
         return ParallelDrafter(model, parallel, resources.vocab_size, level, resources.drawn, tokens, reader)
     if reader is not None:
-        return PredictionHeadDrafter(reader, resources.vocab_size, level, resources.drawn, tokens=tokens)
+        longest = resources.longest(level)
+        return PredictionHeadDrafter(
+            reader, resources.vocab_size, level, resources.drawn, tokens=tokens, longest=longest
+        )
     return DraftModelDrafter(model, resources.vocab_size, level, resources.drawn, tokens=tokens)

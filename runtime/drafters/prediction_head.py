@@ -12,6 +12,7 @@ with the oldest row that is left.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -136,7 +137,7 @@ class PredictionHeadDrafter:
     """Drafts with the head that ``reader`` keeps up to date, for a target with ``vocab_size`` logits.
 
     ``tokens``, ascending, are those that the head's logits are of; None: all. Drafts, ``drawn``, ``branches`` and
-    ``calibration`` are those of ``DraftModelDrafter``.
+    ``calibration`` are those of ``DraftModelDrafter``, but no draft is deeper than ``longest``.
     """
 
     def __init__(
@@ -147,8 +148,9 @@ class PredictionHeadDrafter:
         drawn: bool = False,
         branches: int = 2,
         tokens: Ids | None = None,
+        longest: float = math.inf,
     ) -> None:
-        self.name = name
+        self.name, self._longest = name, longest
         self._reader, self._model, self._drawn, self._branches = reader, reader.model, drawn, branches
         self._vocabulary = SharedVocabulary.of(vocab_size, reader.model.vocab_size, tokens)
         self.calibration: Callable[[float], float] = uncalibrated
@@ -159,7 +161,7 @@ class PredictionHeadDrafter:
 
         DraftError if the model's logits are not finite.
         """
-        limit = limit.within(fitting_nodes(self._model, limit.nodes), limit.depth)
+        limit = limit.within(fitting_nodes(self._model, limit.nodes), int(min(limit.depth, self._longest)))
         if limit.depth <= 0 or (found := self._reader.read(context.tokens)) is None:
             return Draft()
         held = self._model.cache.length

@@ -16,6 +16,7 @@ from export.manifest import ParallelDrafts, PocketspecError
 from memory.drafter_spec import AUTO, NONE, DrafterSpec
 from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Drafter, Model, Verifier
+from runtime.drafters.head_stack import OpenStack
 from runtime.drafters.prediction_head import HeadReader
 from runtime.drafters.suffix import OtherTexts
 
@@ -54,6 +55,14 @@ class DrafterResources(Protocol):
 
     def head(self, level: str) -> HeadReader | None:
         """The reader of a level that is a prediction head of the target; None if it is none."""
+        ...
+
+    def stack(self, level: str) -> OpenStack | None:
+        """A level that is a stack of heads which one forward computes; None for others."""
+        ...
+
+    def longest(self, level: str) -> float:
+        """The most tokens of a draft of a level."""
         ...
 
     def logit_tokens(self, level: str) -> Ids | None:

@@ -88,7 +88,7 @@ def read_signature(session: ort.InferenceSession, kv_shape: tuple[int, int] | No
     present = [_present(name) for name in (*past, *states)]
     missing = ({"input_ids", "attention_mask"} - set(inputs)) | ({"logits", *present} - set(outputs))
     unknown = set(inputs) - {*past, *states} - _KNOWN_INPUTS
-    if unknown or missing or not (past or states):
+    if unknown or missing or not (past or states or _FEATURES in inputs):
         what = f"needs {min(unknown)}" if unknown else f"lacks {min(missing, default='past_key_values')}"
         raise UnsupportedModelError(f"this graph is no decoder that the runtime can run: it {what}; export it again")
     for value in [inputs[name] for name in (*past, *states)] + [outputs["logits"]]:
@@ -160,10 +160,12 @@ class Buffers:
         return (*self.taps, self.features, self.own_hidden, self.hidden)
 
     def give(self, hidden: HiddenInput | None, width: int) -> None:
-        """Takes the hidden rows for the next forward, of ``width`` rows; rows that are not given mean nothing."""
+        """Takes the hidden rows for the next forward, of ``width`` rows; padding repeats the last of those given."""
         own = hidden is not None and hidden.own
         if hidden is not None:
-            (self.own_hidden if own else self.features)[: len(hidden.rows)] = hidden.rows
+            taken = self.own_hidden if own else self.features
+            taken[: len(hidden.rows)] = hidden.rows
+            taken[len(hidden.rows) : width] = hidden.rows[-1]
         self.given = (0, width) if own else (width, 0)
 
 

@@ -166,6 +166,11 @@ class OrtModel:
         )
 
     @property
+    def own_width(self) -> int:
+        """Numbers of a hidden row of its own, of a prediction head; 0 for other models."""
+        return self._signature.own_hidden
+
+    @property
     def borrows(self) -> bool:
         """Whether its KV cache is another model's."""
         return isinstance(self.cache, BorrowedCache)

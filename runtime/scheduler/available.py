@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,8 +45,7 @@ def make_methods(stage: Stage, only: Kind | None = None) -> list[DecodingMethod]
     found += [("model-free", ModelFree(drafter.name, drafter.longest)) for drafter in registered().values()]
     for level in stage.levels:
         name, acceptance = level.name, judged[level.name]
-        longest = math.inf if level.parallel is None else level.parallel.longest
-        found.append(("chain", Chains(name, acceptance, stage.calibrations[name], longest)))
+        found.append(("chain", Chains(name, acceptance, stage.calibrations[name], level.longest)))
         if level.parallel is None:
             found.append(("tree", Trees(name, acceptance)))
         if stage.apart(name) and not level.reads:

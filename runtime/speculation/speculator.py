@@ -7,8 +7,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from export.manifest import Manifest, ParallelDrafts, PocketspecError, parallel_levels
+from export.manifest import (
+    Level,
+    Manifest,
+    ParallelDrafts,
+    PocketspecError,
+    levels_in_parallel,
+    parallel_levels,
+)
 from memory.costs import MeasuredCosts
 from memory.drafter_spec import DrafterSpec, parse_drafter
 from memory.layer_states import why_no_trees
@@ -26,6 +34,7 @@ from runtime.decoding.sampling import SamplingParams
 from runtime.drafters.confidence import ConfidenceCalibration
 from runtime.drafters.factory import make_drafter
 from runtime.drafters.forced import ForcedDrafter
+from runtime.drafters.head_stack import OpenStack
 from runtime.drafters.prediction_head import HeadReader
 from runtime.drafters.registry import GRAMMAR, registered, require_free
 from runtime.drafters.suffix import OtherTexts
@@ -168,15 +177,34 @@ class Speculator:
 
     def head(self, level: str) -> HeadReader | None:
         """The reader of a level if it is a prediction head, made once. KeyError if that is not open."""
-        reads, target = self._manifest.level(level).reads, self._manifest.target
-        if not reads:
+        described = self._manifest.level(level)
+        if not described.reads or self._is_stack(described):
             return None
         if level not in self._heads:
-            size = target.shape.hidden_size
-            columns = np.concatenate([np.arange(size) + target.taps.index(tap) * size for tap in reads])
-            first = self._manifest.level(level).first_token
+            columns, first = self._columns(described), described.first_token
             self._heads[level] = HeadReader(self.levels[level], self.target.cache, columns, first)
         return self._heads[level]
+
+    def stack(self, level: str) -> OpenStack | None:
+        """A level if it is a stack of heads that one forward computes. KeyError if that is not open."""
+        described = self._manifest.level(level)
+        if described.heads is None or not self._is_stack(described):
+            return None
+        return OpenStack(self.levels[level], self.target.cache, self._columns(described), described.heads.count)
+
+    @staticmethod
+    def _is_stack(level: Level) -> bool:
+        return level.heads is not None and level.heads.together
+
+    def _columns(self, level: Level) -> npt.NDArray[np.int64]:
+        """The columns of the target's hidden rows that a level reads."""
+        target = self._manifest.target
+        size = target.shape.hidden_size
+        return np.concatenate([np.arange(size) + target.taps.index(tap) * size for tap in level.reads])
+
+    def longest(self, level: str) -> float:
+        """The most tokens of a draft of a level."""
+        return self._manifest.level(level).longest
 
     def _open_heads(self, drafter: str) -> None:
         """Makes the readers of the heads that may draft in the next answer, so that they read its prompt with it."""
@@ -188,7 +216,7 @@ class Speculator:
     def _latency_estimates(self) -> LatencyEstimates:
         if self._latency is None:
             self._latency = LatencyEstimates(
-                self._costs(), self._manifest.target.name, self.target.padded, self.parallel
+                self._costs(), self._manifest.target.name, self.target.padded, levels_in_parallel(self._manifest)
             )
         return self._latency
 
@@ -367,6 +395,14 @@ class _OpenResources:
         """See ``DrafterResources``."""
         return self._speculator.head(level)
 
+    def stack(self, level: str) -> OpenStack | None:
+        """See ``DrafterResources``."""
+        return self._speculator.stack(level)
+
+    def longest(self, level: str) -> float:
+        """See ``DrafterResources``."""
+        return self._speculator.longest(level)
+
     @property
     def other_texts(self) -> OtherTexts | None:
         """See ``DrafterResources``."""
@@ -405,6 +441,8 @@ class _CurrentSituation:
         model = self._speculator.levels.get(level)
         if model is None:
             return None
+        if self._speculator.stack(level) is not None:
+            return 0
         if (reader := self._speculator.head(level)) is not None:
             return reader.behind(self._context.tokens)
         tokens = window_of(self._context.tokens, max(2, window_size(model, self._context.capacity)))

@@ -13,6 +13,7 @@ import pytest
 from export.bundle_files import sha256_of, verify_files
 from export.manifest import (
     SCHEMA,
+    DraftHeads,
     DraftVocabulary,
     ExpertShape,
     FileEntry,
@@ -94,7 +95,7 @@ def test_uneven_layers_need_a_reader_that_knows_them(fields: dict[str, Any]) -> 
     (target, *others) = MANIFEST.levels
     uneven = replace(MANIFEST, levels=(replace(target, shape=replace(target.shape, **fields)), *others))
     read = parse_manifest(text := dump_manifest(uneven), "m.json")
-    assert json.loads(text)["schema"] == (SCHEMA if "experts" in fields else 7)
+    assert json.loads(text)["schema"] == (8 if "experts" in fields else 7)
     assert read.levels == uneven.levels
 
 
@@ -106,7 +107,7 @@ def with_head(**changes: Any) -> Manifest:
 
 def test_drafters_that_read_hidden_rows_need_a_reader_that_knows_them() -> None:
     read = parse_manifest(text := dump_manifest(with_head()), "m.json")
-    assert json.loads(text)["schema"] == SCHEMA
+    assert json.loads(text)["schema"] == 8
     assert read.levels == with_head().levels
     assert "taps" not in dump_manifest(MANIFEST)
 
@@ -171,10 +172,25 @@ def test_parallel_drafts_that_no_export_writes_are_refused(changes: dict[str, An
         parse_manifest(dump_manifest(_parallel(**changes)), "m.json")
 
 
+def test_only_stacks_of_heads_need_a_reader_that_knows_them() -> None:
+    shape = replace(TARGET.shape, layers=0)
+    stack = with_head(shape=shape, heads=DraftHeads(3, 65, together=True))
+    read = parse_manifest(text := dump_manifest(stack), "m.json")
+    assert json.loads(text)["schema"] == SCHEMA == 9
+    assert (read.levels, "heads" in json.loads(dump_manifest(with_head()))["levels"][1]) == (stack.levels, False)
+    level = read.levels[1]
+    assert (level.longest, level.chain_within(8), level.own_hidden, level.drafts_in_parallel) == (3, 3, 65, True)
+    for changes in ({"shape": shape}, {"heads": DraftHeads(3, 65, True), "reads": ()}):
+        with pytest.raises(ManifestError, match="own has neither layers nor heads that read the target"):
+            parse_manifest(dump_manifest(with_head(**changes)), "m.json")
+    with pytest.raises(ManifestError, match="count has the value 65"):
+        parse_manifest(dump_manifest(with_head(heads=DraftHeads(65, 65, True))), "m.json")
+
+
 def test_only_cut_vocabularies_need_a_reader_that_knows_them() -> None:
     cut = _parallel(draft_vocabulary=DraftVocabulary(120, "a.txt", 0.9), parallel=None)
     text = dump_manifest(cut)
-    assert json.loads(text)["schema"] == SCHEMA
+    assert json.loads(text)["schema"] == 8
     assert "draft_vocabulary" not in dump_manifest(_parallel())
     levels = parse_manifest(text, "m.json").levels
     assert levels == cut.levels
@@ -274,7 +290,7 @@ def _part(target: Level = TARGET, **changes: Any) -> Manifest:
 
 def test_only_parts_of_a_target_need_a_reader_that_knows_them() -> None:
     text = dump_manifest(_part())
-    assert json.loads(text)["schema"] == SCHEMA == 8
+    assert json.loads(text)["schema"] == 8
     assert parse_manifest(text, "m.json").levels == _part().levels
     assert "self_draft" not in dump_manifest(MANIFEST)
 

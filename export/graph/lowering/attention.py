@@ -111,10 +111,14 @@ class TracedStep:
         end, axis = torch.tensor([2**31 - 1]), torch.tensor([1])
         return _op("Slice", [hidden, self.logits_from, end, axis], None, hidden.dtype, hidden.shape)
 
-    def joined(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Rows of both, ``[1, S, size]``, which are S together."""
-        shape = (1, self.rows, first.shape[2])
-        return _op("Concat", [first, second], {"axis": 1}, first.dtype, shape)
+    def rows_between(self, hidden: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Rows of ``hidden`` from ``first`` to ``last``, int64 ``[1]``, traced as if they were all of them."""
+        return _op("Slice", [hidden, first, last, torch.tensor([1])], None, hidden.dtype, hidden.shape)
+
+    def joined(self, *parts: torch.Tensor) -> torch.Tensor:
+        """Rows of all parts, ``[1, S, size]``, which are S together."""
+        shape = (1, self.rows, parts[0].shape[2])
+        return _op("Concat", list(parts), {"axis": 1}, parts[0].dtype, shape)
 
     def once(self, key: Any, make: Any) -> torch.Tensor:
         """A tensor that all layers share, made at its first use."""

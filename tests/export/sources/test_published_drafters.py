@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from export.manifest import ParallelDrafts
 from export.sources.head_formats import HeadFormatError
+from export.sources.hub import HubError, fetch_checkpoint
 from export.sources.opened import ModelOrigin, describe_model, open_weights
 from export.sources.parallel_drafts import left_out, parallel_drafts
 from export.sources.targets import resolve
@@ -67,19 +68,25 @@ def _origin(folder: Path) -> ModelOrigin:
 @pytest.mark.parametrize(
     ("config", "weights", "message"),
     [
-        (MEDUSA, "medusa_lm_head.pt", "has 2 Medusa heads for 'lmsys/vicuna-7b-v1.3', which cannot be run yet"),
-        (HYDRA, "hydra_lm_head.pt", "has 4 Hydra heads for 'lmsys/vicuna-7b-v1.3', which cannot be run yet"),
+        (MEDUSA, "medusa_lm_head.pt", "has 2 Medusa heads for 'lmsys/vicuna-7b-v1.3' and is no model: give it as --dr"),
+        (HYDRA, "hydra_lm_head.pt", "has 4 Hydra heads for 'lmsys/vicuna-7b-v1.3' and is no model"),
         ({"medusa_num_heads": [1] * 99}, "medusa_lm_head.pt", "Medusa heads for 'another model'"),
     ],
     ids=["medusa", "hydra", "malformed"],
 )
-def test_heads_without_a_model_are_refused_by_what_they_are(
-    tmp_path: Path, config: dict[str, Any], weights: str, message: str
-) -> None:
+def test_heads_are_no_models(tmp_path: Path, config: dict[str, Any], weights: str, message: str) -> None:
     with pytest.raises(HeadFormatError, match=message) as caught:
         describe_model(_origin(_heads(tmp_path, config, weights)))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["medusa_lm_head.pt", "hydra_lm_head.pt"])
+def test_pickled_heads_are_never_opened(tmp_path: Path, name: str) -> None:
+    folder = _heads(tmp_path, MEDUSA if "medusa" in name else HYDRA, name)
+    with pytest.raises(HubError, match=rf"{name}.* is pickled, .*save_file\(.*safetensors") as caught:
+        fetch_checkpoint(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

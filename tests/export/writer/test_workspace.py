@@ -5,8 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from export.bundle_files import verify_files
-from export.manifest import Level, Manifest, ModelShape, Quantization, Source, Vocabulary, read_manifest
+from export.manifest import (
+    DraftHeads,
+    DraftVocabulary,
+    Level,
+    Manifest,
+    ModelShape,
+    ParallelDrafts,
+    Quantization,
+    Source,
+    Vocabulary,
+    read_manifest,
+)
 from export.writer.workspace import Workspace
 
 TARGET = Level(
@@ -22,6 +35,11 @@ TARGET = Level(
     weight_bytes=3,
 )
 DRAFTER = replace(TARGET, name="small", role="drafter", folder="drafters/small")
+SPECIAL = (
+    replace(DRAFTER, parallel=ParallelDrafts(3, 4)),
+    replace(DRAFTER, reads=(2,), draft_vocabulary=DraftVocabulary(40)),
+    replace(DRAFTER, shape=replace(DRAFTER.shape, layers=0), reads=(1,), heads=DraftHeads(3, 65, True)),
+)
 
 
 def _write(workspace: Workspace, level: Level) -> None:
@@ -29,15 +47,15 @@ def _write(workspace: Workspace, level: Level) -> None:
     workspace.finish(level)
 
 
-def test_a_finished_level_is_found_again_and_an_unfinished_one_is_not(tmp_path: Path) -> None:
-    for level in (TARGET, DRAFTER):
-        workspace = Workspace(tmp_path / "out", "key")
-        assert workspace.finished(level.folder) is None
-        workspace.begin(level.folder)
-        assert workspace.finished(level.folder) is None
-        _write(workspace, level)
-        assert Workspace(tmp_path / "out", "key").finished(level.folder) == level
-    assert Workspace(tmp_path / "out", "other").finished(".") is None
+@pytest.mark.parametrize("level", [TARGET, DRAFTER, *SPECIAL])
+def test_a_finished_level_is_found_again_and_an_unfinished_one_is_not(level: Level, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", "key")
+    assert workspace.finished(level.folder) is None
+    workspace.begin(level.folder)
+    assert workspace.finished(level.folder) is None
+    _write(workspace, level)
+    assert Workspace(tmp_path / "out", "key").finished(level.folder) == level
+    assert Workspace(tmp_path / "out", "other").finished(level.folder) is None
 
 
 def test_discarding_a_level_leaves_the_finished_ones(tmp_path: Path) -> None:

@@ -125,7 +125,9 @@ class Clock:
         assert length <= self.cache.length
         self.cache.length = length
 
-    def forward(self, tokens: Sequence[int], parents: Sequence[int] | None, logits_from: int) -> None:
+    def forward(
+        self, tokens: Sequence[int], parents: Sequence[int] | None, logits_from: int, hidden: object = None
+    ) -> None:
         self.ran.append((self.cache.length, len(tokens), parents is not None, logits_from))
         first = sum(ran[:2] == self.ran[-1][:2] for ran in self.ran) == 1
         self.now += len(tokens) + self.cache.length / 100 + (3.5 if parents else 0) + (50 if first else 0)

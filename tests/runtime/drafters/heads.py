@@ -18,8 +18,11 @@ from tests.runtime.table_model import TableModel
 WIDTH = 64
 
 
-def head_and_module(lower: Any, capacity: int = 80, rows: int = 8) -> tuple[OrtModel, Any]:
-    """An fp32 head of random weights, of even widths, and the torch module that it is exported from."""
+def head_and_module(lower: Any, head: Any = None, capacity: int = 80, rows: int = 8) -> tuple[OrtModel, Any]:
+    """An fp32 head of random weights, of even widths, and the torch module that it is exported from.
+
+    None: that of a hybrid.
+    """
     import onnx_ir as ir
     import onnxruntime
     import torch
@@ -29,7 +32,7 @@ def head_and_module(lower: Any, capacity: int = 80, rows: int = 8) -> tuple[OrtM
     from tests.export.filled import fill
     from tests.export.heads.tiny_mtp import mtp_config
 
-    head = mtp_head(mtp_config())
+    head = head or mtp_head(mtp_config())
     graph = lower(head.config, GraphOptions("fp32"), (), head)
     torch.manual_seed(1)
     module: Any = head.build("eager").eval()
