@@ -113,6 +113,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         help="text in which --draft-vocab counts tokens, may be repeated (without: the tokenizer's first N)",
     )
     add("--int4-drafter", action="store_true", help="half of the int8 target's own codes as a drafter: no more bytes")
+    add(
+        "--draft-table",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="text like the target's answers, may be repeated: what follows what in it is a drafter without a model",
+    )
     add("--execution-provider", "-e", "--execution_provider", "--ep", default="cpu", help="cpu")
     return parser.parse_args(words)
 
@@ -145,6 +153,7 @@ def _request(arguments: argparse.Namespace) -> ExportRequest:
         draft_vocab=arguments.draft_vocab,
         texts=tuple(arguments.text),
         int4_drafter=arguments.int4_drafter,
+        table_texts=tuple(arguments.draft_table),
     )
     return request if arguments.output else replace(request, output=default_output(request))
 

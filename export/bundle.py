@@ -16,9 +16,10 @@ from pathlib import Path
 from export.bundle_files import verify_files
 from export.estimate import estimate_job, require_memory
 from export.level import GRAPH, export_level
-from export.manifest import Level, Manifest, PocketspecError, read_manifest
+from export.manifest import DRAFT_TABLE_NAME, Level, Manifest, PocketspecError, read_manifest
 from export.report import PlannedLevel, Reporter, SilentReporter
 from export.request import ExportRequest, make_jobs
+from export.sources.draft_table import count_table
 from export.tasks import LevelTask, installed_versions, make_tasks, request_key
 from export.validation.agreement import with_agreement
 from export.validation.isolated import run_lean
@@ -55,6 +56,10 @@ def _export_tasks(request: ExportRequest, tasks: Sequence[LevelTask], reporter: 
     if request.int4_drafter:
         levels += (int4_drafter(levels[0], workspace.folder),)
     levels = _measure_agreement(levels, workspace.folder, reporter)
+    if request.table_texts:
+        reporter.stage(tasks[0].job.name, "counting what follows what in texts")
+        table = count_table(request.table_texts, tasks[0].model.folder, tasks[0].shape.vocab_size)
+        (workspace.folder / DRAFT_TABLE_NAME).write_bytes(table)
     versions = {**installed_versions(), "request": key}
     manifest = Manifest(tasks[0].job.name, levels, workspace.files(), versions)
     workspace.publish(manifest)

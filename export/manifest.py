@@ -41,6 +41,7 @@ FILE_NAME = "pocketspec.json"
 PACKED_FILE_NAME = "native.data"  # made from the other files when it is missing: never listed or hashed
 PACKING_TABLE_NAME = "native.json"  # how it is made
 DRAFT_VOCABULARY_NAME = "draft_vocabulary.bin"  # the tokens of a drafter's logits, ascending: int32, little endian
+DRAFT_TABLE_NAME = "draft_table.bin"  # in a bundle, what follows a few tokens; see runtime/bundle/draft_table.py
 DEVICE_FOLDER = ".device"  # in a bundle, what was measured and made on a device: never listed or hashed
 # Files beside graphs that are read if they exist.
 TEXT_FILES = (

@@ -32,7 +32,8 @@ class ExportRequest:
     known name whose shape the target gets) make stand-ins for timing. ``positions``: the longest context; None means
     the model's own. ``kernels``: "auto" writes the small graphs for our own kernels, "native" their packed weights as
     well, "portable" neither. ``draft_vocab``: how many tokens keep their logits in drafters, the most frequent ones of
-    ``texts``; None: all. ``int4_drafter``: the high halves of the target's int8 codes are a drafter.
+    ``texts``; None: all. ``int4_drafter``: the high halves of the target's int8 codes are a drafter. ``table_texts``:
+    what follows what in these texts is a drafter.
     """
 
     target: str
@@ -54,6 +55,7 @@ class ExportRequest:
     draft_vocab: int | None = None
     texts: tuple[Path, ...] = ()
     int4_drafter: bool = False
+    table_texts: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def _check(request: ExportRequest) -> None:
     if request.texts and request.draft_vocab is None:
         raise RequestError("--text is counted for --draft-vocab alone; give that too, or drop it")
     texts = [("--check-text", request.check_text), ("--calibration-text", request.calibration_text)]
-    for option, path in [*texts, *(("--text", path) for path in request.texts)]:
+    texts += [("--text", path) for path in request.texts]
+    for option, path in [*texts, *(("--draft-table", path) for path in request.table_texts)]:
         if path is not None and not path.is_file():
             raise RequestError(f"{option} {path}: no such file; give a UTF-8 text file")
 

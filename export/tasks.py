@@ -109,7 +109,8 @@ def request_key(request: ExportRequest, tasks: Sequence[LevelTask]) -> str:
     for name in ("check_text", "calibration_text"):
         path = getattr(request, name)
         asked[name] = path and _hash(path)
-    asked["texts"] = [_hash(path) for path in request.texts]
+    for name in ("texts", "table_texts"):
+        asked[name] = [_hash(path) for path in getattr(request, name)]
     asked["levels"] = [(task.job, task.model.provenance, _fingerprint(task.model.folder)) for task in tasks]
     return hashlib.sha256(json.dumps(asked, default=str, sort_keys=True).encode()).hexdigest()
 

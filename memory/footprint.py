@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from export.manifest import Level, Manifest, ModelShape, Quantization
+from export.manifest import DRAFT_TABLE_NAME, Level, Manifest, ModelShape, Quantization
 from memory.activations import OperatorScratch, native_activations, native_scratch, portable_activations
 from memory.device import Residence
 from memory.experts import expert_bytes
@@ -28,6 +28,7 @@ HIDDEN = "hidden rows"
 EXPERTS = "experts"
 CONSTRAINTS = "constraints"
 SUFFIX_STORE = "suffix store"
+DRAFT_TABLE = "draft table"
 
 # Bytes that the suffix drafter keeps per token of the context, as tests/runtime/drafters/test_suffix.py checks.
 SUFFIX_BYTES_PER_TOKEN = 36
@@ -187,8 +188,8 @@ def process_footprint(
     scratch: int = 0,
 ) -> Footprint:
     """What the levels share: libraries, tokenizer, tokens, sampling, activations, Python's objects, and with ``suffix``
-    its index and the bytes of its ``store`` of earlier texts; also those of the ``application`` around them, and of
-    constrained answers if there may be any.
+    its index, the bundle's draft table and the bytes of a ``store`` of earlier texts; also those of the ``application``
+    around them, and of constrained answers if there may be any.
 
     ``activations`` has the bytes of every level. The largest counts: levels do not run at once, and a forward keeps
     nothing. ``scratch``: what the one thread keeps that calls all levels, if there is one.
@@ -205,8 +206,12 @@ def process_footprint(
         Part("objects", _OBJECTS),
         constraints_part(manifest) if constrained else Part(CONSTRAINTS),
     ]
+    table = manifest.files.get(DRAFT_TABLE_NAME)
     if suffix:
-        parts.append(Part("suffix index", context * SUFFIX_BYTES_PER_TOKEN))
+        indexes = 1 if table is None else 2  # the table's drafter has one of its own
+        parts.append(Part("suffix index", indexes * context * SUFFIX_BYTES_PER_TOKEN))
+    if suffix and table is not None:
+        parts.append(Part(DRAFT_TABLE, 0, table.bytes))
     if suffix and store:
         parts.append(Part(SUFFIX_STORE, store))
     return Footprint(tuple(parts))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from export.manifest import Manifest
+from export.manifest import DRAFT_TABLE_NAME, Manifest
 from memory.build import build_plan
 from memory.choices import (
     CHAIN_SIZES,
@@ -137,7 +137,7 @@ class Planner:
         if request.nodes is not None or request.shape == "chain" or not self.inputs.manifest.target.tree:
             return request.shape or "chain", CHAIN_SIZES[0] if request.nodes is None else request.nodes
         if request.drafters == () or not self.inputs.manifest.drafters():
-            return "chain", CHAIN_SIZES[0]
+            return "tree" if DRAFT_TABLE_NAME in self.inputs.manifest.files else "chain", CHAIN_SIZES[0]
         return "tree", TREE_SIZES[0]
 
     def _make(self, choices: Choices, budget: int) -> Plan:

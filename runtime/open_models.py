@@ -17,6 +17,7 @@ from memory.footprint import process_of
 from memory.plan import DraftPlan, OverBudgetError, Plan
 from memory.planner import make_plan
 from memory.refusal import no_constraints_text
+from runtime.bundle.draft_table import open_draft_table
 from runtime.calibration.stored import planning_costs
 from runtime.context_overflow import Refit, steps_with_refit
 from runtime.decoding.context import Context
@@ -56,7 +57,10 @@ class PlannedModels:
         self._before_forward = before_forward
         self.target: OrtModel = levels.open_target(plan)
         self.drafters: dict[str, OrtModel] = levels.open_drafters(plan, self.target)
-        self.speculator = Speculator(self.target, self.drafters, plan.draft, levels.manifest, costs, levels.notify)
+        table = open_draft_table(levels.bundle, levels.manifest)
+        self.speculator = Speculator(
+            self.target, self.drafters, plan.draft, levels.manifest, costs, levels.notify, table
+        )
         self._levels, self._request = levels, request
         self._residences = levels.expected_residences() | {level.name: level.residence for level in plan.levels}
         self._next_plan: Plan | None = None

@@ -13,16 +13,15 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from export.manifest import DraftVocabulary, PocketspecError, Vocabulary
+from export.sources.texts import text_parts
 from export.sources.vocabulary import read_json, read_tokens
 
-_LINES = 4096  # of a text that are encoded at a time
 # GPT-2's characters that stand for bytes, and SentencePiece's names of them.
 _BYTE_NAMES = {chr(code) for code in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x144))} | {
     f"<0x{byte:02X}>" for byte in range(256)
@@ -110,23 +109,12 @@ class _CheckpointTokens:
         counts = np.zeros(self._vocab_size, np.int64)
         for path in texts:
             before = int(counts.sum())
-            for part in _parts(path):
+            for part in text_parts(path, "--text"):
                 ids = np.array(inner.encode(part, add_special_tokens=False).ids, np.int64)
                 counts += np.bincount(ids[ids < self._vocab_size], minlength=self._vocab_size)
             if int(counts.sum()) == before:
                 raise DraftVocabularyError(f"--text {path} has no text; give one like the target's answers")
         return counts
-
-
-def _parts(path: Path) -> Iterator[str]:
-    """A text in runs of whole lines."""
-    try:
-        with path.open(encoding="utf-8") as lines:
-            while part := "".join(islice(lines, _LINES)):
-                yield part
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8, {error.reason}"
-        raise DraftVocabularyError(f"cannot read --text {path}: {reason}; give a UTF-8 text file") from None
 
 
 def _names(texts: Sequence[Path]) -> str:

@@ -81,7 +81,7 @@ def drafter_names(manifest: Manifest) -> list[str]:
     lower = [level.name for level in manifest.drafters()]
     middle = [level.name for level in manifest.levels if level.role == "intermediate"]
     stacked = [hierarchy(below, above).name for above in middle for below in lower]
-    return [*registered(), *levels_below(manifest), *stacked]
+    return [*registered(manifest.files), *levels_below(manifest), *stacked]
 
 
 def all_drafters(manifest: Manifest) -> list[str]:
@@ -140,7 +140,7 @@ def _parse_limits(parts: Sequence[str], text: str) -> DraftLimit:
 
 def default_names(manifest: Manifest) -> list[str]:
     """The contenders compared by default: plain decoding and every kind of draft that the bundle can have."""
-    names = ["plain", "plain-safe", *registered()]
+    names = ["plain", "plain-safe", *registered(manifest.files)]
     if levels_below(manifest):
         names += ["chain", *(["tree"] if manifest.target.tree else [])]
     if any(level.role == "intermediate" for level in manifest.levels):

@@ -49,7 +49,7 @@ def check_contender(contender: Contender, manifest: Manifest, where: str) -> Non
     """PocketspecError if the bundle cannot run this contender."""
     speculation, levels = contender.speculation, levels_below(manifest)
     if speculation.drafter != AUTO:
-        check_drafter(speculation.drafter, levels, where)
+        check_drafter(speculation.drafter, levels, where, files=manifest.files)
     if _is_tree(contender) and not manifest.target.tree:
         raise PocketspecError(f"contender {contender.name}: the target {where} cannot verify trees; compare chains")
     kind = speculation.only

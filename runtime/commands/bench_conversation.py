@@ -108,7 +108,7 @@ def _request(options: argparse.Namespace) -> ConversationRequest:
 
     manifest, device = read_bundle(options.bundle), read_device()
     if options.drafter != AUTO:
-        check_drafter(options.drafter, levels_below(manifest), f"in {options.bundle}")
+        check_drafter(options.drafter, levels_below(manifest), f"in {options.bundle}", files=manifest.files)
     request = make_request(options, device)
     return ConversationRequest(options.bundle, manifest, device, request, options.drafter, options.kernels)
 

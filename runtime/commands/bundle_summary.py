@@ -87,7 +87,7 @@ def level_lines(level: Level) -> Iterator[str]:
 
 
 def _drafters(manifest: Manifest) -> tuple[str, ...]:
-    return known_drafters(levels_below(manifest))
+    return known_drafters(levels_below(manifest), manifest.files)
 
 
 def _source(source: Source) -> str:

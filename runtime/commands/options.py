@@ -336,9 +336,10 @@ def open_for(
     from runtime.bundle.foreign import read_bundle
     from runtime.speculation.request import AUTO, NONE, check_drafter, levels_below, needed_levels
 
-    levels = levels_below(read_bundle(options.bundle))
+    manifest = read_bundle(options.bundle)
+    levels = levels_below(manifest)
     if speculation.drafter not in (AUTO, NONE):
-        check_drafter(speculation.drafter, levels, f"in {options.bundle}")
+        check_drafter(speculation.drafter, levels, f"in {options.bundle}", files=manifest.files)
     if speculation.draft_size is not None and speculation.draft_size < 1:
         raise PocketspecError(
             f"--draft-size {speculation.draft_size}: it must be at least 1 (plain decoding is --no-speculation)"

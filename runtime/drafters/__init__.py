@@ -4,7 +4,9 @@
 registered here by its name; no other module has to know it.
 """
 
-from runtime.drafters import suffix
+from export.manifest import DRAFT_TABLE_NAME
+from runtime.drafters import suffix, table
 from runtime.drafters.registry import register
 
 register(suffix.NAME, lambda spec, resources: suffix.SuffixDrafter(others=resources.other_texts), suffix.LONGEST)
+register(table.NAME, table.make, table.LONGEST, "tree", DRAFT_TABLE_NAME)

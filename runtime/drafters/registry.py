@@ -8,12 +8,14 @@ is not registered: it is a level of the manifest, and is planned, opened and for
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from export.manifest import ParallelDrafts, PocketspecError
 from memory.drafter_spec import AUTO, NONE, DrafterSpec
+from memory.plan import Shape
+from runtime.bundle.draft_table import DraftTable
 from runtime.decoding.exact_math import Ids
 from runtime.decoding.protocols import Drafter, Model, Verifier
 from runtime.drafters.head_stack import OpenStack
@@ -35,6 +37,11 @@ class DrafterResources(Protocol):
     @property
     def other_texts(self) -> OtherTexts | None:
         """Texts beside the conversation in which repetition may be looked for; None: there are none."""
+        ...
+
+    @property
+    def table(self) -> DraftTable:
+        """What followed a few tokens in the texts that the bundle was exported with; KeyError if it has none."""
         ...
 
     def model(self, level: str) -> Model:
@@ -82,26 +89,31 @@ GRAMMAR = "grammar"
 
 @dataclass(frozen=True)
 class RegisteredDrafter:
-    """A drafter that needs no model: its name, the function that makes it, and the usual most tokens of a chain."""
+    """A drafter that needs no model: its name, the function that makes it, and the usual most tokens of a draft.
+
+    ``shape`` is that of its drafts where the target judges trees. ``file``: it drafts for bundles that have this file.
+    """
 
     name: str
     make: DrafterFactory
     longest: int
+    shape: Shape = "chain"
+    file: str | None = None
 
 
 _registered: dict[str, RegisteredDrafter] = {}
 
 
-def register(name: str, make: DrafterFactory, longest: int) -> None:
-    """Makes a drafter known by ``name`` in every engine from now on.
+def register(name: str, make: DrafterFactory, longest: int, shape: Shape = "chain", file: str | None = None) -> None:
+    """Makes a drafter known by ``name`` in every engine from now on; see ``RegisteredDrafter``.
 
-    ``longest`` is the most tokens of a chain, unless a caller gives a draft size. PocketspecError if ``name`` is taken,
+    ``longest`` is the most tokens of a draft, unless a caller gives a draft size. PocketspecError if ``name`` is taken,
     or is not one word.
     """
     if not re.fullmatch(r"\w+", name):
         raise PocketspecError(f"{name!r} is no name of a drafter; write one word of letters, digits and underscores")
     require_free(name)
-    _registered[name] = RegisteredDrafter(name, make, longest)
+    _registered[name] = RegisteredDrafter(name, make, longest, shape, file)
 
 
 def require_free(name: str) -> None:
@@ -110,6 +122,8 @@ def require_free(name: str) -> None:
         raise PocketspecError(f"there is a drafter {name!r} already; take another name")
 
 
-def registered() -> Mapping[str, RegisteredDrafter]:
-    """All registered drafters, by name."""
-    return _registered
+def registered(files: Collection[str] | None = None) -> Mapping[str, RegisteredDrafter]:
+    """The registered drafters by name: all, or those that draft for a bundle with these ``files``."""
+    if files is None:
+        return _registered
+    return {name: drafter for name, drafter in _registered.items() if drafter.file is None or drafter.file in files}

@@ -9,7 +9,6 @@ Nothing is remembered beyond the context, unless the user wants that (``suffix_s
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections import defaultdict
 from typing import NamedTuple, Protocol
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from runtime.arrays import TokenArray
 from runtime.decoding.context import Context, shared_prefix
 from runtime.decoding.draft import Draft, DraftLimit
+from runtime.drafters.best_first import Continued, draft_best_first
 
 # The size of the index for each token of the context's capacity: the token and its running hash (4 + 8 bytes), and for
 # each of the two lengths a link (4) and at most two table entries (8).
@@ -66,6 +66,32 @@ LONGEST = 7
 NAME = "suffix"
 
 
+class Repetition:
+    """Earlier places like the end of a context: in it, and in ``others``."""
+
+    def __init__(self, others: OtherTexts | None = None) -> None:
+        self._others = others
+        self._index = SuffixIndex(0)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the index of the context in bytes."""
+        return self._index.nbytes
+
+    def find(self, context: Context, depth: int) -> list[Occurrence]:
+        """The occurrences with up to ``depth`` tokens behind each, the longest matches first."""
+        if context.capacity > self._index.capacity:
+            self._index = SuffixIndex(context.capacity)
+        self._index.update(context.tokens)
+        if depth <= 0:
+            return []
+        found = self._index.occurrences(depth)
+        if self._others is not None:
+            found += self._others.occurrences(context.tokens, depth)
+            found.sort(key=lambda occurrence: -occurrence.match)
+        return found
+
+
 class SuffixDrafter:
     """Drafts from prompt, answer and earlier turns, without a model or training.
 
@@ -79,55 +105,28 @@ class SuffixDrafter:
         self, name: str = NAME, min_chance: float = 0.25, reach: float = 2.0, others: OtherTexts | None = None
     ) -> None:
         self.name = name
-        self._others = others
-        self._min_chance = min_chance
-        self._reach = reach
-        self._index = SuffixIndex(0)
+        self._min_chance, self._reach = min_chance, reach
+        self._repetition = Repetition(others)
 
     @property
     def nbytes(self) -> int:
         """The size of the index in bytes."""
-        return self._index.nbytes
+        return self._repetition.nbytes
 
     def propose(self, context: Context, limit: DraftLimit) -> Draft:
         """See ``Drafter``."""
-        if context.capacity > self._index.capacity:
-            self._index = SuffixIndex(context.capacity)
-        self._index.update(context.tokens)
         limit = limit.within(limit.nodes, limit.nodes)
-        occurrences = self._index.occurrences(limit.depth) if limit.depth > 0 else []
-        if self._others is not None and limit.depth > 0:
-            occurrences += self._others.occurrences(context.tokens, limit.depth)
-            occurrences.sort(key=lambda occurrence: -occurrence.match)
-        if not occurrences:
-            return Draft(source=self.name)
-        return self._grow(occurrences, limit)
+        occurrences = self._repetition.find(context, limit.depth)
+        return draft_best_first(self._following, occurrences, limit, limit.floor or self._min_chance, self.name)
 
-    def _grow(self, occurrences: list[Occurrence], limit: DraftLimit) -> Draft:
-        """The nodes with the best chances. Chances fall along a path, so a best-first search finds them in order."""
-        tokens: list[int] = []
-        parents: list[int] = []
-        expected, serial = 0.0, 0
-        floor = limit.floor or self._min_chance
-        nodes_open: list[tuple[float, int, int, int, int, list[Occurrence]]] = []
-        parent, depth, chance, here = -1, 0, 1.0, occurrences
-        while True:
-            if depth < min(limit.depth, self._reach * here[0].match):
-                children = _children(here, depth)
-                for share, token, below in children[:1] if limit.shape == "chain" else children:
-                    if chance * share >= floor:
-                        serial += 1  # among equal chances the older node comes first
-                        heapq.heappush(nodes_open, (-chance * share, serial, parent, depth + 1, token, below))
-            if not nodes_open or len(tokens) == limit.nodes:
-                return Draft(tuple(tokens), tuple(parents), expected=expected, source=self.name)
-            negative, _, above, depth, token, here = heapq.heappop(nodes_open)
-            parent, chance = len(tokens), -negative
-            tokens.append(token)
-            parents.append(above)
-            expected += chance
+    def _following(self, occurrences: list[Occurrence], depth: int) -> list[Continued[list[Occurrence]]]:
+        """See ``following``; nothing beyond the reach of the best match."""
+        if not occurrences or depth >= self._reach * occurrences[0].match:
+            return []
+        return following(occurrences, depth)
 
 
-def _children(occurrences: list[Occurrence], depth: int) -> list[tuple[float, int, list[Occurrence]]]:
+def following(occurrences: list[Occurrence], depth: int) -> list[Continued[list[Occurrence]]]:
     """The next tokens after ``depth`` tokens on which all ``occurrences`` agree: chance, token, and its occurrences.
 
     The most probable comes first, at a tie the lower token id. Each of the ``depth`` tokens makes a match one longer.
@@ -140,10 +139,10 @@ def _children(occurrences: list[Occurrence], depth: int) -> list[tuple[float, in
             weight += occurrence.match + depth
     weight += _NOVELTY_PER_SINGLE * sum(len(group) == 1 for group in groups.values())
     shares = [
-        (sum(occurrence.match + depth for occurrence in group) / weight, token, group)
+        Continued(sum(occurrence.match + depth for occurrence in group) / weight, token, group)
         for token, group in groups.items()
     ]
-    return sorted(shares, key=lambda share: (-share[0], share[1]))
+    return sorted(shares, key=lambda share: (-share.chance, share.token))
 
 
 class SuffixIndex:

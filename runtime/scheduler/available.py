@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -25,12 +25,14 @@ class Stage:
     """The ``levels`` below the target, and ``calibrations`` of their drafters' confidence.
 
     ``room`` gives what a level can judge, and ``apart`` whether it runs on cores that the target leaves alone.
+    ``files`` are those of the bundle.
     """
 
     levels: Sequence[Level]
     calibrations: Mapping[str, ConfidenceCalibration]
     room: Callable[[str], Room]
     apart: Callable[[str], bool]
+    files: Collection[str] = ()
 
 
 def make_methods(stage: Stage, only: Kind | None = None) -> list[DecodingMethod]:
@@ -42,7 +44,10 @@ def make_methods(stage: Stage, only: Kind | None = None) -> list[DecodingMethod]
     text = TextEase()
     judged = {level.name: AcceptanceStats(_agreement(level), text) for level in stage.levels}
     found: list[tuple[Kind, DecodingMethod]] = [("plain", Plain())]
-    found += [("model-free", ModelFree(drafter.name, drafter.longest)) for drafter in registered().values()]
+    found += [
+        ("model-free", ModelFree(drafter.name, drafter.longest, drafter.shape))
+        for drafter in registered(stage.files).values()
+    ]
     for level in stage.levels:
         name, acceptance = level.name, judged[level.name]
         found.append(("chain", Chains(name, acceptance, stage.calibrations[name], level.longest)))

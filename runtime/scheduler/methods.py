@@ -81,9 +81,13 @@ class Plain(DecodingMethod):
 
 
 class ModelFree(DecodingMethod):
-    """Forecasts chains of ``drafter``, at most ``longest`` tokens long: asking costs little, a draft comes at times."""
+    """Forecasts drafts of ``drafter``, of at most ``longest`` tokens: asking costs little, a draft comes at times.
 
-    def __init__(self, drafter: str, longest: int) -> None:
+    Drafts of the shape "tree" are chains where the target judges no trees.
+    """
+
+    def __init__(self, drafter: str, longest: int, shape: Shape = "chain") -> None:
+        self.shape = shape
         super().__init__(drafter)
         self._longest = longest
         self._hits = RunningMean(_HITS)
@@ -92,13 +96,15 @@ class ModelFree(DecodingMethod):
     def limits(self, room: Room) -> tuple[DraftLimit, ...]:
         """One, since the drafter itself knows where to end."""
         longest = min(room.nodes, self._longest)
-        return (chain_limit(longest),) if longest else ()
+        if not longest:
+            return ()
+        return (DraftLimit(longest, longest, self.shape if room.trees else "chain"),)
 
     def forecast(self, limit: DraftLimit, latency: LatencyEstimates) -> Forecast:
         """An average step, with or without a draft."""
         drafted, hits = min(self._drafted.value, limit.nodes), self._hits.value
         verifying = (1 - hits) * latency.target(1) + hits * latency.target(1 + max(1, round(drafted)))
-        asking = latency.costs.suffix_seconds + hits * drafted * latency.node_seconds["chain"]
+        asking = latency.costs.suffix_seconds + hits * drafted * latency.node_seconds[limit.shape]
         tokens = 1 + hits * min(self._accepted.value, limit.nodes)
         return latency.forecast(self.name, self.drafter, limit, StepEstimate(tokens, verifying, asking, 0.0))
 

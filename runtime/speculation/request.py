@@ -69,25 +69,29 @@ class Speculation:
 PLAIN = Speculation(drafter=NONE)
 
 
-def check_drafter(name: str, levels: Collection[str], where: str, others: Collection[str] = ()) -> DrafterSpec:
+def check_drafter(
+    name: str, levels: Collection[str], where: str, others: Collection[str] = (), files: Collection[str] = ()
+) -> DrafterSpec:
     """The drafter called ``name``, which may consist of ``levels``, registered drafters and ``others``.
 
     PocketspecError if a part of it is none of these, or if a part that is no level would have to verify drafts.
-    ``where`` says in the error what was searched, as in "in BUNDLE".
+    ``where`` says in the error what was searched, as in "in BUNDLE". ``files`` are those of the bundle.
     """
     spec, known = parse_drafter(name), (*levels, *others)
-    unknown = [part for part in spec.singles if part not in (*known, *registered())]
+    unknown = [part for part in spec.singles if part not in (*known, *registered(files))]
     if unknown:
-        raise PocketspecError(f"no drafter {unknown[0]!r} {where}; there are: {', '.join(known_drafters(known))}")
+        raise PocketspecError(
+            f"no drafter {unknown[0]!r} {where}; there are: {', '.join(known_drafters(known, files))}"
+        )
     unfit = [part for part in spec.judges if part not in levels]
     if unfit:
         raise PocketspecError(f"drafter {name!r}: {unfit[0]} cannot judge what is drafted below it; put a model there")
     return spec
 
 
-def known_drafters(levels: Iterable[str]) -> tuple[str, ...]:
-    """Every name of a single drafter: ``levels``, registered drafters, "none" and "auto"."""
-    return (*levels, *registered(), NONE, AUTO)
+def known_drafters(levels: Iterable[str], files: Collection[str]) -> tuple[str, ...]:
+    """Every name of a single drafter for a bundle with ``files``: ``levels``, registered ones, "none" and "auto"."""
+    return (*levels, *registered(files), NONE, AUTO)
 
 
 def levels_below(manifest: Manifest) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import (
+    DRAFT_TABLE_NAME,
     Level,
     Manifest,
     ParallelDrafts,
@@ -21,6 +22,7 @@ from memory.costs import MeasuredCosts
 from memory.drafter_spec import DrafterSpec, parse_drafter
 from memory.layer_states import why_no_trees
 from memory.plan import DraftPlan
+from runtime.bundle.draft_table import DraftTable
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.greedy import GreedyVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
@@ -77,7 +79,7 @@ class Speculator:
 
     Each drafter is made once and keeps what it has learned or cached until the plan changes. What the scheduler has
     learned about drafters outlives changes of the plan. ``costs`` is called when the costs of this device are first
-    needed. ``notify`` gets a line when a drafter fails.
+    needed. ``notify`` gets a line when a drafter fails. ``table`` is the bundle's, if it has one.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Speculator:
         manifest: Manifest,
         costs: Callable[[], MeasuredCosts],
         notify: Callable[[str], None] = lambda line: None,
+        table: DraftTable | None = None,
     ) -> None:
         self.target, self.levels, self.planned = target, dict(levels), planned
         self._manifest, self._costs, self._notify = manifest, costs, notify
@@ -105,6 +108,7 @@ class Speculator:
         self._simulated: SyntheticVerifier | None = None
         self.inner_rule: SyntheticVerifier | None = None
         self.suffix_store: OtherTexts | None = None
+        self.table = table
 
     def add(self, drafter: Drafter) -> None:
         """Makes a drafter of the caller's known by its name; PocketspecError if that means another one already."""
@@ -153,7 +157,8 @@ class Speculator:
         self._check(speculation)
         scheduler: Scheduler
         if name != AUTO:
-            spec = check_drafter(name, {*self.levels, *self._dropped}, "is open", self._added)
+            known = {*self.levels, *self._dropped}
+            spec = check_drafter(name, known, "is open", self._added, self._manifest.files)
             self._check_judges(spec)
             self._refuse_overlap(spec)
         self._open_heads(name)
@@ -225,7 +230,11 @@ class Speculator:
         below = [level for level in self._manifest.levels if level.role != "target"]
         own = weakref.proxy(self)  # methods are kept in ``self``; a reference back would be a cycle
         stage = Stage(
-            below, self.calibrations, lambda level: own._room_of(level), lambda level: own._has_own_cores(level)
+            below,
+            self.calibrations,
+            lambda level: own._room_of(level),
+            lambda level: own._has_own_cores(level),
+            self._manifest.files,
         )
         return make_methods(stage, only)
 
@@ -290,7 +299,7 @@ class Speculator:
     @property
     def _known_names(self) -> Collection[str]:
         """The single drafters that exist now, by name."""
-        return {*self.levels, *registered(), *self._added}
+        return {*self.levels, *registered(self._manifest.files), *self._added}
 
     def drafter(self, name: str, drawn: bool) -> Drafter:
         """The drafter called ``name``; ``drawn``: its drafts carry distributions. KeyError if a level is not open."""
@@ -407,6 +416,13 @@ class _OpenResources:
     def other_texts(self) -> OtherTexts | None:
         """See ``DrafterResources``."""
         return self._speculator.suffix_store
+
+    @property
+    def table(self) -> DraftTable:
+        """See ``DrafterResources``."""
+        if self._speculator.table is None:
+            raise KeyError(DRAFT_TABLE_NAME)
+        return self._speculator.table
 
     def logit_tokens(self, level: str) -> Ids | None:
         """See ``DrafterResources``."""

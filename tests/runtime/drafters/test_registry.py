@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export.manifest import PocketspecError
+from export.manifest import DRAFT_TABLE_NAME, PocketspecError
 from memory import Request
 from memory.drafter_spec import parse_drafter
 from runtime.__main__ import main
@@ -61,6 +61,16 @@ def test_the_scheduler_weighs_it_with_all_others(random_bundle: Path) -> None:
         _text(engine, "auto")
         names = {prospect.name for prospect in engine.explain()}
     assert names == {"plain", "suffix-chain", f"{NAME}-chain", "far-chain"}
+
+
+def test_a_drafter_that_needs_a_file_is_known_where_the_bundle_has_it(random_bundle: Path) -> None:
+    with (
+        Engine.open(random_bundle, Request(threads=1, nodes=4, drafters=())) as engine,
+        pytest.raises(PocketspecError, match=r"no drafter 'table' is open; there are: suffix, parrot"),
+    ):
+        _text(engine, "table")
+    assert set(registry.registered(())) == {"suffix", NAME}
+    assert set(registry.registered([DRAFT_TABLE_NAME])) == {"suffix", "table", NAME} == set(registry.registered())
 
 
 def test_commands_and_the_bench_know_it(
