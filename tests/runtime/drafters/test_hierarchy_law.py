@@ -13,7 +13,8 @@ import pytest
 
 import runtime.decoding.acceptance.coins as coins
 import runtime.decoding.acceptance.sample_and_match as match
-import runtime.drafters.draft_model as small
+import runtime.drafters.chain as chains
+import runtime.drafters.draft_tree as trees
 from runtime.decoding import sampling
 from runtime.decoding.acceptance.block import BlockVerifier
 from runtime.decoding.acceptance.recursive import RecursiveVerifier
@@ -122,7 +123,7 @@ def test_no_random_number_decides_twice(
         used[seed, position, stream, index] += 1
         return uniform(seed, position, stream, index)
 
-    for module in (small, match, coins, sampling):
+    for module in (chains, trees, match, coins, sampling):
         monkeypatch.setattr(module, "uniform", noted)
     limit = chain_limit(5, innermost)
     for _ in range(levels - 2):
