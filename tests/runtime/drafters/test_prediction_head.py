@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from memory import Request
+from memory.plan import Shape
 from runtime.decoding.draft import DraftLimit, DrawKind, chain_limit
 from runtime.decoding.protocols import HiddenInput
 from runtime.decoding.sampling import SamplingParams
@@ -83,6 +84,15 @@ def test_the_nodes_of_a_tree_have_the_modules_chances(head: Any, made: tuple[Any
     for node, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
         paths[node] = [*paths[parent], token]
         assert draft.chances[node] == pytest.approx(_chance(made[1], TEXT, paths[node]), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", ["chain", "tree"])
+def test_its_calibrated_chances_say_how_much_it_drafts(head: Any, made: tuple[Any, Any], shape: Shape) -> None:
+    drafter = PredictionHeadDrafter(HeadReader(head, target_of(TEXT[:-1]), COLUMNS), 264)
+    draft = drafter.propose(context_of(TEXT, GREEDY), DraftLimit(4, 4, shape, floor=0.02))
+    assert draft.chances[0] == pytest.approx(_chance(made[1], TEXT, [draft.tokens[0]]), rel=1e-3)
+    drafter.calibration = lambda raw: raw / 20
+    assert len(drafter.propose(context_of(TEXT, GREEDY), DraftLimit(4, 4, shape, floor=0.02))) < len(draft)
 
 
 def _chance(module: Any, text: list[int], path: list[int]) -> float:
