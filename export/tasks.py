@@ -19,12 +19,13 @@ from export.heads.head import Head, HeadError
 from export.heads.mtp import mtp_head
 from export.heads.pard2 import has_projection, pard2_head
 from export.heads.stack_formats import StackConfig, head_stack
+from export.heads.tensors import own_tensors
 from export.manifest import ModelShape, Tap, Vocabulary
 from export.quantization.quantize import QUANTIZERS
 from export.request import BITS, ExportJob, ExportRequest, RequestError
 from export.sources.draft_vocabulary import ChosenTokens, choose_tokens
 from export.sources.model_shape import refuse, shape_of
-from export.sources.opened import ModelDescription, ModelOrigin, describe_model
+from export.sources.opened import ModelDescription, ModelOrigin, describe_model, open_checkpoint
 from export.sources.targets import load_config
 from export.sources.vocabulary import check_pair, read_vocabulary
 
@@ -81,6 +82,8 @@ def make_tasks(request: ExportRequest, jobs: Sequence[ExportJob]) -> list[LevelT
         target = tasks[0] if tasks else None
         head = _head(job, model, target)
         if head is not None:
+            if job.is_own and origin.target.folder is not None and not origin.random_weights:
+                own_tensors(head, open_checkpoint(origin, model.config))  # before the target is exported
             model = _described(model, head)
         _check_vocabulary(model, target, head)
         shape = _shape(model, request, target)

@@ -34,24 +34,11 @@ class HeadTensors:
 
     def __init__(self, head: Head, checkpoint: Checkpoint, target: TensorSource) -> None:
         self._checkpoint, self._target = checkpoint, target
-        found = {head.own_name(tensor): tensor for tensor in checkpoint.names()}
+        self._own = own_tensors(head, checkpoint)
         shapes = parameter_shapes(head)
-        self._own = {name: found[name] for name in shapes if name in found}
-        shared = _OF_TARGET if head.own_tokens else _SHARED
-        self._shared = {name: _of_target(name, target) for name in shapes if name in shared and name not in found}
-        missing = [name for name in shapes if name not in self._own and name not in self._shared]
-        if missing:
-            count = f"lacks {len(missing)} of its {len(missing) + len(self._own)} tensors, {missing[0]!r} first"
-            what = count if self._own else "is missing, though its configuration may promise it"
-            raise HeadError(
-                f"the prediction head {head.architecture} in {checkpoint.folder} {what}; name another drafter"
-            )
-        for name, expected in shapes.items():
-            if self.shape(name) != expected:
-                raise HeadError(
-                    f"wrong shape: {self._own.get(name, name)!r} {list(self.shape(name))} in {checkpoint.folder}, the"
-                    f" prediction head of its configuration expects {list(expected)}; it is not of this target"
-                )
+        self._shared = {name: _of_target(name, target) for name in shapes if name not in self._own}
+        for name, known in self._shared.items():
+            _check_shape(known, target.shape(known), shapes[name], checkpoint)
 
     def names(self) -> Collection[str]:
         """Every parameter of the module, shared ones too; a tied head is the embedding."""
@@ -71,6 +58,33 @@ class HeadTensors:
         if name in self._own:
             return self._checkpoint, self._own[name]
         return self._target, self._shared[name]
+
+
+def own_tensors(head: Head, checkpoint: Checkpoint) -> dict[str, str]:
+    """The tensor of every parameter that ``head`` does not share with its target.
+
+    HeadError if one is missing, or of another size.
+    """
+    found = {head.own_name(tensor): tensor for tensor in checkpoint.names()}
+    shapes = parameter_shapes(head)
+    own = {name: found[name] for name in shapes if name in found}
+    shared = _OF_TARGET if head.own_tokens else _SHARED
+    missing = [name for name in shapes if name not in own and name not in shared]
+    if missing:
+        count = f"lacks {len(missing)} of its {len(missing) + len(own)} tensors, {missing[0]!r} first"
+        what = count if own else "is missing, though its configuration may promise it"
+        raise HeadError(f"the prediction head {head.architecture} in {checkpoint.folder} {what}; name another drafter")
+    for name, tensor in own.items():
+        _check_shape(tensor, checkpoint.shape(tensor), shapes[name], checkpoint)
+    return own
+
+
+def _check_shape(tensor: str, found: tuple[int, ...], expected: tuple[int, ...], checkpoint: Checkpoint) -> None:
+    if found != expected:
+        raise HeadError(
+            f"wrong shape: {tensor!r} {list(found)} in {checkpoint.folder}, the prediction head of its configuration"
+            f" expects {list(expected)}; it is not of this target"
+        )
 
 
 @dataclass(frozen=True)

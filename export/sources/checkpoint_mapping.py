@@ -23,6 +23,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from export.manifest import PocketspecError
 from export.sources.checkpoint import Checkpoint
+from export.sources.empty_model import empty_model
 from export.sources.expert_tensors import stack_experts
 from export.sources.tensor_source import FloatArray
 from export.sources.text_part import own_name
@@ -64,8 +65,7 @@ def load_tensors(config: Any, checkpoint: Checkpoint) -> tuple[Any, LoadedTensor
     another shape, or would be read differently from ``from_pretrained``.
     """
     _refuse_quantized(config, checkpoint)
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
+    model = empty_model(config)
     stack_experts(model, checkpoint)
     origins, left = _assign(model, checkpoint)
     assigned = dict(origins)

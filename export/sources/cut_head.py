@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import AutoModelForCausalLM
 
+from export.sources.empty_model import empty_model
 from export.sources.tensor_source import FloatArray, TensorSource
 
 
@@ -44,8 +43,7 @@ class CutHead:
 
 def cut_head(config: Any, source: TensorSource, ids: Sequence[int]) -> tuple[Any, CutHead]:
     """``config`` with a head that is not tied, and ``source`` with the rows ``ids`` of it, ascending."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = empty_model(config)
     paths = {id(module): path for path, module in model.named_modules()}
     head = paths[id(model.get_output_embeddings())]
     stored = f"{head}.weight"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.sources.empty_model import empty_model
 from export.sources.tensor_source import FloatArray
 
 _POOL = 1 << 22  # 16 MiB; windows may overlap, which changes neither speed nor rounding errors
@@ -72,11 +73,7 @@ def tensor_shapes(
     config: Any, make: Callable[[], Any] | None = None
 ) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
     """Name and shape of every tensor, shared ones once, from transformers' model on the meta device; the buffers."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config) if make is None else make()
+    model = empty_model(config, make)
     parameters, stored = dict(model.named_parameters()), model.state_dict().keys()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
     return {name: tuple(tensor.shape) for name, tensor in {**parameters, **buffers}.items()}, frozenset(buffers)

@@ -15,6 +15,8 @@ from export.manifest import PocketspecError
 # What wrappers put before the names of the text model's tensors, and before those of its head.
 _WRAPPED = re.compile(r"^(?:model\.(?:language_model|text_model)|language_model\.model)\.")
 _WRAPPED_HEAD = re.compile(r"^language_model\.(?=lm_head\.)")
+# Drafters for one model: transformers has their text part, but none of its layers has a KV cache.
+_ASSISTANTS = ("gemma4_assistant", "gemma4_unified_assistant")
 # What wrappers say of all their parts.
 _COMMON = ("tie_word_embeddings", "quantization_config")
 
@@ -31,6 +33,11 @@ def text_config(config: Any) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     text = config.get_text_config()
+    if config.model_type in _ASSISTANTS:
+        raise NoTextError(
+            f"{config.model_type}: all its layers read the KV cache of the model that it drafts for, which is not"
+            " supported; name another drafter"
+        )
     if getattr(config, "is_encoder_decoder", False):
         return config
     if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type) is None:

@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
+    Gemma3TextConfig,
     GPT2Config,
     MambaConfig,
     OPTConfig,
@@ -148,6 +149,15 @@ def test_an_architecture_that_does_not_fit(refusal: Refusal, checkpoint: Path, c
     line = refusal.line("--target", checkpoint, "--drafter", "none", "-o", refusal.output)
     assert line.startswith(f"error: {reason}: ")
     assert not any(cryptic in line for cryptic in ("KeyError", "AttributeError", "object has no", "parameters"))
+
+
+def test_a_kind_of_layer_that_the_model_does_not_have(refusal: Refusal, checkpoint: Path) -> None:
+    AutoModelForCausalLM.from_config(Gemma3TextConfig(head_dim=16, num_key_value_heads=1, **_SIZES)).save_pretrained(
+        checkpoint
+    )
+    change_config(checkpoint, layer_types=["chunked_attention"])
+    line = refusal.line("--target", checkpoint, "--drafter", "none", "-o", refusal.output)
+    assert "has no layers of the kind 'chunked_attention'" in line
 
 
 def test_an_architecture_nobody_knows(refusal: Refusal, checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from export.request import ExportRequest, RequestError, make_jobs
 from export.sources.checkpoint import Checkpoint
 from export.sources.checkpoint_mapping import load_tensors
 from export.sources.streamed_model import make_streamed
+from export.tasks import make_tasks
 from tests.export.heads.tiny_mtp import mtp_config, mtp_tensors, write_mtp_checkpoint
 
 
@@ -117,6 +119,15 @@ def test_a_whole_head_is_taken(tensors: dict[str, torch.Tensor], tmp_path: Path)
 def test_a_checkpoint_without_its_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HeadError, match=r"the prediction head qwen3_5_mtp in .* is missing, .*; name another drafter"):
         source_of({"x": torch.zeros(1)}, tmp_path / "c")
+
+
+def test_a_missing_head_is_refused_before_its_target_is_exported(checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "c"))
+    tensors = {name: value for name, value in load_file(folder / "model.safetensors").items() if "mtp." not in name}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    request = ExportRequest(str(folder), tmp_path / "bundle", drafters=("own",))
+    with pytest.raises(HeadError, match="is missing, though its configuration may promise it"):
+        make_tasks(request, make_jobs(request))
 
 
 def test_half_a_head_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from export.sources.checkpoint import Checkpoint
 from export.sources.checkpoint_mapping import load_tensors
 from export.sources.streamed_model import reference_logits
 from export.sources.targets import load_config
-from export.sources.text_part import own_name
+from export.sources.text_part import NoTextError, own_name
 from tests.export.graph.test_families import TEXT
 
 TEXT_SIZES = {
@@ -100,3 +100,11 @@ def test_a_model_without_text_is_one_line(kind: str, tmp_path: Path, capsys: pyt
     assert main(["--target", str(tmp_path), "--drafter", "none", "--output", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {kind}: transformers has no decoder of text for it; models that only see or hear")
+
+
+def test_an_assistant_of_gemma_4_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    none = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "num_kv_shared_layers": 2}
+    text = transformers.Gemma4TextConfig(**TEXT_SIZES, **none)
+    transformers.Gemma4AssistantConfig(text_config=text).save_pretrained(tmp_path)
+    with pytest.raises(NoTextError, match=r"^gemma4_assistant: all its layers read the KV cache of the model that it"):
+        load_config(tmp_path)
