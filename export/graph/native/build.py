@@ -20,6 +20,7 @@ from export.graph.native.norms import FuseGains, FuseResiduals, SplitSkipNorms
 from export.graph.native.operators import DOMAIN
 from export.graph.native.panels import place_weights
 from export.graph.native.products import PanelGathers, PanelProducts
+from export.graph.native.states import FuseStates
 from export.graph.passes import CONTRIB
 from export.manifest import PACKED_FILE_NAME, PACKING_TABLE_NAME, NativeForm
 
@@ -57,7 +58,10 @@ def fuse_operators(model: ir.Model) -> None:
     """All fusions in their order, in place; weights stay where they are."""
     model.opset_imports[DOMAIN] = 1
     panels = [PanelProducts(), PanelGathers()]
-    fusions = [NativeFunctions(), CacheAttention(), SplitSkipNorms(), FuseResiduals(), FuseGains(), FuseGates()]
+    fusions = [
+        *(NativeFunctions(), CacheAttention(), FuseStates()),
+        *(SplitSkipNorms(), FuseResiduals(), FuseGains(), FuseGates()),
+    ]
     PassManager([*panels, *fusions, RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass()])(model)
 
 

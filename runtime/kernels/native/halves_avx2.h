@@ -8,7 +8,9 @@
 namespace pocketspec {
 namespace {
 
-constexpr int kAhead = 2048;  // bytes of prefetch distance
+// Bytes of prefetch distance: into the second-level cache from afar, which has room for more lines on their way from
+// memory. AVX2 reads 1.09 times as much with it (one row, Sapphire Rapids, two threads, 390 MB).
+constexpr int kAhead = 2 * 1024, kFarAhead = 12 * 1024;
 
 // The exact sums of code * activation over `block` values of k, for kRows of the tile's `rows`. With kPlanes, `low` has
 // the low halves of the codes.
@@ -19,6 +21,7 @@ inline __m256i load_half_line(const uint8_t* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 inline void prefetch(const uint8_t* codes) {
+  _mm_prefetch(reinterpret_cast<const char*>(codes) + kFarAhead, _MM_HINT_T1);
   _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
 }
 inline __m256i spread(const int8_t* four) {

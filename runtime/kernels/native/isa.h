@@ -33,6 +33,8 @@ struct Isa {
   void (*exponentials)(const float* x, int64_t count, float* y);
   // Step 3 for some columns of one head.
   void (*recur)(const RecurrenceUnit& unit);
+  // The norm of y[size], multiplied by the activation of `gate` (step 4), in place.
+  void (*gate_norm)(const float* gain, const float* gate, int64_t size, float epsilon, float* y);
   // The sum of a[k] * b[k] (MatMulPanel, step 1; Router, step 1).
   float (*dot)(const float* a, const float* b, int64_t k);
 };

@@ -8,7 +8,15 @@
 namespace pocketspec {
 namespace {
 
-constexpr int kAhead = 5 * 1024;  // bytes of prefetch distance
+// Bytes of prefetch distance. Into the second-level cache from afar, because the first level has few buffers for lines
+// that are on their way from memory: one row read 0.97 of what plain loads read, with 5 KB into the first level 0.87
+// (Sapphire Rapids, two threads, 390 MB).
+constexpr int kAhead = 2 * 1024, kFarAhead = 12 * 1024;
+
+inline void prefetch(const uint8_t* codes) {
+  _mm_prefetch(reinterpret_cast<const char*>(codes) + kFarAhead, _MM_HINT_T1);
+  _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
+}
 
 inline __m512i load_line(const uint8_t* from) { return _mm512_loadu_si512(from); }
 
@@ -95,12 +103,8 @@ void multiply_rows(const Panel& panel, const Tile& tile, float* sums) {
       for (__m512i& chain : of_row) chain = _mm512_setzero_si512();
     }
     for (int k = 0; k < panel.block; k += 8) {
-      _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
-      if constexpr (kPlanes) {
-        _mm_prefetch(reinterpret_cast<const char*>(low) + kAhead, _MM_HINT_T0);
-      } else if constexpr (kBits == 8) {
-        _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead + kLine, _MM_HINT_T0);
-      }
+      prefetch(codes);
+      if constexpr (kBits == 8) prefetch(kPlanes ? low : codes + kLine);
       const Eight eight = load_eight<kBits, kPlanes>(codes, low);
 #pragma GCC unroll 16
       for (int row = 0; row < kRows; ++row) {
@@ -165,6 +169,6 @@ constexpr auto attend_narrow = attend;
 }  // namespace
 
 const Isa kAvx512Vnni = {"avx512vnni", inverse_rms,    quantize,  multiply,     finish,
-                         unpack,       prepare_narrow, store_row, attend_narrow, convolve, scale_head, exponentials, recur, dot};
+                         unpack,       prepare_narrow, store_row, attend_narrow, convolve, scale_head, exponentials, recur, gate_norm, dot};
 
 }  // namespace pocketspec

@@ -26,6 +26,6 @@ inline void sum_block(const uint8_t* codes, const uint8_t* low, const int8_t* va
 
 }  // namespace
 
-const Isa kNeonDot = {"neon_dot", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend, convolve, scale_head, exponentials, recur, dot};
+const Isa kNeonDot = {"neon_dot", inverse_rms, quantize, multiply, finish, unpack, prepare_head, store_row, attend, convolve, scale_head, exponentials, recur, gate_norm, dot};
 
 }  // namespace pocketspec

@@ -33,112 +33,163 @@ void exponentials(const float* x, int64_t count, float* y) {
   }
 }
 
-// Step 3 for the rows that are repeated, all of them at once for every number of the state.
-template <int kWide>
-void repeat_rows(const RecurrenceUnit& unit, int column) {
-  if (unit.known == 0) return;
-  float* at = unit.state + column;
-  for (int64_t i = 0; i < unit.key_size; ++i, at += unit.state_stride) {
-    Lanes state[kWide];
-#pragma GCC unroll 4
-    for (int wide = 0; wide < kWide; ++wide) state[wide] = Lanes::load(at + wide * 16);
-    for (int64_t row = 0; row < unit.known; ++row) {
-      const Lanes k = Lanes::set(unit.keys[row * unit.key_stride + i]);
-      const Lanes decay = Lanes::set(unit.decays[row * unit.decay_stride]);
-      const float* change = unit.added + row * unit.added_stride + column;
-#pragma GCC unroll 4
-      for (int wide = 0; wide < kWide; ++wide) {
-        state[wide] = fma(k, Lanes::load(change + wide * 16), state[wide] * decay);
-      }
-    }
-#pragma GCC unroll 4
-    for (int wide = 0; wide < kWide; ++wide) state[wide].store(at + wide * 16);
+// The norm of a row, multiplied by the activation of its gate (LinearRecurrence, step 4).
+void gate_norm(const float* gain, const float* gate, int64_t size, float epsilon, float* y) {
+  const Lanes inverse = Lanes::set(inverse_rms(y, size, epsilon));
+  for (int64_t i = 0; i < size; i += 16) {
+    const Lanes normed = (load_until(y, i, size) * inverse) * load_until(gain, i, size);
+    const Lanes result = normed * activated(load_until(gate, i, size), Activation::kSilu);
+    store_part(result, y + i, static_cast<int>(size - i < 16 ? size - i : 16));
   }
 }
 
-// Step 3 for kWide times 16 columns, all of which exist.
+// How many sixteens of columns are worked on at once: their states and sums should fit the registers.
+#if defined(__AVX512F__)
+constexpr int kWidest = 4;
+#else
+constexpr int kWidest = 2;
+#endif
+
 template <int kWide>
-void recur_columns(const RecurrenceUnit& unit, int column) {
-  repeat_rows<kWide>(unit, column);
-  for (int64_t row = unit.known; row < unit.rows; ++row) {
-    const float* key = unit.keys + row * unit.key_stride;
-    const Lanes decay = Lanes::set(unit.decays[row * unit.decay_stride]);
-    const float* value = unit.values + row * unit.value_stride + column;
-    Lanes change[kWide], read[kWide];
+inline void store_all(const Lanes (&values)[kWide], float* to) {
 #pragma GCC unroll 4
-    for (int wide = 0; wide < kWide; ++wide) {
-      change[wide] = Lanes::load(value + wide * 16);
-      read[wide] = Lanes::set(0);
-    }
-    if (unit.rates) {
-      Lanes memory[kWide];
+  for (int wide = 0; wide < kWide; ++wide) values[wide].store(to + wide * 16);
+}
+
+// The state at one key fades for the next row, and is added to what that row finds in the state.
+template <int kWide, bool kDelta>
+inline void fade(Lanes (&state)[kWide], Lanes decay, float key, Lanes (&found)[kWide]) {
+  const Lanes k = Lanes::set(key);
 #pragma GCC unroll 4
-      for (int wide = 0; wide < kWide; ++wide) memory[wide] = Lanes::set(0);
-      const float* at = unit.state + column;
-      for (int64_t i = 0; i < unit.key_size; ++i, at += unit.state_stride) {
-        const Lanes k = Lanes::set(key[i]);
+  for (int wide = 0; wide < kWide; ++wide) {
+    state[wide] = state[wide] * decay;
+    if constexpr (kDelta) found[wide] = fma(k, state[wide], found[wide]);
+  }
+}
+
+// Repeats the known rows, all of them at once for every number of the state, and fades it for the first new row.
+template <int kWide, bool kDelta>
+void begin_columns(const RecurrenceUnit& unit, int column, float* found_after) {
+  const int64_t known = unit.known, stride = unit.known_stride, folded = unit.folded;
+  const float *keys = unit.known_keys, *decays = unit.known_decays, *added = unit.known_added + column;
+  const float* next_key = unit.fresh > 0 ? unit.keys : nullptr;
+  const Lanes decay = Lanes::set(next_key ? unit.decays[0] : 0.0f);
+  float *from = unit.base + column, *to = unit.state + column;
+  const float* ahead = unit.ahead;
+  Lanes found[kWide];
 #pragma GCC unroll 4
-        for (int wide = 0; wide < kWide; ++wide) {
-          memory[wide] = fma(k, Lanes::load(at + wide * 16) * decay, memory[wide]);
-        }
-      }
-      const Lanes rate = Lanes::set(unit.rates[row * unit.rate_stride]), minus = Lanes::set(-1.0f);
+  for (Lanes& sum : found) sum = Lanes::set(0);
+  for (int64_t i = 0; i < unit.key_size; ++i, from += unit.base_stride, to += kStateColumns) {
+    for (int line = 0; ahead && line < 4; ++line, ahead += 16) __builtin_prefetch(ahead, 0, 2);
+    Lanes state[kWide];
 #pragma GCC unroll 4
-      for (int wide = 0; wide < kWide; ++wide) change[wide] = fma(memory[wide], minus, change[wide]) * rate;
-    }
-    float* added = unit.added + row * unit.added_stride + column;
-#pragma GCC unroll 4
-    for (int wide = 0; wide < kWide; ++wide) change[wide].store(added + wide * 16);
-    const float* query = unit.queries + row * unit.query_stride;
-    float* at = unit.state + column;
-    for (int64_t i = 0; i < unit.key_size; ++i, at += unit.state_stride) {
-      const Lanes k = Lanes::set(key[i]), q = Lanes::set(query[i]);
+    for (int wide = 0; wide < kWide; ++wide) state[wide] = Lanes::load(from + wide * 16);
+    for (int64_t row = 0; row < known; ++row) {
+      const Lanes k = Lanes::set(keys[row * stride + i]), fading = Lanes::set(decays[row * stride]);
 #pragma GCC unroll 4
       for (int wide = 0; wide < kWide; ++wide) {
-        const Lanes state = fma(k, change[wide], Lanes::load(at + wide * 16) * decay);
-        state.store(at + wide * 16);
-        read[wide] = fma(q, state, read[wide]);
+        state[wide] = fma(k, Lanes::load(added + row * stride + wide * 16), state[wide] * fading);
       }
+      if (row + 1 == folded) store_all(state, from);
     }
-    float* y = unit.y + (row - unit.known) * unit.y_stride + column;
-#pragma GCC unroll 4
-    for (int wide = 0; wide < kWide; ++wide) read[wide].store(y + wide * 16);
+    if (!next_key) continue;
+    fade<kWide, kDelta>(state, decay, next_key[i], found);
+    store_all(state, to);
   }
+  store_all(found, found_after);
+}
+
+// One new row. The state is read and written once: it fades for the next row as soon as it is made.
+template <int kWide, bool kDelta>
+void add_row(const RecurrenceUnit& unit, int64_t row, int column, float* found_after) {
+  Lanes change[kWide], read[kWide], found[kWide];
+  const float* value = unit.values + row * unit.value_stride + column;
+#pragma GCC unroll 4
+  for (int wide = 0; wide < kWide; ++wide) {
+    change[wide] = Lanes::load(value + wide * 16);
+    if constexpr (kDelta) {
+      const Lanes lacking = fma(Lanes::load(found_after + wide * 16), Lanes::set(-1.0f), change[wide]);
+      change[wide] = lacking * Lanes::set(unit.rates[row]);
+    }
+    read[wide] = found[wide] = Lanes::set(0);
+  }
+  store_all(change, unit.added + row * unit.added_stride + column);
+  const int64_t size = unit.key_size, base_stride = unit.base_stride;
+  const bool goes_on = row + 1 < unit.fresh, stays = !goes_on && unit.folded == unit.known + unit.fresh;
+  const float *key = unit.keys + row * size, *query = unit.queries + row * size, *next_key = key + size;
+  const Lanes decay = Lanes::set(goes_on ? unit.decays[row + 1] : 0.0f);
+  float *at = unit.state + column, *base = unit.base + column;
+  for (int64_t i = 0; i < size; ++i, at += kStateColumns, base += base_stride) {
+    const Lanes k = Lanes::set(key[i]), q = Lanes::set(query[i]);
+    Lanes state[kWide];
+#pragma GCC unroll 4
+    for (int wide = 0; wide < kWide; ++wide) {
+      state[wide] = fma(k, change[wide], Lanes::load(at + wide * 16));
+      read[wide] = fma(q, state[wide], read[wide]);
+    }
+    if (goes_on) {
+      fade<kWide, kDelta>(state, decay, next_key[i], found);
+      store_all(state, at);
+    } else if (stays) {
+      store_all(state, base);
+    }
+  }
+  store_all(read, unit.y + row * unit.y_stride + column);
+  store_all(found, found_after);
+}
+
+// Step 3 for kWide times 16 columns.
+template <int kWide, bool kDelta>
+void recur_rows(const RecurrenceUnit& unit, int column) {
+  float found[kWide * 16];
+  begin_columns<kWide, kDelta>(unit, column, found);
+  for (int64_t row = 0; row < unit.fresh; ++row) add_row<kWide, kDelta>(unit, row, column, found);
+}
+
+template <int kWide>
+void recur_columns(const RecurrenceUnit& unit, int column) {
+  unit.rates ? recur_rows<kWide, true>(unit, column) : recur_rows<kWide, false>(unit, column);
 }
 
 // The same for one column at a time: the rest that fills no register.
 void recur_column(const RecurrenceUnit& unit, int column) {
-  for (int64_t row = 0; row < unit.rows; ++row) {
-    const float* key = unit.keys + row * unit.key_stride;
-    const float decay = unit.decays[row * unit.decay_stride];
-    float* added = unit.added + row * unit.added_stride + column;
-    const bool known = row < unit.known;
-    if (!known) {
-      float change = unit.values[row * unit.value_stride + column];
-      if (unit.rates) {
-        float memory = 0;
-        for (int64_t i = 0; i < unit.key_size; ++i) {
-          const float faded = unit.state[i * unit.state_stride + column] * decay;
-          memory = std::fma(key[i], faded, memory);
-        }
-        change = std::fma(memory, -1.0f, change) * unit.rates[row * unit.rate_stride];
-      }
-      *added = change;
-    }
-    float read = 0;
+  float *base = unit.base + column, *state = unit.state + column;
+  const auto keep = [&] {
+    for (int64_t i = 0; i < unit.key_size; ++i) base[i * unit.base_stride] = state[i * kStateColumns];
+  };
+  for (int64_t i = 0; i < unit.key_size; ++i) state[i * kStateColumns] = base[i * unit.base_stride];
+  for (int64_t row = 0; row < unit.known; ++row) {
+    const int64_t at = row * unit.known_stride;
     for (int64_t i = 0; i < unit.key_size; ++i) {
-      float& state = unit.state[i * unit.state_stride + column];
-      const float faded = state * decay;
-      state = std::fma(key[i], *added, faded);
-      if (!known) read = std::fma(unit.queries[row * unit.query_stride + i], state, read);
+      float& number = state[i * kStateColumns];
+      const float faded = number * unit.known_decays[at];
+      number = std::fma(unit.known_keys[at + i], unit.known_added[at + column], faded);
     }
-    if (!known) unit.y[(row - unit.known) * unit.y_stride + column] = read;
+    if (row + 1 == unit.folded) keep();
   }
+  for (int64_t row = 0; row < unit.fresh; ++row) {
+    const float *key = unit.keys + row * unit.key_size, *query = unit.queries + row * unit.key_size;
+    float change = unit.values[row * unit.value_stride + column], memory = 0, read = 0;
+    for (int64_t i = 0; i < unit.key_size; ++i) {
+      float& number = state[i * kStateColumns];
+      number = number * unit.decays[row];
+      memory = std::fma(key[i], number, memory);
+    }
+    if (unit.rates) change = std::fma(memory, -1.0f, change) * unit.rates[row];
+    unit.added[row * unit.added_stride + column] = change;
+    for (int64_t i = 0; i < unit.key_size; ++i) {
+      float& number = state[i * kStateColumns];
+      number = std::fma(key[i], change, number);
+      read = std::fma(query[i], number, read);
+    }
+    unit.y[row * unit.y_stride + column] = read;
+  }
+  if (unit.fresh > 0 && unit.folded == unit.known + unit.fresh) keep();
 }
 
 void recur(const RecurrenceUnit& unit) {
   int column = 0;
-  for (; column + 64 <= unit.columns; column += 64) recur_columns<4>(unit, column);
+  for (; column + 16 * kWidest <= unit.columns; column += 16 * kWidest) recur_columns<kWidest>(unit, column);
   for (; column + 32 <= unit.columns; column += 32) recur_columns<2>(unit, column);
   for (; column + 16 <= unit.columns; column += 16) recur_columns<1>(unit, column);
   for (; column < unit.columns; ++column) recur_column(unit, column);

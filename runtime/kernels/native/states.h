@@ -20,18 +20,25 @@ struct ConvolutionRow {
   float* y;
 };
 
-// Rows of one head over some columns of its state. All strides are in floats.
+// Rows of one head over some columns of its state. All strides are in floats. The first `known` rows are repeated: what
+// they add is given. The others are new.
 struct RecurrenceUnit {
-  float* state;  // [key_size][state_stride], of which `columns` columns are worked on
-  int64_t state_stride, key_size;
+  float* base;  // [key_size][base_stride]: the state before all rows; `columns` columns of it are worked on
+  int64_t base_stride, key_size;
   int columns;
-  int64_t rows, known;  // the first `known` rows are repeated: what they add is given
-  const float *keys, *queries, *decays, *rates, *values;  // of the first row; rates are null without the delta rule
-  int64_t key_stride, query_stride, decay_stride, rate_stride, value_stride;
-  float* added;  // [rows][added_stride]
-  int64_t added_stride;
-  float* y;  // of the first row that is not repeated
-  int64_t y_stride;
+  // After so many rows the state is written to the base: at most `known`, or all rows.
+  int64_t folded;
+  float* state;  // [key_size][kStateColumns] for what lies between two rows
+  int64_t known, fresh;
+  const float *known_keys, *known_decays, *known_added;  // of the first repeated row
+  int64_t known_stride;
+  const float *keys, *queries, *decays, *rates;  // of the new rows, one after another; no rates without the delta rule
+  const float* values;                           // of the first new row
+  int64_t value_stride;
+  float *added, *y;  // of the first new row
+  int64_t added_stride, y_stride;
+  // Memory that is read next: 256 bytes of it are prefetched for every key.
+  const float* ahead;
 };
 
 }  // namespace pocketspec

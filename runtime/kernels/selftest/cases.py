@@ -52,7 +52,10 @@ _INPUTS = {
         *("x", "experts", "weights", "gate_up", "gate_up_scales", "gate_up_zeros", "down", "down_scales", "down_zeros"),
         *("gate_up_bias", "down_bias"),
     ),
-    "LinearRecurrence": ("query", "key", "value", "log_decay", "beta", "base", "updates", "replay"),
+    "LinearRecurrence": (
+        *("query", "key", "value", "log_decay", "beta", "base", "updates", "replay"),
+        *("decay_bias", "decay_rate", "gate", "gain"),
+    ),
 }
 
 

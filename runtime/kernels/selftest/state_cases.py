@@ -9,7 +9,7 @@ import numpy as np
 from runtime.kernels.selftest.numbers import Numbers
 from runtime.kernels.selftest.onnx_bytes import Attribute
 from runtime.kernels.selftest.reference import Floats
-from runtime.kernels.selftest.state_reference import convolve, run_rows
+from runtime.kernels.selftest.state_reference import convolve, gate_norm, run_rows, sigmoid, soften
 
 _EPSILON = 1e-6
 # Columns that fill registers of every width, and some that fill none.
@@ -22,10 +22,15 @@ StateCase = tuple[str, str, Mapping[str, Attribute], list[tuple[Arrays, Arrays]]
 
 
 def state_cases() -> Iterator[StateCase]:
-    """A convolution of five rows behind three, and both rules of a recurrence: rows kept, rejected and folded."""
+    """A convolution of five rows behind three, and both rules of a recurrence: rows kept, rejected and folded.
+
+    Of either, one more that reads parts of wider rows and takes over what stands around it in a graph.
+    """
     yield _convolution()
+    yield _gated_convolution()
     for delta in (True, False):
         yield _recurrence(delta)
+    yield _gated_recurrence()
 
 
 def _convolution() -> StateCase:
@@ -40,6 +45,53 @@ def _convolution() -> StateCase:
     given: Arrays = {"x": x[None, 3:], "weight": weight, "bias": bias, "past": ring, "total": np.array([8], np.int64)}
     attributes: dict[str, float | int] = {"width": width, "silu": 1}
     return "ShortConvolution", "ShortConvolution", attributes, [(given, {"y": y[None, 3:], "present": after})]
+
+
+def _gated_convolution() -> StateCase:
+    rng, channels, width, slots, rows = Numbers(14), 37, 4, 5, 3
+    x, weight = rng.bell((1, rows, 3 * channels + 2)), rng.bell((width, channels))
+    start, factor, gate = (x[0, :, first : first + channels] for first in (1, channels + 1, 2 * channels + 2))
+    product = start * factor
+    y = convolve(product, weight, None, silu=False) * gate
+    after = np.zeros((1, slots, channels), np.float32)
+    after[0, :rows] = product
+    given: Arrays = {"x": x, "weight": weight, "past": np.zeros_like(after), "total": np.array([rows], np.int64)}
+    attributes: dict[str, Attribute] = {"width": width, "silu": 0, "start": 1}
+    attributes |= {"factor_start": channels + 1, "gate_start": 2 * channels + 2}
+    return "ShortConvolution of products", "ShortConvolution", attributes, [(given, {"y": y[None], "present": after})]
+
+
+def _gated_recurrence() -> StateCase:
+    """One step of five rows, all inputs of which are parts of one row but the gate."""
+    rng, rows, keys, values = Numbers(15), 5, _KEY_HEADS * _KEY, _HEADS * _VALUE
+    x, gate = rng.bell((1, rows, 2 * keys + values + 2 * _HEADS)), rng.bell((1, rows, values + 3))
+    query, key, value, decay, rate = np.split(x[0], np.cumsum([keys, keys, values, _HEADS]), axis=1)
+    bias, decays, gain = rng.bell((_HEADS,)), -_positive(rng, _HEADS), rng.bell((_VALUE,))
+    base = rng.bell((_HEADS, _KEY, _VALUE))
+    heads = (
+        query.reshape(rows, _KEY_HEADS, _KEY),
+        key.reshape(rows, _KEY_HEADS, _KEY),
+        value.reshape(rows, _HEADS, _VALUE),
+    )
+    log_decay = soften(decay + bias) * decays
+    none = np.zeros((0, _HEADS * (1 + _VALUE) + keys), np.float32)
+    y, _, pending = run_rows(base, none, 0, (*heads, log_decay, sigmoid(rate)), np.float32(0.3), _EPSILON)
+    y = gate_norm(y, gain, gate[0, :, 3:].reshape(y.shape), _EPSILON)
+    given: Arrays = {
+        **dict.fromkeys(("query", "key", "value", "log_decay", "beta"), x),
+        "base": base[None],
+        "updates": np.zeros((1, _HELD, none.shape[1]), np.float32),
+        "replay": np.array([0, 0], np.int64),
+        "decay_bias": bias,
+        "decay_rate": decays,
+        "gate": gate,
+        "gain": gain,
+    }
+    starts = {"key": keys, "value": 2 * keys, "decay": 2 * keys + values, "rate": 2 * keys + values + _HEADS, "gate": 3}
+    attributes: dict[str, Attribute] = {"key_heads": _KEY_HEADS, "scale": 0.3, "epsilon": _EPSILON, "rate_sigmoid": 1}
+    attributes |= {f"{name}_start": start for name, start in starts.items()} | {"gate_epsilon": _EPSILON}
+    made: Arrays = {"y": y.reshape(1, rows, -1), "present_base": base[None], "present_updates": pending[None]}
+    return "LinearRecurrence, gated norm", "LinearRecurrence", attributes, [(given, made)]
 
 
 def _recurrence(delta: bool) -> StateCase:

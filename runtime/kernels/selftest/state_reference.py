@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.kernels.selftest.reference import Floats, exponential, fma, sum_of_squares
+from runtime.kernels.selftest.reference import Floats, activate, exponential, fma, norm, sum_of_squares
 
 _ONE = np.float32(1)
 
@@ -31,6 +31,30 @@ def scale_head(x: Floats, epsilon: float, scale: float | np.float32) -> Floats:
     if epsilon > 0:
         inverse = _ONE / np.sqrt(sum_of_squares(x[None])[0, 0] + np.float32(epsilon))
     result: Floats = (x * inverse) * np.float32(scale)
+    return result
+
+
+def soften(v: Floats) -> Floats:
+    """ln(1 + exp(v)) (LinearRecurrence, step 2)."""
+    u = exponential(-np.abs(v))
+    s = u / (np.float32(2) + u)
+    z, p = s * s, np.full_like(v, _ONE / np.float32(15))
+    for divisor in range(13, 0, -2):
+        p = p * z + _ONE / np.float32(divisor)
+    result: Floats = np.maximum(v, np.float32(0)) + (s * np.float32(2)) * p
+    return result
+
+
+def sigmoid(v: Floats) -> Floats:
+    """The rate of a number (LinearRecurrence, step 2)."""
+    result: Floats = _ONE / (_ONE + exponential(v * np.float32(-1)))
+    return result
+
+
+def gate_norm(y: Floats, gain: Floats, gate: Floats, epsilon: float) -> Floats:
+    """LinearRecurrence, step 4, for rows of heads ``[S, heads, V]``."""
+    flat = y.reshape(-1, y.shape[-1])
+    result: Floats = norm(flat, gain, epsilon).reshape(y.shape) * activate(gate, "silu")
     return result
 
 
