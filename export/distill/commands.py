@@ -22,6 +22,7 @@ from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, 
 from export.distill.measure import Answered, answer, markdown, measure
 from export.distill.parallel import ParallelObjective, mask_token
 from export.distill.pard2 import Pard2Objective, Pard2Student
+from export.distill.stack import StackObjective, StackStudent
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
 from export.manifest import PocketspecError
@@ -33,6 +34,16 @@ CONSOLE = Console(stderr=True)
 # The packages that measured perplexity and agreement depend on.
 _PACKAGES = ("pocketspec", "torch", "transformers")
 COMMANDS = ("train", "lessons", "distill", "measure")
+# What learns to draft so many tokens, and from what, by its kind.
+_HEADS: dict[str, Callable[[Any, Lessons, int], tuple[Any, EagleObjective | StackObjective]]] = {
+    "eagle": lambda target, lessons, steps: (EagleStudent(target), EagleObjective(lessons, quantized(target), steps)),
+    "medusa": lambda target, lessons, steps: _stack(target, lessons, steps, False),
+    "hydra": lambda target, lessons, steps: _stack(target, lessons, steps, True),
+}
+
+
+def _stack(target: Any, lessons: Lessons, heads: int, grounded: bool) -> tuple[StackStudent, StackObjective]:
+    return StackStudent(target, heads, grounded), StackObjective(lessons, quantized(target), heads)
 
 
 def main(argv: list[str]) -> int:
@@ -92,9 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     distill.add_argument(
         "--kind",
-        choices=("model", "eagle"),
+        choices=("model", *_HEADS),
         default="model",
-        help="a model, or an EAGLE-3 head for the target's bundles",
+        help="a model, or heads that read the target's hidden rows: EAGLE-3's, Medusa's or Hydra's",
     )
     distill.add_argument("--steps", type=int, default=5, metavar="K", help="tokens that a head learns to draft (5)")
     measuring.add_argument("--students", type=Path, nargs="*", default=[], help="folders of its drafters")
@@ -183,8 +194,8 @@ def _distill(arguments: argparse.Namespace) -> None:
     CONSOLE.print(f"{len(lessons.corpus.tokens):,} tokens, {TOP} probabilities each")
     if arguments.read_target and arguments.parallel is None:
         raise PocketspecError("--read-target is for drafts in parallel; give --parallel K as well")
-    if arguments.kind == "eagle":
-        _distill_eagle(lessons, arguments)
+    if arguments.kind in _HEADS:
+        _distill_heads(lessons, arguments)
         return
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
     save_tokenizer(tokenizer, arguments.output)
@@ -215,16 +226,16 @@ def _distill_parallel(model: Any, lessons: Lessons, tokenizer: Any, arguments: a
     train(model, task, Schedule(arguments.minutes), arguments.output, report=report)
 
 
-def _distill_eagle(lessons: Lessons, arguments: argparse.Namespace) -> None:
-    """Trains a head for the teacher as an int4 export rounds it."""
+def _distill_heads(lessons: Lessons, arguments: argparse.Namespace) -> None:
+    """Trains a head, or a stack of them, for the teacher as an int4 export rounds it."""
     others = {"--start": arguments.start, "--from-layers": arguments.from_layers, "--parallel": arguments.parallel}
     if given := next((name for name, value in others.items() if value is not None), None):
-        raise PocketspecError(f"{given} is for --kind model; an EAGLE-3 head begins with layers of the teacher")
+        raise PocketspecError(f"{given} is for --kind model; heads begin as parts of the teacher")
     if not LEAST_DRAFTS <= arguments.steps <= MOST_DRAFTS:
         raise PocketspecError(f"--steps {arguments.steps}; write {LEAST_DRAFTS} to {MOST_DRAFTS}")
     teacher = _open_model(arguments.teacher)
     torch.manual_seed(Schedule.seed)
-    student, task = EagleStudent(teacher), EagleObjective(lessons, quantized(teacher), arguments.steps)
+    student, task = _HEADS[arguments.kind](teacher, lessons, arguments.steps)
     schedule = Schedule(arguments.minutes, tokens_per_step=2048, length=256, long_length=512)
 
     def report(progress: TrainingProgress) -> None:
