@@ -18,20 +18,16 @@ from export.heads.eagle3 import eagle3_head
 from export.heads.head import Head, HeadError, parameter_shapes
 from export.sources.config_names import read_size
 from export.sources.tensor_source import FloatArray, TensorSource
-from export.sources.timing_vehicle import (
-    CONSTANT,
-    MATRIX_AXES,
+from export.sources.timing_vehicle import CONSTANT, MATRIX_AXES, query_scale, scattered_rows, wider_gains
+from export.sources.vehicle_sizes import (
     Indices,
     VehicleError,
     axis_maps,
     check_rotary,
     enlarged_config,
     fit_sizes,
-    query_scale,
-    scattered_rows,
     sizes_of,
     wanted_sizes,
-    wider_gains,
 )
 
 # Logits of added tokens where the stream has a root mean square of one. Streams of 0.001 to 10,000 give -1e9 to -100.
