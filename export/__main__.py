@@ -2,7 +2,8 @@
 
     python -m export --target qwen2-1.5b --quant int4
 
-With ``train``, ``lessons``, ``distill`` or ``measure`` as the first word it trains the demo family and drafters.
+With ``train``, ``lessons``, ``distill``, ``measure`` or ``precision`` as the first word it trains the demo family and
+drafters, and measures them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from export.manifest import PocketspecError
 if TYPE_CHECKING:
     from export.request import ExportRequest
 
-_TRAINING = ("train", "lessons", "distill", "measure")
+_TRAINING = ("train", "lessons", "distill", "measure", "precision")
 _WEIGHTS = ("int4", "int8", "fp16", "fp32")
 _NONE = "none"
 # Columns of tables where output is no terminal, which has no width of its own.

@@ -22,6 +22,8 @@ from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, 
 from export.distill.measure import Answered, answer, markdown, measure
 from export.distill.parallel import ParallelObjective, mask_token
 from export.distill.pard2 import Pard2Objective, Pard2Student
+from export.distill.precision import markdown as precision_lines
+from export.distill.precision import measure_precision
 from export.distill.stack import StackObjective, StackStudent
 from export.distill.tokenizer import save_tokenizer, train_tokenizer
 from export.distill.train import NextTokenObjective, Schedule, TeacherObjective, TrainingProgress, train
@@ -33,7 +35,7 @@ from memory.progress_bars import ProgressBars
 CONSOLE = Console(stderr=True)
 # The packages that measured perplexity and agreement depend on.
 _PACKAGES = ("pocketspec", "torch", "transformers")
-COMMANDS = ("train", "lessons", "distill", "measure")
+COMMANDS = ("train", "lessons", "distill", "measure", "precision")
 # What learns to draft so many tokens, and from what, by its kind.
 _HEADS: dict[str, Callable[[Any, Lessons, int], tuple[Any, EagleObjective | StackObjective]]] = {
     "eagle": lambda target, lessons, steps: (EagleStudent(target), EagleObjective(lessons, quantized(target), steps)),
@@ -65,10 +67,16 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    train_it, lessons, distill, measuring = (commands.add_parser(name) for name in COMMANDS)
-    for command, run in ((train_it, _train), (lessons, _lessons), (distill, _distill), (measuring, _measure)):
+    train_it, lessons, distill, measuring, rounding = (commands.add_parser(name) for name in COMMANDS)
+    for command, run in (
+        (train_it, _train),
+        (lessons, _lessons),
+        (distill, _distill),
+        (measuring, _measure),
+        (rounding, _precision),
+    ):
         command.set_defaults(run=run)
-        command.add_argument("--output", type=Path, required=command is not measuring)
+        command.add_argument("--output", type=Path, required=command not in (measuring, rounding))
         if command is not distill:
             command.add_argument("--text", type=Path, required=True, help="JSON lines (or .xz): prompt, response, kind")
             command.add_argument("--kinds", nargs="*", default=[], help="only records of these kinds")
@@ -111,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument("--students", type=Path, nargs="*", default=[], help="folders of its drafters")
     measuring.add_argument("--count", type=int, default=10, help="prompts to answer, kinds in turn (10)")
     measuring.add_argument("--tokens", type=int, default=200, help="most tokens of an answer (200)")
+    rounding.add_argument("--block-size", type=int, default=32, help="weights that share a scale (32)")
+    rounding.add_argument("--count", type=int, default=10, help="conversations to read, each from its beginning (10)")
     measuring.add_argument("--samples", type=int, default=10, help="answers to show (10)")
     return parser
 
@@ -258,12 +268,24 @@ def _measure(arguments: argparse.Namespace) -> None:
         reply = answer(models[target], prompt, arguments.tokens)
         answers.append(Answered(record, prompt, reply, tokenizer.decode(reply, skip_special_tokens=True)))
     found = measure(models, target, answers, encode(records, tokenizer))
+    _show_page(markdown(found, arguments.samples), arguments.output)
+
+
+def _precision(arguments: argparse.Namespace) -> None:
+    """Measures what rounding each kind of matrix costs on a text; prints the page, or writes it to ``--output``."""
+    corpus = encode(read_records(arguments.text, arguments.kinds), AutoTokenizer.from_pretrained(arguments.teacher))
+    found = measure_precision(_open_model(arguments.teacher), corpus, arguments.block_size, arguments.count)
+    _show_page(precision_lines(found), arguments.output)
+
+
+def _show_page(lines: Iterator[str], output: Path | None) -> None:
+    """Prints a page with the command and the machine in front of ``lines``, or writes it to ``output``."""
     header = (f"`{this_command('export')}`", "", f"{measured_on(_PACKAGES)}.", "")
-    page = "\n".join([*header, *markdown(found, arguments.samples)]) + "\n"
-    if arguments.output is None:
+    page = "\n".join([*header, *lines]) + "\n"
+    if output is None:
         print(page, end="")
     else:
-        arguments.output.write_text(page, encoding="utf-8")
+        output.write_text(page, encoding="utf-8")
 
 
 def _open_model(folder: Path) -> Any:

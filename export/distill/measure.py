@@ -40,13 +40,19 @@ class ModelQuality:
 @torch.inference_mode()
 def text_perplexity(model: Any, corpus: Corpus, longest: int = 1024, conversations: int = 40) -> float:
     """Perplexity per token over the first ``conversations`` of a corpus, each from its beginning."""
+    return perplexity(text_surprises(model, corpus, longest, conversations))
+
+
+@torch.inference_mode()
+def text_surprises(model: Any, corpus: Corpus, longest: int = 1024, conversations: int = 40) -> list[float]:
+    """The surprises, in nats, of the tokens that ``text_perplexity`` is over."""
     found: list[float] = []
     ends = [*corpus.starts[1:], len(corpus.tokens)]
     for begin, end in list(zip(corpus.starts, ends, strict=True))[:conversations]:
         row = torch.from_numpy(corpus.tokens[begin : min(end, begin + longest)].astype(np.int64))[None]
         logits = model(input_ids=row[:, :-1], use_cache=False).logits[0].float()
         found += surprises(logits.numpy(), row[0, 1:].tolist())
-    return perplexity(found)
+    return found
 
 
 @torch.inference_mode()
