@@ -16,7 +16,7 @@ import numpy as np
 from export.estimate import attainable_bytes, estimate_job
 from export.graph.kv_variants import needs_ranges, portable_kv_types, write_kv_graph
 from export.graph.native.build import pack_native, write_native
-from export.graph.recipe import LoweredGraph
+from export.graph.recipe import LoweredGraph, float_kinds
 from export.graph.sparse_tables import sparse_bytes
 from export.graph.trace import lower
 from export.heads.head import Head
@@ -133,7 +133,9 @@ class _LevelExport:
             source=task.model.provenance,
             shape=task.shape,
             vocabulary=task.vocabulary,
-            quantization=Quantization(job.weights, task.block_size, task.method, written.error),
+            quantization=Quantization(
+                job.weights, task.block_size, task.method, written.error, float_kinds(lowered.recipes)
+            ),
             graphs={"fp32": GRAPH, **self._write_kv_graphs()},
             weight_bytes=written.bytes,
             tree=not task.shape.has_states,

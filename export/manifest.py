@@ -32,7 +32,7 @@ from export.untrusted import (
 # out, and why; 5: layers with states (convolutions, recurrences); 6: levels that draft in parallel; 7: layers that
 # share KV caches, heads of two sizes, tables for every layer; 8: drafters that read hidden rows of the target, that
 # have logits of a part of the vocabulary, or are part of the target; layers with experts; 9: drafters with a head for
-# each token of a draft
+# each token of a draft; which kinds of matrices stay floats
 SCHEMA = 9
 # Bundles are written as the earliest of these that has all they need, which earlier versions read as well.
 _SCHEMA_WITHOUT_STATES, _SCHEMA_WITH_STATES, _SCHEMA_IN_PARALLEL, _SCHEMA_UNEVEN = 4, 5, 6, 7
@@ -217,12 +217,17 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How weights are stored. ``error``: root mean square error over all blocks, relative to the weights' own."""
+    """How weights are stored. ``error``: root mean square error over all blocks, relative to the weights' own.
+
+    ``kept``: the kinds of matrices that are stored as floats instead, by the last part of their module's name (the taps
+    of convolutions, routers).
+    """
 
     weights: WeightType
     block_size: Annotated[int, Within(1, 1 << 20)] | None = None
     method: str | None = None
     error: Difference | None = None
+    kept: Mapping[str, Annotated[str, OneOf("fp32", "fp16")]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -459,8 +464,10 @@ def dump_manifest(manifest: Manifest) -> str:
         for name in ("parallel", "taps", "reads", "draft_vocabulary", "self_draft", "heads"):
             if not level[name]:
                 del level[name]
+        if not level["quantization"]["kept"]:
+            del level["quantization"]["kept"]
     shapes = [level.shape for level in manifest.levels]
-    if any(level.heads is not None for level in manifest.levels):
+    if any(level.heads is not None or level.quantization.kept for level in manifest.levels):
         data["schema"] = SCHEMA
     elif any(_needs_taps(level) for level in manifest.levels):
         data["schema"] = _SCHEMA_WITH_TAPS

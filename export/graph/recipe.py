@@ -6,6 +6,7 @@ streams the weights through the recipes afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,3 +107,16 @@ class LoweredGraph:
 
     model: Any
     recipes: tuple[Recipe, ...]
+
+
+def float_kinds(recipes: Iterable[Recipe]) -> dict[str, str]:
+    """How the matrices are stored that are not quantized beside others that are, by kind; empty if none is quantized.
+
+    A kind is the last part of a module's name: ``conv1d``, ``gate``. Vectors, which are always floats, are left out.
+    """
+    made = list(recipes)
+    if not any(isinstance(recipe, MatrixRecipe) for recipe in made):
+        return {}
+    plain = [recipe for recipe in made if isinstance(recipe, PlainRecipe) and len(recipe.shape) > 1]
+    kinds = {source.removesuffix(".weight").rpartition(".")[2]: one.dtype for one in plain for source in one.sources}
+    return dict(sorted(kinds.items()))

@@ -101,7 +101,8 @@ def _quantization(quantization: Quantization) -> str:
     block = f" in blocks of {quantization.block_size}" if quantization.block_size else ""
     method = f" by {quantization.method}" if quantization.method else ""
     error = "" if quantization.error is None else f", relative error {quantization.error:.4f}"
-    return f"{quantization.weights}{block}{method}{error}"
+    kept = "".join(f", {kind} {stored}" for kind, stored in quantization.kept.items())
+    return f"{quantization.weights}{block}{method}{error}{kept}"
 
 
 def _weight_bytes(level: Level) -> str:

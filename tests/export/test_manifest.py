@@ -64,6 +64,15 @@ def test_what_is_written_is_read_back() -> None:
     assert parse_manifest(dump_manifest(MANIFEST), "m.json") == MANIFEST
 
 
+def test_kinds_of_matrices_that_stay_floats_are_read_back_and_need_a_newer_reader() -> None:
+    quantization = replace(TARGET.quantization, kept={"conv1d": "fp32", "gate": "fp16"})
+    manifest = replace(MANIFEST, levels=(replace(TARGET, quantization=quantization),), schema=9)
+    text = dump_manifest(manifest)
+    assert parse_manifest(text, "m.json") == manifest
+    with pytest.raises(ManifestError, match="quantization.kept.conv1d has the value 'fp31'"):
+        parse_manifest(text.replace('"conv1d": "fp32"', '"conv1d": "fp31"'), "m.json")
+
+
 @pytest.mark.parametrize(("schema", "newer"), [(1, 5), (2, 4), (3, 1)])
 def test_older_schemas_are_read_and_lack_only_what_came_later(schema: int, newer: int) -> None:
     later = ["native", "kv_effects", "agreement", "sparse_bytes", "left_out"][-newer:]
