@@ -69,7 +69,7 @@ def test_kinds_of_matrices_that_stay_floats_are_read_back_and_need_a_newer_reade
     manifest = replace(MANIFEST, levels=(replace(TARGET, quantization=quantization),), schema=9)
     text = dump_manifest(manifest)
     assert parse_manifest(text, "m.json") == manifest
-    with pytest.raises(ManifestError, match="quantization.kept.conv1d has the value 'fp31'"):
+    with pytest.raises(ManifestError, match=r"quantization\.kept\.conv1d has the value 'fp31'"):
         parse_manifest(text.replace('"conv1d": "fp32"', '"conv1d": "fp31"'), "m.json")
 
 

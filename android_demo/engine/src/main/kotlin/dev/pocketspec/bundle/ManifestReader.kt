@@ -17,7 +17,8 @@ object ManifestReader {
         7L to "layers that share KV caches or differ in size, which this app does not run; take a model of another architecture",
         8L to "layers with experts, or a drafter that reads hidden rows or a part of the vocabulary, which this app does not" +
             " run; export it with another drafter, or take a model of another architecture",
-        9L to "a drafter with a head for each token of a draft, which this app does not run; export with another drafter",
+        9L to "a drafter with a head for each token of a draft, or layers of kinds that this app does not run;" +
+            " export it with another drafter, or take a model of another architecture",
     )
     private const val LAYOUT = 1L
     private const val MOST_BYTES = 1L shl 50
