@@ -44,8 +44,12 @@ _COMPACT_SINCE = 3
 GRAPH_BYTES = int(0.17 * MIB)
 _LAYER_NATIVE = int(0.0854 * MIB)
 _LAYER_PORTABLE = int(0.145 * MIB)
-# Bytes that Linux maps around a touched page of a file.
+# Bytes that Linux maps around a touched page of a file. Linux 6.18 maps more where the page cache has larger folios.
 _FAULT_AROUND = 1 << 16
+_PANEL_ROWS = 16  # rows of an embedding that lie together in the packed weights
+# Logits that a graph holds beside its output while ONNX Runtime's operators cap them, by architecture. Measured with
+# Gemma 4: 27 MB for 13 rows of 262,144.
+_CAPPED_LOGITS = {"gemma2": 2, "gemma3n_text": 2, "gemma4_text": 2}
 # Bytes that sampling keeps for each entry of the vocabulary: three arrays of float32 and a mask.
 _SAMPLING = 13
 # The most that constrained answers take, to a schema as usual: the trie of the vocabulary while it is built, or with
@@ -252,7 +256,7 @@ def margin_bytes(anonymous: int, hot: int, constrained: bool) -> int:
 def hot_weight_bytes(level: Level, residence: Residence) -> int:
     """Bytes of weights that steps read, whether they are mapped or copied: those of experts are read now and then."""
     if residence == "native" and level.native is not None:
-        return level.native.data_bytes - level.sparse_bytes
+        return level.native.data_bytes - _table_bytes(level, residence)
     experts = expert_bytes(level, residence)  # which ONNX Runtime does not pack
     return int((level.weight_bytes - level.sparse_bytes - experts) * packed_ratio(level.quantization)) + experts
 
@@ -317,13 +321,25 @@ def _weights(level: Level, residence: Residence, tokens: int) -> tuple[Part, ...
         copied = Part("weights", anonymous=hot + level.sparse_bytes)
         return (copied, Part(EXPERTS, anonymous=experts)) if experts else (copied,)
     # The prepacked file that ONNX Runtime writes has the unpacked weights as well.
-    others = level.sparse_bytes + (level.weight_bytes - experts if residence == "prepacked" else 0)
+    others = _table_bytes(level, residence) + (level.weight_bytes - experts if residence == "prepacked" else 0)
     touched = _embedding_rows(level, residence, tokens) + _rotary_rows(level, tokens)
     if residence == "prepacked":
         touched += _unpacked_scales(level)
     touched = min(touched, others)
     weights = Part("weights", hot=hot + touched, cold=others - touched)
     return (weights, Part(EXPERTS, hot=experts)) if experts else (weights,)
+
+
+def _table_bytes(level: Level, residence: Residence) -> int:
+    """Bytes of the tables of which steps read rows. ``sparse_bytes`` are those of the portable file, whose scales are
+    float32; native ones are float16.
+    """
+    shape, block = level.shape, level.quantization.block_size
+    if residence != "native" or block is None:
+        return level.sparse_bytes
+    embedding = shape.vocab_size * shape.hidden_size * _bits(level.quantization) // 8
+    columns = shape.layer_table or (shape.hidden_size if level.sparse_bytes >= embedding else 0)
+    return level.sparse_bytes - shape.vocab_size * columns // block * 2
 
 
 def _embedding_rows(level: Level, residence: Residence, tokens: int) -> int:
@@ -334,7 +350,11 @@ def _embedding_rows(level: Level, residence: Residence, tokens: int) -> int:
     """
     table = level.shape.vocab_size * level.shape.hidden_size * _bits(level.quantization) // 8
     if level.sparse_bytes >= table:
-        return min(level.sparse_bytes, tokens * (_FAULT_AROUND + level.sparse_bytes // level.shape.vocab_size))
+        # In panels a row lies among the others of its panel.
+        rows = 1 if residence != "native" else _PANEL_ROWS
+        piece = _FAULT_AROUND + rows * level.sparse_bytes // level.shape.vocab_size
+        # Pieces of other tokens may be the same ones.
+        return int(level.sparse_bytes * (1 - (1 - min(piece / level.sparse_bytes, 1)) ** tokens))
     return table if residence == "prepacked" else 0
 
 
@@ -375,12 +395,18 @@ def _hidden(level: Level, sizes: LevelSizes) -> int:
 
 
 def activation_bytes(level: Level, sizes: LevelSizes, residence: Residence, threads: int) -> int:
-    """Bytes of the tensors that are alive during a forward of a level."""
-    rows = max(sizes.rows, sizes.prefill_chunk)
+    """Bytes of the tensors that are alive during a forward of a level: of a chunk of a prompt, or of a step, which may
+    have copies of its logits.
+    """
     shape, block = level.shape.widest, level.quantization.block_size
-    if residence == "native":
-        return native_activations(shape, rows)
-    return portable_activations(shape, rows, sizes.capacity, block, threads, sizes.kv_type)
+
+    def alive(rows: int) -> int:
+        if residence == "native":
+            return native_activations(shape, rows)
+        return portable_activations(shape, rows, sizes.capacity, block, threads, sizes.kv_type)
+
+    capped = _CAPPED_LOGITS.get(level.architecture, 0) * sizes.logits_rows * level.logits_width * 4
+    return max(alive(max(sizes.rows, sizes.prefill_chunk)), alive(sizes.rows) + capped)
 
 
 def scratch_of(level: Level, sizes: LevelSizes, residence: Residence) -> OperatorScratch:

@@ -7,10 +7,19 @@ from typing import get_args
 
 import pytest
 
-from export.manifest import ConvolutionShape, ModelShape, RecurrenceShape, WideLayers
+from export.manifest import ConvolutionShape, Level, ModelShape, RecurrenceShape, WideLayers
 from memory.activations import native_activations
 from memory.device import Residence
-from memory.footprint import LevelSizes, Part, hot_weight_bytes, kv_bytes_per_token, level_footprint, packing_bytes
+from memory.footprint import (
+    LevelSizes,
+    Part,
+    _embedding_rows,
+    activation_bytes,
+    hot_weight_bytes,
+    kv_bytes_per_token,
+    level_footprint,
+    packing_bytes,
+)
 from tests.memory.manifests import MIDDLE, QWEN, TARGET
 
 # The cosines and sines of all positions, float32.
@@ -61,6 +70,36 @@ def test_shared_caches_are_counted_once_and_wide_heads_as_they_are() -> None:
     assert kv_bytes_per_token(even, "fp16") == 35 * 2 * 256 * 2
     assert kv_bytes_per_token(gemma, "fp16") == (12 * 2 * 256 + 3 * 2 * 512) * 2
     assert kv_bytes_per_token(gemma, "int8") == 12 * 2 * (256 + 4) + 3 * 2 * (512 + 4)
+
+
+def test_a_step_holds_copies_of_logits_that_are_capped() -> None:
+    capped, plain = replace(TARGET, architecture="gemma2"), replace(TARGET, architecture="llama")
+
+    def alive(level: Level, chunk: int) -> int:
+        return activation_bytes(level, LevelSizes("fp32", 1024, 8, 8, chunk, tree=False), "native", 1)
+
+    assert alive(capped, 8) - alive(plain, 8) == 2 * 8 * QWEN.vocab_size * 4
+    assert alive(capped, 4096) == alive(plain, 4096) > alive(capped, 8)
+
+
+def test_a_row_of_a_table_is_read_among_others() -> None:
+    """Of its panel and of the pages around it; many tokens read all of a table, and never more."""
+    table = QWEN.vocab_size * QWEN.hidden_size // 2
+    level = replace(TARGET, sparse_bytes=table)
+
+    def rows(tokens: int) -> int:
+        return _embedding_rows(level, "native", tokens)
+
+    assert rows(1) == pytest.approx(FAULT_AROUND + 16 * QWEN.hidden_size // 2, rel=1e-3)
+    assert rows(1) * 700 < rows(1000) < rows(1) * 1000
+    assert 0.99 * table < rows(100_000) <= table
+
+
+def test_native_tables_have_smaller_scales() -> None:
+    size = QWEN.vocab_size * QWEN.hidden_size // 2 * 36 // 32  # codes of 4 bits, and a scale for 128 of them
+    level = replace(TARGET, sparse_bytes=size)
+    saved = hot_weight_bytes(level, "native") - (hot_weight_bytes(TARGET, "native") - size)
+    assert saved == QWEN.vocab_size * QWEN.hidden_size // 128 * 2
 
 
 def test_layers_with_states_take_more_memory_for_every_row_of_a_prompt() -> None:
