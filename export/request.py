@@ -78,8 +78,8 @@ def make_jobs(request: ExportRequest) -> tuple[ExportJob, ...]:
     """The levels of a request: target, drafters in their order, intermediates; RequestError for contradictions."""
     _check(request)
     target = resolve(request.target)
-    names = {_short(target.name)}
-    jobs = [ExportJob("target", _short(target.name), ".", target, request.weights, request.enlarge_like)]
+    names = {short_name(target.name)}
+    jobs = [ExportJob("target", short_name(target.name), ".", target, request.weights, request.enlarge_like)]
     suggested = () if target.intermediate is None else (target.intermediate,)
     drafters = target.drafters if request.drafters is None else request.drafters
     intermediates = suggested if request.intermediates is None else request.intermediates
@@ -111,7 +111,7 @@ def _own_head(target: Target, request: ExportRequest, names: set[str]) -> Export
 
 def default_output(request: ExportRequest) -> Path:
     """``bundles/<target>-<quant>``; the name of a stand-in says what it is."""
-    name = _short(resolve(request.target).name)
+    name = short_name(resolve(request.target).name)
     kind = "-random" if request.random_weights else f"-like-{request.enlarge_like}" if request.enlarge_like else ""
     return Path("bundles") / f"{name}{kind}-{request.weights}"
 
@@ -119,7 +119,7 @@ def default_output(request: ExportRequest) -> Path:
 def _partner(name: str, role: Role, names: set[str]) -> tuple[Target, str]:
     """The model called ``name``, and an unused name for its level."""
     model = resolve(name)
-    level = _short(model.name)
+    level = short_name(model.name)
     if level in names:
         level = f"{level}-{role}"
     if level in names:
@@ -128,7 +128,7 @@ def _partner(name: str, role: Role, names: set[str]) -> tuple[Target, str]:
     return model, level
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """A model's name as a folder name."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"
 

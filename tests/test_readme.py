@@ -50,9 +50,9 @@ def parse(program: str, words: list[str]) -> object:
         from export.__main__ import _TRAINING, _parse
 
         if words[0] in _TRAINING:
-            from export.distill.commands import _parser
+            from export.distill.commands import parse as parse_training
 
-            return _parser().parse_args(words)
+            return parse_training(words)
         return _parse(words)
     if program == "android_demo.check":
         from android_demo.check.__main__ import parse as parse_check
@@ -88,7 +88,7 @@ def test_the_commands_of_the_export_can_be_asked_for(tmp_path: Path, monkeypatch
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-checkpoint").mkdir()
-    wanted = [list(each.words[3:]) for each in _of("python", "-m", "export") if "--target" in each.words]
+    wanted = [list(each.words[3:]) for each in _of("python", "-m", "export") if each.words[3] == "--target"]
     assert wanted
     for words in wanted:
         assert _request(_parse(words)).target == words[words.index("--target") + 1]

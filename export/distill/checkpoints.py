@@ -1,4 +1,4 @@
-"""What an unfinished training leaves in its folder: its state, and the best weights so far. Both are written whole."""
+"""What training leaves in its folders: its state, the best weights so far, arrays. All are written whole."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -43,6 +45,18 @@ def write_state(state: Any, path: Path) -> None:
     try:
         with room_on_disk(path):
             torch.save(state, part)
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
+    """Writes named arrays to ``path`` as ``.npz``; FullDiskError if there is no room."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with room_on_disk(path):
+            with part.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

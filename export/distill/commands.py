@@ -7,6 +7,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from export.distill.eagle import EagleObjective, EagleStudent, quantized
 from export.distill.family import FAMILY, POSITIONS, VOCABULARY, from_layers
 from export.distill.lessons import TOP, Lessons, join, load_lessons, read_text, run_answers, save_lessons, write_answers
 from export.distill.measure import Answered, answer, markdown, measure
+from export.distill.one_command import is_one_command, read_request
+from export.distill.one_command import run as run_whole
 from export.distill.parallel import ParallelObjective, mask_token
 from export.distill.pard2 import Pard2Objective, Pard2Student
 from export.distill.precision import markdown as precision_lines
@@ -50,6 +53,9 @@ def _stack(target: Any, lessons: Lessons, heads: int, grounded: bool) -> tuple[S
 
 def main(argv: list[str]) -> int:
     """Runs one of the training commands; returns the exit code."""
+    if _is_whole(argv):
+        run_whole(argv[1:], partial(print, file=sys.stderr, flush=True))
+        return 0
     arguments = _parser().parse_args(argv)
     for name, what in (("text", "JSON lines with prompt, response and kind"), ("lessons", "python -m export lessons")):
         given = getattr(arguments, name, None) or []
@@ -62,6 +68,15 @@ def main(argv: list[str]) -> int:
         CONSOLE.print("stopped; the same command continues from the last checkpoint")
         return 130
     return 0
+
+
+def parse(words: list[str]) -> Any:
+    """The options in a command line; those of ``distill --target`` are the request that they make."""
+    return read_request(words[1:]) if _is_whole(words) else _parser().parse_args(words)
+
+
+def _is_whole(words: list[str]) -> bool:
+    return words[0] == "distill" and is_one_command(words)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,7 +236,7 @@ def _distill_parallel(model: Any, lessons: Lessons, tokenizer: Any, arguments: a
     if not LEAST_DRAFTS <= arguments.parallel <= MOST_DRAFTS:
         raise PocketspecError(f"--parallel {arguments.parallel}; write {LEAST_DRAFTS} to {MOST_DRAFTS}")
     task: ParallelObjective | Pard2Objective
-    mask, depth = mask_token(tokenizer), arguments.parallel
+    mask, depth = mask_token(tokenizer, model.config.vocab_size), arguments.parallel
     if arguments.read_target:
         target = quantized(_open_model(arguments.teacher)).to(device_of(model))
         model, task = Pard2Student(model, target, mask, depth), Pard2Objective(lessons, target, mask, depth)

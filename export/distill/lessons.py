@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from export.distill.checkpoints import save_arrays
 from export.distill.corpus import Corpus, IdStream, token_ids
 from export.distill.devices import tensors_for
 
@@ -46,8 +47,8 @@ class Lessons:
 
 
 def save_lessons(lessons: Lessons, path: Path) -> None:
-    """Writes the lessons as ``.npz``."""
-    np.savez(path, tokens=lessons.corpus.tokens, starts=lessons.corpus.starts, ids=lessons.ids, probs=lessons.probs)
+    """Writes the lessons as ``.npz``, whole or not at all; FullDiskError if there is no room."""
+    save_arrays(path, tokens=lessons.corpus.tokens, starts=lessons.corpus.starts, ids=lessons.ids, probs=lessons.probs)
 
 
 def load_lessons(path: Path) -> Lessons:

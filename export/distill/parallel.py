@@ -28,12 +28,20 @@ _KEEP, _KEEP_LEAST = 0.7, 0.2
 _NEW = 0.02
 
 
-def mask_token(tokenizer: Any) -> int:
-    """The padding token of ``tokenizer``, which no text has; PocketspecError if it ends texts as well."""
-    pad = tokenizer.pad_token_id
-    if pad is None or pad == tokenizer.eos_token_id:
-        raise PocketspecError("the tokenizer has no padding token of its own to stand for unknown tokens; give it one")
-    return int(pad)
+def mask_token(tokenizer: Any, logits: int) -> int:
+    """A token that no text has, of a model with so many ``logits``; PocketspecError if there is none.
+
+    It is the tokenizer's padding token; else the first beyond its entries, as PARD's own checkpoints for Qwen have it;
+    else its token for what it does not know.
+    """
+    pad, unknown, entries = tokenizer.pad_token_id, getattr(tokenizer, "unk_token_id", None), len(tokenizer)
+    if pad is not None and pad != tokenizer.eos_token_id:
+        return int(pad)
+    if entries < logits:
+        return entries
+    if unknown is not None and unknown not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        return int(unknown)
+    raise PocketspecError("the tokenizer has no padding token of its own to stand for unknown tokens; give it one")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from export.distill.lessons import Lessons
 from export.distill.muon import Muon
 from export.distill.processes import as_first, averaging, is_first, process_count
 
+# Says of a student that it has learned.
+PROGRESS = "training.json"
 SAVE_SECONDS = 120.0
 REPORT_STEPS = 20
 # How often a run is judged, evenly in its time.
@@ -228,5 +230,5 @@ def _save_model(model: Any, progress: TrainingProgress, schedule: Schedule, fold
     model.to(torch.bfloat16)
     with room_on_disk(folder):
         model.save_pretrained(folder)
-        (folder / "training.json").write_text(json.dumps({"progress": asdict(progress), "schedule": asdict(schedule)}))
+        (folder / PROGRESS).write_text(json.dumps({"progress": asdict(progress), "schedule": asdict(schedule)}))
     (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,7 +125,23 @@ def test_a_published_checkpoint_is_known_by_its_mask_token() -> None:
         parallel_drafts(config)
 
 
-@pytest.mark.parametrize("pad", [None, 2])
-def test_a_tokenizer_needs_a_token_that_no_text_has(pad: int | None) -> None:
-    with pytest.raises(PocketspecError, match="no padding token of its own"):
-        mask_token(SimpleNamespace(pad_token_id=pad, eos_token_id=2))
+@dataclass(frozen=True)
+class Entries:
+    """A tokenizer of ten entries, of which 2 ends texts and 1 begins them."""
+
+    pad_token_id: int | None
+    unk_token_id: int | None
+    eos_token_id: int = 2
+    bos_token_id: int = 1
+
+    def __len__(self) -> int:
+        return 10
+
+
+def test_a_token_that_no_text_has_stands_for_unknown_ones() -> None:
+    assert mask_token(Entries(pad_token_id=3, unk_token_id=0), 16) == 3
+    assert mask_token(Entries(pad_token_id=2, unk_token_id=0), 16) == 10
+    assert mask_token(Entries(pad_token_id=None, unk_token_id=0), 10) == 0
+    for tokenizer in (Entries(2, None), Entries(None, 1)):
+        with pytest.raises(PocketspecError, match="no padding token of its own"):
+            mask_token(tokenizer, 10)

@@ -1,0 +1,17 @@
+"""Kinds of drafters that ``distill --target`` makes: one file each, and one line in this table."""
+
+from __future__ import annotations
+
+from export.distill.kinds.eagle import FeatureHead
+from export.distill.kinds.kind import Kind
+from export.distill.kinds.pard import ParallelModel
+from export.distill.kinds.small import SmallModel
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (SmallModel(), ParallelModel(), FeatureHead())}
+# Kinds that were weighed and are not made, and why.
+REFUSED = {
+    "early-exit": (
+        "without training, a target's own layers as its drafter reach 1.05 x plain decoding at best (export/README.md),"
+        " so there is no such drafter; --kind small --from-layers 0 1 trains a model that begins as two of its layers"
+    )
+}
