@@ -89,7 +89,7 @@ def test_one_command_makes_a_drafter_however_often_it_is_interrupted(
     folder, bundle = output / "tiny-target-pard", output / "bundle"
     assert said.out == f"drafter: {folder}\nbundle: {bundle}\n"
     drafter = read_manifest(bundle).levels[1]
-    assert (drafter.name, drafter.parallel_drafts and drafter.parallel_drafts.longest) == ("tiny-target-pard", 3)
+    assert (drafter.name, drafter.parallel and drafter.parallel.longest) == ("tiny-target-pard", 3)
     assert drafter.agreement is not None
     card = (folder / "README.md").read_text()
     assert "| command | `python -m export" in card
