@@ -11,14 +11,14 @@ from torch import nn
 from export.distill.devices import tensors_for
 from export.distill.eagle import EagleObjective, EagleStudent, eagle_config, quantized
 from export.distill.held_out import DraftHits, HeldOutText
-from export.distill.kinds.kind import Kind, Teaching, refuse_options
+from export.distill.kinds.kind import DrafterKind, Teaching, refuse_options
 from export.distill.lessons import Lessons
 from export.distill.train import Objective, Schedule
 from export.manifest import PocketspecError
 from export.sources.parallel_drafts import LEAST_DRAFTS, MOST_DRAFTS
 
 
-class FeatureHead(Kind):
+class FeatureHead(DrafterKind):
     """See above."""
 
     name = "eagle"
@@ -26,7 +26,7 @@ class FeatureHead(Kind):
     drafts = 5
 
     def check(self, teaching: Teaching) -> None:
-        """See ``Kind``."""
+        """See ``DrafterKind``."""
         refuse_options(self.name, teaching, ["start", "layers"])
         if not LEAST_DRAFTS <= teaching.drafts <= MOST_DRAFTS:
             raise PocketspecError(f"--drafts {teaching.drafts}; write {LEAST_DRAFTS} to {MOST_DRAFTS}")
@@ -36,20 +36,20 @@ class FeatureHead(Kind):
             raise PocketspecError(f"{error}; --kind small fits every target") from None
 
     def student(self, teaching: Teaching) -> nn.Module:
-        """See ``Kind``."""
+        """See ``DrafterKind``."""
         torch.manual_seed(Schedule.seed)
         return EagleStudent(teaching.target).to(teaching.device)
 
     def objective(self, teaching: Teaching, lessons: Lessons) -> Objective:
-        """See ``Kind``."""
+        """See ``DrafterKind``."""
         return EagleObjective(lessons, quantized(teaching.target), teaching.drafts)
 
     def schedule(self, minutes: float) -> Schedule:
-        """See ``Kind``."""
+        """See ``DrafterKind``."""
         return Schedule(minutes, tokens_per_step=2048, length=256, long_length=512)
 
     def hits(self, student: Any, task: Any, text: HeldOutText, drafts: int) -> DraftHits:
-        """See ``Kind``. Row i of step k is behind token i + 1, of a draft that began behind token i + 1 - k."""
+        """See ``DrafterKind``. Row i of step k is behind token i + 1, of a draft that began behind token i + 1 - k."""
         (fed,) = tensors_for(student, text.tokens[None].astype(np.int64))
         count = len(text.tokens)
         found = np.zeros((count, drafts), np.bool_)
