@@ -10,7 +10,7 @@ from typing import Any
 
 from export.distill.checkpoints import CHECKPOINT, room_on_disk
 from export.distill.held_out import DraftQuality, HeldOutText, draft_quality
-from export.distill.kinds.kind import DrafterKind, Teaching, fitted
+from export.distill.kinds.kind import StudentKind, Teaching, fitted
 from export.distill.lessons import Lessons
 from export.distill.processes import wait_for_all
 from export.distill.train import PROGRESS, TrainingProgress, train
@@ -34,7 +34,7 @@ class Learned:
 
 
 def learn(
-    kind: DrafterKind,
+    kind: StudentKind,
     teaching: Teaching,
     lessons: Callable[[], Lessons],
     texts: Sequence[HeldOutText],
@@ -66,7 +66,7 @@ class _Judge:
 
     def __init__(
         self,
-        kind: DrafterKind,
+        kind: StudentKind,
         student: Any,
         task: Any,
         drafts: int,

@@ -23,7 +23,7 @@ from export.distill.budget import TimeBudget
 from export.distill.devices import training_device
 from export.distill.distill_request import DistillRequest, check_request
 from export.distill.kinds import KINDS
-from export.distill.kinds.kind import DrafterKind, Teaching
+from export.distill.kinds.kind import StudentKind, Teaching
 from export.distill.learning import Learned, learn
 from export.distill.lessons import Lessons, join, load_lessons, read_text, save_lessons
 from export.distill.processes import as_first, is_first, joined_processes, wait_for_all
@@ -64,7 +64,7 @@ def distill(request: DistillRequest, say: Say) -> None:
                 DrafterResult(request, kind, source, learned, run.work, say).publish(teaching, *run.data())
 
 
-def _open_target(request: DistillRequest, target: Target, kind: DrafterKind) -> tuple[Source, Teaching]:
+def _open_target(request: DistillRequest, target: Target, kind: StudentKind) -> tuple[Source, Teaching]:
     origin = ModelOrigin(target, request.revision, request.cache_dir)
     model = describe_model(origin)
     place = target.folder or target.hub_id
@@ -150,7 +150,7 @@ class _Run:
                     corpus = as_corpus(texts)
                     save_lessons(read_text(self._teaching.target, corpus, len(corpus.tokens)), lessons)
 
-    def learn(self, kind: DrafterKind) -> Learned:
+    def learn(self, kind: StudentKind) -> Learned:
         """The student after its learning; the result of an earlier run if that finished."""
         minutes = as_first(self._learning_seconds() if is_first() else 0.0) / 60
         phases = [kind]

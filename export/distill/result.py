@@ -16,7 +16,7 @@ from export.distill.answers import TargetText
 from export.distill.card import DrafterCard
 from export.distill.checkpoints import room_on_disk
 from export.distill.distill_request import DistillRequest
-from export.distill.kinds.kind import DrafterKind, Teaching
+from export.distill.kinds.kind import StudentKind, Teaching
 from export.distill.learning import Learned
 from export.distill.work_folder import WorkFolder
 from export.manifest import Source, read_manifest
@@ -37,7 +37,7 @@ class DrafterResult:
     """What ``learned``, of a target from ``source``, becomes in the folder ``work``."""
 
     request: DistillRequest
-    kind: DrafterKind
+    kind: StudentKind
     source: Source
     learned: Learned
     work: WorkFolder

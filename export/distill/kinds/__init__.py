@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from export.distill.kinds.eagle import FeatureHead
-from export.distill.kinds.kind import DrafterKind
+from export.distill.kinds.kind import StudentKind
 from export.distill.kinds.pard import ParallelModel
 from export.distill.kinds.small import SmallModel
 
-KINDS: dict[str, DrafterKind] = {kind.name: kind for kind in (SmallModel(), ParallelModel(), FeatureHead())}
+KINDS: dict[str, StudentKind] = {kind.name: kind for kind in (SmallModel(), ParallelModel(), FeatureHead())}
 # Kinds that were weighed and are not made, and why.
 REFUSED = {
     "early-exit": (

@@ -60,7 +60,7 @@ class Teaching:
         return model.eval().to(self.device)
 
 
-class DrafterKind(ABC):
+class StudentKind(ABC):
     """A kind of drafter. ``drafts`` is its usual length of a draft, ``purpose`` a line for users.
 
     ``starts_as`` is the kind that is trained first where nothing is given to begin as.
@@ -69,7 +69,7 @@ class DrafterKind(ABC):
     name: str
     purpose: str
     drafts: int
-    starts_as: DrafterKind | None = None
+    starts_as: StudentKind | None = None
 
     @abstractmethod
     def check(self, teaching: Teaching) -> None:

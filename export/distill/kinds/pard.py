@@ -9,7 +9,7 @@ from torch import nn
 
 from export.distill.devices import tensors_for
 from export.distill.held_out import DraftHits, HeldOutText
-from export.distill.kinds.kind import DrafterKind, Teaching, refuse_options
+from export.distill.kinds.kind import StudentKind, Teaching, refuse_options
 from export.distill.kinds.small import SmallModel
 from export.distill.lessons import Lessons
 from export.distill.parallel import MaskedRows, ParallelObjective, mask_token
@@ -19,7 +19,7 @@ from export.sources.config_names import read_size
 from export.sources.parallel_drafts import LEAST_DRAFTS, LONGEST_KEY, MASK_KEY, MOST_DRAFTS
 
 
-class ParallelModel(DrafterKind):
+class ParallelModel(StudentKind):
     """See above."""
 
     name = "pard"
@@ -28,20 +28,20 @@ class ParallelModel(DrafterKind):
     starts_as = SmallModel()
 
     def check(self, teaching: Teaching) -> None:
-        """See ``DrafterKind``."""
+        """See ``StudentKind``."""
         refuse_options(self.name, teaching, ["layers"])
         if not LEAST_DRAFTS <= teaching.drafts <= MOST_DRAFTS:
             raise PocketspecError(f"--drafts {teaching.drafts}; write {LEAST_DRAFTS} to {MOST_DRAFTS}")
         _mask(teaching)
 
     def student(self, teaching: Teaching) -> nn.Module:
-        """See ``DrafterKind``."""
+        """See ``StudentKind``."""
         model = SmallModel().student(teaching)
         model.config.update({MASK_KEY: _mask(teaching), LONGEST_KEY: teaching.drafts})
         return model
 
     def objective(self, teaching: Teaching, lessons: Lessons) -> Objective:
-        """See ``DrafterKind``; PocketspecError if the lessons have the token that stands for unknown ones."""
+        """See ``StudentKind``; PocketspecError if the lessons have the token that stands for unknown ones."""
         mask = _mask(teaching)
         if (lessons.corpus.tokens == mask).any():
             raise PocketspecError(
@@ -51,7 +51,7 @@ class ParallelModel(DrafterKind):
         return ParallelObjective(lessons, mask, teaching.drafts)
 
     def hits(self, student: Any, task: Any, text: HeldOutText, drafts: int) -> DraftHits:
-        """See ``DrafterKind``: one forward over the text and, behind each of its tokens, the masks of a draft."""
+        """See ``StudentKind``: one forward over the text and, behind each of its tokens, the masks of a draft."""
         count = len(text.tokens)
         rows = [np.arange(count), *(np.arange(text.begin - 1 + block, count) for block in range(1, drafts))]
         blocks = np.concatenate([np.full(len(part), block) for block, part in enumerate(rows)])

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from export.distill.devices import tensors_for
 from export.distill.family import from_layers
 from export.distill.held_out import DraftHits, HeldOutText, follow
-from export.distill.kinds.kind import DrafterKind, Teaching
+from export.distill.kinds.kind import StudentKind, Teaching
 from export.distill.lessons import Lessons
 from export.distill.train import Objective, Schedule, TeacherObjective
 from export.estimate import count_parameters
@@ -25,7 +25,7 @@ _SHARE, _LAYERS, _MLP = 0.065, 2, 2
 _STEP, _NARROW, _WIDE, _WIDE_FROM = 32, 32, 64, 512
 
 
-class SmallModel(DrafterKind):
+class SmallModel(StudentKind):
     """See above."""
 
     name = "small"
@@ -33,12 +33,12 @@ class SmallModel(DrafterKind):
     drafts = 7
 
     def check(self, teaching: Teaching) -> None:
-        """See ``DrafterKind``."""
+        """See ``StudentKind``."""
         if teaching.start is not None and teaching.layers:
             raise PocketspecError("--start and --from-layers exclude each other; drop one of them")
 
     def student(self, teaching: Teaching) -> nn.Module:
-        """See ``DrafterKind``."""
+        """See ``StudentKind``."""
         torch.manual_seed(Schedule.seed)
         if teaching.start is not None:
             return _of_one_vocabulary(teaching.open(teaching.start), teaching)
@@ -47,11 +47,11 @@ class SmallModel(DrafterKind):
         return AutoModelForCausalLM.from_config(small_config(teaching.config)).float().to(teaching.device)
 
     def objective(self, teaching: Teaching, lessons: Lessons) -> Objective:
-        """See ``DrafterKind``."""
+        """See ``StudentKind``."""
         return TeacherObjective(lessons)
 
     def hits(self, student: Any, task: Any, text: HeldOutText, drafts: int) -> DraftHits:
-        """See ``DrafterKind``."""
+        """See ``StudentKind``."""
         (fed,) = tensors_for(student, text.tokens[None].astype(np.int64))
         chosen = student(input_ids=fed[:, :-1], use_cache=False).logits[0].argmax(-1).cpu().numpy()
         return follow((chosen == text.tokens[1:])[text.begin - 1 :], drafts)
