@@ -57,7 +57,8 @@ ROOMS = {
         "estimate report",
         "tasks",
         "level",
-        "bundle distill",
+        "bundle",
+        "distill",
         "__main__",
     ),
     "runtime": (
