@@ -94,8 +94,11 @@ class ReferenceCosts:
         residence = self.inputs.residence(level.name)
         kv = context * kv_bytes_per_token(level.shape, "fp32", residence)
         machine = REFERENCE["native" if residence == "native" else "portable"]
-        experts = expert_bytes(level, residence)
-        return machine.seconds(level, hot_weight_bytes(level, residence) - experts + kv, rows, experts)
+        weights, experts = hot_weight_bytes(level, residence), expert_bytes(level, residence)
+        if (heads := level.heads) is not None:  # a row of a draft reads one head, about so much of them
+            run = min(rows, heads.count) if heads.together else 1
+            return machine.seconds(level, weights * run // heads.count, 1 if heads.together else rows)
+        return machine.seconds(level, weights - experts + kv, rows, experts)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ one for each head.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,16 +121,22 @@ class StackObjective:
     def loss(self, model: StackStudent, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """Cross entropy with the teacher's distributions, over all heads."""
         tokens, ids, probs = tensors_for(model, *self.lessons.windows(rng, rows, length))
-        with torch.no_grad(), tapped(self.target, (model.reads,)) as found:
-            self.target(input_ids=tokens, use_cache=False)
-        hidden, total, weights = found[model.reads].float(), tokens.new_zeros((), dtype=torch.float32), 0.0
-        for head in range(self.heads):
-            given = functional.log_softmax(model.stack.logits_of(head, tokens, hidden).float(), -1)
+        total, weights = tokens.new_zeros((), dtype=torch.float32), 0.0
+        for head, logits in enumerate(self.steps(model, tokens)):
+            given = functional.log_softmax(logits.float(), -1)
             behind = slice(head + 1, None)
             loss = -(given.gather(-1, ids[:, behind]) * probs[:, behind]).sum(-1).mean()
             total, weights = total + _DECAY**head * loss, weights + _DECAY**head
             self._note(head, float((given.argmax(-1) == ids[:, behind, 0]).float().mean()))
         return total / weights
+
+    def steps(self, model: StackStudent, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The logits of each head for texts ``tokens`` ``[texts, n]``: see ``HeadStack.logits_of``."""
+        with torch.no_grad(), tapped(self.target, (model.reads,)) as found:
+            self.target(input_ids=tokens, use_cache=False)
+        hidden = found[model.reads].float()
+        for head in range(self.heads):
+            yield model.stack.logits_of(head, tokens, hidden)
 
     def _note(self, head: int, share: float) -> None:
         before = self.agreement[head]

@@ -119,7 +119,7 @@ class HeadStack(PredictionHead):
         """The logits of one head for all rows of texts, ``[texts, n - head - 1, vocab]``: those of row i are behind the
         token i + head + 1. ``tokens`` is ``[texts, n]``, ``hidden`` has the target's rows ``[texts, n, size]``.
         """
-        count = hidden.shape[1] - head - 1
+        count = max(hidden.shape[1] - head - 1, 0)
         read = [self.target_norm(hidden) if self.shape.normed else hidden]
         if self.shape.grounded:
             embedded = self.model.embed_tokens(tokens)

@@ -6,15 +6,17 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.manifest import Manifest
+from export.manifest import DraftHeads, Manifest
 from memory import Request, make_plan
 from memory.costs import MeasuredCosts, RowCosts, make_row_costs
-from memory.forward_costs import REFERENCE
+from memory.forward_costs import REFERENCE, ReferenceCosts
 from memory.plan import Plan, Shape
 from memory.planner import make_planner
 from memory.speed import draft_sizes, expected_tokens
@@ -87,6 +89,18 @@ def test_a_level_that_was_not_measured_is_as_slow_as_the_target_beside_the_refer
     assert target.name == "big"
     small = REFERENCE["native"].seconds(PAIR.levels[1], int(10_000_000 * 0.97) + 1024 * 2 * 2 * 2 * 16 * 4, 1)
     assert rate(both) == pytest.approx(1.8 / (3 * reference + 3 * small + NODE["chain"]), rel=1e-3)
+
+
+def test_rows_of_a_stack_read_the_heads_that_are_theirs() -> None:
+    everywhere: Any = SimpleNamespace(residence=lambda name: "portable")
+    whole = replace(PAIR.level("small"), shape=replace(PAIR.level("small").shape, layers=0))
+
+    def share(rows: int, together: bool) -> float:
+        stack, reference = replace(whole, heads=DraftHeads(4, 65, together)), ReferenceCosts(everywhere)
+        return reference.seconds(stack, rows, 0) / reference.seconds(whole, 1, 0)
+
+    assert [share(rows, together=True) for rows in (1, 2, 4, 8)] == pytest.approx([0.25, 0.5, 1, 1])
+    assert share(1, together=False) == pytest.approx(0.25)
 
 
 def test_cheap_rows_get_room_for_long_drafts_and_dear_ones_do_not() -> None:
