@@ -6,8 +6,10 @@ from export.distill.kinds.eagle import FeatureHead
 from export.distill.kinds.kind import StudentKind
 from export.distill.kinds.pard import ParallelModel
 from export.distill.kinds.small import SmallModel
+from export.distill.kinds.stack import StackedHeads
 
-KINDS: dict[str, StudentKind] = {kind.name: kind for kind in (SmallModel(), ParallelModel(), FeatureHead())}
+_ALL = (SmallModel(), ParallelModel(), FeatureHead(), StackedHeads(grounded=False), StackedHeads(grounded=True))
+KINDS: dict[str, StudentKind] = {kind.name: kind for kind in _ALL}
 # Kinds that were weighed and are not made, and why.
 REFUSED = {
     "early-exit": (

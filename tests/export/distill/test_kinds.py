@@ -18,6 +18,7 @@ from export.distill.held_out import DraftHits, HeldOutText, draft_quality, follo
 from export.distill.kinds import KINDS
 from export.distill.kinds.kind import Teaching, fitted
 from export.distill.kinds.small import small_config
+from export.distill.stack import StackObjective
 from export.distill.train import Schedule
 from export.graph.taps import tapped
 from export.manifest import PocketspecError
@@ -55,7 +56,28 @@ def _draft_eagle(student: Any, task: EagleObjective, text: list[int]) -> list[in
     return drafted[len(text) :]
 
 
-@pytest.mark.parametrize(("kind", "draft"), [("small", _draft_small), ("pard", _draft_pard), ("eagle", _draft_eagle)])
+def _draft_stack(student: Any, task: StackObjective, text: list[int]) -> list[int]:
+    with tapped(task.target, (student.reads,)) as found:
+        task.target(input_ids=torch.tensor([text[:-1]]))
+    features, drafted = found[student.reads][:, -1:], list(text)
+    own = torch.zeros(1, 0, student.stack.shape.own_hidden(features.shape[-1]))
+    for _ in range(DRAFTS):
+        out = student.stack(torch.tensor([drafted[-1:]]), features, own)
+        features, own = features[:, :0], out.hidden
+        drafted.append(int(out.logits[0, -1].argmax()))
+    return drafted[len(text) :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "draft"),
+    [
+        ("small", _draft_small),
+        ("pard", _draft_pard),
+        ("eagle", _draft_eagle),
+        ("medusa", _draft_stack),
+        ("hydra", _draft_stack),
+    ],
+)
 def test_what_a_kind_says_its_drafts_hit_is_what_drafting_hits(
     kind: str, draft: Callable[[Any, Any, list[int]], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
