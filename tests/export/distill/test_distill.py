@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,7 +44,7 @@ BRIEF = Schedule(minutes=0.04, tokens_per_step=256, length=16, long_length=32, m
 
 def _model(seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(CONFIG)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(CONFIG))  # saving a model changes its own
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def _cycle() -> Lessons:
 
 def _model() -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CONFIG)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(CONFIG))  # saving a model changes its own
 
 
 def test_every_kept_row_has_all_masks_before_it_and_their_number_is_fixed() -> None:
