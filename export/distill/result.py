@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from export.distill.work_folder import WorkFolder
 from export.manifest import Source, read_manifest
 from export.own_files import write_whole
 from export.request import ExportRequest
+from memory.child import command, environment
 
 _CARD = "README.md"
 # What a checkpoint has of its student, and of its target.
@@ -108,8 +108,9 @@ class DrafterResult:
             write_whole(self.work.prompts, "\n".join(lines).encode())
         raw = [] if teaching.tokenizer.chat_template else ["--raw"]
         options = ["--compare", f"plain,suffix,{drafter},auto", "--tokens", str(_TOKENS), "--repeat", "1", *raw]
-        bench = [sys.executable, "-m", "runtime", "bench", str(bundle), "--prompts", str(self.work.prompts), *options]
-        done = subprocess.run([*bench, "--output", str(self.work.measured)], stdout=subprocess.PIPE, check=False)
+        options += ["--prompts", str(self.work.prompts), "--output", str(self.work.measured)]
+        bench = command("runtime", "bench", str(bundle), *options)
+        done = subprocess.run(bench, stdout=subprocess.PIPE, env=environment(), check=False)
         if done.returncode:
             self.say("it could not be measured; the command above says why, and repeating this one tries again")
             return

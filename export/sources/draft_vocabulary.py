@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import DraftVocabulary, PocketspecError, Vocabulary
-from export.sources.texts import text_parts
+from export.sources.texts import TextError, text_parts
 from export.sources.vocabulary import read_json, read_tokens
 
 # GPT-2's characters that stand for bytes, and SentencePiece's names of them.
@@ -113,7 +113,7 @@ class _CheckpointTokens:
                 ids = np.array(inner.encode(part, add_special_tokens=False).ids, np.int64)
                 counts += np.bincount(ids[ids < self._vocab_size], minlength=self._vocab_size)
             if int(counts.sum()) == before:
-                raise DraftVocabularyError(f"--text {path} has no text; give one like the target's answers")
+                raise TextError(f"--text {path} has no text; give one like the target's answers")
         return counts
 
 

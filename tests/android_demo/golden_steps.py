@@ -79,6 +79,9 @@ class GoldenDecoder:
     def head(self, level: str) -> None:
         """See ``DrafterResources``; apps refuse bundles with such levels by their schema."""
 
+    def stack(self, level: str) -> None:
+        """See ``DrafterResources``; apps refuse bundles with such levels by their schema."""
+
     def logit_tokens(self, level: str) -> None:
         """See ``DrafterResources``; apps refuse bundles with such levels by their schema."""
 

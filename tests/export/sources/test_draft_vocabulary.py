@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from export.manifest import DraftVocabulary, Vocabulary
 from export.sources.cut_head import CutHead
 from export.sources.draft_vocabulary import DraftVocabularyError, choose_tokens
+from export.sources.texts import TextError
 
 WORDS = [f"word{number}" for number in range(20)]
 TOKENS = ["a", "<0x0A>", *WORDS, "</s>", "<call>", "<unused>"]
@@ -80,7 +81,7 @@ def test_texts_that_cannot_be_counted_are_named(
 ) -> None:
     text = tmp_path / "text.txt"
     text.mkdir() if content is None else text.write_bytes(content)
-    with pytest.raises(DraftVocabularyError, match=message) as caught:
+    with pytest.raises(TextError, match=message) as caught:
         _choose(folder, 10, text)
     assert str(text) in str(caught.value)
 
