@@ -121,6 +121,14 @@ def test_drafts_follow_the_table_and_repetition_goes_first(table: DraftTable, en
     assert said.tokens[0] == after[1]
 
 
+@pytest.mark.parametrize("said", ["bcdbcdb", "abababa", "xbxcxb"])
+def test_chances_of_what_may_follow_are_at_most_one(said: str, table: DraftTable, engine: Engine) -> None:
+    context = _context(engine.tokenizer.encode(said))
+    draft = TableDrafter(table).propose(context, DraftLimit(20, 1, "tree", floor=1e-9))
+    assert draft.expected is not None
+    assert 0.3 < draft.expected <= 1.0
+
+
 @settings(max_examples=60, deadline=None)
 @given(words=st.text("abcdxyz .", max_size=20), nodes=st.integers(0, 9), depth=st.integers(0, 9))
 def test_chances_are_a_distribution(words: str, nodes: int, depth: int, table: DraftTable, engine: Engine) -> None:
