@@ -52,19 +52,26 @@ def _export_tasks(request: ExportRequest, tasks: Sequence[LevelTask], reporter: 
         return request.output
     workspace = Workspace(request.output, key)
     _plan(request, tasks, workspace, reporter)
+    table = _draft_table(request, tasks[0], reporter)  # first, since a text that is none ends the export
     levels = tuple(_finish_level(task, request, workspace, reporter) for task in tasks)
     if request.int4_drafter:
         levels += (int4_drafter(levels[0], workspace.folder),)
     levels = _measure_agreement(levels, workspace.folder, reporter)
-    if request.table_texts:
-        reporter.stage(tasks[0].job.name, "counting what follows what in texts")
-        table = count_table(request.table_texts, tasks[0].model.folder, tasks[0].shape.vocab_size)
+    if table is not None:
         (workspace.folder / DRAFT_TABLE_NAME).write_bytes(table)
     versions = {**installed_versions(), "request": key}
     manifest = Manifest(tasks[0].job.name, levels, workspace.files(), versions)
     workspace.publish(manifest)
     reporter.result(request.output, manifest, done_before=False)
     return request.output
+
+
+def _draft_table(request: ExportRequest, target: LevelTask, reporter: Reporter) -> bytes | None:
+    """The table of what follows what in the request's texts; None if it has none."""
+    if not request.table_texts:
+        return None
+    reporter.stage(target.job.name, "counting what follows what in texts")
+    return count_table(request.table_texts, target.model.folder, target.shape.vocab_size)
 
 
 def _plan(request: ExportRequest, tasks: Sequence[LevelTask], workspace: Workspace, reporter: Reporter) -> None:

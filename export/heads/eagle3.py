@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.heads.head import Head, HeadError, PredictionHead
+from export.heads.head import Head, HeadError, DecoderHead
 from export.heads.stack_formats import stack_config
 from export.manifest import Tap
 from export.sources.config_names import read_size
@@ -64,7 +64,7 @@ class EagleLayer(nn.Module):
         return out
 
 
-class EagleHead(PredictionHead):
+class EagleHead(DecoderHead):
     """See above; it reads hidden rows that are ``width`` wide."""
 
     def __init__(self, decoder: Any, width: int) -> None:
@@ -76,16 +76,16 @@ class EagleHead(PredictionHead):
         self.model.layers[0] = EagleLayer(self.model.layers[0], size, norm_first)
 
     def enter(self, features: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
+        """See ``DecoderHead``."""
         hidden: torch.Tensor = self.fc(features)
         return hidden
 
     def mix(self, embedded: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
+        """See ``DecoderHead``."""
         return torch.cat((embedded, hidden), -1)
 
     def leave(self, out: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
+        """See ``DecoderHead``."""
         normed: torch.Tensor = self.final_norm(out)
         return normed
 

@@ -37,10 +37,10 @@ def _joined(features: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 
 
 class PredictionHead(nn.Module, ABC):
-    """A head built around ``decoder``, a causal language model of one layer from transformers.
+    """What reads hidden rows of the target beside tokens, made of ``decoder``, a causal language model of transformers.
 
-    It keeps the decoder's parts under their own names: ``model`` (embedding, layer, final norm) and ``lm_head``.
-    ``cuts_rows``: it computes nothing but rows that are ``wanted`` by itself.
+    It keeps the decoder's parts under their own names: ``model`` and ``lm_head``. ``cuts_rows``: it computes nothing
+    but rows that are ``wanted`` by itself.
     """
 
     cuts_rows = False
@@ -52,6 +52,7 @@ class PredictionHead(nn.Module, ABC):
         # Puts rows of the target before the head's own; a trace has another form of it.
         self.join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = _joined
 
+    @abstractmethod
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -64,6 +65,29 @@ class PredictionHead(nn.Module, ABC):
 
         ``features`` is float32 ``[1, n, width]``, ``own_hidden`` ``[1, rows - n, hidden]``.
         """
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        """See transformers' models; None if it reads no tokens."""
+        embedding: nn.Module | None = getattr(self.model, "embed_tokens", None)
+        return embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        """See transformers' models."""
+        return self.lm_head
+
+
+class DecoderHead(PredictionHead):
+    """A head built around a decoder, usually of one layer: embedding, layers, final norm and output matrix are its."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        features: torch.Tensor,
+        own_hidden: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        **others: Any,
+    ) -> HeadOutput:
+        """See ``PredictionHead``."""
         hidden = self.join(self.enter(features), own_hidden)
         rows = self.mix(self.model.embed_tokens(input_ids), hidden)
         out = self.model(inputs_embeds=rows, position_ids=position_ids, **others).last_hidden_state
@@ -80,15 +104,6 @@ class PredictionHead(nn.Module, ABC):
     def leave(self, out: torch.Tensor) -> torch.Tensor:
         """What ``lm_head`` reads, of the head's own hidden rows."""
         return out
-
-    def get_input_embeddings(self) -> nn.Module | None:
-        """See transformers' models; None if it reads no tokens."""
-        embedding: nn.Module | None = getattr(self.model, "embed_tokens", None)
-        return embedding
-
-    def get_output_embeddings(self) -> nn.Module:
-        """See transformers' models."""
-        return self.lm_head
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.heads.head import Head, HeadError, PredictionHead
+from export.heads.head import Head, HeadError, DecoderHead
 from export.sources.config_names import read_size
 
 _FAMILIES = ("qwen3_5_text", "qwen3_next")
@@ -22,7 +22,7 @@ _COUNT = "mtp_num_hidden_layers"
 _TENSOR = re.compile(r"^(?:model\.|language_model\.)*mtp\.(.+)$")
 
 
-class MtpHead(PredictionHead):
+class MtpHead(DecoderHead):
     """See above; ``target_norm`` is the final norm of the target, whose rows are read in front of it."""
 
     def __init__(self, decoder: Any) -> None:
@@ -33,12 +33,12 @@ class MtpHead(PredictionHead):
             self.add_module(name, copy.deepcopy(decoder.model.norm))
 
     def enter(self, features: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
+        """See ``DecoderHead``."""
         normed: torch.Tensor = self.target_norm(features)
         return normed
 
     def mix(self, embedded: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
+        """See ``DecoderHead``."""
         mixed: torch.Tensor = self.fc(
             torch.cat((self.pre_fc_norm_embedding(embedded), self.pre_fc_norm_hidden(hidden)), -1)
         )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.heads.head import Head, HeadError, PredictionHead
+from export.heads.head import Head, HeadError, DecoderHead
 from export.manifest import Tap
 from export.sources.config_names import read_size
 from export.sources.parallel_drafts import LAYERS_KEY, PROJECTION_FILE
@@ -29,7 +29,7 @@ SCALE_KEY, WIDTH_KEY, _BIAS_KEY = "pard2_scale", "pard2_target_dim", "pard2_proj
 _SCALE = 0.02  # of PARD-2's own checkpoints
 
 
-class Pard2Model(PredictionHead):
+class Pard2Model(DecoderHead):
     """``decoder`` with the projection of hidden rows, ``size`` wide each; those ``normed`` pass the target's norm."""
 
     def __init__(self, decoder: Any, size: int, normed: tuple[bool, ...], target: Any) -> None:
@@ -41,14 +41,14 @@ class Pard2Model(PredictionHead):
             self.target_norm = type(decoder.model.norm)(size, eps=target.rms_norm_eps)
 
     def enter(self, features: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
+        """See ``DecoderHead``."""
         parts = zip(features.split(self._size, -1), self._normed, strict=True)
         rows = torch.cat([self.target_norm(part) if normed else part for part, normed in parts], -1)
         projected: torch.Tensor = self._scale * self.target_proj(rows)
         return projected
 
     def mix(self, embedded: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
+        """See ``DecoderHead``."""
         return embedded + hidden
 
 

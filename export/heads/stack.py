@@ -128,14 +128,6 @@ class HeadStack(PredictionHead):
         logits: torch.Tensor = (self.lm_head if self.shape.shared else self.outputs[head])(self.layers[head](joined))
         return logits
 
-    def enter(self, features: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
-        raise NotImplementedError
-
-    def mix(self, embedded: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """See ``PredictionHead``."""
-        raise NotImplementedError
-
     def get_output_embeddings(self) -> nn.Module:
         """See transformers' models: one of its output matrices."""
         return self.lm_head if self.shape.shared else self.outputs[0]

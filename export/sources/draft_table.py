@@ -21,6 +21,7 @@ _MOST_TEXT = 20_000_000
 # The most bytes of a table: entries that were seen least are left out.
 _MOST_BYTES = 8 << 20
 _LENGTHS, _MOST_ENTRIES = 3, 8
+_MOST_TOKENS = 1 << 21  # of a vocabulary, so that a context of three tokens is one int64
 # A continuation that was seen once is chance.
 _LEAST_SEEN = 2
 _MARK = int.from_bytes(b"drafts 1", "little")
@@ -34,6 +35,8 @@ def count_table(texts: Sequence[Path], tokenizer_folder: Path | None, vocab_size
     """The draft table of UTF-8 ``texts``; TextError if they cannot be read or are too short to repeat anything."""
     if tokenizer_folder is None or not (tokenizer_folder / "tokenizer.json").is_file():
         raise TextError(f"{OPTION}: the target has no tokenizer to read texts with; drop it")
+    if vocab_size > _MOST_TOKENS:
+        raise TextError(f"{OPTION}: the target has {vocab_size:,} tokens, a table at most {_MOST_TOKENS:,}; drop it")
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     tokens = np.concatenate([np.zeros(0, np.int64), *_encoded(texts, tokenizer, vocab_size)])[:_MOST_TEXT]
     counted = [_count(tokens, length, vocab_size) for length in range(1, _LENGTHS + 1)]

@@ -21,7 +21,7 @@ from export.manifest import DRAFT_TABLE_NAME, Manifest, ManifestError
 
 MARK = int.from_bytes(b"drafts 1", "little")
 LENGTHS = 3
-# A context of three tokens is one int64.
+# Of a vocabulary, so that a context of three tokens is one int64.
 MOST_TOKENS = 1 << 21
 _HEADER = 2 + 2 * LENGTHS
 
@@ -86,6 +86,7 @@ class _ContextsOfLength:
 
     def is_valid(self, vocab_size: int) -> bool:
         """Whether what is found in it is possible."""
+        before = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
         return bool(
             (np.diff(self.keys) > 0).all()
             and self.first[0] == 0
@@ -96,6 +97,7 @@ class _ContextsOfLength:
             and (self.tokens >= 0).all()
             and (self.tokens < vocab_size).all()
             and (self.counts > 0).all()
+            and (before[self.first[1:]] - before[self.first[:-1]] <= self.seen).all()
         )
 
 
@@ -106,7 +108,7 @@ def _parse(data: npt.NDArray[np.uint8], vocab_size: int) -> list[_ContextsOfLeng
     mark, size, *numbers = data[: 8 * _HEADER].view("<i8").tolist()
     contexts, entries = numbers[::2], numbers[1::2]
     needed = 8 * _HEADER + sum(8 * c + 4 * (3 * c + 1 + 2 * e) for c, e in zip(contexts, entries, strict=True))
-    if (mark, size) != (MARK, vocab_size) or min(numbers) < 0 or needed != len(data):
+    if (mark, size) != (MARK, vocab_size) or size > MOST_TOKENS or min(numbers) < 0 or needed != len(data):
         return []
     begin = 8 * (_HEADER + sum(contexts))
     keys, others = data[8 * _HEADER : begin].view("<i8"), data[begin:].view("<i4")

@@ -194,6 +194,28 @@ def test_a_bundle_whose_table_was_changed_is_refused(bundle: Path, tmp_path: Pat
         Engine.open(copy, Request(threads=1))
 
 
+def test_a_text_that_is_none_ends_an_export_before_its_levels(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.bundle.export_level", lambda *given: pytest.fail("a level was exported"))
+    (tmp_path / "empty").write_text("")
+    request = ExportRequest(str(tiny_models.target), tmp_path / "out", drafters=(), table_texts=(tmp_path / "empty",))
+    with pytest.raises(TextError, match="comes twice"):
+        export_bundle(request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_says_no_more_than_was_seen(bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
+    """The first context's times seen are behind the keys and the numbers of first entries."""
+    data, path = bytearray((bundle / DRAFT_TABLE_NAME).read_bytes()), tmp_path / DRAFT_TABLE_NAME
+    contexts = np.frombuffer(data, "<i8", 6, 16)[::2]
+    place = 64 + 8 * int(contexts.sum()) + 4 * (int(contexts[0]) + 1)
+    data[place : place + 4] = (1).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ManifestError, match="is no draft table"):
+        DraftTable(path, manifest)
+
+
 def test_texts_that_cannot_be_counted_are_one_line(tiny_models: TinyModels, tmp_path: Path) -> None:
     missing = ExportRequest(str(tiny_models.target), tmp_path / "out", drafters=(), table_texts=(tmp_path / "no",))
     with pytest.raises(RequestError, match=r"--draft-table .*no such file"):
@@ -205,3 +227,5 @@ def test_texts_that_cannot_be_counted_are_one_line(tiny_models: TinyModels, tmp_
             count_table([tmp_path / name], tiny_models.target, 259)
     with pytest.raises(TextError, match="no tokenizer"):
         count_table([tmp_path / "empty"], None, 259)
+    with pytest.raises(TextError, match="at most 2,097,152"):
+        count_table([tmp_path / "empty"], tiny_models.target, 1 << 22)
