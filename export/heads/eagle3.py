@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.heads.head import Head, HeadError, DecoderHead
+from export.heads.head import DecoderHead, Head, HeadError
 from export.heads.stack_formats import stack_config
 from export.manifest import Tap
 from export.sources.config_names import read_size

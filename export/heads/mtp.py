@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.heads.head import Head, HeadError, DecoderHead
+from export.heads.head import DecoderHead, Head, HeadError
 from export.sources.config_names import read_size
 
 _FAMILIES = ("qwen3_5_text", "qwen3_next")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from export.heads.head import Head, HeadError, DecoderHead
+from export.heads.head import DecoderHead, Head, HeadError
 from export.manifest import Tap
 from export.sources.config_names import read_size
 from export.sources.parallel_drafts import LAYERS_KEY, PROJECTION_FILE
