@@ -246,7 +246,9 @@ def _distill_parallel(model: Any, lessons: Lessons, tokenizer: Any, arguments: a
 
     def report(progress: TrainingProgress) -> None:
         _report(progress)
-        print("  agreement by position: " + " ".join(f"{share:.3f}" for share in task.agreement), file=sys.stderr)
+        print(
+            "  agreement by position: " + " ".join(f"{share:.3f}" for share in task.agreement.shares), file=sys.stderr
+        )
 
     train(model, task, Schedule(arguments.minutes), arguments.output, report=report)
 
@@ -265,8 +267,8 @@ def _distill_heads(lessons: Lessons, arguments: argparse.Namespace) -> None:
 
     def report(progress: TrainingProgress) -> None:
         _report(progress)
-        shares = " ".join(f"{share:.3f}" for share in task.agreement)
-        print(f"  agreement by position: {shares}; {task.expected_tokens:.2f} tokens a step", file=sys.stderr)
+        shares = " ".join(f"{share:.3f}" for share in task.agreement.shares)
+        print(f"  agreement by position: {shares}; {task.agreement.expected_tokens:.2f} tokens a step", file=sys.stderr)
 
     train(student, task, schedule, arguments.output, report=report)
 

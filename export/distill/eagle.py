@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -26,6 +25,7 @@ from transformers import DynamicCache
 
 from export.distill.devices import tensors_for
 from export.distill.lessons import Lessons
+from export.distill.running_agreement import RunningAgreement
 from export.graph.taps import tapped
 from export.heads.eagle3 import EagleHead, eagle3_head
 from export.manifest import PocketspecError, Tap
@@ -34,8 +34,6 @@ from export.quantization.quantize import QUANTIZERS
 
 # Each step of its own counts this much of the one before; EAGLE-3's own.
 _DECAY = 0.8
-# Weight of a step in the running means of agreement.
-_NEW = 0.02
 _FAMILIES = ("llama", "qwen2", "qwen3")
 _READING = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _BITS, _BLOCK = 4, 32
@@ -130,25 +128,22 @@ class EagleObjective:
     lessons: Lessons
     target: Any
     depth: int
-    agreement: npt.NDArray[np.float64] = field(init=False)
+    agreement: RunningAgreement = field(init=False)
 
     def __post_init__(self) -> None:
-        self.agreement = np.full(self.depth, np.nan)
-
-    @property
-    def expected_tokens(self) -> float:
-        """Tokens a step of drafts of ``depth`` tokens, the target's own included, if agreement is independent."""
-        return float(1 + np.cumprod(self.agreement).sum())
+        self.agreement = RunningAgreement(self.depth)
 
     def loss(self, model: EagleStudent, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """Cross entropy with the teacher's distributions, over all steps."""
         tokens, ids, probs = tensors_for(model, *self.lessons.windows(rng, rows, length))
         ids, probs, total, weights = ids[:, 1:], probs[:, 1:], tokens.new_zeros((), dtype=torch.float32), 0.0
+        shares: list[float] = []
         for step, logits in enumerate(self.steps(model, tokens)):
             given = functional.log_softmax(logits.float(), -1)[:, step:]
             loss = -(given.gather(-1, ids[:, step:]) * probs[:, step:]).sum(-1).mean()
             total, weights = total + _DECAY**step * loss, weights + _DECAY**step
-            self._note(step, float((given.argmax(-1) == ids[:, step:, 0]).float().mean()))
+            shares.append(float((given.argmax(-1) == ids[:, step:, 0]).float().mean()))
+        self.agreement.note(shares)
         return total / weights
 
     def steps(self, model: EagleStudent, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -167,10 +162,6 @@ class EagleObjective:
             out = model.head(tokens, hidden, own, places, past_key_values=cache, attention_mask=seen, use_cache=True)
             yield out.logits
             own, hidden = functional.pad(out.hidden, (0, 0, 1, 0))[:, :-1], hidden[:, :0]
-
-    def _note(self, step: int, share: float) -> None:
-        before = self.agreement[step]
-        self.agreement[step] = share if np.isnan(before) else before + _NEW * (share - before)
 
 
 def visible(count: int, step: int) -> torch.Tensor:

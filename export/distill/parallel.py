@@ -20,12 +20,11 @@ from torch.nn import functional
 
 from export.distill.devices import tensors_for
 from export.distill.lessons import Lessons
+from export.distill.running_agreement import RunningAgreement
 from export.manifest import PocketspecError
 
 # Share of the rows of a block that the next one keeps, and the least share of the text's: PARD's own.
 _KEEP, _KEEP_LEAST = 0.7, 0.2
-# Weight of a step in the running means of agreement.
-_NEW = 0.02
 
 
 def mask_token(tokenizer: Any, logits: int) -> int:
@@ -53,6 +52,11 @@ class MaskedRows:
 
     blocks: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
+
+    def shares(self, right: npt.NDArray[np.float32], depth: int) -> npt.NDArray[np.float64]:
+        """The mean of ``right`` by block, of ``depth`` blocks; ``right`` has a share for every row."""
+        counts = np.bincount(self.blocks, minlength=depth)
+        return np.asarray(np.bincount(self.blocks, right, depth) / np.maximum(counts, 1))
 
     def visible(self) -> npt.NDArray[np.bool_]:
         """Which row (first axis) sees which (second), bool ``[rows, rows]``."""
@@ -91,19 +95,6 @@ def draw_rows(
     return MaskedRows(np.concatenate(blocks), np.concatenate(places))
 
 
-class RunningAgreement:
-    """How often the first choice is the teacher's, by position in a draft of ``depth`` tokens: running ``shares``."""
-
-    def __init__(self, depth: int) -> None:
-        self.shares: npt.NDArray[np.float64] = np.full(depth, np.nan)
-
-    def note(self, blocks: npt.NDArray[np.int64], right: npt.NDArray[np.float32]) -> None:
-        """Learns from rows of ``blocks``, of which the shares ``right`` were right."""
-        depth = len(self.shares)
-        found = np.bincount(blocks, right, depth) / np.maximum(np.bincount(blocks, minlength=depth), 1)
-        self.shares = np.where(np.isnan(self.shares), found, self.shares + _NEW * (found - self.shares))
-
-
 @dataclass
 class ParallelObjective:
     """A teacher's distributions, for ``depth`` drafts from one forward with the token ``mask`` for what is not known.
@@ -114,15 +105,10 @@ class ParallelObjective:
     lessons: Lessons
     mask: int
     depth: int
-    running: RunningAgreement = field(init=False)
+    agreement: RunningAgreement = field(init=False)
 
     def __post_init__(self) -> None:
-        self.running = RunningAgreement(self.depth)
-
-    @property
-    def agreement(self) -> npt.NDArray[np.float64]:
-        """Running means, by position in the draft."""
-        return self.running.shares
+        self.agreement = RunningAgreement(self.depth)
 
     def loss(self, model: Any, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """Cross entropy with the teacher's distributions, over all rows that were kept."""
@@ -130,5 +116,5 @@ class ParallelObjective:
         windows = (part[:, drawn.places] for part in self.lessons.windows(rng, rows, length))
         tokens, ids, probs = tensors_for(model, *windows)
         given = functional.log_softmax(drawn.logits(model, tokens, self.mask).float(), -1)
-        self.running.note(drawn.blocks, (given.argmax(-1) == ids[..., 0]).float().mean(0).cpu().numpy())
+        self.agreement.note(drawn.shares((given.argmax(-1) == ids[..., 0]).float().mean(0).cpu().numpy(), self.depth))
         return -(given.gather(-1, ids) * probs).sum(-1).mean()

@@ -24,7 +24,8 @@ from torch.nn import functional
 
 from export.distill.devices import tensors_for
 from export.distill.lessons import Lessons
-from export.distill.parallel import MaskedRows, RunningAgreement, draw_rows
+from export.distill.parallel import MaskedRows, draw_rows
+from export.distill.running_agreement import RunningAgreement
 from export.graph.taps import tapped
 from export.heads.pard2 import SCALE_KEY, WIDTH_KEY, Pard2Model, pard2_head
 from export.manifest import Tap
@@ -86,15 +87,10 @@ class Pard2Objective:
     target: Any
     mask: int
     depth: int
-    running: RunningAgreement = field(init=False)
+    agreement: RunningAgreement = field(init=False)
 
     def __post_init__(self) -> None:
-        self.running = RunningAgreement(self.depth)
-
-    @property
-    def agreement(self) -> npt.NDArray[np.float64]:
-        """Running means, by position in the draft."""
-        return self.running.shares
+        self.agreement = RunningAgreement(self.depth)
 
     def loss(self, model: Pard2Student, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """Cross entropy with the target's distributions and with the tokens, weighted by how far drafts get."""
@@ -105,7 +101,7 @@ class Pard2Objective:
         tokens, ids, probs, weight, kept = tensors_for(model, *windows, weights, with_rows)
         given = functional.log_softmax(self.logits(model, drawn, tokens, self.features(model, tokens) * kept), -1)
         ids, probs = ids[:, drawn.places], probs[:, drawn.places]
-        self.running.note(drawn.blocks, (given.argmax(-1) == ids[..., 0]).float().mean(0).cpu().numpy())
+        self.agreement.note(drawn.shares((given.argmax(-1) == ids[..., 0]).float().mean(0).cpu().numpy(), self.depth))
         loss = -(given.gather(-1, ids) * probs).sum(-1)
         following = functional.pad(tokens, (0, 1), value=-1)[:, drawn.places + 1]
         chances = given.gather(-1, following.clamp(min=0)[..., None])[..., 0]

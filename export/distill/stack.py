@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -26,14 +25,13 @@ from torch.nn import functional
 
 from export.distill.devices import tensors_for
 from export.distill.lessons import Lessons
+from export.distill.running_agreement import RunningAgreement
 from export.graph.taps import tapped
 from export.heads.stack import HeadStack
 from export.heads.stack_formats import StackConfig, head_stack
 
 # Each head counts this much of the one before: Medusa's own.
 _DECAY = 0.8
-# Weight of a step in the running means of agreement.
-_NEW = 0.02
 
 
 class StackStudent(nn.Module):
@@ -108,26 +106,23 @@ class StackObjective:
     lessons: Lessons
     target: Any
     heads: int
-    agreement: npt.NDArray[np.float64] = field(init=False)
+    agreement: RunningAgreement = field(init=False)
 
     def __post_init__(self) -> None:
-        self.agreement = np.full(self.heads, np.nan)
-
-    @property
-    def expected_tokens(self) -> float:
-        """Tokens a step of drafts by all heads, the target's own included, if agreement is independent."""
-        return float(1 + np.cumprod(self.agreement).sum())
+        self.agreement = RunningAgreement(self.heads)
 
     def loss(self, model: StackStudent, rng: np.random.Generator, rows: int, length: int) -> torch.Tensor:
         """Cross entropy with the teacher's distributions, over all heads."""
         tokens, ids, probs = tensors_for(model, *self.lessons.windows(rng, rows, length))
         total, weights = tokens.new_zeros((), dtype=torch.float32), 0.0
+        shares: list[float] = []
         for head, logits in enumerate(self.steps(model, tokens)):
             given = functional.log_softmax(logits.float(), -1)
             behind = slice(head + 1, None)
             loss = -(given.gather(-1, ids[:, behind]) * probs[:, behind]).sum(-1).mean()
             total, weights = total + _DECAY**head * loss, weights + _DECAY**head
-            self._note(head, float((given.argmax(-1) == ids[:, behind, 0]).float().mean()))
+            shares.append(float((given.argmax(-1) == ids[:, behind, 0]).float().mean()))
+        self.agreement.note(shares)
         return total / weights
 
     def steps(self, model: StackStudent, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -137,7 +132,3 @@ class StackObjective:
         hidden = found[model.reads].float()
         for head in range(self.heads):
             yield model.stack.logits_of(head, tokens, hidden)
-
-    def _note(self, head: int, share: float) -> None:
-        before = self.agreement[head]
-        self.agreement[head] = share if np.isnan(before) else before + _NEW * (share - before)

@@ -205,15 +205,19 @@ def test_a_text_that_is_none_ends_an_export_before_its_levels(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_says_no_more_than_was_seen(bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
-    """The first context's times seen are behind the keys and the numbers of first entries."""
+def test_a_table_says_no_more_than_was_seen_and_of_known_tokens(
+    bundle: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    """The first context's times seen are behind the keys and the numbers of first entries, two arrays on the tokens."""
     data, path = bytearray((bundle / DRAFT_TABLE_NAME).read_bytes()), tmp_path / DRAFT_TABLE_NAME
     contexts = np.frombuffer(data, "<i8", 6, 16)[::2]
     place = 64 + 8 * int(contexts.sum()) + 4 * (int(contexts[0]) + 1)
-    data[place : place + 4] = (1).to_bytes(4, "little")
-    path.write_bytes(data)
-    with pytest.raises(ManifestError, match="is no draft table"):
-        DraftTable(path, manifest)
+    tokens = place + 8 * int(contexts[0])
+    for at, value in ((place, 1), (tokens, manifest.target.shape.vocab_size)):
+        damaged = data[:at] + value.to_bytes(4, "little") + data[at + 4 :]
+        path.write_bytes(damaged)
+        with pytest.raises(ManifestError, match="is no draft table"):
+            DraftTable(path, manifest)
 
 
 def test_texts_that_cannot_be_counted_are_one_line(tiny_models: TinyModels, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_a_head_learns_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     target = target_of()
     task = EagleObjective(_cycle(), target, 3)
     train(EagleStudent(target), task, schedule, tmp_path)
-    assert (task.agreement > 0.3).all()
-    assert 1 < task.expected_tokens < 4
+    assert (task.agreement.shares > 0.3).all()
+    assert 1 < task.agreement.expected_tokens < 4
 
 
 def test_the_command_writes_a_head_that_an_export_takes(

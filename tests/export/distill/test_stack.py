@@ -70,8 +70,8 @@ def test_heads_learn_what_follows(grounded: bool, tmp_path: Path, monkeypatch: p
         target.lm_head.weight.mul_(20)  # as wide as logits of a trained model, whose output Medusa's heads share
     task = StackObjective(_cycle(), target, HEADS)
     train(StackStudent(target, HEADS, grounded), task, schedule, tmp_path)
-    assert (task.agreement > 0.25).all()
-    assert 1 < task.expected_tokens < 4
+    assert (task.agreement.shares > 0.25).all()
+    assert 1 < task.agreement.expected_tokens < 4
 
 
 @pytest.mark.parametrize("kind", ["medusa", "hydra"])
